@@ -1,0 +1,480 @@
+//! Merkle tree, signed checkpoints and verifier keys: what makes a trail evidence.
+//!
+//! The tree is that of RFC 6962 (leaf `SHA-256(0x00 ‖ line)`, node `SHA-256(0x01 ‖ left ‖ right)`);
+//! a checkpoint is a C2SP tlog-checkpoint in a C2SP signed note; both are checked by tools that do
+//! not know this crate (`openssl`, Go's `sumdb/note`). This module knows bytes and signatures; it
+//! does not know what a record says or where a line is stored.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use ed25519_dalek::{Signature, VerifyingKey};
+use serde::{Serialize, Serializer};
+use sha2::{Digest as _, Sha256};
+
+/// The hash of a leaf or a node.
+pub(crate) type Node = [u8; 32];
+
+/// The algorithm byte of Ed25519 in a signed note's key.
+const ED25519: u8 = 0x01;
+
+/// The most signature lines read in one note.
+const MAX_SIGNATURES: usize = 16;
+
+/// The hash of a record: of the exact bytes of its line, without the newline.
+pub(crate) fn leaf_hash(line: &[u8]) -> Node {
+    Sha256::new()
+        .chain_update([0x00])
+        .chain_update(line)
+        .finalize()
+        .into()
+}
+
+fn node_hash(left: &Node, right: &Node) -> Node {
+    Sha256::new()
+        .chain_update([0x01])
+        .chain_update(left)
+        .chain_update(right)
+        .finalize()
+        .into()
+}
+
+/// A Merkle tree that keeps only the roots of its maximal complete subtrees, largest first.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Frontier {
+    size: u64,
+    nodes: Vec<Node>,
+}
+
+impl Frontier {
+    /// The frontier of a tree of `size` leaves, if it has as many nodes as such a tree needs.
+    pub(crate) fn from_nodes(size: u64, nodes: Vec<Node>) -> Option<Self> {
+        (usize::try_from(size.count_ones()).ok()? == nodes.len()).then_some(Self { size, nodes })
+    }
+
+    pub(crate) fn size(&self) -> u64 {
+        self.size
+    }
+
+    pub(crate) fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// Adds a leaf. Trees end at 2^64 - 1 leaves, which no disk holds.
+    pub(crate) fn push(&mut self, leaf: Node) {
+        let mut node = leaf;
+        for _ in 0..self.size.trailing_ones() {
+            if let Some(left) = self.nodes.pop() {
+                node = node_hash(&left, &node);
+            }
+        }
+        self.nodes.push(node);
+        self.size = self.size.saturating_add(1);
+    }
+
+    /// The root: that of the empty tree is the SHA-256 of nothing.
+    pub(crate) fn root(&self) -> Node {
+        self.nodes
+            .iter()
+            .rev()
+            .copied()
+            .reduce(|right, left| node_hash(&left, &right))
+            .unwrap_or_else(|| Sha256::digest([]).into())
+    }
+}
+
+/// The public half of a trail's key: what a reviewer needs to check the trail.
+///
+/// Written as C2SP signed notes write it: `<key name>+<8 hex digits>+<base64>`.
+#[derive(Clone, Eq, PartialEq)]
+pub struct VerifierKey {
+    name: Arc<str>,
+    key: VerifyingKey,
+}
+
+/// A statement of a trail's size and Merkle root, signed by the trail's key.
+///
+/// Its text ([`Display`](fmt::Display)) is what an anchor keeps. Parsing checks the form only;
+/// [`verify`](super::verify) checks signatures.
+#[derive(Clone, Eq, PartialEq)]
+pub struct Checkpoint {
+    note: Arc<str>,
+    origin: Arc<str>,
+    size: u64,
+    root: Node,
+    signatures: Vec<NoteSignature>,
+}
+
+#[derive(Clone, Eq, PartialEq)]
+struct NoteSignature {
+    name: Arc<str>,
+    key_hash: [u8; 4],
+    signature: Signature,
+}
+
+/// Text that is no verifier key or no checkpoint.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum NoteError {
+    /// The text is not a checkpoint.
+    #[error("not a checkpoint: {0}")]
+    Checkpoint(&'static str),
+    /// The text is not a verifier key.
+    #[error("not a verifier key (`name+hash+base64`): {0}")]
+    Key(&'static str),
+}
+
+impl VerifierKey {
+    pub(crate) fn new(name: Arc<str>, key: VerifyingKey) -> Self {
+        Self { name, key }
+    }
+
+    /// The key's name, which is also the origin of the trail's checkpoints.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The 32 bytes of the Ed25519 public key.
+    pub fn public_key(&self) -> [u8; 32] {
+        self.key.to_bytes()
+    }
+
+    /// The first 4 bytes of `SHA-256(name ‖ "\n" ‖ 0x01 ‖ public key)`.
+    pub(crate) fn hash(&self) -> [u8; 4] {
+        let [a, b, c, d, ..]: [u8; 32] = Sha256::new()
+            .chain_update(self.name.as_bytes())
+            .chain_update([b'\n', ED25519])
+            .chain_update(self.key.as_bytes())
+            .finalize()
+            .into();
+        [a, b, c, d]
+    }
+
+    /// Whether `signature` is this key's over `message`; strict, so that no second encoding passes.
+    pub(crate) fn accepts(&self, message: &[u8], signature: &Signature) -> bool {
+        self.key.verify_strict(message, signature).is_ok()
+    }
+}
+
+impl fmt::Display for VerifierKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut key = vec![ED25519];
+        key.extend_from_slice(self.key.as_bytes());
+        write!(
+            f,
+            "{}+{}+{}",
+            self.name,
+            hex::encode(self.hash()),
+            BASE64.encode(key)
+        )
+    }
+}
+
+impl fmt::Debug for VerifierKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "VerifierKey({self})")
+    }
+}
+
+impl FromStr for VerifierKey {
+    type Err = NoteError;
+
+    fn from_str(text: &str) -> Result<Self, NoteError> {
+        let (name, rest) = text
+            .split_once('+')
+            .ok_or(NoteError::Key("there is no `+`"))?;
+        let (hash, key) = rest
+            .split_once('+')
+            .ok_or(NoteError::Key("there is no second `+`"))?;
+        if name.is_empty() || name.chars().any(char::is_whitespace) {
+            return Err(NoteError::Key("the name is empty or has white space"));
+        }
+        let bytes = decode_base64(key).ok_or(NoteError::Key("the key is not base64"))?;
+        let Some((&ED25519, public)) = bytes.split_first() else {
+            return Err(NoteError::Key("the key is not of type Ed25519"));
+        };
+        let public = public
+            .try_into()
+            .map_err(|_| NoteError::Key("the key has not 32 bytes"))?;
+        let key = VerifyingKey::from_bytes(public)
+            .map_err(|_| NoteError::Key("the key is no point of the curve"))?;
+        let parsed = Self::new(name.into(), key);
+        if hex::encode(parsed.hash()) != hash {
+            return Err(NoteError::Key("the hash does not fit name and key"));
+        }
+        Ok(parsed)
+    }
+}
+
+impl Checkpoint {
+    /// The text that is signed for a tree of this size and root.
+    pub(crate) fn body(origin: &str, tree: &Frontier) -> String {
+        format!("{origin}\n{}\n{}\n", tree.size(), BASE64.encode(tree.root()))
+    }
+
+    /// Puts a signature under a body made by [`Self::body`].
+    pub(crate) fn sign_with(
+        key: &VerifierKey,
+        tree: &Frontier,
+        body: &str,
+        signature: Signature,
+    ) -> Self {
+        let key_hash = key.hash();
+        let mut blob = Vec::with_capacity(68);
+        blob.extend_from_slice(&key_hash);
+        blob.extend_from_slice(&signature.to_bytes());
+        Self {
+            note: format!("{body}\n— {} {}\n", key.name, BASE64.encode(blob)).into(),
+            origin: Arc::clone(&key.name),
+            size: tree.size(),
+            root: tree.root(),
+            signatures: vec![NoteSignature {
+                name: Arc::clone(&key.name),
+                key_hash,
+                signature,
+            }],
+        }
+    }
+
+    /// The trail that this is a statement about.
+    pub fn origin(&self) -> &str {
+        &self.origin
+    }
+
+    /// How many leaves (records) the statement covers.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// The Merkle root of those leaves.
+    pub fn root(&self) -> [u8; 32] {
+        self.root
+    }
+
+    /// The part of the text that the signature covers.
+    pub fn signed_text(&self) -> &str {
+        match self.note.rfind("\n\n") {
+            Some(end) => self.note.get(..=end).unwrap_or(""),
+            None => "",
+        }
+    }
+
+    /// The Ed25519 signature's 64 bytes, of the first signature line.
+    pub fn signature(&self) -> [u8; 64] {
+        self.signatures
+            .first()
+            .map_or([0; 64], |line| line.signature.to_bytes())
+    }
+
+    /// How many signature lines the note has; in a trail it is always one.
+    pub(crate) fn signature_count(&self) -> usize {
+        self.signatures.len()
+    }
+
+    /// Whether one of the signatures is valid under `key`.
+    pub(crate) fn is_signed_by(&self, key: &VerifierKey) -> bool {
+        let hash = key.hash();
+        self.origin == key.name
+            && self.signatures.iter().any(|line| {
+                line.name == key.name
+                    && line.key_hash == hash
+                    && key.accepts(self.signed_text().as_bytes(), &line.signature)
+            })
+    }
+
+    /// The line that holds this checkpoint in a segment, newline included.
+    pub(crate) fn to_line(&self) -> Result<String, serde_json::Error> {
+        #[derive(Serialize)]
+        struct Line<'a> {
+            checkpoint: &'a str,
+        }
+        let mut line = serde_json::to_string(&Line {
+            checkpoint: &self.note,
+        })?;
+        line.push('\n');
+        Ok(line)
+    }
+}
+
+impl fmt::Display for Checkpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.note)
+    }
+}
+
+impl fmt::Debug for Checkpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Checkpoint")
+            .field("origin", &self.origin)
+            .field("size", &self.size)
+            .field("root", &hex::encode(self.root))
+            .finish_non_exhaustive()
+    }
+}
+
+impl Serialize for Checkpoint {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.note)
+    }
+}
+
+impl FromStr for Checkpoint {
+    type Err = NoteError;
+
+    fn from_str(note: &str) -> Result<Self, NoteError> {
+        let wrong = NoteError::Checkpoint;
+        let split = note
+            .rfind("\n\n")
+            .ok_or(wrong("there is no empty line before the signatures"))?;
+        let (body, signatures) = note
+            .split_at_checked(split.saturating_add(2))
+            .ok_or(wrong("it ends before the signatures"))?;
+        let mut lines = body
+            .strip_suffix("\n\n")
+            .ok_or(wrong("the text does not end in a newline"))?
+            .split('\n');
+        let (Some(origin), Some(size), Some(root), None) =
+            (lines.next(), lines.next(), lines.next(), lines.next())
+        else {
+            return Err(wrong("it has not three lines of text"));
+        };
+        if origin.is_empty() {
+            return Err(wrong("the origin is empty"));
+        }
+        Ok(Self {
+            note: note.into(),
+            origin: origin.into(),
+            size: parse_decimal(size).ok_or(wrong("the size is not a decimal number"))?,
+            root: decode_base64(root)
+                .and_then(|bytes| bytes.try_into().ok())
+                .ok_or(wrong("the root is not base64 of 32 bytes"))?,
+            signatures: parse_signatures(signatures)?,
+        })
+    }
+}
+
+fn parse_signatures(text: &str) -> Result<Vec<NoteSignature>, NoteError> {
+    let wrong = NoteError::Checkpoint;
+    let lines = text
+        .strip_suffix('\n')
+        .ok_or(wrong("the signature line does not end in a newline"))?;
+    let mut signatures = Vec::new();
+    for line in lines.split('\n') {
+        if signatures.len() == MAX_SIGNATURES {
+            return Err(wrong("it has too many signatures"));
+        }
+        let (name, blob) = line
+            .strip_prefix("— ")
+            .and_then(|rest| rest.split_once(' '))
+            .ok_or(wrong("a signature line has not the form `— name base64`"))?;
+        let blob = decode_base64(blob).ok_or(wrong("a signature is not base64"))?;
+        let (key_hash, signature) = blob
+            .split_first_chunk::<4>()
+            .ok_or(wrong("a signature is too short"))?;
+        let signature =
+            Signature::from_slice(signature).map_err(|_| wrong("a signature has not 64 bytes"))?;
+        signatures.push(NoteSignature {
+            name: name.into(),
+            key_hash: *key_hash,
+            signature,
+        });
+    }
+    Ok(signatures)
+}
+
+/// Decodes base64 and accepts only the one encoding that the bytes have.
+pub(crate) fn decode_base64(text: &str) -> Option<Vec<u8>> {
+    let bytes = BASE64.decode(text).ok()?;
+    (BASE64.encode(&bytes) == text).then_some(bytes)
+}
+
+pub(crate) fn encode_base64(bytes: &[u8]) -> String {
+    BASE64.encode(bytes)
+}
+
+/// A number as the format writes it: no sign, no leading zero.
+fn parse_decimal(text: &str) -> Option<u64> {
+    let value: u64 = text.parse().ok()?;
+    (value.to_string() == text).then_some(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The tree of RFC 6962 by its recursive definition, which the frontier never uses.
+    fn recursive_root(leaves: &[Node]) -> Node {
+        match leaves {
+            [] => Sha256::digest([]).into(),
+            [leaf] => *leaf,
+            _ => {
+                let split = leaves.len().next_power_of_two() / 2;
+                node_hash(
+                    &recursive_root(&leaves[..split]),
+                    &recursive_root(&leaves[split..]),
+                )
+            }
+        }
+    }
+
+    #[test]
+    fn the_frontier_has_the_root_of_the_recursive_definition() {
+        let leaves: Vec<Node> = (0..200u64).map(|i| leaf_hash(&i.to_le_bytes())).collect();
+        let mut tree = Frontier::default();
+        for size in 0..leaves.len() {
+            assert_eq!(tree.root(), recursive_root(&leaves[..size]), "size {size}");
+            assert_eq!(tree.nodes().len(), size.count_ones() as usize);
+            tree.push(leaves[size]);
+        }
+    }
+
+    /// Vectors of Google's certificate-transparency tests (RFC 6962): 8 leaves.
+    #[test]
+    fn the_tree_is_that_of_rfc_6962() {
+        let leaves = [
+            "", "00", "10", "2021", "3031", "40414243", "5051525354555657",
+            "606162636465666768696a6b6c6d6e6f",
+        ];
+        let mut tree = Frontier::default();
+        for leaf in leaves {
+            tree.push(leaf_hash(&hex::decode(leaf).unwrap()));
+        }
+        assert_eq!(
+            hex::encode(tree.root()),
+            "5dc9da79a70659a9ad559cb701ded9a2ab9d823aad2f4960cfe370eff4604328"
+        );
+    }
+
+    /// The example of Go's `golang.org/x/mod/sumdb/note` documentation.
+    #[test]
+    fn a_verifier_key_is_read_and_written_as_signed_notes_do() {
+        let text = "PeterNeumann+c74f20a3+ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW";
+        let key: VerifierKey = text.parse().unwrap();
+        assert_eq!(key.to_string(), text);
+        assert!(text.replace("c74f20a3", "c74f20a4").parse::<VerifierKey>().is_err());
+        assert!("PeterNeumann".parse::<VerifierKey>().is_err());
+    }
+
+    #[test]
+    fn a_note_has_one_encoding() {
+        let root = encode_base64(&[7; 32]);
+        let signature = encode_base64(&[1; 68]);
+        let note = format!("origin\n5\n{root}\n\n— origin {signature}\n");
+        let checkpoint: Checkpoint = note.parse().unwrap();
+        assert_eq!(checkpoint.size(), 5);
+        assert_eq!(checkpoint.signed_text(), format!("origin\n5\n{root}\n"));
+        for wrong in [
+            note.replace("\n5\n", "\n05\n"),
+            note.replace("\n5\n", "\n+5\n"),
+            note.replace("— ", "- "),
+            note.trim_end().to_owned(),
+            note.replace("\n\n", "\n"),
+            note.replace("\n\n", "\nextension\n\n"),
+        ] {
+            assert!(wrong.parse::<Checkpoint>().is_err(), "{wrong}");
+        }
+    }
+}

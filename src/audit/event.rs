@@ -1,0 +1,552 @@
+//! What can be recorded, and how a record is written as one line of JSON.
+//!
+//! An [`Event`] is what happened; a [`Record`] is an event with its number and times. This module
+//! knows the fields and their names; it knows nothing of queues, files or checkpoints. Events are
+//! private to the crate: code outside cannot claim that something was verified.
+//!
+//! Values are shared (`Arc<str>`) and rare or large ones are boxed, so that making and moving an
+//! ordinary event allocates nothing.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use rustix::time::ClockId;
+use serde::{Serialize, Serializer};
+
+use crate::digest::{Digest, StreamDigest};
+use crate::id::{ModelRef, ShardId, WorkerId};
+
+/// The most bytes that the text of a [`note`](super::AuditTrail::note) or one field of a
+/// [`policy_violation`](super::AuditTrail::policy_violation) may have.
+pub const MAX_TEXT_BYTES: usize = 1024;
+
+/// The most damaged ranges that a record lists; the number of damaged windows is always exact.
+pub(crate) const MAX_LISTED_RANGES: usize = 256;
+
+/// The most live shards that `TrailClosed` lists by name; their number is always exact.
+pub(crate) const MAX_LISTED_SHARDS: usize = 128;
+
+/// The number of a record in its trail, from 0, given when the record is made.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(transparent)]
+pub struct Seq(pub(crate) u64);
+
+impl Seq {
+    /// The number itself.
+    pub fn value(self) -> u64 {
+        self.0
+    }
+}
+
+impl fmt::Display for Seq {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+/// Wall-clock time in nanoseconds since 1970 (UTC), as read from `CLOCK_REALTIME`.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(crate) struct Time(pub(crate) i64);
+
+impl Time {
+    pub(crate) fn now() -> Self {
+        Self(nanoseconds(ClockId::Realtime))
+    }
+
+    pub(crate) fn to_system_time(self) -> SystemTime {
+        let distance = Duration::from_nanos(self.0.unsigned_abs());
+        let shifted = if self.0 < 0 {
+            SystemTime::UNIX_EPOCH.checked_sub(distance)
+        } else {
+            SystemTime::UNIX_EPOCH.checked_add(distance)
+        };
+        shifted.unwrap_or(SystemTime::UNIX_EPOCH)
+    }
+}
+
+impl fmt::Display for Time {
+    /// RFC 3339, UTC, nine digits of fraction.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let time = jiff::Timestamp::from_nanosecond(self.0.into()).map_err(|_| fmt::Error)?;
+        write!(f, "{time:.9}")
+    }
+}
+
+impl Serialize for Time {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// Time since boot in nanoseconds, suspended time included (`CLOCK_BOOTTIME`). It never jumps.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(crate) struct Uptime(i64);
+
+impl Uptime {
+    pub(crate) fn now() -> Self {
+        Self(nanoseconds(ClockId::Boottime))
+    }
+
+    pub(crate) fn since(self, earlier: Self) -> Duration {
+        Duration::from_nanos(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
+    }
+
+    pub(crate) fn nanoseconds(self) -> i64 {
+        self.0
+    }
+}
+
+fn nanoseconds(clock: ClockId) -> i64 {
+    let time = rustix::time::clock_gettime(clock);
+    time.tv_sec
+        .saturating_mul(1_000_000_000)
+        .saturating_add(time.tv_nsec)
+}
+
+/// A point in the trail: the number of a record and its time. There is no number if the trail was
+/// closed already.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Mark {
+    pub(crate) seq: Option<Seq>,
+    pub(crate) time: Time,
+}
+
+/// How bad a record's content is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub(crate) enum Severity {
+    Info,
+    Warn,
+    Critical,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Outcome {
+    Success,
+    Failure,
+}
+
+/// The shard that an event is about.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+pub(crate) struct Subject {
+    pub(crate) shard: ShardId,
+    pub(crate) allocation: u64,
+    pub(crate) device: Arc<str>,
+}
+
+/// Why a verification failed.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Reason {
+    /// The device failed in a way that says something about the bytes.
+    DeviceError,
+    /// The device's bytes have another digest than the one that was sealed.
+    DigestMismatch,
+    /// The verification was left without an outcome: a panic, or an early return.
+    Interrupted,
+    /// At sealing, the bytes were not those that the provenance names, or not those of the stream.
+    ProvenanceMismatch,
+    /// The seal's tag does not fit the seal, the shard or the key.
+    SignatureInvalid,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::DeviceError => "device_error",
+            Self::DigestMismatch => "digest_mismatch",
+            Self::Interrupted => "interrupted",
+            Self::ProvenanceMismatch => "provenance_mismatch",
+            Self::SignatureInvalid => "signature_invalid",
+        })
+    }
+}
+
+/// Everything that a failed verification tells.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Failure {
+    #[serde(flatten)]
+    pub(crate) subject: Subject,
+    pub(crate) reason: Reason,
+    /// What was being done: `seal`, `verify`, `reverify`, `verify_window`, `check`, `check_window`.
+    pub(crate) operation: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) expected: Option<AnyDigest>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) actual: Option<AnyDigest>,
+    #[serde(flatten)]
+    pub(crate) history: History,
+    /// How many windows differ from the kept tree.
+    pub(crate) damaged_windows: u64,
+    /// Which ones: half-open ranges, the first [`MAX_LISTED_RANGES`] of them.
+    #[serde(serialize_with = "ranges")]
+    pub(crate) damaged: Vec<Range<u64>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) detail: Option<Arc<str>>,
+    /// The failure was made by the `fault-injection` feature.
+    #[serde(skip_serializing_if = "is_false")]
+    pub(crate) injected: bool,
+}
+
+/// When the shard was sealed and last verified: numbers and times of the records.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
+pub(crate) struct History {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) sealed_seq: Option<Seq>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) sealed_time: Option<Time>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) last_verified_seq: Option<Seq>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) last_verified_time: Option<Time>,
+}
+
+/// A digest in a failure: of the device's bytes, or the plain one of the stream.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[serde(untagged)]
+pub(crate) enum AnyDigest {
+    FsVerity(Digest),
+    Sha256(StreamDigest),
+}
+
+/// What the end of the previous segment was, as the header of the next one states it.
+#[derive(Clone, Debug, Serialize, serde::Deserialize)]
+pub(crate) struct Previous {
+    pub(crate) segment: u64,
+    pub(crate) end: u64,
+    pub(crate) checkpoint: String,
+    pub(crate) frontier: Vec<String>,
+}
+
+/// The fields of a segment's first record.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Header {
+    pub(crate) segment: u64,
+    pub(crate) first_leaf: u64,
+    pub(crate) origin: Arc<str>,
+    pub(crate) key: Arc<str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) previous: Option<Previous>,
+}
+
+/// The configuration in force, as `TrailOpened` states it.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Configuration {
+    pub(crate) crate_version: &'static str,
+    pub(crate) features: Vec<&'static str>,
+    pub(crate) fault_injection: bool,
+    pub(crate) critical_deadline_ms: u64,
+    pub(crate) durable_within_ms: u64,
+    pub(crate) queue_records: u64,
+    pub(crate) reserved_records: u64,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct LiveShard {
+    #[serde(flatten)]
+    pub(crate) subject: Subject,
+    pub(crate) bytes: u64,
+}
+
+/// Records that have a number and are not in the trail.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+pub(crate) struct Lost {
+    pub(crate) first: Seq,
+    pub(crate) last: Seq,
+    pub(crate) count: u64,
+    pub(crate) cause: LossCause,
+    pub(crate) first_time: Time,
+    pub(crate) last_time: Time,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum LossCause {
+    /// There was no room in the queue.
+    QueueFull,
+}
+
+/// What happened.
+#[derive(Clone, Debug, Serialize)]
+#[serde(untagged)]
+pub(crate) enum Event {
+    AuditDegraded {
+        window_s: u64,
+        attempts: u64,
+        failures: u64,
+        degraded: bool,
+    },
+    ClockStepped {
+        step_ns: i64,
+    },
+    DeviceFailed {
+        #[serde(flatten)]
+        subject: Subject,
+        operation: &'static str,
+        cause: Arc<str>,
+    },
+    Note {
+        text: Arc<str>,
+    },
+    PolicyViolation {
+        #[serde(flatten)]
+        violation: Box<Violation>,
+    },
+    RecordsLost {
+        #[serde(flatten)]
+        lost: Lost,
+    },
+    SealVerificationFailed {
+        #[serde(flatten)]
+        failure: Box<Failure>,
+    },
+    SealVerified {
+        #[serde(flatten)]
+        subject: Subject,
+        operation: &'static str,
+        digest: Digest,
+        first_window: u64,
+        end_window: u64,
+        bytes: u64,
+    },
+    SegmentOpened {
+        #[serde(flatten)]
+        header: Box<Header>,
+    },
+    SegmentPoisoned {
+        segment: u64,
+        operation: &'static str,
+        cause: Arc<str>,
+    },
+    TailRecovered {
+        segment: u64,
+        void_from: u64,
+        void_bytes: u64,
+        void_records: u64,
+        highest_seq: Seq,
+    },
+    TrailClosed {
+        live_shards: u64,
+        live: Vec<LiveShard>,
+    },
+    TrailOpened {
+        #[serde(flatten)]
+        header: Box<Header>,
+        #[serde(flatten)]
+        configuration: Box<Configuration>,
+    },
+    VerificationInconclusive {
+        #[serde(flatten)]
+        subject: Subject,
+        operation: &'static str,
+        cause: Arc<str>,
+    },
+    VerificationOverdue {
+        #[serde(flatten)]
+        subject: Subject,
+        #[serde(flatten)]
+        history: History,
+        max_age_ms: u64,
+    },
+    VramAllocated {
+        #[serde(flatten)]
+        subject: Subject,
+        #[serde(flatten)]
+        model: ModelRef,
+        requested_bytes: u64,
+        allocated_bytes: u64,
+        available_bytes: u64,
+        used_bytes: u64,
+        memory_locked: bool,
+    },
+    VramAllocationFailed {
+        shard: ShardId,
+        device: Arc<str>,
+        requested_bytes: u64,
+        available_bytes: u64,
+        reason: Arc<str>,
+    },
+    VramDeallocated {
+        #[serde(flatten)]
+        subject: Subject,
+        freed_bytes: u64,
+        used_bytes: u64,
+        wiped: bool,
+        freed: bool,
+    },
+    VramSealed {
+        #[serde(flatten)]
+        subject: Subject,
+        #[serde(flatten)]
+        sealed: Box<Sealing>,
+    },
+}
+
+/// The fields of `VramSealed`.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Sealing {
+    #[serde(flatten)]
+    pub(crate) model: ModelRef,
+    pub(crate) bytes: u64,
+    pub(crate) digest: Digest,
+    /// `fs_verity`, `sha256`, or `unpinned_first_use`.
+    pub(crate) provenance: &'static str,
+    /// The plain SHA-256 that was given as provenance.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) stream_sha256: Option<StreamDigest>,
+    pub(crate) sealed_time: Time,
+    /// Hexadecimal; names the seal key.
+    pub(crate) key_id: Arc<str>,
+    /// Hexadecimal; random for each manager.
+    pub(crate) epoch: Arc<str>,
+    pub(crate) read_only: bool,
+}
+
+/// The fields of `PolicyViolation`.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Violation {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) shard: Option<ShardId>,
+    pub(crate) policy: Arc<str>,
+    pub(crate) violation: Arc<str>,
+    pub(crate) details: Arc<str>,
+    pub(crate) action: Arc<str>,
+}
+
+impl Event {
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::AuditDegraded { .. } => "AuditDegraded",
+            Self::ClockStepped { .. } => "ClockStepped",
+            Self::DeviceFailed { .. } => "DeviceFailed",
+            Self::Note { .. } => "Note",
+            Self::PolicyViolation { .. } => "PolicyViolation",
+            Self::RecordsLost { .. } => "RecordsLost",
+            Self::SealVerificationFailed { .. } => "SealVerificationFailed",
+            Self::SealVerified { .. } => "SealVerified",
+            Self::SegmentOpened { .. } => "SegmentOpened",
+            Self::SegmentPoisoned { .. } => "SegmentPoisoned",
+            Self::TailRecovered { .. } => "TailRecovered",
+            Self::TrailClosed { .. } => "TrailClosed",
+            Self::TrailOpened { .. } => "TrailOpened",
+            Self::VerificationInconclusive { .. } => "VerificationInconclusive",
+            Self::VerificationOverdue { .. } => "VerificationOverdue",
+            Self::VramAllocated { .. } => "VramAllocated",
+            Self::VramAllocationFailed { .. } => "VramAllocationFailed",
+            Self::VramDeallocated { .. } => "VramDeallocated",
+            Self::VramSealed { .. } => "VramSealed",
+        }
+    }
+
+    pub(crate) fn severity(&self) -> Severity {
+        match self {
+            Self::AuditDegraded { .. }
+            | Self::PolicyViolation { .. }
+            | Self::SealVerificationFailed { .. }
+            | Self::SegmentPoisoned { .. }
+            | Self::TailRecovered { .. }
+            | Self::VerificationOverdue { .. } => Severity::Critical,
+            Self::ClockStepped { .. }
+            | Self::DeviceFailed { .. }
+            | Self::RecordsLost { .. }
+            | Self::VerificationInconclusive { .. }
+            | Self::VramAllocationFailed { .. } => Severity::Warn,
+            Self::VramDeallocated { wiped, freed, .. } if !(*wiped && *freed) => Severity::Warn,
+            Self::Note { .. }
+            | Self::SealVerified { .. }
+            | Self::SegmentOpened { .. }
+            | Self::TrailClosed { .. }
+            | Self::TrailOpened { .. }
+            | Self::VramAllocated { .. }
+            | Self::VramDeallocated { .. }
+            | Self::VramSealed { .. } => Severity::Info,
+        }
+    }
+
+    /// Everything above `INFO` reports a failure, except a degradation that has ended.
+    pub(crate) fn outcome(&self) -> Outcome {
+        match self {
+            Self::AuditDegraded {
+                degraded: false, ..
+            } => Outcome::Success,
+            _ if self.severity() == Severity::Info => Outcome::Success,
+            _ => Outcome::Failure,
+        }
+    }
+}
+
+/// An event with its number and times: one leaf of the trail.
+#[derive(Clone, Debug)]
+pub(crate) struct Record {
+    pub(crate) seq: Seq,
+    pub(crate) time: Time,
+    pub(crate) mono_us: u64,
+    pub(crate) event: Event,
+}
+
+/// A record as JSON, its common fields in the order that the format fixes.
+#[derive(Serialize)]
+struct Line<'a> {
+    seq: Seq,
+    time: Time,
+    mono_us: u64,
+    boot: &'a str,
+    worker: &'a WorkerId,
+    event: &'static str,
+    severity: Severity,
+    outcome: Outcome,
+    #[serde(flatten)]
+    fields: &'a Event,
+}
+
+impl Record {
+    /// Appends the line, without its newline, to `out`.
+    pub(crate) fn write_to(
+        &self,
+        boot: &str,
+        worker: &WorkerId,
+        out: &mut Vec<u8>,
+    ) -> Result<(), serde_json::Error> {
+        serde_json::to_writer(
+            out,
+            &Line {
+                seq: self.seq,
+                time: self.time,
+                mono_us: self.mono_us,
+                boot,
+                worker,
+                event: self.event.name(),
+                severity: self.event.severity(),
+                outcome: self.event.outcome(),
+                fields: &self.event,
+            },
+        )
+    }
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "the form that serde asks for")]
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+fn ranges<S: Serializer>(ranges: &[Range<u64>], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(
+        ranges
+            .iter()
+            .take(MAX_LISTED_RANGES)
+            .map(|range| [range.start, range.end]),
+    )
+}
+
+impl fmt::Display for AnyDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::FsVerity(digest) => digest.fmt(f),
+            Self::Sha256(digest) => digest.fmt(f),
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! The audit guard: an open verification, and the incident that comes out of a failed one.
+//!
+//! A verification is opened before the first byte is read and leaves with exactly one outcome.
+//! [`OpenVerification::broken`] is the only place where an [`Incident`] is made, and it is made from
+//! what the trail answered: there is no failure value before its record is durable, or proven not
+//! to be. If the guard goes out of scope without an outcome, its destructor records `interrupted`.
+//! A destructor can be skipped, a missing `Incident` cannot be invented: the promise rests on the
+//! latter.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::event::{AnyDigest, Event, Failure, History, Mark, Reason, Sealing, Seq, Subject};
+use super::{NotDurable, Receipt, Recorder};
+use crate::digest::Digest;
+use crate::id::ShardId;
+use crate::manager::Assurance;
+
+/// A verification that has no outcome yet.
+#[must_use = "an open verification that is dropped is recorded as interrupted"]
+pub(crate) struct OpenVerification {
+    recorder: Recorder,
+    assurance: Assurance,
+    subject: Subject,
+    operation: &'static str,
+    history: History,
+    injected: bool,
+    open: bool,
+}
+
+/// What a failed verification found.
+#[derive(Debug, Default)]
+pub(crate) struct Findings {
+    pub(crate) expected: Option<AnyDigest>,
+    pub(crate) actual: Option<AnyDigest>,
+    pub(crate) damaged: Vec<Range<u64>>,
+    pub(crate) detail: Option<Arc<str>>,
+}
+
+/// A failed verification: what was found, and the proof that it is on record.
+///
+/// It exists only after the trail has answered: [`record`](Self::record) holds the receipt, or the
+/// reason why there is none.
+#[derive(Debug)]
+pub struct Incident {
+    failure: Failure,
+    mark: Mark,
+    record: Result<Receipt, NotDurable>,
+}
+
+impl OpenVerification {
+    /// Opens a verification; from here on, leaving without an outcome is recorded.
+    pub(crate) fn begin(
+        recorder: &Recorder,
+        assurance: Assurance,
+        subject: Subject,
+        operation: &'static str,
+        history: History,
+        injected: bool,
+    ) -> Self {
+        Self {
+            recorder: recorder.clone(),
+            assurance,
+            subject,
+            operation,
+            history,
+            injected,
+            open: true,
+        }
+    }
+
+    /// The bytes are what was sealed. Under [`Assurance::Durable`] this fails if the record does.
+    pub(crate) fn verified(
+        mut self,
+        digest: Digest,
+        windows: Range<u64>,
+        bytes: u64,
+    ) -> Result<Mark, NotDurable> {
+        self.open = false;
+        self.succeed(Event::SealVerified {
+            subject: self.subject.clone(),
+            operation: self.operation,
+            digest,
+            first_window: windows.start,
+            end_window: windows.end,
+            bytes,
+        })
+    }
+
+    /// The shard is sealed. Under [`Assurance::Durable`] this fails if the record does.
+    pub(crate) fn sealed(mut self, sealed: Sealing) -> Result<Mark, NotDurable> {
+        self.open = false;
+        self.succeed(Event::VramSealed {
+            subject: self.subject.clone(),
+            sealed: Box::new(sealed),
+        })
+    }
+
+    /// There is no answer, and that says nothing about the bytes.
+    pub(crate) fn inconclusive(mut self, cause: Arc<str>) -> Mark {
+        self.open = false;
+        self.recorder.emit(Event::VerificationInconclusive {
+            subject: self.subject.clone(),
+            operation: self.operation,
+            cause,
+        })
+    }
+
+    /// The verification failed. Returns once the record is durable, or proven not to be.
+    pub(crate) fn broken(mut self, reason: Reason, findings: Findings) -> Incident {
+        self.open = false;
+        self.fail(reason, findings)
+    }
+
+    fn succeed(&self, event: Event) -> Result<Mark, NotDurable> {
+        match self.assurance {
+            Assurance::Queued => Ok(self.recorder.emit(event)),
+            Assurance::Durable => {
+                let (mark, outcome) = self.recorder.commit(event);
+                outcome.map(|_| mark)
+            }
+        }
+    }
+
+    fn fail(&self, reason: Reason, findings: Findings) -> Incident {
+        let failure = Failure {
+            subject: self.subject.clone(),
+            reason,
+            operation: self.operation,
+            expected: findings.expected,
+            actual: findings.actual,
+            history: self.history,
+            damaged_windows: findings
+                .damaged
+                .iter()
+                .fold(0, |sum, range| {
+                    sum.saturating_add(range.end.saturating_sub(range.start))
+                }),
+            damaged: findings.damaged,
+            detail: findings.detail,
+            injected: self.injected,
+        };
+        let (mark, record) = self.recorder.commit(Event::SealVerificationFailed {
+            failure: Box::new(failure.clone()),
+        });
+        Incident {
+            failure,
+            mark,
+            record,
+        }
+    }
+}
+
+impl Drop for OpenVerification {
+    fn drop(&mut self) {
+        if self.open && crate::process::check().is_ok() {
+            let _recorded = self.fail(Reason::Interrupted, Findings::default());
+        }
+    }
+}
+
+impl Incident {
+    /// The shard that failed.
+    pub fn shard(&self) -> &ShardId {
+        &self.failure.subject.shard
+    }
+
+    /// The number of the allocation that failed, unique in a run of the worker.
+    pub fn allocation(&self) -> u64 {
+        self.failure.subject.allocation
+    }
+
+    /// Why it failed.
+    pub fn reason(&self) -> Reason {
+        self.failure.reason
+    }
+
+    /// The digest that was expected, in hexadecimal: the sealed one, or the provenance's.
+    pub fn expected(&self) -> Option<String> {
+        self.failure.expected.map(|digest| digest.to_string())
+    }
+
+    /// The digest that was found, in hexadecimal.
+    pub fn actual(&self) -> Option<String> {
+        self.failure.actual.map(|digest| digest.to_string())
+    }
+
+    /// The windows (of 512 KiB) that differ from what was sealed, as half-open ranges.
+    pub fn damaged_windows(&self) -> &[Range<u64>] {
+        &self.failure.damaged
+    }
+
+    /// What else is known, in words.
+    pub fn detail(&self) -> Option<&str> {
+        self.failure.detail.as_deref()
+    }
+
+    /// When the failure was established.
+    pub fn detected_at(&self) -> SystemTime {
+        self.mark.time.to_system_time()
+    }
+
+    /// The number of the record, durable or not; none if the trail was closed.
+    pub fn seq(&self) -> Option<Seq> {
+        self.mark.seq
+    }
+
+    /// The proof that the record is durable, or the reason why there is none.
+    pub fn record(&self) -> Result<&Receipt, &NotDurable> {
+        self.record.as_ref()
+    }
+
+    /// Whether the `fault-injection` feature made this failure.
+    pub fn is_injected(&self) -> bool {
+        self.failure.injected
+    }
+}
+
+impl std::fmt::Display for Incident {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "shard {} failed its verification: {}",
+            self.failure.subject.shard, self.failure.reason
+        )?;
+        match &self.record {
+            Ok(receipt) => write!(f, " (durable as record {})", receipt.seq()),
+            Err(error) => write!(f, " (NOT durable: {error})"),
+        }
+    }
+}

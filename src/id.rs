@@ -1,0 +1,260 @@
+//! Names: of shards, workers and models.
+//!
+//! A name is parsed once, where it enters, and trusted from then on. All of them end up in records,
+//! logs and file names' neighbourhood, so what they may contain is narrow. They are `Arc<str>`
+//! inside: passing one on copies no text. This module knows nothing of what a name refers to.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+/// The most bytes a [`ShardId`] or [`WorkerId`] may have.
+pub const MAX_ID_BYTES: usize = 256;
+
+/// The most bytes the name in a [`ModelRef`] may have.
+pub const MAX_MODEL_BYTES: usize = 512;
+
+/// The name of a shard: 1 to 256 bytes of ASCII letters, digits, `-` and `_`.
+///
+/// ```
+/// use vram_residency::ShardId;
+///
+/// let id: ShardId = "llama-7b_00".parse()?;
+/// assert_eq!(id.as_str(), "llama-7b_00");
+/// assert!("llama/7b".parse::<ShardId>().is_err());
+/// # Ok::<(), vram_residency::id::IdError>(())
+/// ```
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(transparent)]
+pub struct ShardId(Arc<str>);
+
+/// The name of a worker: 1 to 256 bytes of ASCII letters, digits, `-` and `_`.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(transparent)]
+pub struct WorkerId(Arc<str>);
+
+/// Which part of which model a shard holds: a name, and part `index` of `total` (counted from 0).
+///
+/// The name has at most 512 bytes of ASCII letters, digits, `-`, `_`, `.`, `/` and `:`, so that
+/// `meta-llama/Llama-3.1-8B` and `registry:5000/m:v1` fit. It is never used as a path.
+#[derive(Clone, Debug, Eq, Hash, PartialEq, Serialize)]
+pub struct ModelRef {
+    #[serde(rename = "model")]
+    name: Arc<str>,
+    #[serde(rename = "model_index")]
+    index: u32,
+    #[serde(rename = "model_total")]
+    total: u32,
+}
+
+/// A name that was refused, and why.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum IdError {
+    /// The name has no bytes.
+    #[error("a name must not be empty")]
+    Empty,
+    /// A byte that names of this kind do not have.
+    #[error("byte 0x{byte:02x} at offset {offset} is not allowed here: use {allowed}")]
+    Forbidden {
+        /// The byte found.
+        byte: u8,
+        /// Where it stands, in bytes from 0.
+        offset: usize,
+        /// What may be used instead.
+        allowed: &'static str,
+    },
+    /// The index of a part is not below the number of parts.
+    #[error("part {index} of {total} does not exist: parts are counted from 0")]
+    Part {
+        /// The index given.
+        index: u32,
+        /// The number of parts given.
+        total: u32,
+    },
+    /// Text that means something in a path.
+    #[error("`{0}` is not allowed in a name: it could be taken for a path")]
+    PathSyntax(&'static str),
+    /// The name is too long.
+    #[error("the name has {len} bytes: the most is {max}")]
+    TooLong {
+        /// Bytes given.
+        len: usize,
+        /// Bytes allowed.
+        max: usize,
+    },
+}
+
+impl ShardId {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl WorkerId {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl ModelRef {
+    /// Part `index` of `total` of the model `name`; a model in one piece is part 0 of 1.
+    pub fn new(name: &str, index: u32, total: u32) -> Result<Self, IdError> {
+        check_length(name, MAX_MODEL_BYTES)?;
+        check_bytes(
+            name,
+            |byte| is_id_byte(byte) || matches!(byte, b'.' | b'/' | b':'),
+            "ASCII letters, digits, `-`, `_`, `.`, `/`, `:`",
+        )?;
+        if index >= total {
+            return Err(IdError::Part { index, total });
+        }
+        Ok(Self {
+            name: name.into(),
+            index,
+            total,
+        })
+    }
+
+    /// The model's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Which part this is, from 0.
+    pub fn index(&self) -> u32 {
+        self.index
+    }
+
+    /// How many parts the model has.
+    pub fn total(&self) -> u32 {
+        self.total
+    }
+}
+
+impl FromStr for ShardId {
+    type Err = IdError;
+
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        parse_id(text).map(Self)
+    }
+}
+
+impl FromStr for WorkerId {
+    type Err = IdError;
+
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        parse_id(text).map(Self)
+    }
+}
+
+impl fmt::Display for ShardId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Display for WorkerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Display for ModelRef {
+    /// The name, then `#index/total`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}#{}/{}", self.name, self.index, self.total)
+    }
+}
+
+fn parse_id(text: &str) -> Result<Arc<str>, IdError> {
+    check_length(text, MAX_ID_BYTES)?;
+    check_path_syntax(text)?;
+    check_bytes(text, is_id_byte, "ASCII letters, digits, `-`, `_`")?;
+    Ok(text.into())
+}
+
+fn check_length(text: &str, max: usize) -> Result<(), IdError> {
+    match text.len() {
+        0 => Err(IdError::Empty),
+        len if len > max => Err(IdError::TooLong { len, max }),
+        _ => Ok(()),
+    }
+}
+
+/// The first layer: the bytes that a name may have.
+fn check_bytes(
+    text: &str,
+    allowed: impl Fn(u8) -> bool,
+    description: &'static str,
+) -> Result<(), IdError> {
+    match text.bytes().enumerate().find(|(_, byte)| !allowed(*byte)) {
+        None => Ok(()),
+        Some((offset, byte)) => Err(IdError::Forbidden {
+            byte,
+            offset,
+            allowed: description,
+        }),
+    }
+}
+
+/// The second layer. The first already excludes all of this; should somebody widen the alphabet
+/// one day, a name still cannot leave a directory.
+fn check_path_syntax(text: &str) -> Result<(), IdError> {
+    match ["..", "/", "\\"].into_iter().find(|part| text.contains(part)) {
+        None => Ok(()),
+        Some(part) => Err(IdError::PathSyntax(part)),
+    }
+}
+
+fn is_id_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_has_1_to_256_bytes_of_a_narrow_alphabet() {
+        assert_eq!("".parse::<ShardId>(), Err(IdError::Empty));
+        assert!("a".repeat(256).parse::<WorkerId>().is_ok());
+        assert_eq!(
+            "a".repeat(257).parse::<WorkerId>(),
+            Err(IdError::TooLong { len: 257, max: 256 })
+        );
+        for byte in 0..=255u8 {
+            let allowed = byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+            if let Ok(text) = std::str::from_utf8(&[b'a', byte]) {
+                assert_eq!(text.parse::<ShardId>().is_ok(), allowed, "{byte:#x}");
+            }
+        }
+        assert!("worker\u{1b}[2J".parse::<WorkerId>().is_err());
+        assert!("wörker".parse::<WorkerId>().is_err());
+    }
+
+    #[test]
+    fn the_second_layer_stands_by_itself() {
+        assert_eq!(check_path_syntax("a..b"), Err(IdError::PathSyntax("..")));
+        assert_eq!(check_path_syntax("a/b"), Err(IdError::PathSyntax("/")));
+        assert_eq!(check_path_syntax("a\\b"), Err(IdError::PathSyntax("\\")));
+        assert_eq!(check_path_syntax("a.b"), Ok(()));
+    }
+
+    #[test]
+    fn a_model_reference_takes_registry_names_and_counts_from_0() {
+        assert!(ModelRef::new("registry:5000/meta-llama/Llama-3.1_8B", 0, 1).is_ok());
+        assert!(ModelRef::new(&"m".repeat(513), 0, 1).is_err());
+        assert!(ModelRef::new("", 0, 1).is_err());
+        assert!(ModelRef::new("a b", 0, 1).is_err());
+        assert_eq!(
+            ModelRef::new("m", 2, 2),
+            Err(IdError::Part { index: 2, total: 2 })
+        );
+        assert!(ModelRef::new("m", 0, 0).is_err());
+    }
+}
