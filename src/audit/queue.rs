@@ -1,0 +1,463 @@
+//! The way from whoever records to the writer's thread: one bounded queue under one short lock.
+//!
+//! A record gets its number and its times under the lock, so the order in the queue is the order of
+//! the numbers. Recording never waits for the disk and never allocates: the room is reserved when
+//! the trail is opened, a part of it for critical records alone. What does not fit keeps its number
+//! and is counted in a run that the writer turns into `RecordsLost`. This module knows nothing of
+//! files; it learns from the writer how far the trail is durable, and tells those who wait.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::checkpoint::Checkpoint;
+use super::event::{Event, LossCause, Lost, Mark, Record, Seq, Severity, Time, Uptime};
+use super::{NotDurable, Receipt};
+
+/// Which room a record may take.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Lane {
+    Ordinary,
+    /// May use the reserved room, and wakes the writer.
+    Critical,
+}
+
+/// Records given to the trail from outside, and what became of them, since it was opened.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    attempts: AtomicU64,
+    failures: AtomicU64,
+    critical_failures: AtomicU64,
+}
+
+impl Counters {
+    pub(crate) fn attempts(&self) -> u64 {
+        self.attempts.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn failures(&self) -> u64 {
+        self.failures.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn critical_failures(&self) -> u64 {
+        self.critical_failures.load(Ordering::Relaxed)
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Queue {
+    state: Mutex<State>,
+    /// The writer waits here for work.
+    work: Condvar,
+    /// Those who need a durable record wait here.
+    settled: Condvar,
+    opened: Uptime,
+    capacity: usize,
+    reserve: usize,
+    pub(crate) counters: Counters,
+}
+
+#[derive(Debug)]
+struct State {
+    next: u64,
+    records: VecDeque<Record>,
+    /// Records that the writer holds and that are not durable yet. They take room, too.
+    in_flight: usize,
+    lost: VecDeque<Gap>,
+    urgent: bool,
+    /// Nothing more is accepted; the instant is when the writer gives up.
+    closing: Option<Instant>,
+    /// Every accepted record below this number is durable.
+    durable_below: u64,
+    checkpoint: Option<Arc<Checkpoint>>,
+    /// The last attempt failed, and it held all accepted records below this number.
+    failed_below: u64,
+    failure: Option<WriteFailure>,
+    writer: Writer,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Writer {
+    Running,
+    Stopped,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Gap {
+    lost: Lost,
+    logged: bool,
+}
+
+/// Why the trail could not be written.
+#[derive(Clone, Debug)]
+pub(crate) struct WriteFailure {
+    pub(crate) operation: &'static str,
+    pub(crate) cause: Arc<str>,
+}
+
+/// What woke the writer.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Wake {
+    Work,
+    /// The trail is being closed; the writer may try until then.
+    Close(Instant),
+}
+
+impl Queue {
+    /// A queue for `capacity` records and `reserve` critical ones beyond, numbering from `next`.
+    pub(crate) fn new(next: Seq, opened: Uptime, capacity: usize, reserve: usize) -> Self {
+        let room = capacity.saturating_add(reserve);
+        Self {
+            state: Mutex::new(State {
+                next: next.0,
+                records: VecDeque::with_capacity(room),
+                in_flight: 0,
+                // Two runs are parted by at least one record that was accepted.
+                lost: VecDeque::with_capacity(room.saturating_add(1)),
+                urgent: false,
+                closing: None,
+                durable_below: next.0,
+                checkpoint: None,
+                failed_below: 0,
+                failure: None,
+                writer: Writer::Running,
+            }),
+            work: Condvar::new(),
+            settled: Condvar::new(),
+            opened,
+            capacity,
+            reserve,
+            counters: Counters::default(),
+        }
+    }
+
+    pub(crate) fn room(&self) -> usize {
+        self.capacity.saturating_add(self.reserve)
+    }
+
+    /// No code panics while it holds the lock, so a poisoned lock protects consistent data.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Numbers a record and queues it, or counts it as lost.
+    pub(crate) fn push(&self, event: Event, lane: Lane) -> (Mark, Result<(), NotDurable>) {
+        let mut state = self.lock();
+        add_one(&self.counters.attempts);
+        let time = Time::now();
+        if state.closing.is_some() || state.writer == Writer::Stopped {
+            add_one(&self.counters.failures);
+            return (Mark { seq: None, time }, Err(NotDurable::Closed));
+        }
+        let seq = state.take_number();
+        let mark = Mark {
+            seq: Some(seq),
+            time,
+        };
+        let held = state.records.len().saturating_add(state.in_flight);
+        let room = match lane {
+            Lane::Ordinary => self.capacity,
+            Lane::Critical => self.room(),
+        };
+        if held >= room {
+            add_one(&self.counters.failures);
+            state.lose(seq, time);
+            return (mark, Err(NotDurable::QueueFull { seq }));
+        }
+        state.records.push_back(Record {
+            seq,
+            time,
+            mono_us: self.mono_us(),
+            event,
+        });
+        let half_full = state.records.len() == self.capacity / 2;
+        if lane == Lane::Critical {
+            state.urgent = true;
+        }
+        drop(state);
+        if lane == Lane::Critical || half_full {
+            self.work.notify_one();
+        }
+        (mark, Ok(()))
+    }
+
+    fn mono_us(&self) -> u64 {
+        let elapsed = Uptime::now().since(self.opened).as_micros();
+        u64::try_from(elapsed).unwrap_or(u64::MAX)
+    }
+
+    /// Waits until the record is durable, the attempt to write it failed, or `limit` has passed.
+    pub(crate) fn wait_durable(&self, seq: Seq, limit: Duration) -> Result<Receipt, NotDurable> {
+        let started = Instant::now();
+        let mut state = self.lock();
+        loop {
+            if let Some(checkpoint) = state.durable(seq) {
+                return Ok(Receipt::new(seq, checkpoint));
+            }
+            if state.failed_below > seq.0
+                && let Some(failure) = &state.failure
+            {
+                return Err(NotDurable::WriteFailed {
+                    seq,
+                    operation: failure.operation,
+                    cause: Arc::clone(&failure.cause),
+                });
+            }
+            if state.writer == Writer::Stopped {
+                return Err(NotDurable::WriterStopped { seq });
+            }
+            let waited = started.elapsed();
+            let Some(left) = limit.checked_sub(waited).filter(|left| !left.is_zero()) else {
+                return Err(NotDurable::DeadlineExceeded { seq, waited });
+            };
+            state = self
+                .settled
+                .wait_timeout(state, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+    }
+
+    /// Counts a critical record that its caller was told is not durable.
+    pub(crate) fn count_critical_failure(&self) {
+        let _guard = self.lock();
+        add_one(&self.counters.critical_failures);
+    }
+
+    /// The number of the last record that was accepted and is not known to be durable. Asks the
+    /// writer to hurry.
+    pub(crate) fn hurry(&self) -> Option<Seq> {
+        let mut state = self.lock();
+        let last = state.next.checked_sub(1)?;
+        if state.durable_below > last || state.writer == Writer::Stopped {
+            return None;
+        }
+        if state.records.is_empty() && state.in_flight == 0 && state.lost.is_empty() {
+            return None;
+        }
+        state.urgent = true;
+        drop(state);
+        self.work.notify_one();
+        Some(Seq(last))
+    }
+
+    /// Accepts nothing more, and asks the writer to finish by then.
+    pub(crate) fn close(&self, deadline: Instant) {
+        self.lock().closing = Some(deadline);
+        self.work.notify_one();
+    }
+
+    /// Waits until the writer has ended; false if it has not by `deadline`.
+    pub(crate) fn wait_stopped(&self, deadline: Instant) -> bool {
+        let mut state = self.lock();
+        while state.writer == Writer::Running {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            state = self
+                .settled
+                .wait_timeout(state, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+        true
+    }
+
+    // What follows is the writer's side.
+
+    /// Waits for a critical record, a queue that is half full, or closing, at most `limit`.
+    pub(crate) fn wait_for_work(&self, limit: Duration) -> Wake {
+        let deadline = Instant::now().checked_add(limit);
+        let mut state = self.lock();
+        loop {
+            if let Some(until) = state.closing {
+                return Wake::Close(until);
+            }
+            let half_full = state.records.len() >= self.capacity / 2 && state.failure.is_none();
+            let left = deadline.map_or(limit, |end| end.saturating_duration_since(Instant::now()));
+            if state.urgent || (half_full && self.capacity > 1) || left.is_zero() {
+                return Wake::Work;
+            }
+            state = self
+                .work
+                .wait_timeout(state, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+    }
+
+    /// Moves what is queued behind `pending`, then numbers the trail's own events behind that, so
+    /// that `pending` stays in the order of the numbers. While the disk fails, gaps stay where they
+    /// are and grow: a record for each attempt would be noise, and need room.
+    pub(crate) fn take(&self, pending: &mut VecDeque<Record>, own: &mut Vec<Event>) {
+        let mut state = self.lock();
+        state.urgent = false;
+        pending.append(&mut state.records);
+        if state.failure.is_none() {
+            while let Some(gap) = state.lost.pop_front() {
+                own.push(Event::RecordsLost { lost: gap.lost });
+            }
+        }
+        for event in own.drain(..) {
+            let seq = state.take_number();
+            pending.push_back(Record {
+                seq,
+                time: Time::now(),
+                mono_us: self.mono_us(),
+                event,
+            });
+        }
+        state.in_flight = pending.len();
+    }
+
+    /// A record of the trail itself that does not go through the queue: a segment's header.
+    pub(crate) fn number(&self, event: Event) -> Record {
+        let mut state = self.lock();
+        Record {
+            seq: state.take_number(),
+            time: Time::now(),
+            mono_us: self.mono_us(),
+            event,
+        }
+    }
+
+    /// The gaps that were not logged yet, as far as they have grown.
+    pub(crate) fn gaps_to_log(&self) -> Vec<Lost> {
+        let mut state = self.lock();
+        let fresh = state.lost.iter_mut().filter(|gap| !gap.logged);
+        fresh
+            .map(|gap| {
+                gap.logged = true;
+                gap.lost
+            })
+            .collect()
+    }
+
+    /// Everything up to `last` is durable under `checkpoint`; `in_flight` records are still held.
+    pub(crate) fn settle(&self, last: Option<Seq>, checkpoint: Arc<Checkpoint>, in_flight: usize) {
+        let mut state = self.lock();
+        if let Some(last) = last {
+            state.durable_below = state.durable_below.max(last.0.saturating_add(1));
+        }
+        state.checkpoint = Some(checkpoint);
+        state.in_flight = in_flight;
+        state.failure = None;
+        drop(state);
+        self.settled.notify_all();
+    }
+
+    /// The attempt to write everything up to `last` failed; the records stay with the writer.
+    pub(crate) fn report_failure(&self, last: Option<Seq>, failure: WriteFailure) {
+        let mut state = self.lock();
+        if let Some(last) = last {
+            state.failed_below = last.0.saturating_add(1);
+        }
+        state.failure = Some(failure);
+        drop(state);
+        self.settled.notify_all();
+    }
+
+    /// The writer ends and leaves `abandoned` records from outside unwritten, besides those that
+    /// are still queued. Returns how many are lost.
+    pub(crate) fn stop(&self, abandoned: u64) -> u64 {
+        let mut state = self.lock();
+        let left = u64::try_from(state.records.len()).unwrap_or(u64::MAX);
+        let lost = abandoned.saturating_add(left);
+        if state.writer == Writer::Running {
+            state.writer = Writer::Stopped;
+            add(&self.counters.failures, lost);
+        }
+        drop(state);
+        self.settled.notify_all();
+        lost
+    }
+
+    /// Why the last attempt failed.
+    pub(crate) fn failure(&self) -> WriteFailure {
+        self.lock().failure.clone().unwrap_or(WriteFailure {
+            operation: "write",
+            cause: "unknown".into(),
+        })
+    }
+
+    pub(crate) fn is_failing(&self) -> bool {
+        self.lock().failure.is_some()
+    }
+
+    pub(crate) fn newest_checkpoint(&self) -> Option<Arc<Checkpoint>> {
+        self.lock().checkpoint.clone()
+    }
+}
+
+impl State {
+    fn take_number(&mut self) -> Seq {
+        let seq = Seq(self.next);
+        self.next = self.next.saturating_add(1);
+        seq
+    }
+
+    fn lose(&mut self, seq: Seq, time: Time) {
+        if let Some(Gap { lost, .. }) = self.lost.back_mut()
+            && lost.last.0.checked_add(1) == Some(seq.0)
+        {
+            lost.last = seq;
+            lost.last_time = time;
+            lost.count = lost.count.saturating_add(1);
+            return;
+        }
+        self.lost.push_back(Gap {
+            lost: Lost {
+                first: seq,
+                last: seq,
+                count: 1,
+                cause: LossCause::QueueFull,
+                first_time: time,
+                last_time: time,
+            },
+            logged: false,
+        });
+    }
+
+    fn durable(&self, seq: Seq) -> Option<Arc<Checkpoint>> {
+        if self.durable_below > seq.0 {
+            self.checkpoint.clone()
+        } else {
+            None
+        }
+    }
+}
+
+impl Record {
+    /// Whether somebody outside the trail gave this record.
+    pub(crate) fn is_from_outside(&self) -> bool {
+        !matches!(
+            self.event,
+            Event::AuditDegraded { .. }
+                | Event::ClockStepped { .. }
+                | Event::RecordsLost { .. }
+                | Event::SegmentOpened { .. }
+                | Event::SegmentPoisoned { .. }
+                | Event::TailRecovered { .. }
+                | Event::TrailClosed { .. }
+                | Event::TrailOpened { .. }
+        )
+    }
+
+    /// Whether an anchor should learn of this record at once.
+    pub(crate) fn is_worth_anchoring(&self) -> bool {
+        self.event.severity() == Severity::Critical
+            || matches!(self.event, Event::TrailClosed { .. })
+    }
+}
+
+/// The counters change under the queue's lock only, so a load and a store do.
+fn add(counter: &AtomicU64, count: u64) {
+    let value = counter.load(Ordering::Relaxed).saturating_add(count);
+    counter.store(value, Ordering::Relaxed);
+}
+
+fn add_one(counter: &AtomicU64) {
+    add(counter, 1);
+}

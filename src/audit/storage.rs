@@ -1,0 +1,298 @@
+//! Where segments are kept: a small trait, and the directory that implements it for real.
+//!
+//! The trait has exactly the steps whose order and failure matter for durability, so that a faulty
+//! implementation can stand behind the same writer. It knows names and bytes; it does not know what
+//! a line means. The directory is held open from the first check on, and everything goes through
+//! that descriptor: nobody can put another directory, or a symbolic link, in its place later.
+
+use std::ffi::OsStr;
+use std::fmt;
+use std::fs::{File, TryLockError};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, FallocateFlags, FileType, Mode, OFlags, Stat};
+use rustix::io::Errno;
+
+use super::open::OpenError;
+
+/// The name of the lock file in a trail's directory.
+const LOCK: &str = "lock";
+
+/// How much room is reserved ahead of the end of a segment, so that a sync need not wait for the
+/// file system to find blocks. The visible size does not change.
+const RESERVE_BYTES: u64 = 1 << 20;
+
+/// Storage of segments.
+pub(crate) trait Storage: Send + fmt::Debug + 'static {
+    type File: SegmentFile;
+
+    /// The numbers of the named segments, in ascending order.
+    fn segments(&self) -> io::Result<Vec<u64>>;
+
+    /// Opens a named segment for reading.
+    fn read(&self, segment: u64) -> io::Result<Box<dyn Read>>;
+
+    /// Creates the file of a segment that has no name yet, empty.
+    fn create(&self, segment: u64) -> io::Result<Self::File>;
+
+    /// Gives the segment its name.
+    fn publish(&self, segment: u64) -> io::Result<()>;
+
+    /// Makes names durable.
+    fn sync_names(&self) -> io::Result<()>;
+
+    /// Removes segments that never got a name.
+    fn remove_unfinished(&self) -> io::Result<()>;
+}
+
+/// A segment that is being written.
+pub(crate) trait SegmentFile: Send + fmt::Debug {
+    /// Appends all of `bytes`.
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()>;
+
+    /// Makes everything that was appended durable.
+    fn sync(&mut self) -> io::Result<()>;
+
+    /// Gives back what was reserved ahead; nothing is appended any more. Best effort.
+    fn finish(&mut self);
+}
+
+/// The file name of a segment.
+pub(crate) fn segment_name(segment: u64) -> String {
+    format!("{segment:06}.jsonl")
+}
+
+/// The number of the segment that has this name.
+pub(crate) fn parse_segment_name(name: &OsStr) -> Option<u64> {
+    let name = name.to_str()?;
+    let segment = name.strip_suffix(".jsonl")?.parse().ok()?;
+    (segment_name(segment) == name).then_some(segment)
+}
+
+fn unfinished_name(segment: u64) -> String {
+    format!("{segment:06}.jsonl.new")
+}
+
+/// A trail's directory, locked for this process.
+#[derive(Debug)]
+pub(crate) struct Directory {
+    dir: OwnedFd,
+    path: PathBuf,
+    /// Held, not read: the lock lasts as long as the file is open.
+    _lock: File,
+}
+
+impl Directory {
+    /// Opens the directory, creating it if it does not exist, and locks it. Refuses one that others
+    /// can reach, that belongs to somebody else, or that is behind a symbolic link.
+    pub(crate) fn open(path: &Path) -> Result<Self, OpenError> {
+        let io = |operation| {
+            move |errno: Errno| OpenError::Io {
+                path: path.to_owned(),
+                operation,
+                source: errno.into(),
+            }
+        };
+        match rustix::fs::mkdir(path, Mode::RWXU) {
+            Ok(()) => sync_parent(path)?,
+            Err(Errno::EXIST) => {}
+            Err(errno) => return Err(io("create directory")(errno)),
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let dir = match rustix::fs::open(path, flags, Mode::empty()) {
+            Ok(dir) => dir,
+            Err(Errno::NOTDIR | Errno::LOOP) => return Err(not_a_directory(path)),
+            Err(errno) => return Err(io("open directory")(errno)),
+        };
+        check_access(path, &rustix::fs::fstat(&dir).map_err(io("stat directory"))?)?;
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let lock = rustix::fs::openat(&dir, LOCK, flags, Mode::RUSR | Mode::WUSR)
+            .map_err(io("open lock file"))?;
+        let lock = File::from(lock);
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(OpenError::Locked {
+                    path: path.to_owned(),
+                });
+            }
+            Err(TryLockError::Error(source)) => {
+                return Err(OpenError::Io {
+                    path: path.to_owned(),
+                    operation: "lock",
+                    source,
+                });
+            }
+        }
+        Ok(Self {
+            dir,
+            path: path.to_owned(),
+            _lock: lock,
+        })
+    }
+
+    fn names(&self) -> io::Result<Vec<std::ffi::OsString>> {
+        use std::os::unix::ffi::OsStrExt;
+
+        let mut names = Vec::new();
+        for entry in rustix::fs::Dir::read_from(self.dir.as_fd())? {
+            names.push(OsStr::from_bytes(entry?.file_name().to_bytes()).to_owned());
+        }
+        Ok(names)
+    }
+}
+
+fn sync_parent(path: &Path) -> Result<(), OpenError> {
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    File::open(parent)
+        .and_then(|parent| parent.sync_all())
+        .map_err(|source| OpenError::Io {
+            path: parent.to_owned(),
+            operation: "sync directory",
+            source,
+        })
+}
+
+fn not_a_directory(path: &Path) -> OpenError {
+    let is_link = std::fs::symlink_metadata(path).is_ok_and(|data| data.file_type().is_symlink());
+    let path = path.to_owned();
+    if is_link {
+        OpenError::SymbolicLink { path }
+    } else {
+        OpenError::NotADirectory { path }
+    }
+}
+
+fn check_access(path: &Path, stat: &Stat) -> Result<(), OpenError> {
+    let mode = stat.st_mode & 0o7777;
+    if mode & 0o077 != 0 {
+        return Err(OpenError::Permissions {
+            path: path.to_owned(),
+            mode,
+        });
+    }
+    if stat.st_uid != rustix::process::geteuid().as_raw() {
+        return Err(OpenError::Owner {
+            path: path.to_owned(),
+            owner: stat.st_uid,
+        });
+    }
+    Ok(())
+}
+
+impl Storage for Directory {
+    type File = AppendFile;
+
+    fn segments(&self) -> io::Result<Vec<u64>> {
+        let names = self.names()?;
+        let mut segments: Vec<u64> = names
+            .iter()
+            .filter_map(|name| parse_segment_name(name))
+            .collect();
+        segments.sort_unstable();
+        Ok(segments)
+    }
+
+    fn read(&self, segment: u64) -> io::Result<Box<dyn Read>> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let file = rustix::fs::openat(&self.dir, segment_name(segment), flags, Mode::empty())?;
+        if FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode) != FileType::RegularFile {
+            return Err(io::Error::other("a segment is not a regular file"));
+        }
+        Ok(Box::new(File::from(file)))
+    }
+
+    fn create(&self, segment: u64) -> io::Result<AppendFile> {
+        let name = unfinished_name(segment);
+        let flags =
+            OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let create = || rustix::fs::openat(&self.dir, &name, flags, Mode::RUSR | Mode::WUSR);
+        let file = match create() {
+            Err(Errno::EXIST) => {
+                rustix::fs::unlinkat(&self.dir, &name, AtFlags::empty())?;
+                create()?
+            }
+            other => other?,
+        };
+        Ok(AppendFile {
+            file: File::from(file),
+            len: 0,
+            reserved: 0,
+        })
+    }
+
+    fn publish(&self, segment: u64) -> io::Result<()> {
+        let (from, to) = (unfinished_name(segment), segment_name(segment));
+        Ok(rustix::fs::renameat(&self.dir, from, &self.dir, to)?)
+    }
+
+    fn sync_names(&self) -> io::Result<()> {
+        Ok(rustix::fs::fsync(&self.dir)?)
+    }
+
+    fn remove_unfinished(&self) -> io::Result<()> {
+        for name in self.names()? {
+            let is_unfinished = name
+                .to_str()
+                .and_then(|name| name.strip_suffix(".new"))
+                .is_some_and(|name| parse_segment_name(OsStr::new(name)).is_some());
+            if is_unfinished {
+                rustix::fs::unlinkat(&self.dir, &name, AtFlags::empty())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Directory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.path.display().fmt(f)
+    }
+}
+
+/// A segment's file, opened for appending.
+#[derive(Debug)]
+pub(crate) struct AppendFile {
+    file: File,
+    len: u64,
+    reserved: u64,
+}
+
+impl AppendFile {
+    /// Best effort: a file system that cannot reserve, or is full, says so at the write.
+    fn reserve(&mut self, end: u64) {
+        if end <= self.reserved {
+            return;
+        }
+        let wanted = end.saturating_add(RESERVE_BYTES).saturating_sub(self.len);
+        let reserved =
+            rustix::fs::fallocate(&self.file, FallocateFlags::KEEP_SIZE, self.len, wanted);
+        if reserved.is_ok() {
+            self.reserved = self.len.saturating_add(wanted);
+        }
+    }
+}
+
+impl SegmentFile for AppendFile {
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let end = self.len.saturating_add(bytes.len() as u64);
+        self.reserve(end);
+        self.file.write_all(bytes)?;
+        self.len = end;
+        Ok(())
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    fn finish(&mut self) {
+        // Cutting a file at its own length frees the blocks behind it and changes no byte.
+        let _kept = self.file.set_len(self.len);
+    }
+}
