@@ -18,3 +18,5 @@ pub mod audit;
 pub mod id;
 pub mod key;
 mod process;
+pub mod digest;
+pub mod manager;
