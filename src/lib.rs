@@ -16,4 +16,7 @@ compile_error!("vram-residency supports Linux only: sealed memory and durable re
 
 pub mod audit;
 pub mod id;
+pub mod key;
 mod process;
+pub mod digest;
+pub mod manager;

@@ -1,0 +1,745 @@
+//! Keys: the worker's token, the seal key that comes out of it, and the key that signs the trail.
+//!
+//! Secrets live in types that do not print, copy, compare or serialize, and that are wiped when
+//! they go (copies in registers, stack and swap are beyond reach). This module knows where keys come
+//! from and whose files may be trusted; it does not know what is sealed or written with them.
+
+use std::error::Error;
+use std::fmt;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use ed25519_dalek::pkcs8::spki::der::pem::LineEnding;
+use ed25519_dalek::pkcs8::{DecodePrivateKey, EncodePrivateKey, KeypairBytes};
+use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
+use hkdf::Hkdf;
+use hmac::{Hmac, KeyInit, Mac};
+use rustix::fs::OFlags;
+use secrecy::{ExposeSecret, SecretBox, SecretSlice};
+use sha2::Sha256;
+use subtle::ConstantTimeEq;
+use zeroize::Zeroizing;
+
+use crate::id::WorkerId;
+
+/// The fewest bytes that a [`WorkerToken`] may have.
+pub const MIN_TOKEN_BYTES: usize = 32;
+
+/// The most bytes that are read from a token's file.
+pub const MAX_TOKEN_FILE_BYTES: u64 = 4096;
+
+/// The most bytes that are read from a trail key's file; a PEM file of an Ed25519 key has 119.
+const MAX_KEY_FILE_BYTES: u64 = 16 * 1024;
+
+/// The version of the derivations below; a new one gives new keys and new names of keys.
+const DERIVATION: &str = "vram-residency/1";
+
+/// The worker's secret: at least 32 bytes, from which the key of its seals is derived.
+///
+/// ```
+/// use vram_residency::key::WorkerToken;
+///
+/// let token = WorkerToken::generate()?;
+/// assert_eq!(format!("{token:?}"), "WorkerToken(..)");
+/// # Ok::<(), vram_residency::key::KeyError>(())
+/// ```
+pub struct WorkerToken(SecretSlice<u8>);
+
+/// Who besides its owner may read a secret's file.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum FileAccess {
+    /// The group may read the file (mode 0640 or 0440, as a mounted Kubernetes secret has it).
+    OwnerAndGroup,
+    /// Nobody else may (mode 0600 or 0400).
+    OwnerOnly,
+}
+
+/// The name of a seal key: tells keys apart and reveals nothing of them.
+#[derive(Clone, Copy, Eq, Hash, PartialEq)]
+pub struct KeyId([u8; 8]);
+
+/// The key of the seals' tags. Derived from the token for one worker; never leaves the crate.
+pub(crate) struct SealKey {
+    key: SecretBox<[u8; 32]>,
+    id: KeyId,
+}
+
+/// The Ed25519 key that signs the trail's checkpoints.
+///
+/// It is a random key of its own, or one that never leaves its hardware
+/// ([`from_signer`](Self::from_signer)); it is not derived from the token, which others hold too.
+pub struct TrailKey(Kind);
+
+enum Kind {
+    Here(SigningKey),
+    Supplied {
+        public: VerifyingKey,
+        signer: Box<SignerFn>,
+    },
+}
+
+/// What signs when the key is elsewhere: message in, 64 bytes of signature out.
+type SignerFn = dyn FnMut(&[u8]) -> Result<[u8; 64], Box<dyn Error + Send + Sync>> + Send + 'static;
+
+/// A token or key that was refused, and why.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum KeyError {
+    /// The file grants more than it may.
+    #[error("{path} has mode {mode:03o}, which lets others at the secret: `chmod {advice:03o}` it")]
+    #[non_exhaustive]
+    Access {
+        /// The file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+        /// The permission bits it should have.
+        advice: u32,
+    },
+    /// The file could not be read or made.
+    #[error("{path}: cannot {operation} the file")]
+    #[non_exhaustive]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What was attempted.
+        operation: &'static str,
+        /// What the system answered.
+        #[source]
+        source: io::Error,
+    },
+    /// The file holds no Ed25519 key.
+    #[error(
+        "{path} holds no Ed25519 private key in PEM (PKCS#8): name a file that does, or one that does not exist yet"
+    )]
+    #[non_exhaustive]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The directory in which the key would be made does not exist.
+    #[error(
+        "{directory} does not exist: make it first (mode 0700); a key is not put into a directory made in passing"
+    )]
+    #[non_exhaustive]
+    NoDirectory {
+        /// The directory.
+        directory: PathBuf,
+    },
+    /// The file is a directory, a pipe or a device.
+    #[error("{path} is not a regular file")]
+    #[non_exhaustive]
+    NotAFile {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file belongs to somebody else.
+    #[error(
+        "{path} belongs to user {owner}: it must belong to the user of this process, or to root"
+    )]
+    #[non_exhaustive]
+    Owner {
+        /// The file.
+        path: PathBuf,
+        /// The user that owns it.
+        owner: u32,
+    },
+    /// The bytes are no Ed25519 public key, or one of small order, which would fit any message.
+    #[error("the signer's public key is not a usable Ed25519 key")]
+    PublicKey,
+    /// The system's random generator failed.
+    #[error("the system's random generator failed")]
+    #[non_exhaustive]
+    Random {
+        /// What it answered.
+        #[source]
+        source: io::Error,
+    },
+    /// The file is larger than any secret it could hold.
+    #[error("{path} has more than {max} bytes: it is not the file of a secret")]
+    #[non_exhaustive]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// The most bytes that are read.
+        max: u64,
+    },
+    /// The token could be guessed.
+    #[error("a worker token needs at least {min} bytes of secret, this one has {len}")]
+    #[non_exhaustive]
+    TokenTooShort {
+        /// Bytes given.
+        len: usize,
+        /// Bytes needed.
+        min: usize,
+    },
+}
+
+/// A supplied signer gave no usable signature.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SignError {
+    /// The signer failed.
+    #[error("the trail's signer failed")]
+    Failed(#[source] Box<dyn Error + Send + Sync>),
+    /// The signature is not one of the trail's key over the message.
+    #[error("the trail's signer returned a signature that its public key refuses")]
+    Wrong,
+}
+
+impl WorkerToken {
+    /// Takes a secret of at least [`MIN_TOKEN_BYTES`].
+    pub fn new(secret: SecretSlice<u8>) -> Result<Self, KeyError> {
+        let len = secret.expose_secret().len();
+        if len < MIN_TOKEN_BYTES {
+            return Err(KeyError::TokenTooShort {
+                len,
+                min: MIN_TOKEN_BYTES,
+            });
+        }
+        Ok(Self(secret))
+    }
+
+    /// A new token: 32 bytes of the system's generator. It lives as long as the value does, which
+    /// is long enough, since no seal outlives its process.
+    pub fn generate() -> Result<Self, KeyError> {
+        let mut secret = vec![0; MIN_TOKEN_BYTES];
+        fill_random(&mut secret)?;
+        Self::new(secret.into())
+    }
+
+    /// Reads a token from a file: its raw bytes, a newline at the end included.
+    ///
+    /// Symbolic links are followed (a mounted Kubernetes secret is one). The file must be regular,
+    /// belong to the process's effective user or to root, be closed to others, writable by its
+    /// owner only, and readable by its group only if `access` says so; it may hold at most
+    /// [`MAX_TOKEN_FILE_BYTES`].
+    pub fn from_file(path: impl AsRef<Path>, access: FileAccess) -> Result<Self, KeyError> {
+        let path = path.as_ref();
+        let bytes = read_secret(path, access, MAX_TOKEN_FILE_BYTES)?;
+        Self::new(SecretSlice::from(bytes.to_vec()))
+    }
+}
+
+impl KeyId {
+    pub(crate) fn as_bytes(&self) -> &[u8; 8] {
+        &self.0
+    }
+}
+
+impl SealKey {
+    /// HKDF-SHA256 of the token; the label holds crate, version, use and worker.
+    pub(crate) fn derive(token: &WorkerToken, worker: &WorkerId) -> Self {
+        let mut id = [0; 8];
+        derive(token, "key-id", worker, &mut id);
+        Self {
+            key: SecretBox::init_with_mut(|key: &mut [u8; 32]| {
+                derive(token, "seal-tag", worker, key);
+            }),
+            id: KeyId(id),
+        }
+    }
+
+    pub(crate) fn id(&self) -> KeyId {
+        self.id
+    }
+
+    /// The HMAC-SHA256 tag of `message`.
+    pub(crate) fn tag(&self, message: &[u8]) -> [u8; 32] {
+        self.mac(message).finalize().into_bytes().into()
+    }
+
+    /// Whether `tag` is the tag of `message`, in a time that does not tell where it differs.
+    pub(crate) fn accepts(&self, message: &[u8], tag: &[u8; 32]) -> bool {
+        self.tag(message).ct_eq(tag).into()
+    }
+
+    /// Built for each use: `Hmac` can be cloned and would outlive the key's own wiping.
+    fn mac(&self, message: &[u8]) -> Hmac<Sha256> {
+        // A key of a block's size needs no fallible constructor. HMAC pads a shorter key with zeros
+        // (RFC 2104), which is what the rest of the block holds.
+        let mut key = Zeroizing::new([0; 64]);
+        for (to, from) in key.iter_mut().zip(self.key.expose_secret()) {
+            *to = *from;
+        }
+        Hmac::<Sha256>::new((&*key).into()).chain_update(message)
+    }
+}
+
+/// HKDF-SHA256 with an info in which no two uses and workers can be confused: the texts before the
+/// worker hold no NUL, and the worker's length follows from that of the whole.
+fn derive(token: &WorkerToken, usage: &str, worker: &WorkerId, out: &mut [u8]) {
+    let info = [
+        DERIVATION.as_bytes(),
+        b"\0",
+        usage.as_bytes(),
+        b"\0",
+        worker.as_str().as_bytes(),
+    ];
+    let hkdf = Hkdf::<Sha256>::new(None, token.0.expose_secret());
+    // It fails for more than 255 * 32 bytes only; both callers ask for at most 32.
+    let expanded = hkdf.expand_multi_info(&info, out);
+    debug_assert!(expanded.is_ok());
+}
+
+impl TrailKey {
+    /// Opens the key in `path`, or makes one there if there is none.
+    ///
+    /// The file is PEM (PKCS#8), which `openssl pkey -in FILE -pubout` reads. It is made with mode
+    /// 0600, at once and whole: of two processes that make it at the same time, both end with the
+    /// same key. An existing file must be regular, belong to the process's effective user or to
+    /// root, and be closed to group and others. Its directory must exist.
+    pub fn open_or_create(path: impl AsRef<Path>) -> Result<Self, KeyError> {
+        let path = path.as_ref();
+        match open_key(path) {
+            Err(KeyError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                create_key(path)?;
+                open_key(path)
+            }
+            opened => opened,
+        }
+    }
+
+    /// A key that stays where it is (an HSM, an agent): its public half, and what signs with it.
+    ///
+    /// Each signature is verified before it is used. The signer is called from the trail's writer
+    /// thread; while it takes its time, nothing becomes durable.
+    pub fn from_signer(
+        public_key: [u8; 32],
+        signer: impl FnMut(&[u8]) -> Result<[u8; 64], Box<dyn Error + Send + Sync>> + Send + 'static,
+    ) -> Result<Self, KeyError> {
+        match VerifyingKey::from_bytes(&public_key) {
+            Ok(public) if !public.is_weak() => Ok(Self(Kind::Supplied {
+                public,
+                signer: Box::new(signer),
+            })),
+            _ => Err(KeyError::PublicKey),
+        }
+    }
+
+    pub(crate) fn verifying_key(&self) -> VerifyingKey {
+        match &self.0 {
+            Kind::Here(key) => key.verifying_key(),
+            Kind::Supplied { public, .. } => *public,
+        }
+    }
+
+    pub(crate) fn sign(&mut self, message: &[u8]) -> Result<Signature, SignError> {
+        match &mut self.0 {
+            Kind::Here(key) => key
+                .try_sign(message)
+                .map_err(|error| SignError::Failed(error.into())),
+            Kind::Supplied { public, signer } => {
+                let signature = Signature::from_bytes(&signer(message).map_err(SignError::Failed)?);
+                match public.verify_strict(message, &signature) {
+                    Ok(()) => Ok(signature),
+                    Err(_) => Err(SignError::Wrong),
+                }
+            }
+        }
+    }
+}
+
+fn open_key(path: &Path) -> Result<TrailKey, KeyError> {
+    let pem = read_secret(path, FileAccess::OwnerOnly, MAX_KEY_FILE_BYTES)?;
+    let malformed = || KeyError::Malformed { path: path.into() };
+    let pem = std::str::from_utf8(&pem).map_err(|_| malformed())?;
+    let pair = KeypairBytes::from_pkcs8_pem(pem).map_err(|_| malformed())?;
+    let key = SigningKey::try_from(&pair).map_err(|_| malformed())?;
+    Ok(TrailKey(Kind::Here(key)))
+}
+
+/// Makes a key's file: written and synced under a name of its own, then linked to `path`, which
+/// fails if somebody was faster. That is no error: their key is the key.
+fn create_key(path: &Path) -> Result<(), KeyError> {
+    let directory = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let pem = generate_key(path)?;
+    let temporary = directory.join(temporary_name()?);
+    let linked = write_new(&temporary, pem.as_bytes())
+        .and_then(|()| std::fs::hard_link(&temporary, path))
+        .or_else(|error| match error.kind() {
+            io::ErrorKind::AlreadyExists => Ok(()),
+            _ => Err(error),
+        });
+    // Best effort: when the file could not even be made, there is nothing to remove.
+    let _removed = std::fs::remove_file(&temporary);
+    linked
+        .and_then(|()| File::open(directory)?.sync_all())
+        .map_err(|source| match source.kind() {
+            io::ErrorKind::NotFound => KeyError::NoDirectory {
+                directory: directory.into(),
+            },
+            _ => file_error(path, "create", source),
+        })
+}
+
+/// PKCS#8 version 1, without the public key: the form that OpenSSL reads and writes itself.
+fn generate_key(path: &Path) -> Result<Zeroizing<String>, KeyError> {
+    let mut secret = Zeroizing::new([0; 32]);
+    fill_random(secret.as_mut_slice())?;
+    KeypairBytes {
+        secret_key: *secret,
+        public_key: None,
+    }
+    .to_pkcs8_pem(LineEnding::LF)
+    .map_err(|error| file_error(path, "encode", io::Error::other(error.to_string())))
+}
+
+fn temporary_name() -> Result<String, KeyError> {
+    let mut random = [0; 8];
+    fill_random(&mut random)?;
+    Ok(format!(".trail-key-{}.new", hex::encode(random)))
+}
+
+fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+/// Reads a whole file whose owner and mode show that it is a secret.
+///
+/// The questions are asked of the opened file, so nobody can exchange it in between; a pipe is
+/// refused without waiting for its other end.
+fn read_secret(path: &Path, access: FileAccess, max: u64) -> Result<Zeroizing<Vec<u8>>, KeyError> {
+    let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits();
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(i32::from_ne_bytes(flags.to_ne_bytes()))
+        .open(path)
+        .map_err(|source| file_error(path, "open", source))?;
+    check_access(path, &file, access)?;
+    // All of it at once: a vector that grows leaves copies behind.
+    let capacity = usize::try_from(max).unwrap_or(usize::MAX).saturating_add(1);
+    let mut bytes = Zeroizing::new(Vec::with_capacity(capacity));
+    file.take(max.saturating_add(1))
+        .read_to_end(&mut bytes)
+        .map_err(|source| file_error(path, "read", source))?;
+    if bytes.len() >= capacity {
+        return Err(KeyError::TooLarge {
+            path: path.into(),
+            max,
+        });
+    }
+    Ok(bytes)
+}
+
+fn check_access(path: &Path, file: &File, access: FileAccess) -> Result<(), KeyError> {
+    let metadata = file
+        .metadata()
+        .map_err(|source| file_error(path, "inspect", source))?;
+    if !metadata.is_file() {
+        return Err(KeyError::NotAFile { path: path.into() });
+    }
+    let owner = metadata.uid();
+    if owner != 0 && owner != rustix::process::geteuid().as_raw() {
+        return Err(KeyError::Owner {
+            path: path.into(),
+            owner,
+        });
+    }
+    let mode = metadata.mode() & 0o777;
+    let (forbidden, advice) = match access {
+        FileAccess::OwnerAndGroup => (0o037, 0o640),
+        FileAccess::OwnerOnly => (0o077, 0o600),
+    };
+    if mode & forbidden != 0 {
+        return Err(KeyError::Access {
+            path: path.into(),
+            mode,
+            advice,
+        });
+    }
+    Ok(())
+}
+
+/// Fills `out` from the system's generator.
+pub(crate) fn fill_random(out: &mut [u8]) -> Result<(), KeyError> {
+    getrandom::fill(out).map_err(|error| KeyError::Random {
+        source: error
+            .raw_os_error()
+            .map_or_else(|| io::Error::other(error), io::Error::from_raw_os_error),
+    })
+}
+
+fn file_error(path: &Path, operation: &'static str, source: io::Error) -> KeyError {
+    KeyError::File {
+        path: path.into(),
+        operation,
+        source,
+    }
+}
+
+impl fmt::Debug for WorkerToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("WorkerToken(..)")
+    }
+}
+
+impl fmt::Debug for SealKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SealKey({})", self.id)
+    }
+}
+
+impl fmt::Debug for TrailKey {
+    /// The public half only.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TrailKey({})", hex::encode(self.verifying_key()))
+    }
+}
+
+impl fmt::Display for KeyId {
+    /// 16 hexadecimal digits.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(self.0))
+    }
+}
+
+impl fmt::Debug for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "KeyId({self})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::process::Command;
+
+    use super::*;
+
+    fn token(byte: u8) -> WorkerToken {
+        WorkerToken::new(vec![byte; 32].into()).unwrap()
+    }
+
+    fn worker(name: &str) -> WorkerId {
+        name.parse().unwrap()
+    }
+
+    fn secret_file(directory: &tempfile::TempDir, bytes: &[u8], mode: u32) -> PathBuf {
+        let path = directory.path().join("token");
+        std::fs::write(&path, bytes).unwrap();
+        std::fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+        path
+    }
+
+    #[test]
+    fn a_token_has_at_least_32_bytes() {
+        assert!(matches!(
+            WorkerToken::new(vec![7; 31].into()),
+            Err(KeyError::TokenTooShort { len: 31, min: 32 })
+        ));
+        assert!(WorkerToken::new(vec![7; 32].into()).is_ok());
+        let (a, b) = (
+            WorkerToken::generate().unwrap(),
+            WorkerToken::generate().unwrap(),
+        );
+        assert_ne!(a.0.expose_secret(), b.0.expose_secret());
+    }
+
+    #[test]
+    fn a_token_file_must_be_closed_to_others_and_to_the_group_unless_named() {
+        let directory = tempfile::tempdir().unwrap();
+        for (mode, owner_only, with_group) in [
+            (0o600, true, true),
+            (0o400, true, true),
+            (0o640, false, true),
+            (0o440, false, true),
+            (0o660, false, false),
+            (0o644, false, false),
+            (0o604, false, false),
+            (0o602, false, false),
+        ] {
+            let path = secret_file(&directory, &[1; 40], mode);
+            let opened = |access| WorkerToken::from_file(&path, access).is_ok();
+            assert_eq!(opened(FileAccess::OwnerOnly), owner_only, "{mode:o}");
+            assert_eq!(opened(FileAccess::OwnerAndGroup), with_group, "{mode:o}");
+            std::fs::remove_file(&path).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_token_file_may_be_a_link_but_no_pipe_directory_or_large_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = secret_file(&directory, &[9; 4096], 0o400);
+        let link = directory.path().join("link");
+        symlink(&path, &link).unwrap();
+        let token = WorkerToken::from_file(&link, FileAccess::OwnerOnly).unwrap();
+        assert_eq!(token.0.expose_secret(), [9; 4096]);
+
+        let pipe = directory.path().join("pipe");
+        assert!(
+            Command::new("mkfifo")
+                .arg(&pipe)
+                .status()
+                .unwrap()
+                .success()
+        );
+        let read = |path: &Path| WorkerToken::from_file(path, FileAccess::OwnerOnly);
+        assert!(matches!(read(&pipe), Err(KeyError::NotAFile { .. })));
+        assert!(matches!(
+            read(directory.path()),
+            Err(KeyError::NotAFile { .. })
+        ));
+        std::fs::remove_file(&path).unwrap();
+        assert!(matches!(read(&path), Err(KeyError::File { .. })));
+        let path = secret_file(&directory, &[9; 4097], 0o400);
+        assert!(matches!(
+            read(&path),
+            Err(KeyError::TooLarge { max: 4096, .. })
+        ));
+    }
+
+    /// The expectation comes from Python's standard library:
+    /// `hmac.digest(hmac.digest(bytes(32), bytes([7])*32, "sha256"), info + b"\x01", "sha256")`
+    /// with `info = b"vram-residency/1\0seal-tag\0w-1"` is the key, and
+    /// `hmac.digest(key, b"message", "sha256")` the tag.
+    #[test]
+    fn the_seal_key_is_hkdf_of_the_token_with_a_label() {
+        let key = SealKey::derive(&token(7), &worker("w-1"));
+        assert_eq!(
+            hex::encode(key.tag(b"message")),
+            "1528585dfe21c0737b6568243f5fd42dbcd449ea7e2422f8973957cec62126b2"
+        );
+        assert_eq!(key.id().to_string(), "ebb90bc0b1c25479");
+        assert!(key.accepts(b"message", &key.tag(b"message")));
+        assert!(!key.accepts(b"massage", &key.tag(b"message")));
+    }
+
+    #[test]
+    fn another_token_or_worker_gives_another_key_and_name() {
+        let keys = [(7, "w-1"), (8, "w-1"), (7, "w-2")]
+            .map(|(byte, name)| SealKey::derive(&token(byte), &worker(name)));
+        for (i, a) in keys.iter().enumerate() {
+            for b in keys.iter().skip(i + 1) {
+                assert_ne!(a.id(), b.id());
+                assert_ne!(a.tag(b""), b.tag(b""));
+            }
+        }
+    }
+
+    #[test]
+    fn a_trail_key_is_made_once_with_mode_600_and_read_by_openssl() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("trail.pem");
+        let first = TrailKey::open_or_create(&path).unwrap();
+        let again = TrailKey::open_or_create(&path).unwrap();
+        assert_eq!(first.verifying_key(), again.verifying_key());
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o7777, 0o600);
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
+
+        let Ok(output) = Command::new("openssl")
+            .args(["pkey", "-pubout", "-outform", "DER", "-in"])
+            .arg(&path)
+            .output()
+        else {
+            eprintln!("SKIPPED: no openssl here");
+            return;
+        };
+        assert!(output.status.success(), "{output:?}");
+        assert!(output.stdout.ends_with(first.verifying_key().as_bytes()));
+    }
+
+    #[test]
+    fn a_trail_key_file_open_to_others_or_without_a_key_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("trail.pem");
+        TrailKey::open_or_create(&path).unwrap();
+        std::fs::set_permissions(&path, Permissions::from_mode(0o640)).unwrap();
+        assert!(matches!(
+            TrailKey::open_or_create(&path),
+            Err(KeyError::Access {
+                mode: 0o640,
+                advice: 0o600,
+                ..
+            })
+        ));
+        let path = secret_file(&directory, b"no key", 0o600);
+        assert!(matches!(
+            TrailKey::open_or_create(path),
+            Err(KeyError::Malformed { .. })
+        ));
+        assert!(matches!(
+            TrailKey::open_or_create(directory.path().join("absent/key.pem")),
+            Err(KeyError::NoDirectory { .. })
+        ));
+    }
+
+    #[test]
+    fn processes_that_race_for_a_key_end_with_the_same_one() {
+        let directory = tempfile::tempdir().unwrap();
+        for round in 0..50 {
+            let path = directory.path().join(format!("{round}.pem"));
+            let start = std::sync::Barrier::new(4);
+            let keys: Vec<_> = std::thread::scope(|scope| {
+                let racers = [(); 4].map(|()| {
+                    scope.spawn(|| {
+                        start.wait();
+                        TrailKey::open_or_create(&path).unwrap().verifying_key()
+                    })
+                });
+                racers.map(|racer| racer.join().unwrap()).into()
+            });
+            assert!(keys.windows(2).all(|pair| pair[0] == pair[1]));
+        }
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 50);
+    }
+
+    #[test]
+    fn a_supplied_signature_is_verified_before_it_is_used() {
+        let key = SigningKey::from_bytes(&[5; 32]);
+        let public = key.verifying_key();
+        let mut good = TrailKey::from_signer(public.to_bytes(), move |message| {
+            Ok(key.sign(message).to_bytes())
+        })
+        .unwrap();
+        let signature = good.sign(b"root").unwrap();
+        assert!(public.verify_strict(b"root", &signature).is_ok());
+
+        let mut wrong = TrailKey::from_signer(public.to_bytes(), |_| Ok([1; 64])).unwrap();
+        assert!(matches!(wrong.sign(b"root"), Err(SignError::Wrong)));
+        let mut gone =
+            TrailKey::from_signer(public.to_bytes(), |_| Err("unplugged".into())).unwrap();
+        assert!(matches!(gone.sign(b"root"), Err(SignError::Failed(_))));
+        // The neutral element: a public key of small order.
+        let mut weak = [0; 32];
+        weak[0] = 1;
+        assert!(matches!(
+            TrailKey::from_signer(weak, |_| Ok([0; 64])),
+            Err(KeyError::PublicKey)
+        ));
+    }
+
+    #[test]
+    fn no_secret_is_in_what_is_printed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("trail.pem");
+        let key = TrailKey::open_or_create(&path).unwrap();
+        let Kind::Here(signing) = &key.0 else {
+            unreachable!()
+        };
+        let texts = format!(
+            "{:?} {:?} {key:?}",
+            token(0xab),
+            SealKey::derive(&token(0xab), &worker("w"))
+        );
+        assert!(!texts.contains(&hex::encode(signing.to_bytes())), "{texts}");
+        assert!(
+            !texts.contains("abab") && !texts.contains("171, 171"),
+            "{texts}"
+        );
+    }
+}
