@@ -1,48 +1,484 @@
-//! The audit trail (stub: interface).
+//! The audit trail: the append-only, tamper-evident sequence of records of one worker.
+//!
+//! [`AuditTrail`] owns the trail: it is opened with a worker, a directory and a key, managers are
+//! built from it, and [`close`](AuditTrail::close) says whether everything is on disk. What the
+//! library records goes through a [`Recorder`]; code outside the crate has two calls,
+//! [`note`](AuditTrail::note) and [`policy_violation`](AuditTrail::policy_violation).
+//!
+//! ```text
+//! record -> queue (numbered, bounded) -> writer's thread -> one write, one sync -> receipt
+//! ```
+//!
+//! This module knows when a record is durable. It does not know what a shard or a device is.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+pub use checkpoint::{Checkpoint, NoteError, VerifierKey};
+pub use event::{MAX_TEXT_BYTES, Reason, Seq};
+pub use guard::Incident;
+pub use open::{AuditTrailBuilder, OpenError};
+
+use crate::health::AuditCounts;
+use crate::id::{ShardId, WorkerId};
+use crate::key::TrailKey;
+use crate::process::{self, Forked};
+use event::{Event, LiveShard, MAX_LISTED_SHARDS, Mark, Subject, Time, Violation};
+use queue::{Lane, Queue};
+
 pub(crate) mod checkpoint;
 pub(crate) mod event;
+#[cfg(feature = "fault-injection")]
+pub mod faults;
 pub(crate) mod guard;
-pub use checkpoint::{Checkpoint, NoteError, VerifierKey};
-pub use event::{Reason, Seq};
-pub use guard::Incident;
-use event::{Event, LiveShard, Mark, Subject};
-use crate::id::{ShardId, WorkerId};
-use std::sync::{Arc, Weak};
+mod open;
+mod queue;
+mod storage;
+mod writer;
+
+/// The owner of a trail.
+///
+/// Dropping it closes it, too, and logs at ERROR what could not be written; only
+/// [`close`](Self::close) tells the caller.
+///
+/// ```no_run
+/// use vram_residency::{AuditTrail, TrailKey};
+///
+/// let key = TrailKey::open_or_create("/etc/worker/trail-key.pem")?;
+/// let trail = AuditTrail::builder("worker-1".parse()?, "/var/lib/worker/trail", key).open()?;
+/// println!("verifier key: {}", trail.verifier_key());
+/// // ... managers are built from `&trail` ...
+/// let receipt = trail.close()?;
+/// println!("closed, anchor this:\n{}", receipt.checkpoint());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct AuditTrail {
+    shared: Arc<Shared>,
+    /// None once the trail is closed.
+    writer: Option<JoinHandle<Result<Receipt, CloseError>>>,
+}
+
+/// What owner, recorders and writer share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    queue: Queue,
+    worker: WorkerId,
+    verifier: VerifierKey,
+    critical_deadline: Duration,
+    durable_within: Duration,
+    live: Mutex<Live>,
+    watched: Mutex<Vec<Weak<dyn Watched>>>,
+}
+
+#[derive(Debug, Default)]
+struct Live {
+    allocations: u64,
+    shards: HashMap<ShardId, LiveShard>,
+}
+
+/// Something that can become overdue.
+pub(crate) trait Watched: Send + Sync + fmt::Debug {
+    /// Called by the writer's thread, twice in each durability interval; must not block.
+    fn tick(&self);
+}
+
+/// A handle on a trail, for the crate's own use.
+#[derive(Clone, Debug)]
+pub(crate) struct Recorder(Arc<Shared>);
 
 /// Proof that a record is durable: its number, and a checkpoint that covers it.
 #[derive(Clone, Debug)]
-pub struct Receipt { seq: Seq, checkpoint: Checkpoint }
-impl Receipt {
-    /// The record's number.
-    pub fn seq(&self) -> Seq { self.seq }
-    /// The checkpoint.
-    pub fn checkpoint(&self) -> &Checkpoint { &self.checkpoint }
+pub struct Receipt {
+    seq: Seq,
+    checkpoint: Arc<Checkpoint>,
 }
-/// Why a record is not durable.
+
+/// A violation of the operator's own policy, to be put on record with
+/// [`AuditTrail::policy_violation`]. Each text has at most [`MAX_TEXT_BYTES`] bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct PolicyViolation<'a> {
+    /// The name of the policy.
+    pub policy: &'a str,
+    /// What was against it.
+    pub violation: &'a str,
+    /// What else a reviewer should know.
+    pub details: &'a str,
+    /// What was done about it.
+    pub action: &'a str,
+}
+
+/// Why a record is not (yet) durable.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum NotDurable {
-    /// closed
-    #[error("closed")]
+    /// The trail is closed; the record has no number.
+    #[error("the trail is closed: keep it open until the last shard is released")]
     Closed,
+    /// The disk did not answer in time. The record stays queued and may still be written.
+    #[error(
+        "record {seq} is not durable after {waited:?}: the disk does not answer; the record stays queued"
+    )]
+    DeadlineExceeded {
+        /// The record's number.
+        seq: Seq,
+        /// How long the caller waited.
+        waited: Duration,
+    },
+    /// The call was made in a forked child.
+    #[error(transparent)]
+    Forked(#[from] Forked),
+    /// Even the room that is reserved for critical records is full. The number is accounted for by
+    /// a later `RecordsLost`.
+    #[error("record {seq} is lost: the trail's queue is full; see why the disk does not keep up")]
+    QueueFull {
+        /// The record's number.
+        seq: Seq,
+    },
+    /// Writing failed. The record stays queued and is tried again.
+    #[error(
+        "record {seq} is not durable: {operation} failed ({cause}); the record stays queued and is tried again"
+    )]
+    WriteFailed {
+        /// The record's number.
+        seq: Seq,
+        /// What failed: `write`, `sync`, `create segment`, ...
+        operation: &'static str,
+        /// The system's words.
+        cause: Arc<str>,
+    },
+    /// The writer's thread has ended.
+    #[error("record {seq} is not durable: the trail's writer has stopped")]
+    WriterStopped {
+        /// The record's number.
+        seq: Seq,
+    },
 }
-/// A handle on a trail, for the crate's own use.
-#[derive(Clone, Debug)]
-pub(crate) struct Recorder {}
-/// Something that can become overdue; asked about once in a while by the writer's thread.
-pub(crate) trait Watched: Send + Sync { fn tick(&self); }
+
+/// Why a note or a violation was not taken.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecordError {
+    /// The record is not durable, or, for a note, not even queued.
+    #[error(transparent)]
+    NotDurable(#[from] NotDurable),
+    /// A text is too long. Nothing was recorded.
+    #[error("the text has {len} bytes: the most is {MAX_TEXT_BYTES}")]
+    TooLong {
+        /// Bytes given.
+        len: usize,
+    },
+}
+
+/// Why closing did not end well.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CloseError {
+    /// The call was made in a forked child.
+    #[error(transparent)]
+    Forked(#[from] Forked),
+    /// Records could not be written until the deadline, and are lost.
+    #[error("{records} records are lost: {operation} failed ({cause}) until the deadline")]
+    NotWritten {
+        /// How many.
+        records: u64,
+        /// What failed.
+        operation: &'static str,
+        /// The system's words.
+        cause: Arc<str>,
+    },
+    /// The disk does not answer; what was queued may or may not be written.
+    #[error("the disk did not answer for {waited:?}: what was queued may be lost")]
+    TimedOut {
+        /// How long the caller waited.
+        waited: Duration,
+    },
+    /// The writer's thread ended before the trail was closed.
+    #[error("the trail's writer has stopped: its end is not on record")]
+    WriterStopped,
+}
+
+impl AuditTrail {
+    /// Begins to open a trail: whose it is, the directory that holds it, and the key that signs it.
+    ///
+    /// The directory is created (mode 0700) if it does not exist; its parent must exist.
+    pub fn builder(worker: WorkerId, dir: impl Into<PathBuf>, key: TrailKey) -> AuditTrailBuilder {
+        AuditTrailBuilder::new(worker, dir.into(), key)
+    }
+
+    /// The worker whose trail this is.
+    pub fn worker(&self) -> &WorkerId {
+        &self.shared.worker
+    }
+
+    /// The key with which anybody can check this trail.
+    pub fn verifier_key(&self) -> &VerifierKey {
+        &self.shared.verifier
+    }
+
+    /// The newest checkpoint that is on disk.
+    pub fn checkpoint(&self) -> Option<Arc<Checkpoint>> {
+        self.shared.queue.newest_checkpoint()
+    }
+
+    /// What was given to the trail, and what was lost, since it was opened.
+    pub fn counts(&self) -> AuditCounts {
+        self.shared.counts()
+    }
+
+    /// Records a text of at most [`MAX_TEXT_BYTES`] bytes as `Note`. Returns its number without
+    /// waiting for the disk, and allocates nothing if given an `Arc<str>`.
+    ///
+    /// Never put secrets or personal data into a note: a trail is kept for years.
+    pub fn note(&self, text: impl Into<Arc<str>>) -> Result<Seq, RecordError> {
+        let text = text.into();
+        check_length(&text)?;
+        process::check().map_err(NotDurable::Forked)?;
+        let (mark, queued) = self.shared.queue.push(Event::Note { text }, Lane::Ordinary);
+        queued?;
+        mark.seq.ok_or(RecordError::NotDurable(NotDurable::Closed))
+    }
+
+    /// Records a violation of the operator's policy, critical: returns once the record is durable,
+    /// or the reason why it is not.
+    pub fn policy_violation(&self, violation: PolicyViolation<'_>) -> Result<Receipt, RecordError> {
+        let PolicyViolation {
+            policy,
+            violation,
+            details,
+            action,
+        } = violation;
+        for text in [policy, violation, details, action] {
+            check_length(text)?;
+        }
+        let event = Event::PolicyViolation {
+            violation: Box::new(Violation {
+                shard: None,
+                policy: policy.into(),
+                violation: violation.into(),
+                details: details.into(),
+                action: action.into(),
+            }),
+        };
+        Ok(self.recorder().commit(event).1?)
+    }
+
+    /// Waits until everything recorded so far is durable, at most the critical deadline.
+    pub fn flush(&self) -> Result<(), NotDurable> {
+        self.recorder().flush()
+    }
+
+    /// Writes what is queued and `TrailClosed`, and returns the receipt of the latter: its
+    /// checkpoint is the one to anchor. Whatever is recorded afterwards is refused and counted.
+    ///
+    /// Waits at most the critical deadline, even if the disk hangs.
+    pub fn close(mut self) -> Result<Receipt, CloseError> {
+        self.finish()
+    }
+
+    pub(crate) fn recorder(&self) -> Recorder {
+        Recorder(Arc::clone(&self.shared))
+    }
+
+    fn finish(&mut self) -> Result<Receipt, CloseError> {
+        let Some(writer) = self.writer.take() else {
+            return Err(CloseError::WriterStopped);
+        };
+        process::check()?;
+        let limit = self.shared.critical_deadline;
+        let started = Instant::now();
+        let deadline = started.checked_add(limit).unwrap_or(started);
+        self.shared.queue.close(deadline);
+        // The writer gives up at the deadline; only a system call that hangs keeps it longer.
+        let patience = deadline.checked_add(limit / 4).unwrap_or(deadline);
+        if !self.shared.queue.wait_stopped(patience) {
+            return Err(CloseError::TimedOut {
+                waited: started.elapsed(),
+            });
+        }
+        writer.join().unwrap_or(Err(CloseError::WriterStopped))
+    }
+}
+
+impl Drop for AuditTrail {
+    fn drop(&mut self) {
+        if self.writer.is_none() || process::check().is_err() {
+            return;
+        }
+        if let Err(error) = self.finish() {
+            tracing::error!(%error, "the audit trail was dropped and did not close well");
+        }
+    }
+}
+
+impl fmt::Debug for AuditTrail {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AuditTrail")
+            .field("worker", &self.shared.worker)
+            .field("verifier_key", &self.shared.verifier)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Receipt {
+    fn new(seq: Seq, checkpoint: Arc<Checkpoint>) -> Self {
+        Self { seq, checkpoint }
+    }
+
+    /// The record's number.
+    pub fn seq(&self) -> Seq {
+        self.seq
+    }
+
+    /// A checkpoint that covers the record; synced together with it, or after it.
+    pub fn checkpoint(&self) -> &Checkpoint {
+        &self.checkpoint
+    }
+}
+
 impl Recorder {
-    pub(crate) fn worker(&self) -> &WorkerId { unimplemented!() }
-    /// Records without waiting. Never blocks on the disk, never allocates.
-    pub(crate) fn emit(&self, _event: Event) -> Mark { unimplemented!() }
-    /// Records, and waits until the record is durable or proven not to be (deadline).
-    pub(crate) fn commit(&self, _event: Event) -> (Mark, Result<Receipt, NotDurable>) { unimplemented!() }
-    /// Waits until everything recorded so far is durable (deadline).
-    pub(crate) fn flush(&self) -> Result<(), NotDurable> { unimplemented!() }
-    /// Admits a shard: gives its allocation a number, unless a live shard has the same id.
-    pub(crate) fn admit(&self, _shard: &ShardId, _device: &Arc<str>, _bytes: u64) -> Option<Subject> { unimplemented!() }
-    /// The shard's memory is gone.
-    pub(crate) fn retire(&self, _subject: &Subject) { unimplemented!() }
-    /// Calls `tick` about twice a second from the writer's thread for as long as it lives.
-    pub(crate) fn watch(&self, _watched: Weak<dyn Watched>) { unimplemented!() }
+    pub(crate) fn worker(&self) -> &WorkerId {
+        &self.0.worker
+    }
+
+    /// Records without waiting. Never blocks on the disk, never allocates; what does not fit is
+    /// counted and accounted for. In a forked child nothing happens.
+    pub(crate) fn emit(&self, event: Event) -> Mark {
+        if process::check().is_err() {
+            return unnumbered();
+        }
+        // A loss is counted, logged and recorded by the queue and the writer.
+        self.0.queue.push(event, Lane::Ordinary).0
+    }
+
+    /// Records, and returns once the record is durable or proven not to be.
+    pub(crate) fn commit(&self, event: Event) -> (Mark, Result<Receipt, NotDurable>) {
+        if let Err(forked) = process::check() {
+            return (unnumbered(), Err(forked.into()));
+        }
+        let queue = &self.0.queue;
+        let (mark, queued) = queue.push(event, Lane::Critical);
+        let outcome = match (queued, mark.seq) {
+            (Ok(()), Some(seq)) => queue.wait_durable(seq, self.0.critical_deadline),
+            (Ok(()), None) => Err(NotDurable::Closed),
+            (Err(error), _) => Err(error),
+        };
+        if let Err(error) = &outcome {
+            queue.count_critical_failure();
+            tracing::error!(%error, "a record that must be durable is not");
+        }
+        (mark, outcome)
+    }
+
+    /// Waits until everything recorded so far is durable, at most the critical deadline.
+    pub(crate) fn flush(&self) -> Result<(), NotDurable> {
+        process::check()?;
+        match self.0.queue.hurry() {
+            None => Ok(()),
+            Some(last) => self
+                .0
+                .queue
+                .wait_durable(last, self.0.critical_deadline)
+                .map(drop),
+        }
+    }
+
+    /// Gives an allocation its number, unless a live shard has the same name.
+    pub(crate) fn admit(&self, shard: &ShardId, device: &Arc<str>, bytes: u64) -> Option<Subject> {
+        let mut live = self.0.live.lock().unwrap_or_else(PoisonError::into_inner);
+        if live.shards.contains_key(shard) {
+            return None;
+        }
+        live.allocations = live.allocations.saturating_add(1);
+        let subject = Subject {
+            shard: shard.clone(),
+            allocation: live.allocations,
+            device: Arc::clone(device),
+        };
+        let entry = LiveShard {
+            subject: subject.clone(),
+            bytes,
+        };
+        live.shards.insert(shard.clone(), entry);
+        Some(subject)
+    }
+
+    /// The shard's memory is gone, and its name is free again.
+    pub(crate) fn retire(&self, subject: &Subject) {
+        let mut live = self.0.live.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_same = live
+            .shards
+            .get(&subject.shard)
+            .is_some_and(|entry| entry.subject.allocation == subject.allocation);
+        if is_same {
+            live.shards.remove(&subject.shard);
+        }
+    }
+
+    /// Asks to be called from the writer's thread for as long as `watched` lives.
+    pub(crate) fn watch(&self, watched: Weak<dyn Watched>) {
+        let mut list = self
+            .0
+            .watched
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        list.retain(|entry| entry.strong_count() > 0);
+        list.push(watched);
+    }
+}
+
+impl Shared {
+    fn counts(&self) -> AuditCounts {
+        let counters = &self.queue.counters;
+        AuditCounts {
+            attempts: counters.attempts(),
+            failures: counters.failures(),
+            critical_failures: counters.critical_failures(),
+        }
+    }
+
+    fn publish_counters(&self) {
+        crate::health::publish(&self.worker, self.counts());
+    }
+
+    fn tick_watched(&self) {
+        let watched = self
+            .watched
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        for entry in watched.iter().filter_map(Weak::upgrade) {
+            entry.tick();
+        }
+    }
+
+    /// `TrailClosed`, with the shards that still live: they were leaked, or outlive the trail.
+    fn closing_event(&self) -> Event {
+        let live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shards: Vec<LiveShard> = live.shards.values().cloned().collect();
+        shards.sort_by_key(|shard| shard.subject.allocation);
+        let live_shards = u64::try_from(shards.len()).unwrap_or(u64::MAX);
+        shards.truncate(MAX_LISTED_SHARDS);
+        Event::TrailClosed {
+            live_shards,
+            live: shards,
+        }
+    }
+}
+
+fn unnumbered() -> Mark {
+    Mark {
+        seq: None,
+        time: Time::now(),
+    }
+}
+
+fn check_length(text: &str) -> Result<(), RecordError> {
+    match text.len() {
+        len if len > MAX_TEXT_BYTES => Err(RecordError::TooLong { len }),
+        _ => Ok(()),
+    }
 }

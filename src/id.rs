@@ -205,7 +205,10 @@ fn check_bytes(
 /// The second layer. The first already excludes all of this; should somebody widen the alphabet
 /// one day, a name still cannot leave a directory.
 fn check_path_syntax(text: &str) -> Result<(), IdError> {
-    match ["..", "/", "\\"].into_iter().find(|part| text.contains(part)) {
+    match ["..", "/", "\\"]
+        .into_iter()
+        .find(|part| text.contains(part))
+    {
         None => Ok(()),
         Some(part) => Err(IdError::PathSyntax(part)),
     }

@@ -8,15 +8,31 @@
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects
 )]
-#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::arithmetic_side_effects))]
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects
+    )
+)]
 //! placeholder
 
 #[cfg(not(target_os = "linux"))]
-compile_error!("vram-residency supports Linux only: sealed memory and durable records rest on Linux system calls");
+compile_error!(
+    "vram-residency supports Linux only: sealed memory and durable records rest on Linux system calls"
+);
 
 pub mod audit;
+pub mod digest;
+pub mod health;
 pub mod id;
 pub mod key;
-mod process;
-pub mod digest;
 pub mod manager;
+mod process;
+
+pub use audit::AuditTrail;
+pub use id::{ModelRef, ShardId, WorkerId};
+pub use key::{TrailKey, WorkerToken};

@@ -16,7 +16,9 @@ use rustix::mm::{Advice, MapFlags, ProtFlags};
 
 /// This process was forked from the one that opened the trail.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("this process was forked from the one that owns the trail: open one of its own after the fork, or use exec")]
+#[error(
+    "this process was forked from the one that owns the trail: open one of its own after the fork, or use exec"
+)]
 pub struct Forked(());
 
 static MARK: OnceLock<rustix::io::Result<&'static AtomicU8>> = OnceLock::new();

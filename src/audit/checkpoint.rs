@@ -212,7 +212,11 @@ impl FromStr for VerifierKey {
 impl Checkpoint {
     /// The text that is signed for a tree of this size and root.
     pub(crate) fn body(origin: &str, tree: &Frontier) -> String {
-        format!("{origin}\n{}\n{}\n", tree.size(), BASE64.encode(tree.root()))
+        format!(
+            "{origin}\n{}\n{}\n",
+            tree.size(),
+            BASE64.encode(tree.root())
+        )
     }
 
     /// Puts a signature under a body made by [`Self::body`].
@@ -435,7 +439,13 @@ mod tests {
     #[test]
     fn the_tree_is_that_of_rfc_6962() {
         let leaves = [
-            "", "00", "10", "2021", "3031", "40414243", "5051525354555657",
+            "",
+            "00",
+            "10",
+            "2021",
+            "3031",
+            "40414243",
+            "5051525354555657",
             "606162636465666768696a6b6c6d6e6f",
         ];
         let mut tree = Frontier::default();
@@ -454,7 +464,11 @@ mod tests {
         let text = "PeterNeumann+c74f20a3+ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW";
         let key: VerifierKey = text.parse().unwrap();
         assert_eq!(key.to_string(), text);
-        assert!(text.replace("c74f20a3", "c74f20a4").parse::<VerifierKey>().is_err());
+        assert!(
+            text.replace("c74f20a3", "c74f20a4")
+                .parse::<VerifierKey>()
+                .is_err()
+        );
         assert!("PeterNeumann".parse::<VerifierKey>().is_err());
     }
 

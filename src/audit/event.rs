@@ -528,7 +528,10 @@ impl Record {
     }
 }
 
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "the form that serde asks for")]
+#[allow(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "the form that serde asks for"
+)]
 fn is_false(value: &bool) -> bool {
     !value
 }

@@ -131,12 +131,9 @@ impl OpenVerification {
             expected: findings.expected,
             actual: findings.actual,
             history: self.history,
-            damaged_windows: findings
-                .damaged
-                .iter()
-                .fold(0, |sum, range| {
-                    sum.saturating_add(range.end.saturating_sub(range.start))
-                }),
+            damaged_windows: findings.damaged.iter().fold(0, |sum, range| {
+                sum.saturating_add(range.end.saturating_sub(range.start))
+            }),
             damaged: findings.damaged,
             detail: findings.detail,
             injected: self.injected,

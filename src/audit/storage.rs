@@ -106,7 +106,10 @@ impl Directory {
             Err(Errno::NOTDIR | Errno::LOOP) => return Err(not_a_directory(path)),
             Err(errno) => return Err(io("open directory")(errno)),
         };
-        check_access(path, &rustix::fs::fstat(&dir).map_err(io("stat directory"))?)?;
+        check_access(
+            path,
+            &rustix::fs::fstat(&dir).map_err(io("stat directory"))?,
+        )?;
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let lock = rustix::fs::openat(&dir, LOCK, flags, Mode::RUSR | Mode::WUSR)
             .map_err(io("open lock file"))?;

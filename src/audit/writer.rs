@@ -8,11 +8,13 @@
 //! and the next attempt comes with the next critical record or the next tick.
 
 use std::collections::VecDeque;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::checkpoint::{Checkpoint, Frontier, VerifierKey, encode_base64, leaf_hash};
 use super::event::{Event, Header, Lost, Previous, Record, Time, Uptime};
+use super::open::OpenError;
 use super::queue::{Wake, WriteFailure};
 use super::storage::{SegmentFile, Storage};
 use super::{CloseError, Receipt, Shared};
@@ -134,10 +136,7 @@ impl<S: Storage> Log<S> {
 
     /// Appends records and a checkpoint to the open segment and syncs them. On failure the segment
     /// is given up.
-    fn append<'a>(
-        &mut self,
-        records: impl Iterator<Item = &'a Record>,
-    ) -> Result<(), LogError> {
+    fn append<'a>(&mut self, records: impl Iterator<Item = &'a Record>) -> Result<(), LogError> {
         let (Some(mut file), Some(position)) = (self.file.take(), self.position.clone()) else {
             return Err(failed("append")("no segment is open"));
         };
@@ -421,10 +420,16 @@ impl<S: Storage> Writer<S> {
 
     /// The disk refused until the deadline: what is left is lost, and counted.
     fn abandon(&self) -> CloseError {
-        let outside = self.pending.iter().filter(|record| record.is_from_outside());
+        let outside = self
+            .pending
+            .iter()
+            .filter(|record| record.is_from_outside());
         let records = u64::try_from(outside.count()).unwrap_or(u64::MAX);
         let records = self.shared.queue.stop(records);
-        tracing::error!(records, "the audit trail was closed while it could not be written; these records are lost");
+        tracing::error!(
+            records,
+            "the audit trail was closed while it could not be written; these records are lost"
+        );
         self.shared.publish_counters();
         let failure = self.shared.queue.failure();
         CloseError::NotWritten {
@@ -436,6 +441,16 @@ impl<S: Storage> Writer<S> {
 }
 
 impl LogError {
+    /// What it means while the trail is being opened.
+    pub(crate) fn into_open_error(self, path: &Path) -> OpenError {
+        let path = path.to_owned();
+        OpenError::Io {
+            path,
+            operation: self.operation,
+            source: std::io::Error::other(self.source),
+        }
+    }
+
     fn to_failure(&self) -> WriteFailure {
         WriteFailure {
             operation: self.operation,
@@ -465,7 +480,10 @@ fn log_gap(gap: &Lost) {
 
 /// A cause as it may stand in a record.
 fn shorten(text: &str) -> Arc<str> {
-    text.chars().take(MAX_CAUSE_CHARS).collect::<String>().into()
+    text.chars()
+        .take(MAX_CAUSE_CHARS)
+        .collect::<String>()
+        .into()
 }
 
 /// Notices when the wall clock jumps against the uptime.

@@ -1,0 +1,200 @@
+//! A storage that fails on command, behind the same trait as the real one.
+//!
+//! For tests and fuzzing only: nothing of it exists without the feature `fault-injection`, and a
+//! trail's `TrailOpened` says whether that is compiled in.
+
+use std::fmt;
+use std::io::{self, Read};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use rustix::io::Errno;
+
+use super::storage::{Directory, SegmentFile, Storage};
+
+/// A step of the storage that can fail.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum Step {
+    /// Creating a segment's file.
+    Create,
+    /// Giving a segment its name.
+    Rename,
+    /// Making written bytes durable.
+    Sync,
+    /// Making names durable.
+    SyncNames,
+    /// Writing bytes.
+    Write,
+}
+
+/// What a failing step answers.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum StorageError {
+    /// `EIO`.
+    Io,
+    /// `ENOSPC`.
+    NoSpace,
+}
+
+/// A handle on the faults of a storage; clones act on the same storage.
+#[derive(Clone, Default)]
+pub struct StorageFaults(Arc<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    plan: Mutex<Plan>,
+    released: Condvar,
+}
+
+#[derive(Default)]
+struct Plan {
+    failing: Vec<Failing>,
+    hanging: bool,
+}
+
+struct Failing {
+    step: Step,
+    error: StorageError,
+    left: u32,
+}
+
+impl StorageFaults {
+    /// A storage without faults so far.
+    pub fn dangerous_new() -> Self {
+        Self::default()
+    }
+
+    /// Lets the next `count` occurrences of a step fail. A failing write leaves half of its bytes.
+    pub fn fail(&self, step: Step, error: StorageError, count: u32) {
+        self.plan().failing.push(Failing {
+            step,
+            error,
+            left: count,
+        });
+    }
+
+    /// Forgets what should fail and lets what hangs go on.
+    pub fn heal(&self) {
+        let mut plan = self.plan();
+        plan.failing.clear();
+        plan.hanging = false;
+        drop(plan);
+        self.0.released.notify_all();
+    }
+
+    /// Lets every write from now on hang until [`heal`](Self::heal).
+    pub fn hang(&self) {
+        self.plan().hanging = true;
+    }
+
+    pub(crate) fn over(self, inner: Directory) -> Faulty {
+        Faulty {
+            inner,
+            faults: self,
+        }
+    }
+
+    fn plan(&self) -> MutexGuard<'_, Plan> {
+        self.0.plan.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn step(&self, step: Step) -> io::Result<()> {
+        let mut plan = self.plan();
+        while plan.hanging && step == Step::Write {
+            plan = self
+                .0
+                .released
+                .wait(plan)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        let fault = plan
+            .failing
+            .iter_mut()
+            .find(|fault| fault.step == step && fault.left > 0);
+        match fault {
+            None => Ok(()),
+            Some(fault) => {
+                fault.left = fault.left.saturating_sub(1);
+                Err(match fault.error {
+                    StorageError::Io => Errno::IO.into(),
+                    StorageError::NoSpace => Errno::NOSPC.into(),
+                })
+            }
+        }
+    }
+}
+
+impl fmt::Debug for StorageFaults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StorageFaults").finish_non_exhaustive()
+    }
+}
+
+/// The real directory with faults in front.
+#[derive(Debug)]
+pub(crate) struct Faulty {
+    inner: Directory,
+    faults: StorageFaults,
+}
+
+/// A real file with faults in front.
+#[derive(Debug)]
+pub(crate) struct FaultyFile<F> {
+    inner: F,
+    faults: StorageFaults,
+}
+
+impl Storage for Faulty {
+    type File = FaultyFile<<Directory as Storage>::File>;
+
+    fn segments(&self) -> io::Result<Vec<u64>> {
+        self.inner.segments()
+    }
+
+    fn read(&self, segment: u64) -> io::Result<Box<dyn Read>> {
+        self.inner.read(segment)
+    }
+
+    fn create(&self, segment: u64) -> io::Result<Self::File> {
+        self.faults.step(Step::Create)?;
+        Ok(FaultyFile {
+            inner: self.inner.create(segment)?,
+            faults: self.faults.clone(),
+        })
+    }
+
+    fn publish(&self, segment: u64) -> io::Result<()> {
+        self.faults.step(Step::Rename)?;
+        self.inner.publish(segment)
+    }
+
+    fn sync_names(&self) -> io::Result<()> {
+        self.faults.step(Step::SyncNames)?;
+        self.inner.sync_names()
+    }
+
+    fn remove_unfinished(&self) -> io::Result<()> {
+        self.inner.remove_unfinished()
+    }
+}
+
+impl<F: SegmentFile> SegmentFile for FaultyFile<F> {
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if let Err(error) = self.faults.step(Step::Write) {
+            let half = bytes.get(..bytes.len() / 2).unwrap_or_default();
+            self.inner.append(half)?;
+            return Err(error);
+        }
+        self.inner.append(bytes)
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.faults.step(Step::Sync)?;
+        self.inner.sync()
+    }
+
+    fn finish(&mut self) {
+        self.inner.finish();
+    }
+}

@@ -1,0 +1,338 @@
+//! Opening a trail: a new one, or one that earlier runs of the worker have written.
+//!
+//! An existing trail is trusted only as far as its last checkpoint that our own key signed and that
+//! fits its leaves. What stands behind it was never acknowledged: it stays where it is, void, and
+//! `TailRecovered` says so. A trail that is damaged before that point, or signed with another key,
+//! is refused: going on would bury the evidence. No byte of an old segment is changed.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use super::checkpoint::VerifierKey;
+use super::event::{Configuration, Event, Seq, Uptime};
+use super::queue::Queue;
+use super::storage::{Directory, Storage};
+use super::writer::{Log, Position, Writer};
+use super::{AuditTrail, Live, Shared};
+use crate::id::WorkerId;
+use crate::key::{SignError, TrailKey, fill_random};
+use crate::process;
+
+/// How long a critical record may take, unless configured.
+pub const DEFAULT_CRITICAL_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Within which time an ordinary record is durable, unless configured.
+pub const DEFAULT_DURABLE_WITHIN: Duration = Duration::from_secs(1);
+
+/// How many records wait for the disk at most, unless configured.
+pub const DEFAULT_QUEUE_RECORDS: usize = 16_384;
+
+/// How many critical records have room beyond that.
+pub const RESERVED_RECORDS: usize = 1_024;
+
+/// A trail that is about to be opened.
+#[derive(Debug)]
+#[must_use = "a builder does nothing until `open` is called"]
+pub struct AuditTrailBuilder {
+    worker: WorkerId,
+    dir: PathBuf,
+    key: TrailKey,
+    critical_deadline: Duration,
+    durable_within: Duration,
+    queue_records: usize,
+    #[cfg(feature = "fault-injection")]
+    faults: Option<super::faults::StorageFaults>,
+}
+
+/// Why a trail could not be opened. Nothing in it was changed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// A setting makes no sense.
+    #[error("{setting} must be {allowed}")]
+    Configuration {
+        /// Which one.
+        setting: &'static str,
+        /// What it may be.
+        allowed: &'static str,
+    },
+    /// The trail is damaged before its last checkpoint.
+    #[error(
+        "the trail in {path} is damaged in {segment} ({detail}): keep it as it is for the investigation and start a trail in a new directory"
+    )]
+    Damaged {
+        /// The trail's directory.
+        path: PathBuf,
+        /// The segment's file.
+        segment: String,
+        /// What is wrong.
+        detail: String,
+    },
+    /// A system call failed.
+    #[error("{operation} {path}: {source}")]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// What was tried.
+        operation: &'static str,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+    /// Another process has the trail open, or this one has.
+    #[error("{path} is open already: a trail has one writer; use a directory for each worker")]
+    Locked {
+        /// The trail's directory.
+        path: PathBuf,
+    },
+    /// The path does not lead to a directory.
+    #[error("{path} is not a directory")]
+    NotADirectory {
+        /// The path.
+        path: PathBuf,
+    },
+    /// The trail is that of another worker.
+    #[error(
+        "{path} holds the trail `{origin}`, which is not this worker's: use a directory for each worker"
+    )]
+    OtherWorker {
+        /// The trail's directory.
+        path: PathBuf,
+        /// The trail's origin.
+        origin: String,
+    },
+    /// The trail is signed with another key.
+    #[error(
+        "the trail in {path} belongs to the key {theirs}, and the key given is {ours}: give the key that the trail was created with, or start a trail in a new directory"
+    )]
+    OtherKey {
+        /// The trail's directory.
+        path: PathBuf,
+        /// The verifier key that the trail names.
+        theirs: String,
+        /// The verifier key of the key given.
+        ours: String,
+    },
+    /// The directory belongs to somebody else.
+    #[error("{path} belongs to user {owner}: use a directory that belongs to the worker's user")]
+    Owner {
+        /// The directory.
+        path: PathBuf,
+        /// The user id of its owner.
+        owner: u32,
+    },
+    /// Others can reach the directory.
+    #[error("{path} has mode {mode:04o}, so others can reach it: chmod 0700 {path}")]
+    Permissions {
+        /// The directory.
+        path: PathBuf,
+        /// Its mode.
+        mode: u32,
+    },
+    /// The system's random number generator failed.
+    #[error("no random numbers for the trail's name: {0}")]
+    Random(String),
+    /// The key could not sign the first checkpoint.
+    #[error("the trail's key does not sign: {0}")]
+    Sign(#[from] SignError),
+    /// The path is a symbolic link.
+    #[error(
+        "{path} is a symbolic link: give the directory itself, so that nobody can redirect the trail"
+    )]
+    SymbolicLink {
+        /// The link.
+        path: PathBuf,
+    },
+}
+
+impl AuditTrailBuilder {
+    pub(super) fn new(worker: WorkerId, dir: PathBuf, key: TrailKey) -> Self {
+        Self {
+            worker,
+            dir,
+            key,
+            critical_deadline: DEFAULT_CRITICAL_DEADLINE,
+            durable_within: DEFAULT_DURABLE_WITHIN,
+            queue_records: DEFAULT_QUEUE_RECORDS,
+            #[cfg(feature = "fault-injection")]
+            faults: None,
+        }
+    }
+
+    /// How long a critical record may take until its caller is told that it is not durable
+    /// (default 5 s).
+    pub fn critical_deadline(mut self, deadline: Duration) -> Self {
+        self.critical_deadline = deadline;
+        self
+    }
+
+    /// Within which time an ordinary record is on disk (default 1 s). It is also what a killed
+    /// process can lose.
+    pub fn durable_within(mut self, interval: Duration) -> Self {
+        self.durable_within = interval;
+        self
+    }
+
+    /// How many records may wait for the disk (default 16 384; critical ones have room for 1 024
+    /// more). The room is reserved here, so that recording never allocates.
+    pub fn queue_records(mut self, records: usize) -> Self {
+        self.queue_records = records;
+        self
+    }
+
+    /// Puts a storage that fails on command behind the trail.
+    #[cfg(feature = "fault-injection")]
+    pub fn dangerous_storage_faults(mut self, faults: super::faults::StorageFaults) -> Self {
+        self.faults = Some(faults);
+        self
+    }
+
+    /// Opens the trail, creating it if the directory holds none, and records `TrailOpened`.
+    pub fn open(self) -> Result<AuditTrail, OpenError> {
+        self.check()?;
+        process::watch_for_forks().map_err(|source| OpenError::Io {
+            path: PathBuf::from("/proc/self"),
+            operation: "prepare to notice forks",
+            source,
+        })?;
+        let directory = Directory::open(&self.dir)?;
+        #[cfg(feature = "fault-injection")]
+        if let Some(faults) = self.faults.clone() {
+            return self.open_on(faults.over(directory));
+        }
+        self.open_on(directory)
+    }
+
+    fn check(&self) -> Result<(), OpenError> {
+        let wrong = |setting, allowed| Err(OpenError::Configuration { setting, allowed });
+        if self.critical_deadline.is_zero() {
+            return wrong("critical_deadline", "above zero");
+        }
+        if self.durable_within < Duration::from_millis(2) {
+            return wrong("durable_within", "at least 2 ms");
+        }
+        if !(16..=1 << 24).contains(&self.queue_records) {
+            return wrong("queue_records", "from 16 to 16777216");
+        }
+        Ok(())
+    }
+
+    fn open_on<S: Storage>(self, storage: S) -> Result<AuditTrail, OpenError> {
+        let path = self.dir.clone();
+        let io = |operation| {
+            let path = path.clone();
+            move |source| OpenError::Io {
+                path,
+                operation,
+                source,
+            }
+        };
+        storage
+            .remove_unfinished()
+            .map_err(io("remove unfinished segment in"))?;
+        let segments = storage.segments().map_err(io("list segments in"))?;
+        let end = match segments.last() {
+            None => End::new(&self.worker, &self.key)?,
+            Some(&last) => self.find_end(&storage, last)?,
+        };
+        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+            .map_err(io("read the boot id for"))?;
+        let configuration = self.configuration();
+        let queue = Queue::new(
+            end.next,
+            Uptime::now(),
+            self.queue_records,
+            RESERVED_RECORDS,
+        );
+        let mut log = Log::new(
+            storage,
+            self.key,
+            end.verifier.clone(),
+            boot.trim().into(),
+            self.worker.clone(),
+            end.position,
+        );
+        let header = queue.number(Event::TrailOpened {
+            header: Box::new(log.next_header()),
+            configuration: Box::new(configuration),
+        });
+        let recovered = end.recovered.map(|event| queue.number(event));
+        log.begin_segment(&header, recovered.iter())
+            .map_err(|error| error.into_open_error(&path))?;
+        let shared = Arc::new(Shared {
+            queue,
+            worker: self.worker,
+            verifier: end.verifier,
+            critical_deadline: self.critical_deadline,
+            durable_within: self.durable_within,
+            live: Mutex::new(Live::default()),
+            watched: Mutex::new(Vec::new()),
+        });
+        let writer = Writer::new(log, Arc::clone(&shared));
+        let writer = std::thread::Builder::new()
+            .name("vram-audit".into())
+            .spawn(move || writer.run())
+            .map_err(io("start the writer of"))?;
+        Ok(AuditTrail {
+            shared,
+            writer: Some(writer),
+        })
+    }
+}
+
+impl AuditTrailBuilder {
+    fn configuration(&self) -> Configuration {
+        let milliseconds =
+            |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        let mut features = Vec::new();
+        if cfg!(feature = "cli") {
+            features.push("cli");
+        }
+        if cfg!(feature = "fault-injection") {
+            features.push("fault-injection");
+        }
+        Configuration {
+            crate_version: env!("CARGO_PKG_VERSION"),
+            features,
+            fault_injection: cfg!(feature = "fault-injection"),
+            critical_deadline_ms: milliseconds(self.critical_deadline),
+            durable_within_ms: milliseconds(self.durable_within),
+            queue_records: self.queue_records as u64,
+            reserved_records: RESERVED_RECORDS as u64,
+        }
+    }
+
+    /// Reads the last segment and finds the point behind which the trail goes on.
+    fn find_end<S: Storage>(&self, storage: &S, last: u64) -> Result<End, OpenError> {
+        let _ = (storage, last);
+        unimplemented!()
+    }
+}
+
+/// The point behind which the trail goes on.
+struct End {
+    next: Seq,
+    verifier: VerifierKey,
+    position: Option<Position>,
+    /// `TailRecovered`, if the last run did not close the trail.
+    recovered: Option<Event>,
+}
+
+impl End {
+    /// The beginning of a new trail, under a name that no other trail has.
+    fn new(worker: &WorkerId, key: &TrailKey) -> Result<Self, OpenError> {
+        let mut name = [0; 8];
+        fill_random(&mut name).map_err(|error| OpenError::Random(error.to_string()))?;
+        let origin = format!("{}{}", origin_prefix(worker), hex::encode(name));
+        Ok(Self {
+            next: Seq(0),
+            verifier: VerifierKey::new(origin.into(), key.verifying_key()),
+            position: None,
+            recovered: None,
+        })
+    }
+}
+
+fn origin_prefix(worker: &WorkerId) -> String {
+    format!("vram-residency/{worker}/")
+}
