@@ -15,5 +15,8 @@
 compile_error!("vram-residency supports Linux only: sealed memory and durable records rest on Linux system calls");
 
 pub mod audit;
+mod digest;
 pub mod id;
+mod manager;
+pub use id::ShardId;
 mod process;

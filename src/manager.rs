@@ -1,0 +1,3 @@
+//! stub
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Assurance { Queued, Durable }
