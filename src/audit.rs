@@ -2,9 +2,12 @@
 pub(crate) mod checkpoint;
 pub(crate) mod event;
 pub(crate) mod guard;
+mod segment;
+mod verify;
 pub use checkpoint::{Checkpoint, NoteError, VerifierKey};
 pub use event::{Reason, Seq};
 pub use guard::Incident;
+pub use verify::{AnchorReport, AnchorState, Finding, Outcome, Report, Unacknowledged, verify};
 use event::{Event, LiveShard, Mark, Subject};
 use crate::id::{ShardId, WorkerId};
 use std::sync::{Arc, Weak};
