@@ -18,3 +18,14 @@ pub mod audit;
 pub mod digest;
 pub mod id;
 mod process;
+/// stub
+pub mod manager {
+    /// stub
+    #[derive(Clone, Copy, Debug)]
+    pub enum Assurance {
+        /// stub
+        Durable,
+        /// stub
+        Queued,
+    }
+}
