@@ -108,12 +108,12 @@ mod tests {
 
     #[test]
     fn blocks_that_take_turns_have_the_digests_of_sha2() {
-        let bytes: Vec<u8> = (0..9 * BLOCK_BYTES + 77)
+        let bytes: Vec<u8> = (0..10 * BLOCK_BYTES)
             .map(|index| (index * index % 251) as u8)
             .collect();
         for blocks in 0..=9 {
             for tail in [0, 1, 77] {
-                let data = &bytes[blocks..blocks * BLOCK_BYTES + tail + blocks];
+                let data = &bytes[blocks..][..blocks * BLOCK_BYTES + tail];
                 let mut digests = [[0; NODE_BYTES]; 10];
                 hash_blocks(data, &mut digests);
                 for (block, digest) in data.chunks(BLOCK_BYTES).zip(&digests) {

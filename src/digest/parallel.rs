@@ -84,7 +84,10 @@ fn hash_windows(
         for _ in 0..helpers {
             // A thread that cannot be had is one that does not help.
             let _helper = helper().spawn_scoped(scope, || {
-                while !stop.load(Ordering::Relaxed) && work_on_one() {}
+                let mut busy = true;
+                while busy && !stop.load(Ordering::Relaxed) {
+                    busy = work_on_one();
+                }
             });
         }
         while work_on_one() {

@@ -171,3 +171,99 @@ fn describe(len: u64, root: &Node) -> Digest {
         .finalize();
     Digest::from_bytes(digest.into())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{WINDOW_BYTES, nodes_of_windows};
+    use super::*;
+
+    /// Three levels: 130 windows, two blocks of nodes, the root. The last window has one byte.
+    const LEN: usize = 129 * WINDOW_BYTES + 1;
+
+    fn data() -> Vec<u8> {
+        (0..LEN).map(|index| (index * 5 % 251) as u8).collect()
+    }
+
+    fn tree(bytes: &[u8]) -> Tree {
+        Tree::of_slice(bytes, |_| ControlFlow::Continue(())).unwrap()
+    }
+
+    #[test]
+    fn the_path_of_good_windows_leads_to_the_digest_and_of_bad_ones_elsewhere() {
+        let mut bytes = data();
+        let tree = tree(&bytes);
+        let expected = tree.digest();
+        let some = [0..1, 3..9, 120..130, 127..129, 128..130, 129..130, 0..130];
+        for windows in some.clone() {
+            let nodes = nodes_of_windows(&bytes, windows.clone()).unwrap();
+            let found = tree.digest_with(windows.start, &nodes);
+            assert_eq!(found, Some(expected), "{windows:?}");
+        }
+        for windows in some {
+            let place = (windows.end as usize * WINDOW_BYTES).min(LEN) - 1;
+            bytes[place] ^= 1;
+            let nodes = nodes_of_windows(&bytes, windows.clone()).unwrap();
+            let found = tree.digest_with(windows.start, &nodes).unwrap();
+            assert_ne!(found, expected, "{windows:?}");
+            bytes[place] ^= 1;
+        }
+    }
+
+    #[test]
+    fn a_window_of_data_of_one_block_and_of_one_window_leads_to_the_digest() {
+        for len in [1, 4096, 4097, WINDOW_BYTES] {
+            let bytes = &data()[..len];
+            let nodes = nodes_of_windows(bytes, 0..1).unwrap();
+            let tree = tree(bytes);
+            assert_eq!(tree.digest_with(0, &nodes), Some(tree.digest()));
+        }
+    }
+
+    #[test]
+    fn windows_that_do_not_exist_have_no_digest() {
+        let tree = tree(&data()[..2 * WINDOW_BYTES]);
+        assert_eq!(tree.digest_with(0, &[]), None);
+        assert_eq!(tree.digest_with(2, &[[0; 32]]), None);
+        assert_eq!(tree.digest_with(u64::MAX, &[[0; 32]]), None);
+        assert_eq!(tree.digest_with(1, &[[0; 32]; 2]), None);
+        assert_eq!(nodes_of_windows(&[1; 5], 0..2), None);
+        assert_eq!(nodes_of_windows(&[1; 5], 1..u64::MAX), None);
+        #[allow(clippy::reversed_empty_ranges)]
+        let reversed = nodes_of_windows(&[1; 5], 1..0);
+        assert_eq!(reversed, None);
+    }
+
+    #[test]
+    fn a_changed_byte_of_a_kept_tree_never_makes_bad_windows_pass() {
+        let mut bytes = data();
+        let good = tree(&bytes);
+        let expected = good.digest();
+        let node_of_good = nodes_of_windows(&bytes, 129..130).unwrap();
+        bytes[LEN - 1] ^= 4;
+        let node_of_bad = nodes_of_windows(&bytes, 129..130).unwrap();
+        for byte in 0..good.kept_bytes() {
+            let mut kept = good.clone();
+            kept.dangerous_flip(byte, (byte % 8) as u8);
+            assert_ne!(kept.digest_with(129, &node_of_bad), Some(expected));
+            // Window 129 has one sibling of its own, 128, and one above, the first block of nodes.
+            // Its own node, its parent and the root are not looked at.
+            let node = byte / NODE_BYTES;
+            let sibling = [128, 130].contains(&node);
+            let passes = kept.digest_with(129, &node_of_good) == Some(expected);
+            assert_eq!(passes, !sibling, "byte {byte}");
+        }
+    }
+
+    #[test]
+    fn damage_is_located_in_half_open_ranges() {
+        let mut bytes = data();
+        let good = tree(&bytes);
+        for window in [0, 5, 6, 7, 129] {
+            bytes[window * WINDOW_BYTES] ^= 0x10;
+        }
+        let bad = tree(&bytes);
+        assert_eq!(good.damaged(&bad), [0..1, 5..8, 129..130]);
+        assert_eq!(good.damaged(&good), []);
+        assert_eq!(good.damaged(&tree(&bytes[..LEN - 1])), [0..130]);
+    }
+}
