@@ -15,6 +15,7 @@
 compile_error!("vram-residency supports Linux only: sealed memory and durable records rest on Linux system calls");
 
 pub mod audit;
+pub mod device;
 pub mod digest;
 pub mod id;
 mod process;
