@@ -26,6 +26,7 @@ compile_error!(
 );
 
 pub mod audit;
+pub mod device;
 pub mod digest;
 pub mod health;
 pub mod id;
