@@ -190,8 +190,8 @@ pub(crate) mod backend {
 
     /// The operations of a device. Offsets and lengths are in bytes.
     ///
-    /// Whoever drops a `Memory` instead of giving it to [`free`](Self::free) gets it wiped and freed
-    /// all the same, but learns nothing about the outcome.
+    /// Whoever drops a `Memory` without calling [`free`](Self::free) gets it wiped and freed all the
+    /// same, but learns nothing about the outcome.
     pub trait Backend {
         /// An allocation, and the right to it.
         type Memory: Debug + Send + Sync + 'static;
@@ -242,8 +242,9 @@ pub(crate) mod backend {
         /// Overwrites everything with zeros and checks it; makes the memory writable first.
         fn wipe(&self, memory: &mut Self::Memory) -> Result<(), DeviceError>;
 
-        /// Gives the memory back; wipes it before, if that has not been done.
-        fn free(&self, memory: Self::Memory) -> Result<(), DeviceError>;
+        /// Gives the memory back; wipes it before, if that has not been done. Afterwards there are no
+        /// bytes any more, and every operation but dropping is pointless.
+        fn free(&self, memory: &mut Self::Memory) -> Result<(), DeviceError>;
 
         /// The bytes.
         fn view<'a>(&self, memory: &'a Self::Memory) -> <Self as Device>::View<'a>

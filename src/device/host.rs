@@ -182,7 +182,7 @@ impl Backend for Host {
         memory.wipe()
     }
 
-    fn free(&self, mut memory: HostMemory) -> Result<(), DeviceError> {
+    fn free(&self, memory: &mut HostMemory) -> Result<(), DeviceError> {
         process::check()?;
         #[cfg(feature = "fault-injection")]
         self.strike(Operation::Free)?;
@@ -202,8 +202,9 @@ impl Backend for Host {
 
 /// One mapping. Wiped and unmapped when dropped, unless that was done before.
 pub struct HostMemory {
+    /// Aligned for `u64`. Dangling when the memory has been unmapped.
     base: NonNull<u8>,
-    /// What was asked for, in bytes: more than 0, at most `mapped`.
+    /// What was asked for, in bytes: at most `mapped`, and 0 only when that is.
     len: usize,
     /// What is mapped, in bytes: a multiple of the page size, at most `isize::MAX`; 0 when it has
     /// been unmapped.
@@ -259,9 +260,9 @@ impl HostMemory {
     }
 
     fn bytes(&self) -> &[u8] {
-        // SAFETY: `base` is aligned and points to at least `len` bytes (at most `isize::MAX`) of one
-        // mapping, initialised (the kernel zeroes pages), readable and mapped as long as `self`
-        // lives; nobody writes to them while `self` is borrowed, as writing takes `&mut self`.
+        // SAFETY: `base` is aligned and, unless `len` is 0, points to at least `len` bytes (at most
+        // `isize::MAX`) of one mapping, initialised (the kernel zeroes pages) and readable. It is
+        // unmapped, and nobody writes to it, only through `&mut self`, not while `self` is borrowed.
         unsafe { slice::from_raw_parts(self.base.as_ptr(), self.len) }
     }
 
@@ -325,14 +326,19 @@ impl HostMemory {
         Ok(())
     }
 
-    /// Unmaps in any case, once; an error of either step is returned.
+    /// Unmaps in any case, once; an error of either step is returned. What is left has no bytes.
     fn wipe_and_unmap(&mut self) -> Result<(), DeviceError> {
+        if self.mapped == 0 {
+            return Ok(());
+        }
         let wiped = self.wipe();
+        let address = self.address();
         let mapped = std::mem::take(&mut self.mapped);
-        // SAFETY: the range was exactly our mapping until now, and `mapped` is 0 from now on, so it
-        // is not unmapped again; `self` is borrowed mutably by functions that end it, so that no
-        // borrow of the bytes is left.
-        let unmapped = unsafe { rustix::mm::munmap(self.address(), mapped) };
+        self.len = 0;
+        self.base = NonNull::<u64>::dangling().cast();
+        // SAFETY: the range was exactly our mapping until now; `self` has forgotten it, so it is not
+        // reached or unmapped again, and `self` is borrowed mutably, so no borrow of the bytes is left.
+        let unmapped = unsafe { rustix::mm::munmap(address, mapped) };
         wiped.and(unmapped.map_err(os("munmap")))
     }
 }

@@ -88,7 +88,7 @@ fn wiped_memory_is_zero_to_the_end_of_its_last_page_and_then_unmapped() {
     host.wipe(&mut memory).unwrap();
     door.read_exact_at(&mut page, address).unwrap();
     assert!(page.iter().all(|byte| *byte == 0));
-    host.free(memory).unwrap();
+    host.free(&mut memory).unwrap();
     assert!(door.read_exact_at(&mut [0], address).is_err());
 }
 
@@ -243,6 +243,7 @@ fn an_injected_fault_strikes_once_and_when_it_was_asked_to() {
 
     faults.fail(Operation::Free, 0, Culpability::Broken);
     let address = address(&memory);
-    assert!(host.free(memory).is_err());
+    assert!(host.free(&mut memory).is_err());
+    drop(memory);
     assert_eq!(mapping(address), None);
 }
