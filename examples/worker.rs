@@ -85,7 +85,9 @@ impl Plan {
                 "--shards" => plan.shards = parse_shards(&value()?)?,
                 "--trail" => plan.trail = value()?.into(),
                 "--keep-clean" => plan.keep_clean = true,
-                option if option.starts_with('-') => return Err(format!("unknown option {option}")),
+                option if option.starts_with('-') => {
+                    return Err(format!("unknown option {option}"));
+                }
                 model if plan.model.is_none() => plan.model = Some(model.into()),
                 more => return Err(format!("one model at a time, and {more} is a second")),
             }
@@ -189,13 +191,18 @@ fn serve(
         .map(Shared::lease)
         .collect::<Result<Vec<_>, _>>()?;
     let bytes: usize = leases.iter().map(|lease| lease.view().len()).sum();
-    println!("served        {bytes} bytes under {} lease(s)", leases.len());
+    println!(
+        "served        {bytes} bytes under {} lease(s)",
+        leases.len()
+    );
     for shard in &shared {
         with_bar("check", shard.len(), |tick| shard.check_with_progress(tick))?;
     }
     println!("checked       beside the leases: unchanged");
 
-    if !plan.keep_clean && let Some(shard) = shared.first() {
+    if !plan.keep_clean
+        && let Some(shard) = shared.first()
+    {
         break_and_catch(shard)?;
         if leases.first().is_none_or(|lease| lease.is_current()) {
             return Err("a lease is still current after a failed check".into());
@@ -332,11 +339,17 @@ fn tell_reviewer(
     println!("anchor: {}", anchor.display());
     println!("trail: {}", plan.trail.display());
     for shard in served {
-        println!("digest: shard-{:04} sha256:{}", shard.part.number, shard.digest);
+        println!(
+            "digest: shard-{:04} sha256:{}",
+            shard.part.number, shard.digest
+        );
     }
     println!("\nCheck it without us:");
     for shard in served {
-        println!("  {}", digest_command(path, evidence, served.len(), &shard.part));
+        println!(
+            "  {}",
+            digest_command(path, evidence, served.len(), &shard.part)
+        );
     }
     println!(
         "  openssl pkeyutl -verify -pubin -inkey {} -rawin -in {} -sigfile {}",
@@ -372,7 +385,8 @@ fn with_bar<T>(
     step: impl FnOnce(&mut dyn FnMut(Progress) -> ControlFlow<()>) -> T,
 ) -> T {
     let style = "{msg:13} [{bar:40}] {bytes}/{total_bytes} {binary_bytes_per_sec}";
-    let style = ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar());
+    let style =
+        ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar());
     let bar = ProgressBar::new(len).with_style(style).with_message(what);
     let outcome = step(&mut |progress| {
         bar.set_position(progress.done);
@@ -415,14 +429,21 @@ fn check_model(path: &Path) -> Result<u64, Failure> {
     if len == 0 {
         return Err(format!("{}: the file is empty", path.display()).into());
     }
-    if path.extension().is_some_and(|extension| extension == "safetensors") {
+    if path
+        .extension()
+        .is_some_and(|extension| extension == "safetensors")
+    {
         let expected = safetensors_len(&mut file, len)
             .map_err(|error| format!("{}: not a safetensors file: {error}", path.display()))?;
         if expected != len {
             return Err(format!(
                 "{}: its header says {expected} bytes, and it has {len}: it is {}",
                 path.display(),
-                if len < expected { "truncated" } else { "longer than its tensors" }
+                if len < expected {
+                    "truncated"
+                } else {
+                    "longer than its tensors"
+                }
             )
             .into());
         }
@@ -453,14 +474,16 @@ fn safetensors_len(file: &mut File, len: u64) -> Result<u64, Failure> {
 /// A valid safetensors file of 64 MiB with one tensor of noise.
 fn make_model(path: &Path) -> Result<PathBuf, Failure> {
     const LEN: u64 = 64 << 20;
-    println!("no MODEL given: making {} (64 MiB, one tensor of noise)", path.display());
+    println!(
+        "no MODEL given: making {} (64 MiB, one tensor of noise)",
+        path.display()
+    );
     let mut header = Vec::new();
     for _ in 0..2 {
         let data = LEN - 8 - header.len() as u64;
-        header = format!(
-            r#"{{"noise":{{"dtype":"U8","shape":[{data}],"data_offsets":[0,{data}]}}}}"#
-        )
-        .into_bytes();
+        header =
+            format!(r#"{{"noise":{{"dtype":"U8","shape":[{data}],"data_offsets":[0,{data}]}}}}"#)
+                .into_bytes();
     }
     let write = || -> io::Result<()> {
         let mut file = BufWriter::new(File::create(path)?);

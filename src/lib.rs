@@ -26,13 +26,22 @@ compile_error!(
 );
 
 pub mod audit;
+pub mod device;
 pub mod digest;
+pub mod error;
 pub mod health;
 pub mod id;
 pub mod key;
 pub mod manager;
 mod process;
+pub mod seal;
+pub mod shard;
 
 pub use audit::AuditTrail;
+pub use device::Host;
+pub use digest::{Digest, Stream, StreamDigest};
 pub use id::{ModelRef, ShardId, WorkerId};
 pub use key::{TrailKey, WorkerToken};
+pub use manager::{Assurance, VramManager};
+pub use seal::Provenance;
+pub use shard::{Lease, Shard, Shared};

@@ -1,10 +1,422 @@
-//! stub
-/// How sure an operation has to be of its record before it succeeds.
+//! The manager: allocates shards on one device, within limits, and says what is left.
+//!
+//! It is built from what it cannot do without: a device, the worker's token, an open trail. Shards
+//! hold what they need of it, so it may go before they do, and a shard cannot meet the wrong manager.
+//! This module knows limits and accounts; what happens to a shard afterwards is the shard's business.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::audit::event::{Event, Subject, Violation};
+use crate::audit::{AuditTrail, NotDurable, Receipt, Recorder};
+use crate::device::backend::Permit;
+use crate::device::{Bound, Device};
+use crate::error::{AllocateError, BuildError};
+use crate::id::{ModelRef, ShardId};
+use crate::key::{KeyError, KeyId, SealKey, WorkerToken, fill_random};
+use crate::process;
+use crate::seal::Context;
+use crate::shard::{Allocated, Region, Shard};
+
+/// The most bytes that one shard may have unless the builder says otherwise: 100 GB.
+pub const DEFAULT_SHARD_LIMIT: u64 = 100_000_000_000;
+
+/// How sure an operation must be of its record before it succeeds.
+///
+/// A *failed* verification is durable before its error exists under either.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[non_exhaustive]
 pub enum Assurance {
-    /// queued
+    /// The record of an allocation, a sealing or a passed verification is on disk before the
+    /// operation succeeds. When the trail cannot write, nothing is allocated, sealed or verified.
+    Durable,
+    /// The record is queued, and on disk within a second. When the trail cannot take it, that is
+    /// counted, logged and recorded as a gap, and serving goes on.
     #[default]
     Queued,
-    /// durable
-    Durable,
+}
+
+/// Allocates shards on one device.
+///
+/// Its destructor waits until everything recorded so far is durable, and logs at ERROR if that
+/// fails; [`close`](Self::close) tells the caller instead.
+#[derive(Debug)]
+pub struct VramManager<D: Device> {
+    home: Arc<Home<D>>,
+    closed: bool,
+}
+
+/// What a [`VramManager`] is built from.
+#[derive(Debug)]
+#[must_use = "a builder does nothing until `build` is called"]
+pub struct VramManagerBuilder<D: Device> {
+    device: D,
+    key: SealKey,
+    recorder: Recorder,
+    options: Options,
+    limit: u64,
+}
+
+/// How much memory a manager may use, and how much it does, in bytes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Serialize)]
+#[non_exhaustive]
+pub struct Capacity {
+    /// The most bytes that all shards together may have; `u64::MAX` is no limit.
+    pub limit: u64,
+    /// What the shards have now.
+    pub used: u64,
+    /// What could be allocated now: the least of what the limit leaves and what the device has.
+    pub available: u64,
+    /// The most bytes that one shard may have.
+    pub shard_limit: u64,
+    /// How many shards live.
+    pub live: u64,
+}
+
+/// What a manager and its shards share.
+#[derive(Debug)]
+pub(crate) struct Home<D: Device> {
+    device: D,
+    device_name: Arc<str>,
+    key: SealKey,
+    key_id: Arc<str>,
+    epoch: [u8; 16],
+    epoch_hex: Arc<str>,
+    recorder: Recorder,
+    options: Options,
+    account: Account,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Options {
+    pub(crate) assurance: Assurance,
+    pub(crate) max_age: Option<Duration>,
+    pub(crate) require_pinned: bool,
+    pub(crate) shard_limit: u64,
+}
+
+/// How many bytes are given out.
+#[derive(Debug)]
+pub(crate) struct Account {
+    limit: u64,
+    used: AtomicU64,
+    live: AtomicU64,
+}
+
+impl<D: Device> VramManager<D> {
+    /// Begins to build a manager for `device`, whose seals are authenticated with a key derived from
+    /// `token`, and whose records go into `trail`.
+    pub fn builder(device: D, token: &WorkerToken, trail: &AuditTrail) -> VramManagerBuilder<D> {
+        let recorder = trail.recorder();
+        VramManagerBuilder {
+            device,
+            key: SealKey::derive(token, recorder.worker()),
+            recorder,
+            options: Options {
+                assurance: Assurance::default(),
+                max_age: None,
+                require_pinned: false,
+                shard_limit: DEFAULT_SHARD_LIMIT,
+            },
+            limit: u64::MAX,
+        }
+    }
+
+    /// Allocates memory for a shard of `len` bytes that will hold a part of `model`.
+    ///
+    /// Every allocation that fails is recorded. `id` must not be the name of a shard that lives.
+    pub fn allocate(
+        &self,
+        id: ShardId,
+        model: ModelRef,
+        len: u64,
+    ) -> Result<Shard<Allocated, D>, AllocateError> {
+        process::check()?;
+        let home = &self.home;
+        home.try_allocate(&id, &model, len).map_err(|error| {
+            // Not durable: then the shard was allocated, and that is on record.
+            if !matches!(error, AllocateError::Unrecorded(_)) {
+                home.record_failed_allocation(id, len, &error);
+            }
+            error
+        })
+    }
+
+    /// What this manager may use and does use.
+    pub fn capacity(&self) -> Capacity {
+        self.home.capacity()
+    }
+
+    /// The name of the key that authenticates this manager's seals.
+    pub fn key_id(&self) -> KeyId {
+        self.home.key.id()
+    }
+
+    /// The device.
+    pub fn device(&self) -> &D {
+        &self.home.device
+    }
+
+    /// Waits until everything recorded so far is durable, at most the trail's critical deadline.
+    ///
+    /// Shards that still live stay usable, and so does the trail.
+    pub fn close(mut self) -> Result<(), NotDurable> {
+        self.closed = true;
+        self.home.recorder.flush()
+    }
+}
+
+impl<D: Device> Drop for VramManager<D> {
+    fn drop(&mut self) {
+        if self.closed || process::check().is_err() {
+            return;
+        }
+        if let Err(error) = self.home.recorder.flush() {
+            tracing::error!(%error, "a manager was dropped, and its last records are not durable");
+        }
+    }
+}
+
+impl<D: Device> VramManagerBuilder<D> {
+    /// Refuses to seal with [`Provenance::UnpinnedFirstUse`](crate::seal::Provenance).
+    pub fn require_pinned(mut self) -> Self {
+        self.options.require_pinned = true;
+        self
+    }
+
+    /// The most bytes that one shard may have; without this, [`DEFAULT_SHARD_LIMIT`].
+    pub fn shard_limit(mut self, bytes: u64) -> Self {
+        self.options.shard_limit = bytes;
+        self
+    }
+
+    /// The most bytes that all shards together may have; without this, what the device has.
+    pub fn limit(mut self, bytes: u64) -> Self {
+        self.limit = bytes;
+        self
+    }
+
+    /// How sure operations must be of their records; without this, [`Assurance::Queued`].
+    pub fn assurance(mut self, assurance: Assurance) -> Self {
+        self.options.assurance = assurance;
+        self
+    }
+
+    /// How old the last check of a shared shard may be. When it is older, leases are refused until a
+    /// check passes, and `VerificationOverdue` is recorded.
+    pub fn max_age(mut self, max_age: Duration) -> Self {
+        self.options.max_age = Some(max_age);
+        self
+    }
+
+    /// Builds the manager.
+    pub fn build(self) -> Result<VramManager<D>, BuildError> {
+        process::check()?;
+        let mut epoch = [0; 16];
+        fill_random(&mut epoch).map_err(|error| match error {
+            KeyError::Random { source } => BuildError::Random(source),
+            other => BuildError::Random(std::io::Error::other(other)),
+        })?;
+        let device_name = Arc::clone(self.device.name());
+        let home = Home {
+            device: self.device,
+            device_name,
+            key_id: self.key.id().to_string().into(),
+            key: self.key,
+            epoch,
+            epoch_hex: hex::encode(epoch).into(),
+            recorder: self.recorder,
+            options: self.options,
+            account: Account {
+                limit: self.limit,
+                used: AtomicU64::new(0),
+                live: AtomicU64::new(0),
+            },
+        };
+        Ok(VramManager {
+            home: Arc::new(home),
+            closed: false,
+        })
+    }
+}
+
+impl<D: Device> Home<D> {
+    pub(crate) fn device(&self) -> &D {
+        &self.device
+    }
+
+    pub(crate) fn recorder(&self) -> &Recorder {
+        &self.recorder
+    }
+
+    pub(crate) fn options(&self) -> Options {
+        self.options
+    }
+
+    pub(crate) fn account(&self) -> &Account {
+        &self.account
+    }
+
+    /// Hexadecimal, for records.
+    pub(crate) fn key_id(&self) -> &Arc<str> {
+        &self.key_id
+    }
+
+    /// Hexadecimal, for records.
+    pub(crate) fn epoch(&self) -> &Arc<str> {
+        &self.epoch_hex
+    }
+
+    /// What a shard's seal covers besides the seal.
+    pub(crate) fn context<'a>(
+        &'a self,
+        subject: &'a Subject,
+        len: u64,
+        model: &'a ModelRef,
+    ) -> Context<'a> {
+        Context {
+            key: &self.key,
+            worker: self.recorder.worker(),
+            subject,
+            len,
+            model,
+            epoch: &self.epoch,
+        }
+    }
+
+    /// Puts on record that this manager's policy was violated.
+    pub(crate) fn record_violation(&self, violation: Violation) -> Result<Receipt, NotDurable> {
+        let violation = Box::new(violation);
+        self.recorder.commit(Event::PolicyViolation { violation }).1
+    }
+
+    fn capacity(&self) -> Capacity {
+        let used = self.account.used.load(Ordering::Acquire);
+        let limit = self.account.limit;
+        Capacity {
+            limit,
+            used,
+            available: limit
+                .saturating_sub(used)
+                .min(self.device.available().bytes),
+            shard_limit: self.options.shard_limit,
+            live: self.account.live.load(Ordering::Acquire),
+        }
+    }
+
+    fn try_allocate(
+        self: &Arc<Self>,
+        id: &ShardId,
+        model: &ModelRef,
+        len: u64,
+    ) -> Result<Shard<Allocated, D>, AllocateError> {
+        if len == 0 {
+            return Err(AllocateError::ZeroLength);
+        }
+        if len > self.options.shard_limit {
+            return Err(AllocateError::TooLarge {
+                requested: len,
+                limit: self.options.shard_limit,
+            });
+        }
+        let subject = self
+            .recorder
+            .admit(id, &self.device_name, len)
+            .ok_or_else(|| AllocateError::DuplicateId { id: id.clone() })?;
+        let region = self.allocate_region(subject, len)?;
+        self.record_allocation(&region, model, len)?;
+        Ok(Shard::allocated(region, model.clone()))
+    }
+
+    /// From here on the region's destructor gives back what was taken.
+    fn allocate_region(
+        self: &Arc<Self>,
+        subject: Subject,
+        len: u64,
+    ) -> Result<Region<D>, AllocateError> {
+        let memory = self.account.take(len).and_then(|()| {
+            self.device.allocate(len, Permit::mint()).map_err(|error| {
+                self.account.give_back(len);
+                AllocateError::from(error)
+            })
+        });
+        match memory {
+            Ok(memory) => Ok(Region::new(Arc::clone(self), memory, subject, len)),
+            Err(error) => {
+                self.recorder.retire(&subject);
+                Err(error)
+            }
+        }
+    }
+
+    fn record_allocation(
+        &self,
+        region: &Region<D>,
+        model: &ModelRef,
+        len: u64,
+    ) -> Result<(), AllocateError> {
+        let capacity = self.capacity();
+        let event = Event::VramAllocated {
+            subject: region.subject().clone(),
+            model: model.clone(),
+            requested_bytes: len,
+            allocated_bytes: len,
+            available_bytes: capacity.available,
+            used_bytes: capacity.used,
+            memory_locked: region.facts().locked,
+        };
+        match self.options.assurance {
+            Assurance::Durable => {
+                self.recorder
+                    .commit(event)
+                    .1
+                    .map_err(AllocateError::Unrecorded)?;
+            }
+            Assurance::Queued => {
+                self.recorder.emit(event);
+            }
+        }
+        Ok(())
+    }
+
+    fn record_failed_allocation(&self, shard: ShardId, len: u64, error: &AllocateError) {
+        self.recorder.emit(Event::VramAllocationFailed {
+            shard,
+            device: Arc::clone(&self.device_name),
+            requested_bytes: len,
+            available_bytes: self.capacity().available,
+            reason: error.to_string().into(),
+        });
+    }
+}
+
+impl Account {
+    /// Takes `len` bytes, if the limit allows: one step, so that two callers cannot both have the
+    /// last bytes.
+    fn take(&self, len: u64) -> Result<(), AllocateError> {
+        let taken = self
+            .used
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |used| {
+                used.checked_add(len).filter(|sum| *sum <= self.limit)
+            });
+        match taken {
+            Ok(_) => {
+                self.live.fetch_add(1, Ordering::AcqRel);
+                Ok(())
+            }
+            Err(used) => Err(AllocateError::NoRoom {
+                needed: len,
+                available: self.limit.saturating_sub(used),
+                bound: Bound::ManagerLimit,
+            }),
+        }
+    }
+
+    /// One shard less, which had `freed` bytes that can be used again. Returns what is used now.
+    pub(crate) fn give_back(&self, freed: u64) -> u64 {
+        self.live.fetch_sub(1, Ordering::AcqRel);
+        let before = self.used.fetch_sub(freed, Ordering::AcqRel);
+        before.saturating_sub(freed)
+    }
 }

@@ -1,0 +1,258 @@
+//! Where shards live: the [`Device`] trait, and what a device can say.
+//!
+//! A device allocates memory, fills it, protects it, hashes it where it lies, and wipes it. The trait
+//! is public so that a manager can be named with its device; what a device *does* is in a trait of a
+//! private module, which code outside can neither implement nor use. This module knows memory and
+//! bytes; it does not know what a seal is, nor whether any bytes are good.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+mod available;
+#[cfg(feature = "fault-injection")]
+mod faults;
+mod host;
+
+#[cfg(feature = "fault-injection")]
+pub use faults::{Faults, Operation};
+pub use host::Host;
+
+/// A place where shards live. Implemented by [`Host`]; sealed.
+pub trait Device: backend::Backend + fmt::Debug + Send + Sync + 'static {
+    /// A read-only view of a shard's bytes, of exactly the shard's length.
+    type View<'a>;
+}
+
+/// How much can be allocated, and what sets the limit.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct Available {
+    /// Bytes.
+    pub bytes: u64,
+    /// What sets the limit.
+    pub bound: Bound,
+}
+
+/// What limits the memory that can be had.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum Bound {
+    /// What one allocation can have at most on this machine.
+    AddressSpace,
+    /// The memory limit of the process's cgroup, or of one above it.
+    Cgroup,
+    /// A limit that the manager was built with.
+    ManagerLimit,
+    /// What Linux can give without swapping: `MemAvailable` in `/proc/meminfo`.
+    MemAvailable,
+}
+
+impl fmt::Display for Bound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::AddressSpace => "the address space",
+            Self::Cgroup => "the memory limit of the cgroup",
+            Self::ManagerLimit => "the manager's limit",
+            Self::MemAvailable => "the memory that is available",
+        })
+    }
+}
+
+/// What a failure of a device says about the bytes that it holds.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum Culpability {
+    /// The bytes, or the device that holds them, cannot be trusted any more: an uncorrectable memory
+    /// error, an illegal address, a lost context.
+    Broken,
+    /// Nothing: the question could not be answered now, and can be asked again.
+    Inconclusive,
+}
+
+/// A device did not do what it was asked.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum DeviceError {
+    /// The device failed in a way that says something about its bytes.
+    #[error("{operation}: the device is broken: {cause}")]
+    Broken {
+        /// What was being done.
+        operation: &'static str,
+        /// What the device reported.
+        cause: Arc<str>,
+    },
+    /// The device could not do it now.
+    #[error("{operation}: the device could not do it now, try again: {cause}")]
+    Busy {
+        /// What was being done.
+        operation: &'static str,
+        /// What the device reported.
+        cause: Arc<str>,
+    },
+    /// An allocation without bytes was asked for.
+    #[error("an allocation needs at least one byte")]
+    Empty,
+    /// The process is a forked child; the memory is not mapped there.
+    #[error(transparent)]
+    Forked(#[from] crate::process::Forked),
+    /// The system refused.
+    #[error("{operation} failed: {}", io::Error::from_raw_os_error(*code))]
+    Os {
+        /// The system call.
+        operation: &'static str,
+        /// `errno`.
+        code: i32,
+    },
+    /// There is not as much memory.
+    #[error("{needed} bytes are needed, {available} can be had: the limit is {bound}")]
+    OutOfMemory {
+        /// Bytes asked for.
+        needed: u64,
+        /// Bytes that can be had.
+        available: u64,
+        /// What sets the limit.
+        bound: Bound,
+    },
+    /// Something outside an allocation was meant.
+    #[error("bytes {offset} to {end} are outside an allocation of {len} bytes")]
+    OutOfRange {
+        /// The first byte meant.
+        offset: u64,
+        /// The byte after the last one meant.
+        end: u64,
+        /// The allocation's length in bytes.
+        len: u64,
+    },
+    /// The memory is read-only.
+    #[error("the memory is read-only: it is sealed")]
+    ReadOnly,
+    /// Memory was not zero after it had been wiped.
+    #[error("the memory does not keep what is written to it: it was not zero after wiping")]
+    WipeFailed,
+}
+
+impl DeviceError {
+    /// What the failure says about the bytes.
+    pub fn culpability(&self) -> Culpability {
+        match self {
+            Self::Broken { .. } | Self::WipeFailed => Culpability::Broken,
+            Self::Busy { .. }
+            | Self::Empty
+            | Self::Forked(_)
+            | Self::Os { .. }
+            | Self::OutOfMemory { .. }
+            | Self::OutOfRange { .. }
+            | Self::ReadOnly => Culpability::Inconclusive,
+        }
+    }
+}
+
+/// What a device does. In a module of its own that cannot be named outside.
+pub(crate) mod backend {
+    use std::fmt::Debug;
+    use std::ops::{ControlFlow, Range};
+    use std::sync::Arc;
+
+    use super::{Available, Device, DeviceError};
+    use crate::digest::{Node, Progress, Tree};
+
+    /// Demanded by [`Backend::allocate`].
+    ///
+    /// Generic code outside can call the methods of a bound's supertraits even if it cannot name
+    /// them. All that matter take a [`Backend::Memory`], and that begins with this.
+    #[derive(Debug)]
+    pub struct Permit(());
+
+    impl Permit {
+        pub(crate) fn mint() -> Self {
+            Self(())
+        }
+    }
+
+    /// Why there is no digest.
+    #[derive(Debug)]
+    pub enum DigestFailure {
+        /// The device failed.
+        Device(DeviceError),
+        /// The progress callback said so.
+        Stopped,
+    }
+
+    /// What is known about an allocation.
+    #[derive(Clone, Copy, Debug, Eq, PartialEq)]
+    pub struct Facts {
+        /// It cannot be swapped out.
+        pub locked: bool,
+        /// The memory-management unit refuses writes.
+        pub read_only: bool,
+    }
+
+    /// The operations of a device. Offsets and lengths are in bytes.
+    ///
+    /// Whoever drops a `Memory` without calling [`free`](Self::free) gets it wiped and freed all the
+    /// same, but learns nothing about the outcome.
+    pub trait Backend {
+        /// An allocation, and the right to it.
+        type Memory: Debug + Send + Sync + 'static;
+
+        /// Which device this is, as records and seals name it.
+        fn name(&self) -> &Arc<str>;
+
+        /// What can be allocated now.
+        fn available(&self) -> Available;
+
+        /// Zeroed memory, writable, of at least one byte.
+        fn allocate(&self, len: u64, permit: Permit) -> Result<Self::Memory, DeviceError>;
+
+        /// What is known about an allocation.
+        fn facts(&self, memory: &Self::Memory) -> Facts;
+
+        /// Writes bytes; they need not have arrived before [`synchronize`](Self::synchronize).
+        fn write(
+            &self,
+            memory: &mut Self::Memory,
+            offset: u64,
+            bytes: &[u8],
+        ) -> Result<(), DeviceError>;
+
+        /// Waits until everything asked for so far is done.
+        fn synchronize(&self, memory: &Self::Memory) -> Result<(), DeviceError>;
+
+        /// Makes the memory read-only.
+        fn protect(&self, memory: &mut Self::Memory) -> Result<(), DeviceError>;
+
+        /// Makes the memory writable again.
+        fn unprotect(&self, memory: &mut Self::Memory) -> Result<(), DeviceError>;
+
+        /// The tree over what the device holds.
+        fn digest(
+            &self,
+            memory: &Self::Memory,
+            progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+        ) -> Result<Tree, DigestFailure>;
+
+        /// The nodes of some windows of what the device holds.
+        fn windows(
+            &self,
+            memory: &Self::Memory,
+            windows: Range<u64>,
+        ) -> Result<Vec<Node>, DeviceError>;
+
+        /// Overwrites everything with zeros and checks it; makes the memory writable first.
+        fn wipe(&self, memory: &mut Self::Memory) -> Result<(), DeviceError>;
+
+        /// Gives the memory back; wipes it before, if that has not been done. Afterwards there are no
+        /// bytes any more, and every operation but dropping is pointless.
+        fn free(&self, memory: &mut Self::Memory) -> Result<(), DeviceError>;
+
+        /// The bytes.
+        fn view<'a>(&self, memory: &'a Self::Memory) -> <Self as Device>::View<'a>
+        where
+            Self: Device;
+
+        /// Flips one bit as failing hardware would: protection does not stop it.
+        #[cfg(feature = "fault-injection")]
+        fn flip_bit(&self, memory: &Self::Memory, offset: u64, bit: u8) -> Result<(), DeviceError>;
+    }
+}

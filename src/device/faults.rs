@@ -1,0 +1,146 @@
+//! Faults that a device can be given, for tests and demonstrations.
+//!
+//! Exists only under the feature `fault-injection`. A fault is armed for an operation, lets some
+//! calls of it pass, strikes once, and is gone.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::{Culpability, DeviceError};
+
+/// What a device can be asked to do.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum Operation {
+    /// Getting memory.
+    Allocate,
+    /// Hashing all bytes of a shard.
+    Digest,
+    /// Giving memory back.
+    Free,
+    /// Making memory read-only.
+    Protect,
+    /// Waiting for what was begun.
+    Synchronize,
+    /// Making memory writable again.
+    Unprotect,
+    /// Hashing some windows of a shard.
+    Windows,
+    /// Overwriting memory with zeros.
+    Wipe,
+    /// Writing bytes into memory.
+    Write,
+}
+
+/// A handle on the faults of a device; clones arm the same device.
+#[derive(Clone, Debug)]
+pub struct Faults(Arc<Mutex<Vec<Armed>>>);
+
+#[derive(Debug)]
+struct Armed {
+    operation: Operation,
+    /// Calls that pass before it strikes.
+    passing: u64,
+    effect: Effect,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Effect {
+    Corrupt,
+    Fail(Culpability),
+    Panic,
+}
+
+/// What a fault does to an operation that it does not fail.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Struck {
+    /// A bit is to be wrong afterwards.
+    Corrupt,
+    /// Nothing.
+    No,
+}
+
+impl Faults {
+    /// No faults yet.
+    #[allow(
+        clippy::new_without_default,
+        reason = "what injects faults is made by name"
+    )]
+    pub fn dangerous_new() -> Self {
+        Self(Arc::default())
+    }
+
+    /// After `passing` more writes, one puts a wrong bit into the device and reports success.
+    pub fn corrupt_write(&self, passing: u64) {
+        self.arm(Operation::Write, passing, Effect::Corrupt);
+    }
+
+    /// After `passing` more calls, one fails in this way.
+    pub fn fail(&self, operation: Operation, passing: u64, culpability: Culpability) {
+        self.arm(operation, passing, Effect::Fail(culpability));
+    }
+
+    /// After `passing` more calls, one panics.
+    pub fn panic(&self, operation: Operation, passing: u64) {
+        self.arm(operation, passing, Effect::Panic);
+    }
+
+    fn arm(&self, operation: Operation, passing: u64, effect: Effect) {
+        let mut armed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        armed.push(Armed {
+            operation,
+            passing,
+            effect,
+        });
+    }
+
+    /// Called by the device at the beginning of an operation.
+    #[allow(clippy::panic, reason = "asked for by the test that armed it")]
+    pub(super) fn strike(&self, operation: Operation) -> Result<Struck, DeviceError> {
+        match self.next(operation) {
+            None => Ok(Struck::No),
+            Some(Effect::Corrupt) => Ok(Struck::Corrupt),
+            Some(Effect::Fail(culpability)) => Err(error(operation, culpability)),
+            Some(Effect::Panic) => panic!("injected: {}", operation.name()),
+        }
+    }
+
+    fn next(&self, operation: Operation) -> Option<Effect> {
+        let mut armed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut due = None;
+        for (index, fault) in armed.iter_mut().enumerate() {
+            if fault.operation != operation {
+                continue;
+            }
+            match fault.passing.checked_sub(1) {
+                Some(left) => fault.passing = left,
+                None => due = due.or(Some(index)),
+            }
+        }
+        due.map(|index| armed.remove(index).effect)
+    }
+}
+
+fn error(operation: Operation, culpability: Culpability) -> DeviceError {
+    let operation = operation.name();
+    let cause = Arc::from("injected");
+    match culpability {
+        Culpability::Broken => DeviceError::Broken { operation, cause },
+        Culpability::Inconclusive => DeviceError::Busy { operation, cause },
+    }
+}
+
+impl Operation {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Allocate => "allocate",
+            Self::Digest => "digest",
+            Self::Free => "free",
+            Self::Protect => "protect",
+            Self::Synchronize => "synchronize",
+            Self::Unprotect => "unprotect",
+            Self::Windows => "windows",
+            Self::Wipe => "wipe",
+            Self::Write => "write",
+        }
+    }
+}

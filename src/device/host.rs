@@ -1,0 +1,434 @@
+//! Shards in the memory of this machine: the embedded default, and what tests run on.
+//!
+//! Each allocation is a shared anonymous mapping. Made read-only with `mprotect` it refuses writes
+//! through `/proc/self/mem` too (a private one does not), and there is no descriptor that anybody
+//! could have opened before (as there is for a memfd). Mappings stay out of core dumps and of forked
+//! children, are locked into memory where the limit allows it, and are overwritten before they are
+//! given back.
+//!
+//! All `unsafe` of memory is in this file. Its premises are few: a [`HostMemory`] is the only owner
+//! of its mapping, the mapping lives as long as the value, it is readable all that time, and
+//! writable unless `read_only` says otherwise.
+
+#![allow(unsafe_code, reason = "mappings are made, protected and removed here")]
+
+use std::ffi::c_void;
+use std::fmt;
+use std::hint::black_box;
+use std::ops::{ControlFlow, Range};
+use std::ptr::{self, NonNull};
+use std::slice;
+use std::sync::Arc;
+
+use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags};
+use zeroize::Zeroize;
+
+use super::backend::{Backend, DigestFailure, Facts, Permit};
+#[cfg(feature = "fault-injection")]
+use super::faults::{Faults, Operation, Struck};
+use super::{Available, Device, DeviceError, available};
+use crate::digest::{Node, Progress, Tree, nodes_of_windows};
+use crate::process;
+
+#[cfg(test)]
+mod tests;
+
+/// The memory of this machine.
+#[derive(Debug)]
+pub struct Host {
+    name: Arc<str>,
+    #[cfg(feature = "fault-injection")]
+    faults: Faults,
+}
+
+impl Host {
+    /// The memory of this machine; records and seals call it `host`.
+    #[allow(clippy::new_without_default, reason = "one way to make it")]
+    pub fn new() -> Self {
+        Self {
+            name: "host".into(),
+            #[cfg(feature = "fault-injection")]
+            faults: Faults::dangerous_new(),
+        }
+    }
+
+    /// The memory of this machine, with faults on demand.
+    #[cfg(feature = "fault-injection")]
+    pub fn dangerous_with_faults(faults: Faults) -> Self {
+        Self {
+            faults,
+            ..Self::new()
+        }
+    }
+
+    #[cfg(feature = "fault-injection")]
+    fn strike(&self, operation: Operation) -> Result<Struck, DeviceError> {
+        self.faults.strike(operation)
+    }
+}
+
+impl Device for Host {
+    type View<'a> = &'a [u8];
+}
+
+impl Backend for Host {
+    type Memory = HostMemory;
+
+    fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    fn available(&self) -> Available {
+        available::available()
+    }
+
+    fn allocate(&self, len: u64, _permit: Permit) -> Result<HostMemory, DeviceError> {
+        #[cfg(feature = "fault-injection")]
+        self.strike(Operation::Allocate)?;
+        if len == 0 {
+            return Err(DeviceError::Empty);
+        }
+        let Available { bytes, bound } = self.available();
+        let refused = || DeviceError::OutOfMemory {
+            needed: len,
+            available: bytes,
+            bound,
+        };
+        if len > bytes {
+            return Err(refused());
+        }
+        // `available` is at most `isize::MAX`, so what does not fit here is a page size off it.
+        let size = usize::try_from(len).map_err(|_| refused())?;
+        let mapped = size
+            .checked_next_multiple_of(rustix::param::page_size())
+            .filter(|mapped| isize::try_from(*mapped).is_ok())
+            .ok_or_else(refused)?;
+        HostMemory::map(size, mapped)
+    }
+
+    fn facts(&self, memory: &HostMemory) -> Facts {
+        Facts {
+            locked: memory.locked,
+            read_only: memory.read_only,
+        }
+    }
+
+    fn write(&self, memory: &mut HostMemory, offset: u64, bytes: &[u8]) -> Result<(), DeviceError> {
+        process::check()?;
+        #[cfg(feature = "fault-injection")]
+        let struck = self.strike(Operation::Write)?;
+        let len = memory.len as u64;
+        let end = offset.saturating_add(bytes.len() as u64);
+        let place = memory.bytes_mut()?;
+        let place = range(offset, end).and_then(|range| place.get_mut(range));
+        let place = place.ok_or(DeviceError::OutOfRange { offset, end, len })?;
+        place.copy_from_slice(bytes);
+        memory.wiped = false;
+        #[cfg(feature = "fault-injection")]
+        if struck == Struck::Corrupt {
+            return self.flip_bit(memory, offset, 0);
+        }
+        Ok(())
+    }
+
+    fn synchronize(&self, _memory: &HostMemory) -> Result<(), DeviceError> {
+        #[cfg(feature = "fault-injection")]
+        self.strike(Operation::Synchronize)?;
+        Ok(())
+    }
+
+    fn protect(&self, memory: &mut HostMemory) -> Result<(), DeviceError> {
+        process::check()?;
+        #[cfg(feature = "fault-injection")]
+        self.strike(Operation::Protect)?;
+        memory.protect()
+    }
+
+    fn unprotect(&self, memory: &mut HostMemory) -> Result<(), DeviceError> {
+        process::check()?;
+        #[cfg(feature = "fault-injection")]
+        self.strike(Operation::Unprotect)?;
+        memory.unprotect()
+    }
+
+    fn digest(
+        &self,
+        memory: &HostMemory,
+        progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+    ) -> Result<Tree, DigestFailure> {
+        process::check().map_err(|forked| DigestFailure::Device(forked.into()))?;
+        #[cfg(feature = "fault-injection")]
+        self.strike(Operation::Digest)
+            .map_err(DigestFailure::Device)?;
+        Tree::of_slice(memory.bytes(), progress).map_err(|_stopped| DigestFailure::Stopped)
+    }
+
+    fn windows(&self, memory: &HostMemory, windows: Range<u64>) -> Result<Vec<Node>, DeviceError> {
+        process::check()?;
+        #[cfg(feature = "fault-injection")]
+        self.strike(Operation::Windows)?;
+        let window = crate::digest::WINDOW_BYTES as u64;
+        nodes_of_windows(memory.bytes(), windows.clone()).ok_or(DeviceError::OutOfRange {
+            offset: windows.start.saturating_mul(window),
+            end: windows.end.saturating_mul(window),
+            len: memory.len as u64,
+        })
+    }
+
+    fn wipe(&self, memory: &mut HostMemory) -> Result<(), DeviceError> {
+        process::check()?;
+        #[cfg(feature = "fault-injection")]
+        self.strike(Operation::Wipe)?;
+        memory.wipe()
+    }
+
+    fn free(&self, memory: &mut HostMemory) -> Result<(), DeviceError> {
+        process::check()?;
+        #[cfg(feature = "fault-injection")]
+        self.strike(Operation::Free)?;
+        memory.wipe_and_unmap()
+    }
+
+    fn view<'a>(&self, memory: &'a HostMemory) -> &'a [u8] {
+        memory.bytes()
+    }
+
+    #[cfg(feature = "fault-injection")]
+    fn flip_bit(&self, memory: &HostMemory, offset: u64, bit: u8) -> Result<(), DeviceError> {
+        process::check()?;
+        memory.flip_bit(offset, bit)
+    }
+}
+
+/// One mapping. Wiped and unmapped when dropped, unless that was done before.
+pub struct HostMemory {
+    /// Aligned for `u64`. Dangling when the memory has been unmapped.
+    base: NonNull<u8>,
+    /// What was asked for, in bytes: at most `mapped`, and 0 only when that is.
+    len: usize,
+    /// What is mapped, in bytes: a multiple of the page size, at most `isize::MAX`; 0 when it has
+    /// been unmapped.
+    mapped: usize,
+    locked: bool,
+    read_only: bool,
+    wiped: bool,
+}
+
+// SAFETY: the mapping belongs to the process and not to a thread; whoever has the value has it alone.
+unsafe impl Send for HostMemory {}
+
+// SAFETY: through `&HostMemory` the memory is only read.
+unsafe impl Sync for HostMemory {}
+
+impl HostMemory {
+    /// Maps `mapped` bytes, a multiple of the page size of which `len` are wanted.
+    fn map(len: usize, mapped: usize) -> Result<Self, DeviceError> {
+        process::watch_for_forks().map_err(|error| DeviceError::Os {
+            operation: "watching for forks",
+            code: error.raw_os_error().unwrap_or_default(),
+        })?;
+        let flags = MapFlags::SHARED;
+        let access = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: a new mapping at an address of the kernel's choice aliases nothing.
+        let base = unsafe { rustix::mm::mmap_anonymous(ptr::null_mut(), mapped, access, flags) }
+            .map_err(os("mmap"))?;
+        let base = NonNull::new(base.cast()).ok_or(DeviceError::Os {
+            operation: "mmap",
+            code: rustix::io::Errno::NOMEM.raw_os_error(),
+        })?;
+        // From here on an error drops the memory, which unmaps it.
+        let mut memory = Self {
+            base,
+            len,
+            mapped,
+            locked: false,
+            read_only: false,
+            wiped: true,
+        };
+        for advice in [Advice::LinuxDontDump, Advice::LinuxDontFork] {
+            // SAFETY: the range is exactly our mapping; neither advice changes what it holds.
+            unsafe { rustix::mm::madvise(memory.address(), mapped, advice) }
+                .map_err(os("madvise"))?;
+        }
+        // SAFETY: the range is exactly our mapping; locking changes nothing in it.
+        memory.locked = unsafe { rustix::mm::mlock(memory.address(), mapped) }.is_ok();
+        Ok(memory)
+    }
+
+    fn address(&self) -> *mut c_void {
+        self.base.as_ptr().cast()
+    }
+
+    fn bytes(&self) -> &[u8] {
+        // SAFETY: `base` is aligned and, unless `len` is 0, points to at least `len` bytes (at most
+        // `isize::MAX`) of one mapping, initialised (the kernel zeroes pages) and readable. It is
+        // unmapped, and nobody writes to it, only through `&mut self`, not while `self` is borrowed.
+        unsafe { slice::from_raw_parts(self.base.as_ptr(), self.len) }
+    }
+
+    /// Refused while the memory is read-only.
+    fn bytes_mut(&mut self) -> Result<&mut [u8], DeviceError> {
+        if self.read_only {
+            return Err(DeviceError::ReadOnly);
+        }
+        // SAFETY: as in `bytes`; also writable (not `read_only`), and borrowed by nobody else, as
+        // `self` is borrowed mutably.
+        Ok(unsafe { slice::from_raw_parts_mut(self.base.as_ptr(), self.len) })
+    }
+
+    /// All that is mapped, in words, which are wiped faster. Refused while the memory is read-only.
+    fn words_mut(&mut self) -> Result<&mut [u64], DeviceError> {
+        if self.read_only {
+            return Err(DeviceError::ReadOnly);
+        }
+        let words = self.base.as_ptr().cast();
+        // SAFETY: `base` is aligned to a page and points to `mapped` bytes (a multiple of 8, at most
+        // `isize::MAX`) of one mapping, initialised, readable, writable (not `read_only`), mapped
+        // as long as `self` lives, and borrowed by nobody else, as `self` is borrowed mutably.
+        Ok(unsafe { slice::from_raw_parts_mut(words, self.mapped / 8) })
+    }
+
+    fn protect(&mut self) -> Result<(), DeviceError> {
+        // SAFETY: the range is exactly our mapping, which nobody borrows (`&mut self`).
+        unsafe { rustix::mm::mprotect(self.address(), self.mapped, MprotectFlags::READ) }
+            .map_err(os("mprotect"))?;
+        self.read_only = true;
+        Ok(())
+    }
+
+    fn unprotect(&mut self) -> Result<(), DeviceError> {
+        let access = MprotectFlags::READ | MprotectFlags::WRITE;
+        // SAFETY: the range is exactly our mapping; more access breaks nobody's assumptions.
+        unsafe { rustix::mm::mprotect(self.address(), self.mapped, access) }
+            .map_err(os("mprotect"))?;
+        self.read_only = false;
+        Ok(())
+    }
+
+    /// Overwrites all that is mapped. Memory that was never written is zero already; touching it
+    /// here would make the kernel find a page for each address first.
+    fn wipe(&mut self) -> Result<(), DeviceError> {
+        if self.wiped {
+            return Ok(());
+        }
+        if self.read_only {
+            self.unprotect()?;
+        }
+        let words = self.words_mut()?;
+        words.zeroize();
+        // What was written has to be read back, not to be concluded.
+        let words: &[u64] = black_box(words);
+        let is_zero = |chunk: &[u64]| chunk.iter().fold(0, |all, word| all | word) == 0;
+        if !words.chunks(512).all(is_zero) {
+            return Err(DeviceError::WipeFailed);
+        }
+        self.wiped = true;
+        Ok(())
+    }
+
+    /// Unmaps in any case, once; an error of either step is returned. What is left has no bytes.
+    fn wipe_and_unmap(&mut self) -> Result<(), DeviceError> {
+        if self.mapped == 0 {
+            return Ok(());
+        }
+        let wiped = self.wipe();
+        let address = self.address();
+        let mapped = std::mem::take(&mut self.mapped);
+        self.len = 0;
+        self.base = NonNull::<u64>::dangling().cast();
+        // SAFETY: the range was exactly our mapping until now; `self` has forgotten it, so it is not
+        // reached or unmapped again, and `self` is borrowed mutably, so no borrow of the bytes is left.
+        let unmapped = unsafe { rustix::mm::munmap(address, mapped) };
+        wiped.and(unmapped.map_err(os("munmap")))
+    }
+}
+
+impl Drop for HostMemory {
+    /// A forked child does not have the mapping (`MADV_DONTFORK`); what is at its address there is
+    /// somebody else's.
+    fn drop(&mut self) {
+        if self.mapped > 0 && process::check().is_ok() {
+            let _nobody_to_tell = self.wipe_and_unmap();
+        }
+    }
+}
+
+impl fmt::Debug for HostMemory {
+    /// Without the address.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HostMemory")
+            .field("len", &self.len)
+            .field("locked", &self.locked)
+            .field("read_only", &self.read_only)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(feature = "fault-injection")]
+impl HostMemory {
+    /// Flips one bit through a second mapping of the same page, as a failing cell would: the
+    /// mapping that the shard has stays as it is, read-only.
+    ///
+    /// Views may be read meanwhile. As with real hardware, the language has no word for that.
+    fn flip_bit(&self, offset: u64, bit: u8) -> Result<(), DeviceError> {
+        use std::sync::atomic::{AtomicU8, Ordering};
+
+        let outside = || DeviceError::OutOfRange {
+            offset,
+            end: offset.saturating_add(1),
+            len: self.len as u64,
+        };
+        let offset = usize::try_from(offset).map_err(|_| outside())?;
+        if offset >= self.len {
+            return Err(outside());
+        }
+        let page = rustix::param::page_size();
+        let inside = offset.checked_rem(page).ok_or_else(outside)?;
+        let alias = self.alias(offset.saturating_sub(inside), page)?;
+        // SAFETY: `inside` is below the page size, and the alias is one page.
+        let byte = unsafe { alias.cast::<u8>().add(inside) };
+        // SAFETY: the byte is mapped, readable and writable until the alias is unmapped below; an
+        // `AtomicU8` has the layout of a byte; only atomic accesses go through this address.
+        let byte = unsafe { AtomicU8::from_ptr(byte) };
+        byte.fetch_xor(1u8.wrapping_shl(bit.into()), Ordering::SeqCst);
+        // SAFETY: the range is exactly the alias, which is not used after this.
+        unsafe { rustix::mm::munmap(alias, page) }.map_err(os("munmap"))
+    }
+
+    /// A second, writable mapping of the page at `start`.
+    fn alias(&self, start: usize, page: usize) -> Result<*mut c_void, DeviceError> {
+        use rustix::mm::MremapFlags;
+
+        // SAFETY: `start` is a multiple of the page size below `len`, so it is inside the mapping.
+        let original = unsafe { self.base.as_ptr().add(start) }.cast();
+        if self.locked {
+            // The second mapping would be locked too, and may exceed the limit.
+            // SAFETY: the page is inside our mapping; unlocking changes nothing in it.
+            let _unlocked = unsafe { rustix::mm::munlock(original, page) };
+        }
+        // SAFETY: with an old size of 0 the original mapping stays, and the kernel maps the pages of
+        // a shared one a second time, at an address of its choice.
+        let alias = unsafe { rustix::mm::mremap(original, 0, page, MremapFlags::MAYMOVE) }
+            .map_err(os("mremap"))?;
+        let access = MprotectFlags::READ | MprotectFlags::WRITE;
+        // SAFETY: the range is exactly the new mapping, which nothing uses yet.
+        let writable = unsafe { rustix::mm::mprotect(alias, page, access) };
+        if let Err(error) = writable {
+            // SAFETY: the range is exactly the new mapping, which nothing uses.
+            let _unmapped = unsafe { rustix::mm::munmap(alias, page) };
+            return Err(os("mprotect")(error));
+        }
+        Ok(alias)
+    }
+}
+
+fn os(operation: &'static str) -> impl Fn(rustix::io::Errno) -> DeviceError {
+    move |error| DeviceError::Os {
+        operation,
+        code: error.raw_os_error(),
+    }
+}
+
+fn range(start: u64, end: u64) -> Option<Range<usize>> {
+    Some(usize::try_from(start).ok()?..usize::try_from(end).ok()?)
+}

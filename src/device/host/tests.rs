@@ -1,0 +1,249 @@
+//! What the kernel says about our mappings, read from `/proc/self`.
+
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::FileExt as _;
+
+use super::super::{Bound, Culpability};
+use super::*;
+
+fn memory(host: &Host, len: u64) -> HostMemory {
+    host.allocate(len, Permit::mint()).unwrap()
+}
+
+fn go_on(_: Progress) -> ControlFlow<()> {
+    ControlFlow::Continue(())
+}
+
+fn address(memory: &HostMemory) -> u64 {
+    memory.base.as_ptr() as u64
+}
+
+/// The part of `/proc/self/smaps` on the mapping that has this address, and its access flags.
+fn mapping(address: u64) -> Option<(String, String)> {
+    let text = fs::read_to_string("/proc/self/smaps").unwrap();
+    let mut lines = text.lines();
+    let access = lines.find_map(|line| {
+        let (range, rest) = line.split_once(' ')?;
+        let (start, end) = range.split_once('-')?;
+        let start = u64::from_str_radix(start, 16).ok()?;
+        let end = u64::from_str_radix(end, 16).ok()?;
+        (start..end)
+            .contains(&address)
+            .then(|| rest[..4].to_string())
+    })?;
+    let flags = lines.find_map(|line| line.strip_prefix("VmFlags:"))?;
+    Some((access, flags.to_string()))
+}
+
+#[test]
+fn a_mapping_is_shared_and_out_of_dumps_and_forks() {
+    let host = Host::new();
+    let memory = memory(&host, 5);
+    let (access, flags) = mapping(address(&memory)).unwrap();
+    assert_eq!(access, "rw-s");
+    for flag in ["dd", "dc"] {
+        assert!(flags.split_whitespace().any(|name| name == flag), "{flags}");
+    }
+    let locked = flags.split_whitespace().any(|name| name == "lo");
+    assert_eq!(host.facts(&memory).locked, locked);
+}
+
+#[test]
+fn protected_memory_refuses_writes_from_everywhere_until_it_is_unprotected() {
+    let host = Host::new();
+    let mut memory = memory(&host, 8192);
+    host.write(&mut memory, 0, b"weights").unwrap();
+    host.protect(&mut memory).unwrap();
+    assert!(host.facts(&memory).read_only);
+    assert_eq!(mapping(address(&memory)).unwrap().0, "r--s");
+    assert_eq!(host.write(&mut memory, 0, b"x"), Err(DeviceError::ReadOnly));
+    let door = OpenOptions::new()
+        .write(true)
+        .open("/proc/self/mem")
+        .unwrap();
+    let error = door.write_at(b"x", address(&memory)).unwrap_err();
+    assert_eq!(
+        error.raw_os_error(),
+        Some(rustix::io::Errno::IO.raw_os_error())
+    );
+    assert_eq!(&host.view(&memory)[..7], b"weights");
+
+    host.unprotect(&mut memory).unwrap();
+    host.write(&mut memory, 0, b"W").unwrap();
+    assert_eq!(&host.view(&memory)[..7], b"Weights");
+}
+
+#[test]
+fn wiped_memory_is_zero_to_the_end_of_its_last_page_and_then_unmapped() {
+    let host = Host::new();
+    let mut memory = memory(&host, 5000);
+    host.write(&mut memory, 0, &[0xab; 5000]).unwrap();
+    host.protect(&mut memory).unwrap();
+    let address = address(&memory);
+    let mut page = vec![1; 8192];
+    let door = fs::File::open("/proc/self/mem").unwrap();
+    door.read_exact_at(&mut page, address).unwrap();
+    assert!(page[..5000].iter().all(|byte| *byte == 0xab));
+
+    host.wipe(&mut memory).unwrap();
+    door.read_exact_at(&mut page, address).unwrap();
+    assert!(page.iter().all(|byte| *byte == 0));
+    host.free(&mut memory).unwrap();
+    assert!(door.read_exact_at(&mut [0], address).is_err());
+}
+
+#[test]
+fn memory_that_is_dropped_is_wiped_and_unmapped_too() {
+    let host = Host::new();
+    let mut memory = memory(&host, 4096);
+    host.write(&mut memory, 0, &[0xab; 4096]).unwrap();
+    host.protect(&mut memory).unwrap();
+    let page = rustix::param::page_size();
+    // A second mapping of the page shows what it held last.
+    let alias = memory.alias(0, page).unwrap();
+    let address = address(&memory);
+    drop(memory);
+    let door = fs::File::open("/proc/self/mem").unwrap();
+    let mut bytes = vec![1; page];
+    door.read_exact_at(&mut bytes, alias as u64).unwrap();
+    // SAFETY: the range is exactly the alias, which is not used after this.
+    unsafe { rustix::mm::munmap(alias, page) }.unwrap();
+    assert!(bytes.iter().all(|byte| *byte == 0));
+    assert!(door.read_exact_at(&mut [0], address).is_err());
+}
+
+#[test]
+fn a_view_and_a_digest_are_of_exactly_the_length() {
+    let host = Host::new();
+    let bytes: Vec<u8> = (0..5000u32).map(|index| index as u8).collect();
+    let mut memory = memory(&host, 5000);
+    host.write(&mut memory, 0, &bytes[..3000]).unwrap();
+    host.write(&mut memory, 3000, &bytes[3000..]).unwrap();
+    assert_eq!(host.view(&memory), bytes);
+    let digest = host.digest(&memory, &mut go_on).unwrap().digest();
+    assert_eq!(digest, Tree::of_slice(&bytes, go_on).unwrap().digest());
+    assert_eq!(host.windows(&memory, 0..1).unwrap().len(), 1);
+}
+
+#[test]
+fn what_is_outside_is_refused() {
+    let host = Host::new();
+    let mut memory = memory(&host, 5000);
+    for (offset, len) in [(5000, 1), (4999, 2), (0, 5001), (u64::MAX, 1)] {
+        let result = host.write(&mut memory, offset, &vec![1; len]);
+        assert!(
+            matches!(result, Err(DeviceError::OutOfRange { len: 5000, .. })),
+            "{offset}: {result:?}"
+        );
+    }
+    assert!(host.write(&mut memory, 5000, &[]).is_ok());
+    for windows in [0..2, 1..2, 0..u64::MAX] {
+        let result = host.windows(&memory, windows);
+        assert!(matches!(result, Err(DeviceError::OutOfRange { .. })));
+    }
+    assert!(memory.flip_bit(5000, 0).is_err());
+}
+
+#[test]
+fn no_bytes_and_too_many_bytes_are_errors() {
+    let host = Host::new();
+    let ask = |len| host.allocate(len, Permit::mint()).unwrap_err();
+    assert_eq!(ask(0), DeviceError::Empty);
+    for len in [1 << 50, isize::MAX as u64, u64::MAX - 1, u64::MAX] {
+        match ask(len) {
+            DeviceError::OutOfMemory {
+                needed,
+                available,
+                bound,
+            } => {
+                assert_eq!(needed, len);
+                assert!(available < len);
+                assert!(matches!(bound, Bound::MemAvailable | Bound::Cgroup));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_flipped_bit_is_seen_through_memory_that_stays_read_only() {
+    let host = Host::new();
+    let len = 5000;
+    let mut memory = memory(&host, len);
+    host.protect(&mut memory).unwrap();
+    for (offset, bit) in [(0, 0), (4095, 7), (4096, 3), (len - 1, 6)] {
+        host.flip_bit(&memory, offset, bit).unwrap();
+        let expected = 1 << bit;
+        assert_eq!(host.view(&memory)[offset as usize], expected);
+    }
+    assert_eq!(mapping(address(&memory)).unwrap().0, "r--s");
+    assert_eq!(
+        host.view(&memory).iter().filter(|byte| **byte != 0).count(),
+        4
+    );
+}
+
+#[test]
+fn debug_output_tells_no_address() {
+    let host = Host::new();
+    let memory = memory(&host, 1);
+    let text = format!("{memory:?}");
+    assert!(!text.contains("0x"));
+    assert!(!text.contains(&format!("{:x}", address(&memory))));
+    assert!(!text.contains(&address(&memory).to_string()));
+}
+
+#[test]
+fn an_injected_fault_strikes_once_and_when_it_was_asked_to() {
+    let faults = Faults::dangerous_new();
+    let host = Host::dangerous_with_faults(faults.clone());
+    let mut memory = memory(&host, 100);
+
+    faults.corrupt_write(1);
+    host.write(&mut memory, 0, &[0; 50]).unwrap();
+    assert_eq!(host.view(&memory), [0; 100]);
+    host.write(&mut memory, 50, &[0; 50]).unwrap();
+    assert_eq!(host.view(&memory)[50], 1);
+    host.write(&mut memory, 50, &[0; 50]).unwrap();
+    assert_eq!(host.view(&memory), [0; 100]);
+
+    faults.fail(Operation::Digest, 0, Culpability::Broken);
+    faults.fail(Operation::Digest, 1, Culpability::Inconclusive);
+    for expected in [Culpability::Broken, Culpability::Inconclusive] {
+        match host.digest(&memory, &mut go_on) {
+            Err(DigestFailure::Device(error)) => assert_eq!(error.culpability(), expected),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(host.digest(&memory, &mut go_on).is_ok());
+
+    for operation in [
+        Operation::Allocate,
+        Operation::Protect,
+        Operation::Synchronize,
+        Operation::Unprotect,
+        Operation::Windows,
+        Operation::Wipe,
+        Operation::Write,
+    ] {
+        faults.fail(operation, 0, Culpability::Inconclusive);
+    }
+    assert!(host.allocate(1, Permit::mint()).is_err());
+    assert!(host.protect(&mut memory).is_err());
+    assert!(host.synchronize(&memory).is_err());
+    assert!(host.unprotect(&mut memory).is_err());
+    assert!(host.windows(&memory, 0..1).is_err());
+    assert!(host.wipe(&mut memory).is_err());
+    assert!(host.write(&mut memory, 0, &[]).is_err());
+
+    faults.panic(Operation::Windows, 0);
+    let windows = || host.windows(&memory, 0..1).is_ok();
+    assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(windows)).is_err());
+    assert!(windows());
+
+    faults.fail(Operation::Free, 0, Culpability::Broken);
+    let address = address(&memory);
+    assert!(host.free(&mut memory).is_err());
+    drop(memory);
+    assert_eq!(mapping(address), None);
+}

@@ -1,0 +1,522 @@
+//! The tree over a stream, and its plain SHA-256 if asked for, in one pass and in fixed memory.
+//!
+//! The calling thread reads chunks into a fixed set of buffers, hands each to a sink (which writes
+//! it into a device) and queues it; helpers hash what is queued while the next chunk is read. When no
+//! buffer is free, the calling thread helps. A buffer comes back when the last one that needs it is
+//! done with it.
+
+use std::collections::VecDeque;
+use std::io::{self, Read};
+use std::ops::ControlFlow;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, Scope};
+
+use sha2::{Digest as _, Sha256};
+use zeroize::Zeroizing;
+
+use super::parallel::{CHUNK_WINDOWS, hash_chunk, helper, threads};
+use super::{CHUNK_BYTES, NODE_BYTES, Node, Progress, Stream, StreamDigest, Tree, WINDOW_BYTES};
+
+/// The most buffers in use at a time: 8 MiB.
+const BUFFERS: usize = 8;
+
+/// What was computed over a stream.
+#[derive(Debug)]
+pub(crate) struct Streamed {
+    pub(crate) tree: Tree,
+    pub(crate) sha256: Option<StreamDigest>,
+}
+
+/// Why a stream was not read to its end.
+#[derive(Debug)]
+pub(crate) enum StreamError<E> {
+    /// The reader failed.
+    Read(io::Error),
+    /// The sink failed.
+    Sink(E),
+    /// The progress callback said so.
+    Stopped,
+    /// There is more than was expected.
+    TooLong { expected: u64 },
+    /// There is less than was expected.
+    TooShort { expected: u64, got: u64 },
+}
+
+impl<E> From<io::Error> for StreamError<E> {
+    fn from(error: io::Error) -> Self {
+        Self::Read(error)
+    }
+}
+
+/// Reads exactly `len` bytes, hands them to `sink` chunk by chunk with their offset, and computes
+/// the tree over them. One byte more is tried, so that a longer stream is noticed.
+pub(crate) fn read_stream<E>(
+    mut reader: impl Read,
+    len: u64,
+    stream: Stream,
+    mut sink: impl FnMut(u64, &[u8]) -> Result<(), E>,
+    mut progress: impl FnMut(Progress) -> ControlFlow<()>,
+) -> Result<Streamed, StreamError<E>> {
+    let streamed = pump(&mut reader, len, stream, |offset, bytes| {
+        sink(offset, bytes).map_err(StreamError::Sink)?;
+        let done = offset.saturating_add(bytes.len() as u64);
+        match progress(Progress { done, total: len }) {
+            ControlFlow::Continue(()) => Ok(()),
+            ControlFlow::Break(()) => Err(StreamError::Stopped),
+        }
+    })?;
+    let got = streamed.tree.len();
+    if got < len {
+        return Err(StreamError::TooShort { expected: len, got });
+    }
+    match fill(&mut reader, &mut [0])? {
+        0 => Ok(streamed),
+        _ => Err(StreamError::TooLong { expected: len }),
+    }
+}
+
+/// The tree over all that a reader yields.
+pub(super) fn tree_of_reader(mut reader: impl Read) -> io::Result<Tree> {
+    let streamed: io::Result<Streamed> =
+        pump(&mut reader, u64::MAX, Stream::TreeOnly, |_, _| Ok(()));
+    streamed.map(|streamed| streamed.tree)
+}
+
+/// A chunk and the number of its first window.
+struct Chunk {
+    window: u64,
+    bytes: Zeroizing<Vec<u8>>,
+}
+
+/// A piece of work that any thread can do.
+enum Job {
+    Nodes(Arc<Chunk>),
+    Serial(Box<Sha256>, Arc<Chunk>),
+}
+
+/// What the threads share.
+struct Pool {
+    stream: Stream,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+struct State {
+    /// Chunks whose nodes are to be computed.
+    chunks: VecDeque<Arc<Chunk>>,
+    /// Chunks that the plain SHA-256 has yet to see, in order.
+    serial: VecDeque<Arc<Chunk>>,
+    /// The plain SHA-256 so far; not here while a thread works on it, or if not asked for.
+    sha256: Option<Box<Sha256>>,
+    nodes: Vec<Node>,
+    free: Vec<Zeroizing<Vec<u8>>>,
+    /// Buffers that may still be made.
+    unmade: usize,
+    /// Nothing will be queued any more: who finds no work may leave.
+    closed: bool,
+    /// Something went wrong: all leave at once.
+    abandoned: bool,
+}
+
+/// Abandons the work unless told otherwise: an error or a panic of reader or sink ends the helpers,
+/// and a panic in a helper ends the caller's wait.
+struct Abandon<'a> {
+    pool: &'a Pool,
+    armed: bool,
+}
+
+impl Drop for Abandon<'_> {
+    fn drop(&mut self) {
+        if self.armed {
+            self.pool.lock().abandoned = true;
+            self.pool.changed.notify_all();
+        }
+    }
+}
+
+/// Reads to the end of the reader, or `limit` bytes, and calls `each` with every chunk.
+fn pump<E: From<io::Error>>(
+    reader: &mut impl Read,
+    limit: u64,
+    stream: Stream,
+    mut each: impl FnMut(u64, &[u8]) -> Result<(), E>,
+) -> Result<Streamed, E> {
+    let pool = Pool::new(stream);
+    let len = thread::scope(|scope| {
+        let mut guard = pool.guard();
+        let len = pool.feed(scope, reader, limit, &mut each)?;
+        pool.close();
+        guard.armed = false;
+        Ok::<_, E>(len)
+    })?;
+    Ok(pool.finish(len))
+}
+
+impl Pool {
+    fn new(stream: Stream) -> Self {
+        Self {
+            stream,
+            state: Mutex::new(State {
+                chunks: VecDeque::new(),
+                serial: VecDeque::new(),
+                sha256: match stream {
+                    Stream::TreeOnly => None,
+                    Stream::WithSha256 => Some(Box::default()),
+                },
+                nodes: Vec::new(),
+                free: Vec::new(),
+                unmade: BUFFERS,
+                closed: false,
+                abandoned: false,
+            }),
+            changed: Condvar::new(),
+        }
+    }
+
+    /// Reads, hands on and queues chunk after chunk; returns the number of bytes.
+    fn feed<'scope, E: From<io::Error>>(
+        &'scope self,
+        scope: &'scope Scope<'scope, '_>,
+        reader: &mut impl Read,
+        limit: u64,
+        each: &mut impl FnMut(u64, &[u8]) -> Result<(), E>,
+    ) -> Result<u64, E> {
+        let mut offset = 0u64;
+        let mut helpers = 0;
+        while offset < limit {
+            let wanted = limit.saturating_sub(offset).min(CHUNK_BYTES as u64) as usize;
+            let Some(mut bytes) = self.buffer(wanted) else {
+                break;
+            };
+            let got = fill(reader, &mut bytes)?;
+            bytes.truncate(got);
+            if got > 0 {
+                each(offset, &bytes)?;
+                // One chunk is not worth a thread; with each further one there can be one more.
+                if offset > 0 && helpers < threads().saturating_sub(1) {
+                    helpers = usize::saturating_add(helpers, 1);
+                    let _helper = helper().spawn_scoped(scope, || self.help());
+                }
+                self.queue(bytes);
+                offset = offset.saturating_add(got as u64);
+            }
+            if got < wanted {
+                break;
+            }
+        }
+        Ok(offset)
+    }
+
+    /// A buffer of `len` bytes. While there is none, works. None if the work was abandoned.
+    fn buffer(&self, len: usize) -> Option<Zeroizing<Vec<u8>>> {
+        let mut state = self.lock();
+        while !state.abandoned {
+            if let Some(mut buffer) = state.free.pop() {
+                buffer.resize(len, 0);
+                return Some(buffer);
+            }
+            if let Some(left) = state.unmade.checked_sub(1) {
+                state.unmade = left;
+                return Some(Zeroizing::new(vec![0; len]));
+            }
+            state = match state.take() {
+                None => self.wait(state),
+                Some(job) => {
+                    drop(state);
+                    self.perform(job);
+                    self.lock()
+                }
+            };
+        }
+        None
+    }
+
+    fn queue(&self, bytes: Zeroizing<Vec<u8>>) {
+        let mut state = self.lock();
+        let window = state.nodes.len();
+        let end = window.saturating_add(bytes.len().div_ceil(WINDOW_BYTES));
+        state.nodes.resize(end, [0; NODE_BYTES]);
+        let chunk = Arc::new(Chunk {
+            window: window as u64,
+            bytes,
+        });
+        if self.stream == Stream::WithSha256 {
+            state.serial.push_back(Arc::clone(&chunk));
+        }
+        state.chunks.push_back(chunk);
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    /// Works until there is no more work to come.
+    fn help(&self) {
+        let mut guard = self.guard();
+        let mut state = self.lock();
+        while !state.abandoned {
+            state = match state.take() {
+                Some(job) => {
+                    drop(state);
+                    self.perform(job);
+                    self.lock()
+                }
+                None if state.closed => break,
+                None => self.wait(state),
+            };
+        }
+        guard.armed = false;
+    }
+
+    /// Works until nothing is queued, and lets the helpers leave.
+    fn close(&self) {
+        loop {
+            let mut state = self.lock();
+            let Some(job) = state.take() else {
+                state.closed = true;
+                break;
+            };
+            drop(state);
+            self.perform(job);
+        }
+        self.changed.notify_all();
+    }
+
+    fn perform(&self, job: Job) {
+        match job {
+            Job::Nodes(chunk) => {
+                let mut nodes = [[0; NODE_BYTES]; CHUNK_WINDOWS];
+                hash_chunk(chunk.window, &chunk.bytes, &mut nodes);
+                let mut state = self.lock();
+                let places = state.nodes.iter_mut().skip(chunk.window as usize);
+                for (place, node) in places.zip(nodes).take(chunk.windows()) {
+                    *place = node;
+                }
+                state.release(chunk);
+            }
+            Job::Serial(mut sha256, chunk) => {
+                sha256.update(chunk.bytes.as_slice());
+                let mut state = self.lock();
+                state.sha256 = Some(sha256);
+                state.release(chunk);
+            }
+        }
+        self.changed.notify_all();
+    }
+
+    /// All threads are gone and all work is done.
+    fn finish(self, len: u64) -> Streamed {
+        let state = self
+            .state
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner);
+        Streamed {
+            tree: Tree::from_nodes(len, state.nodes),
+            sha256: state
+                .sha256
+                .map(|sha256| StreamDigest::from_bytes(sha256.finalize().into())),
+        }
+    }
+
+    fn guard(&self) -> Abandon<'_> {
+        Abandon {
+            pool: self,
+            armed: true,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        let state = self.changed.wait(state);
+        state.unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// The next piece of work. The plain SHA-256 goes first: it is what takes longest.
+    fn take(&mut self) -> Option<Job> {
+        if !self.serial.is_empty()
+            && let Some(sha256) = self.sha256.take()
+        {
+            let chunk = self.serial.pop_front()?;
+            return Some(Job::Serial(sha256, chunk));
+        }
+        self.chunks.pop_front().map(Job::Nodes)
+    }
+
+    /// Takes the buffer back, if nobody else needs it.
+    fn release(&mut self, chunk: Arc<Chunk>) {
+        if let Some(chunk) = Arc::into_inner(chunk) {
+            self.free.push(chunk.bytes);
+        }
+    }
+}
+
+impl Chunk {
+    fn windows(&self) -> usize {
+        self.bytes.len().div_ceil(WINDOW_BYTES)
+    }
+}
+
+/// Reads until `bytes` is full or the reader ends; returns how many were read.
+fn fill(reader: &mut impl Read, bytes: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0usize;
+    while let Some(rest) = bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        match reader.read(rest) {
+            Ok(0) => break,
+            Ok(got) if got > rest.len() => {
+                return Err(io::Error::other("the reader claims more bytes than fit"));
+            }
+            Ok(got) => filled = filled.saturating_add(got),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn data(len: usize) -> Vec<u8> {
+        (0..len).map(|index| (index * 7 % 253) as u8).collect()
+    }
+
+    fn go_on(_: Progress) -> ControlFlow<()> {
+        ControlFlow::Continue(())
+    }
+
+    fn no_sink(_: u64, _: &[u8]) -> Result<(), &'static str> {
+        Ok(())
+    }
+
+    #[test]
+    fn a_stream_has_the_tree_and_the_sha256_of_its_bytes_and_arrives_in_order() {
+        for len in [
+            0,
+            1,
+            4096,
+            CHUNK_BYTES - 1,
+            CHUNK_BYTES,
+            23 * CHUNK_BYTES + 4097,
+        ] {
+            let bytes = data(len);
+            let mut arrived: Vec<u8> = Vec::new();
+            let mut last = None;
+            let streamed = read_stream(
+                &bytes[..],
+                len as u64,
+                Stream::WithSha256,
+                |offset, chunk| {
+                    assert_eq!(offset, arrived.len() as u64);
+                    arrived.extend_from_slice(chunk);
+                    Ok::<_, ()>(())
+                },
+                |progress| {
+                    last = Some(progress);
+                    ControlFlow::Continue(())
+                },
+            )
+            .unwrap();
+            assert!(arrived == bytes);
+            let tree = Tree::of_slice(&bytes, go_on).unwrap();
+            assert_eq!(streamed.tree.digest(), tree.digest(), "{len} bytes");
+            assert_eq!(streamed.tree.damaged(&tree), []);
+            let sha256 = StreamDigest::from_bytes(Sha256::digest(&bytes).into());
+            assert_eq!(streamed.sha256, Some(sha256));
+            let total = len as u64;
+            assert_eq!(last.is_none(), len == 0);
+            assert!(last.is_none_or(|last| last == Progress { done: total, total }));
+        }
+    }
+
+    #[test]
+    fn the_plain_sha256_is_not_computed_unless_asked_for() {
+        let streamed = read_stream(&[1][..], 1, Stream::TreeOnly, no_sink, go_on).unwrap();
+        assert_eq!(streamed.sha256, None);
+    }
+
+    #[test]
+    fn a_stream_of_another_length_is_refused() {
+        let bytes = data(3 * CHUNK_BYTES);
+        for (len, missing) in [(bytes.len() + 1, 1), (5 * CHUNK_BYTES, 2 * CHUNK_BYTES)] {
+            let result = read_stream(&bytes[..], len as u64, Stream::TreeOnly, no_sink, go_on);
+            let Err(StreamError::TooShort { expected, got }) = result else {
+                panic!("{result:?}");
+            };
+            assert_eq!(expected - got, missing as u64);
+        }
+        for len in [0, 1, CHUNK_BYTES, bytes.len() - 1] {
+            let result = read_stream(&bytes[..], len as u64, Stream::TreeOnly, no_sink, go_on);
+            assert!(
+                matches!(result, Err(StreamError::TooLong { expected }) if expected == len as u64)
+            );
+        }
+    }
+
+    #[test]
+    fn a_failing_sink_a_break_and_a_failing_reader_end_it() {
+        let bytes = data(20 * CHUNK_BYTES);
+        let len = bytes.len() as u64;
+        let full = |offset, _: &[u8]| match offset {
+            0 => Ok(()),
+            _ => Err("full"),
+        };
+        let result = read_stream(&bytes[..], len, Stream::WithSha256, full, go_on);
+        assert!(matches!(result, Err(StreamError::Sink("full"))));
+
+        let mut calls = 0;
+        let stop = |_| {
+            calls += 1;
+            ControlFlow::Break(())
+        };
+        let result = read_stream(&bytes[..], len, Stream::WithSha256, no_sink, stop);
+        assert!(matches!(result, Err(StreamError::Stopped)));
+        assert_eq!(calls, 1);
+
+        struct Liar;
+        impl Read for Liar {
+            fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+                Ok(buffer.len() + 1)
+            }
+        }
+        let result = read_stream(Liar, len, Stream::TreeOnly, no_sink, go_on);
+        assert!(matches!(result, Err(StreamError::Read(_))));
+    }
+
+    #[test]
+    fn a_panic_in_the_sink_arrives_at_the_caller() {
+        let bytes = data(20 * CHUNK_BYTES);
+        let result = std::panic::catch_unwind(|| {
+            let sink = |offset, _: &[u8]| match offset {
+                0 => Ok::<_, ()>(()),
+                _ => panic!("sink"),
+            };
+            read_stream(
+                &bytes[..],
+                bytes.len() as u64,
+                Stream::WithSha256,
+                sink,
+                go_on,
+            )
+        });
+        assert_eq!(result.unwrap_err().downcast_ref::<&str>(), Some(&"sink"));
+    }
+
+    #[test]
+    fn no_more_than_the_buffers_are_in_use() {
+        let pool = Pool::new(Stream::WithSha256);
+        for _ in 0..3 * BUFFERS {
+            let buffer = pool.buffer(CHUNK_BYTES).unwrap();
+            pool.queue(buffer);
+            let state = pool.lock();
+            let queued = state.serial.len().max(state.chunks.len());
+            assert!(queued + state.free.len() + state.unmade <= BUFFERS);
+        }
+        pool.close();
+        assert_eq!(pool.lock().free.len(), BUFFERS);
+        assert_eq!(pool.lock().unmade, 0);
+    }
+}

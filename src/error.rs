@@ -1,0 +1,503 @@
+//! Errors, one enum for each operation's caller to match on, by culprit: the caller, the device, the
+//! trail, or the weights.
+//!
+//! A transition takes its shard by value, so its error gives it back: as it was if there was no
+//! answer or the call was wrong, quarantined if the shard failed. Only this crate can make these
+//! values; in particular, an error that reports a failed verification holds the
+//! [`Incident`], which exists only once the trail has answered. Messages name shards and numbers,
+//! never addresses or secrets.
+
+use std::io;
+use std::ops::Range;
+
+use crate::audit::{Incident, NotDurable, Receipt};
+use crate::device::backend::DigestFailure;
+use crate::device::{Bound, Culpability, Device, DeviceError};
+use crate::digest::{Stopped, StreamError};
+use crate::id::ShardId;
+use crate::process::Forked;
+use crate::shard::{Allocated, Quarantined, Sealed, Shard, Shared};
+
+/// A manager was not built.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// The call was made in a forked child.
+    #[error(transparent)]
+    Forked(#[from] Forked),
+    /// The system's random generator, which gives a manager its epoch, failed.
+    #[error("the system's random generator failed")]
+    Random(#[source] io::Error),
+}
+
+/// Memory was not allocated.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AllocateError {
+    /// The device failed.
+    #[error("the device did not allocate")]
+    Device(#[source] DeviceError),
+    /// A shard with this name lives.
+    #[error("a shard named {id} lives: release it first, or choose another name")]
+    #[non_exhaustive]
+    DuplicateId {
+        /// The name.
+        id: ShardId,
+    },
+    /// The call was made in a forked child.
+    #[error(transparent)]
+    Forked(#[from] Forked),
+    /// There is not enough memory.
+    #[error(
+        "{needed} bytes are needed, {available} are left by {bound}: release a shard, or use smaller ones"
+    )]
+    #[non_exhaustive]
+    NoRoom {
+        /// Bytes needed.
+        needed: u64,
+        /// Bytes that can be had.
+        available: u64,
+        /// What sets the limit.
+        bound: Bound,
+    },
+    /// More than one shard may have.
+    #[error(
+        "{requested} bytes are more than the {limit} that one shard may have: split it, or build the manager with a higher `shard_limit`"
+    )]
+    #[non_exhaustive]
+    TooLarge {
+        /// Bytes asked for.
+        requested: u64,
+        /// Bytes that one shard may have.
+        limit: u64,
+    },
+    /// The record of the allocation is not durable, and the manager's assurance demands that. The
+    /// memory was freed again.
+    #[error("the allocation could not be put on record, which `Assurance::Durable` demands")]
+    Unrecorded(#[source] NotDurable),
+    /// A shard without bytes was asked for.
+    #[error("a shard has at least one byte")]
+    ZeroLength,
+}
+
+/// Bytes were not written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WriteError {
+    /// The device failed. Nothing written so far counts as written.
+    #[error(
+        "the device did not take the bytes: write the shard again from the start, or release it"
+    )]
+    Device(#[source] DeviceError),
+    /// The call was made in a forked child.
+    #[error(transparent)]
+    Forked(#[from] Forked),
+    /// The bytes do not fit. Nothing was written.
+    #[error("{len} bytes at offset {offset} do not fit into a shard of {shard_len}")]
+    #[non_exhaustive]
+    OutOfBounds {
+        /// Where they were to go, in bytes.
+        offset: u64,
+        /// How many they are.
+        len: u64,
+        /// How many the shard has.
+        shard_len: u64,
+    },
+}
+
+/// A stream was not loaded. Nothing counts as written: load again, or release the shard.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LoadError {
+    /// The device failed.
+    #[error("the device did not take the bytes: load again, or release the shard")]
+    Device(#[source] DeviceError),
+    /// The call was made in a forked child.
+    #[error(transparent)]
+    Forked(#[from] Forked),
+    /// The reader failed.
+    #[error("the source could not be read to its end: load again")]
+    Reader(#[source] io::Error),
+    /// The progress callback stopped it.
+    #[error(transparent)]
+    Stopped(Stopped),
+    /// The reader has more bytes than the shard.
+    #[error("the source has more than the shard's {expected} bytes: allocate exactly its length")]
+    #[non_exhaustive]
+    TooLong {
+        /// Bytes of the shard.
+        expected: u64,
+    },
+    /// The reader ended before the shard was full.
+    #[error(
+        "the source ended after {got} of {expected} bytes: it is truncated, or the shard is too long"
+    )]
+    #[non_exhaustive]
+    TooShort {
+        /// Bytes of the shard.
+        expected: u64,
+        /// Bytes read.
+        got: u64,
+    },
+}
+
+/// Why a verification has no answer. It says nothing about the bytes.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NoAnswer {
+    /// The device could not answer.
+    #[error(transparent)]
+    Device(DeviceError),
+    /// The progress callback stopped it.
+    #[error(transparent)]
+    Stopped(Stopped),
+}
+
+/// A shard was not sealed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SealError<D: Device> {
+    /// The device does not hold what the stream or the provenance says, or failed.
+    #[error(
+        "{incident}; the shard is quarantined: release it, and load from a source that is right"
+    )]
+    #[non_exhaustive]
+    Broken {
+        /// What was found, and its record.
+        incident: Box<Incident>,
+        /// The shard, which can be released.
+        shard: Box<Shard<Quarantined, D>>,
+    },
+    /// The call was made in a forked child.
+    #[error("{source}")]
+    #[non_exhaustive]
+    Forked {
+        /// The shard as it was.
+        shard: Box<Shard<Allocated, D>>,
+        /// Why.
+        source: Forked,
+    },
+    /// Some bytes were never written.
+    #[error("bytes {} to {} were never written: write every byte before sealing", missing.start, missing.end)]
+    #[non_exhaustive]
+    Incomplete {
+        /// The shard as it was.
+        shard: Box<Shard<Allocated, D>>,
+        /// The first bytes that are missing.
+        missing: Range<u64>,
+    },
+    /// There is no answer.
+    #[error("sealing came to no answer: try again")]
+    #[non_exhaustive]
+    Inconclusive {
+        /// The shard as it was.
+        shard: Box<Shard<Allocated, D>>,
+        /// Why.
+        source: NoAnswer,
+    },
+    /// A plain SHA-256 was given, and none was computed over a stream.
+    #[error(
+        "there is no SHA-256 of a stream to compare with: load with `Stream::WithSha256`, and do not write afterwards, or give the fs-verity digest"
+    )]
+    #[non_exhaustive]
+    NoStreamDigest {
+        /// The shard as it was.
+        shard: Box<Shard<Allocated, D>>,
+    },
+    /// The manager demands a provenance, and none was given. On record as `PolicyViolation`.
+    #[error("this manager refuses `UnpinnedFirstUse`: give the digest that the weights must have")]
+    #[non_exhaustive]
+    Unpinned {
+        /// The shard as it was.
+        shard: Box<Shard<Allocated, D>>,
+        /// The proof that the violation is on record, or the reason why there is none.
+        record: Result<Receipt, NotDurable>,
+    },
+    /// The record is not durable, and the manager's assurance demands that.
+    #[error(
+        "the sealing could not be put on record, which `Assurance::Durable` demands: seal again once the trail can write"
+    )]
+    #[non_exhaustive]
+    Unrecorded {
+        /// The shard as it was.
+        shard: Box<Shard<Allocated, D>>,
+        /// Why.
+        source: NotDurable,
+    },
+}
+
+/// A shard was not verified.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum VerifyError<D: Device> {
+    /// The shard is not what was sealed, or its device failed.
+    #[error(
+        "{incident}; the shard is quarantined: stop using what was computed from it, release it, and load it again"
+    )]
+    #[non_exhaustive]
+    Broken {
+        /// What was found, and its record.
+        incident: Box<Incident>,
+        /// The shard, which can be released.
+        shard: Box<Shard<Quarantined, D>>,
+    },
+    /// The call was made in a forked child.
+    #[error("{source}")]
+    #[non_exhaustive]
+    Forked {
+        /// The shard.
+        shard: Box<Shard<Sealed, D>>,
+        /// Why.
+        source: Forked,
+    },
+    /// There is no answer.
+    #[error("verifying came to no answer: try again")]
+    #[non_exhaustive]
+    Inconclusive {
+        /// The shard.
+        shard: Box<Shard<Sealed, D>>,
+        /// Why.
+        source: NoAnswer,
+    },
+    /// There are no such windows.
+    #[error("windows {}..{} are not all among the shard's {count}, or none at all", windows.start, windows.end)]
+    #[non_exhaustive]
+    NoSuchWindow {
+        /// The shard.
+        shard: Box<Shard<Sealed, D>>,
+        /// The windows asked for.
+        windows: Range<u64>,
+        /// How many there are.
+        count: u64,
+    },
+    /// The shard is what was sealed, but the record of it is not durable, and the manager's
+    /// assurance demands that.
+    #[error(
+        "the verification could not be put on record, which `Assurance::Durable` demands: verify again once the trail can write"
+    )]
+    #[non_exhaustive]
+    Unrecorded {
+        /// The shard.
+        shard: Box<Shard<Sealed, D>>,
+        /// Why.
+        source: NotDurable,
+    },
+}
+
+/// A check of a shared shard did not pass.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CheckError {
+    /// An earlier check failed; nothing can make up for that.
+    #[error(
+        "an earlier check of this shard failed: drop its leases, reclaim it, and load it again"
+    )]
+    AlreadyFailed,
+    /// The shard is not what was sealed, or its device failed. Leases are refused from now on.
+    #[error(
+        "{incident}; no lease is current any more: stop using what was computed from it, drop the leases, and load it again"
+    )]
+    #[non_exhaustive]
+    Broken {
+        /// What was found, and its record.
+        incident: Box<Incident>,
+    },
+    /// The call was made in a forked child.
+    #[error(transparent)]
+    Forked(#[from] Forked),
+    /// There is no answer. Leases stay as they were.
+    #[error("the check came to no answer: try again")]
+    Inconclusive(#[source] NoAnswer),
+    /// There are no such windows.
+    #[error("windows {}..{} are not all among the shard's {count}, or none at all", windows.start, windows.end)]
+    #[non_exhaustive]
+    NoSuchWindow {
+        /// The windows asked for.
+        windows: Range<u64>,
+        /// How many there are.
+        count: u64,
+    },
+    /// The shard is what was sealed, but the record of it is not durable, and the manager's
+    /// assurance demands that. The check does not count.
+    #[error(
+        "the check could not be put on record, which `Assurance::Durable` demands: check again once the trail can write"
+    )]
+    Unrecorded(#[source] NotDurable),
+}
+
+/// A lease was refused.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Revoked {
+    /// A check failed, or was left without an outcome.
+    #[error("a check of this shard failed: drop its leases, reclaim it, and load it again")]
+    Failed,
+    /// The call was made in a forked child.
+    #[error(transparent)]
+    Forked(#[from] Forked),
+    /// The last check that passed is older than the manager's maximum age.
+    #[error("the last check of this shard is too old: call `check`")]
+    Overdue,
+}
+
+/// A shared shard was not reclaimed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReclaimError<D: Device> {
+    /// A check failed while it was shared. The incident is on record.
+    #[error("a check of the shard failed while it was shared: release it, and load it again")]
+    #[non_exhaustive]
+    Failed {
+        /// The shard, which can be released.
+        shard: Box<Shard<Quarantined, D>>,
+    },
+    /// The call was made in a forked child.
+    #[error("{source}")]
+    #[non_exhaustive]
+    Forked {
+        /// The shard as it was.
+        shared: Box<Shared<D>>,
+        /// Why.
+        source: Forked,
+    },
+    /// Leases live.
+    #[error("leases of the shard live: drop them first")]
+    #[non_exhaustive]
+    Leased {
+        /// The shard as it was.
+        shared: Box<Shared<D>>,
+    },
+}
+
+/// Memory was not given back as it should have been. It is on record, and the shard is gone.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReleaseError {
+    /// The call was made in a forked child. Nothing was touched.
+    #[error(transparent)]
+    Forked(#[from] Forked),
+    /// The device did not free the memory; it stays accounted for.
+    #[error("the device did not free the memory: restart the worker if it is needed")]
+    #[non_exhaustive]
+    NotFreed {
+        /// Why.
+        source: DeviceError,
+    },
+    /// The memory was freed, and may still hold what was in it.
+    #[error(
+        "the memory was freed without having been wiped: whoever gets it next may read the weights"
+    )]
+    #[non_exhaustive]
+    NotWiped {
+        /// Why.
+        source: DeviceError,
+    },
+}
+
+impl NoAnswer {
+    /// Whether it is an answer after all, and a bad one.
+    pub(crate) fn is_broken(&self) -> bool {
+        match self {
+            Self::Device(error) => error.culpability() == Culpability::Broken,
+            Self::Stopped(_) => false,
+        }
+    }
+}
+
+impl<D: Device> SealError<D> {
+    /// The shard: as it was, or quarantined.
+    pub fn into_shard(self) -> Result<Shard<Allocated, D>, Box<Shard<Quarantined, D>>> {
+        match self {
+            Self::Broken { shard, .. } => Err(shard),
+            Self::Forked { shard, .. }
+            | Self::Incomplete { shard, .. }
+            | Self::Inconclusive { shard, .. }
+            | Self::NoStreamDigest { shard }
+            | Self::Unpinned { shard, .. }
+            | Self::Unrecorded { shard, .. } => Ok(*shard),
+        }
+    }
+
+    /// The incident, if the shard failed.
+    pub fn incident(&self) -> Option<&Incident> {
+        match self {
+            Self::Broken { incident, .. } => Some(incident),
+            _ => None,
+        }
+    }
+}
+
+impl<D: Device> VerifyError<D> {
+    /// The shard: sealed, or quarantined.
+    pub fn into_shard(self) -> Result<Shard<Sealed, D>, Box<Shard<Quarantined, D>>> {
+        match self {
+            Self::Broken { shard, .. } => Err(shard),
+            Self::Forked { shard, .. }
+            | Self::Inconclusive { shard, .. }
+            | Self::NoSuchWindow { shard, .. }
+            | Self::Unrecorded { shard, .. } => Ok(*shard),
+        }
+    }
+
+    /// The incident, if the shard failed.
+    pub fn incident(&self) -> Option<&Incident> {
+        match self {
+            Self::Broken { incident, .. } => Some(incident),
+            _ => None,
+        }
+    }
+}
+
+impl<D: Device> ReclaimError<D> {
+    /// The shard: still shared, or quarantined.
+    pub fn into_shared(self) -> Result<Shared<D>, Box<Shard<Quarantined, D>>> {
+        match self {
+            Self::Failed { shard } => Err(shard),
+            Self::Forked { shared, .. } | Self::Leased { shared } => Ok(*shared),
+        }
+    }
+}
+
+impl From<DeviceError> for AllocateError {
+    fn from(error: DeviceError) -> Self {
+        match error {
+            DeviceError::OutOfMemory {
+                needed,
+                available,
+                bound,
+            } => Self::NoRoom {
+                needed,
+                available,
+                bound,
+            },
+            other => Self::Device(other),
+        }
+    }
+}
+
+impl From<DeviceError> for NoAnswer {
+    fn from(error: DeviceError) -> Self {
+        Self::Device(error)
+    }
+}
+
+impl From<DigestFailure> for NoAnswer {
+    fn from(failure: DigestFailure) -> Self {
+        match failure {
+            DigestFailure::Device(error) => Self::Device(error),
+            DigestFailure::Stopped => Self::Stopped(Stopped),
+        }
+    }
+}
+
+impl From<StreamError<DeviceError>> for LoadError {
+    fn from(error: StreamError<DeviceError>) -> Self {
+        match error {
+            StreamError::Read(source) => Self::Reader(source),
+            StreamError::Sink(source) => Self::Device(source),
+            StreamError::Stopped => Self::Stopped(Stopped),
+            StreamError::TooLong { expected } => Self::TooLong { expected },
+            StreamError::TooShort { expected, got } => Self::TooShort { expected, got },
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! Filling a shard: writing pieces, or loading a stream from its first byte to its last.
+//!
+//! Every byte must have been written before a shard can be sealed. While a stream is loaded, its own
+//! tree is computed, so that a copy that goes wrong on its way into the device is found at sealing.
+
+use std::io::Read;
+use std::ops::ControlFlow;
+
+use super::Shard;
+use super::state::{Allocated, Content, Coverage};
+use crate::device::Device;
+use crate::digest::{Digest, Progress, Stream, StreamDigest, read_stream};
+use crate::error::{LoadError, WriteError};
+use crate::process;
+
+/// What a stream was while it was loaded. That the device got the same is found out at sealing.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct Loaded {
+    /// The fs-verity digest of the stream.
+    pub digest: Digest,
+    /// Its plain SHA-256, if that was asked for.
+    pub sha256: Option<StreamDigest>,
+}
+
+impl<D: Device> Shard<Allocated, D> {
+    /// Writes `bytes` at `offset` (both in bytes).
+    ///
+    /// After a load this makes the shard something else than the stream that was loaded: neither its
+    /// tree nor its SHA-256 counts any more. A failure of the device is recorded, and nothing that
+    /// was written before it counts as written.
+    pub fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<(), WriteError> {
+        process::check()?;
+        let (len, shard_len) = (bytes.len() as u64, self.len());
+        let end = offset
+            .checked_add(len)
+            .filter(|end| *end <= shard_len)
+            .ok_or(WriteError::OutOfBounds {
+                offset,
+                len,
+                shard_len,
+            })?;
+        if len == 0 {
+            return Ok(());
+        }
+        let mut coverage = self.take_coverage();
+        if let Err(fault) = self.core.region.write(offset, bytes) {
+            self.core.region.record_failure("write", &fault);
+            return Err(WriteError::Device(fault));
+        }
+        coverage.add(offset..end);
+        self.state.content = Content::Written(coverage);
+        Ok(())
+    }
+
+    /// Loads exactly the shard's length from `reader`, in fixed memory.
+    ///
+    /// A reader that ends earlier or goes on is an error, and so is [`ControlFlow::Break`] from
+    /// `progress`. After any error nothing counts as written: load again, or release the shard. The
+    /// failure is recorded (`DeviceFailed`, operation `load`).
+    pub fn load_from(
+        &mut self,
+        reader: impl Read,
+        stream: Stream,
+        progress: impl FnMut(Progress) -> ControlFlow<()>,
+    ) -> Result<Loaded, LoadError> {
+        process::check()?;
+        // What was there is void from the first byte on, even if the reader panics.
+        self.state = Allocated::empty();
+        let len = self.len();
+        let region = &mut self.core.region;
+        let streamed = read_stream(
+            reader,
+            len,
+            stream,
+            |offset, bytes| region.write(offset, bytes),
+            progress,
+        )
+        .map_err(LoadError::from)
+        .inspect_err(|error| region.record_failure("load", error))?;
+        let loaded = Loaded {
+            digest: streamed.tree.digest(),
+            sha256: streamed.sha256,
+        };
+        self.state.content = Content::Streamed {
+            tree: streamed.tree,
+            sha256: streamed.sha256,
+        };
+        Ok(loaded)
+    }
+
+    /// What is covered so far; the shard is left as if nothing were.
+    fn take_coverage(&mut self) -> Coverage {
+        let len = self.len();
+        match std::mem::replace(&mut self.state, Allocated::empty()).content {
+            Content::Written(coverage) => coverage,
+            Content::Streamed { .. } => {
+                let mut whole = Coverage::default();
+                whole.add(0..len);
+                whole
+            }
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! The memory of one shard, and the end of it.
+//!
+//! A region owns its memory. When it goes, whatever way that happens, it waits for the device, wipes,
+//! frees, records `VramDeallocated`, and gives capacity and name back. A region that is leaked is
+//! never freed, and stays in the list of live shards. It does not know about seals and states.
+
+use std::ops::{ControlFlow, Range};
+use std::sync::Arc;
+
+use crate::audit::event::{Event, Subject};
+use crate::device::backend::Facts;
+use crate::device::{Device, DeviceError};
+use crate::digest::{Node, Progress, Tree};
+use crate::error::{NoAnswer, ReleaseError};
+use crate::manager::Home;
+use crate::process;
+
+/// One allocation on a device.
+#[derive(Debug)]
+pub(crate) struct Region<D: Device> {
+    home: Arc<Home<D>>,
+    memory: D::Memory,
+    subject: Subject,
+    len: u64,
+    gone: bool,
+    #[cfg(feature = "fault-injection")]
+    injected: std::sync::atomic::AtomicBool,
+}
+
+impl<D: Device> Region<D> {
+    /// Takes over memory that was allocated and accounted for, under a name that was admitted.
+    pub(crate) fn new(home: Arc<Home<D>>, memory: D::Memory, subject: Subject, len: u64) -> Self {
+        Self {
+            home,
+            memory,
+            subject,
+            len,
+            gone: false,
+            #[cfg(feature = "fault-injection")]
+            injected: false.into(),
+        }
+    }
+
+    pub(crate) fn subject(&self) -> &Subject {
+        &self.subject
+    }
+
+    /// What the device knows about the memory.
+    pub(crate) fn facts(&self) -> Facts {
+        self.home.device().facts(&self.memory)
+    }
+
+    pub(super) fn home(&self) -> &Home<D> {
+        &self.home
+    }
+
+    pub(super) fn len(&self) -> u64 {
+        self.len
+    }
+
+    pub(super) fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<(), DeviceError> {
+        self.home.device().write(&mut self.memory, offset, bytes)
+    }
+
+    /// Waits until the device has done what it was asked to do with this memory.
+    pub(super) fn settle(&self) -> Result<(), DeviceError> {
+        self.home.device().synchronize(&self.memory)
+    }
+
+    pub(super) fn protect(&mut self) -> Result<(), DeviceError> {
+        self.home.device().protect(&mut self.memory)
+    }
+
+    pub(super) fn unprotect(&mut self) -> Result<(), DeviceError> {
+        self.home.device().unprotect(&mut self.memory)
+    }
+
+    /// Reads everything back from the device.
+    pub(super) fn tree(
+        &self,
+        progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+    ) -> Result<Tree, NoAnswer> {
+        self.settle()?;
+        let tree = self.home.device().digest(&self.memory, progress)?;
+        Ok(tree)
+    }
+
+    /// Reads some windows back from the device.
+    pub(super) fn windows(&self, windows: Range<u64>) -> Result<Vec<Node>, NoAnswer> {
+        self.settle()?;
+        Ok(self.home.device().windows(&self.memory, windows)?)
+    }
+
+    pub(super) fn view(&self) -> D::View<'_> {
+        self.home.device().view(&self.memory)
+    }
+
+    /// Records that the device failed to do something with this memory.
+    pub(super) fn record_failure(&self, operation: &'static str, cause: &dyn std::fmt::Display) {
+        self.home.recorder().emit(Event::DeviceFailed {
+            subject: self.subject.clone(),
+            operation,
+            cause: cause.to_string().into(),
+        });
+    }
+
+    /// Whether the `fault-injection` feature was used on this memory.
+    pub(super) fn injected(&self) -> bool {
+        #[cfg(feature = "fault-injection")]
+        return self.injected.load(std::sync::atomic::Ordering::Relaxed);
+        #[cfg(not(feature = "fault-injection"))]
+        return false;
+    }
+
+    /// Wipes and frees now, and says whether it worked.
+    pub(super) fn release(mut self) -> Result<(), ReleaseError> {
+        self.dispose()
+    }
+
+    /// In a forked child nothing is touched: the memory there is not ours.
+    fn dispose(&mut self) -> Result<(), ReleaseError> {
+        process::check().map_err(ReleaseError::Forked)?;
+        if self.gone {
+            return Ok(());
+        }
+        self.gone = true;
+        let wiped = self.wipe();
+        let freed = self.free();
+        let used = self.home.account().give_back(match freed {
+            Ok(()) => self.len,
+            Err(_) => 0,
+        });
+        self.home.recorder().emit(Event::VramDeallocated {
+            subject: self.subject.clone(),
+            freed_bytes: if freed.is_ok() { self.len } else { 0 },
+            used_bytes: used,
+            wiped: wiped.is_ok(),
+            freed: freed.is_ok(),
+        });
+        self.home.recorder().retire(&self.subject);
+        freed.and(wiped)
+    }
+
+    /// A device that cannot even be waited for is still asked to wipe: that costs nothing, and it
+    /// may have been the waiting alone that failed.
+    fn wipe(&mut self) -> Result<(), ReleaseError> {
+        let waited = self.settle();
+        let wiped = self.home.device().wipe(&mut self.memory);
+        waited.and(wiped).map_err(|source| {
+            self.record_failure("wipe", &source);
+            ReleaseError::NotWiped { source }
+        })
+    }
+
+    fn free(&mut self) -> Result<(), ReleaseError> {
+        self.home.device().free(&mut self.memory).map_err(|source| {
+            self.record_failure("free", &source);
+            ReleaseError::NotFreed { source }
+        })
+    }
+}
+
+impl<D: Device> Drop for Region<D> {
+    fn drop(&mut self) {
+        // What went wrong is recorded; a destructor has nobody to tell.
+        let _disposed = self.dispose();
+    }
+}
+
+#[cfg(feature = "fault-injection")]
+impl<D: Device> Region<D> {
+    pub(super) fn mark_injected(&self) {
+        self.injected
+            .store(true, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    pub(super) fn flip_bit(&self, offset: u64, bit: u8) -> Result<(), DeviceError> {
+        self.mark_injected();
+        self.home.device().flip_bit(&self.memory, offset, bit)
+    }
+}

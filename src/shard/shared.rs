@@ -1,0 +1,398 @@
+//! Sharing: many readers for weeks, and checks beside them.
+//!
+//! A model keeps its weights in `'static` structures, where no borrow reaches. So a verified shard
+//! can be shared: [`Lease`]s are owned, can be cloned and sent, and keep the memory alive. A check
+//! re-reads the memory beside them; one that fails cannot take bytes out of anybody's hands, but
+//! from then on every new lease is refused and none is current. That is checked at run time, by
+//! whoever asks; only [`Shard::view`](super::Shard::view) is checked by the compiler.
+//!
+//! One number holds the answer: until when leases are good.
+
+use std::fmt;
+use std::ops::{ControlFlow, Range};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, SystemTime};
+
+use super::state::{LastCheck, Sealed, StateFacts, Verified, private::Facts};
+use super::verify::Unproven;
+use super::{Core, Shard, ShardHandle};
+use crate::audit::event::{Event, History, Subject, Uptime};
+use crate::audit::{Recorder, Watched};
+use crate::device::Device;
+use crate::digest::{Digest, Progress};
+use crate::error::{CheckError, ReclaimError, Revoked};
+use crate::id::ShardId;
+use crate::process;
+use crate::seal::Match;
+
+/// A check failed: no time is good any more.
+const FAILED: u64 = 0;
+
+/// There is no maximum age: every time is good.
+const ALWAYS: u64 = u64::MAX;
+
+/// A verified shard that is read from many places.
+///
+/// ```text
+/// let shared = verified.share();
+/// let lease = shared.lease()?;       // for each layer of the model, for weeks
+/// shared.check()?;                   // now and then, beside the readers
+/// lease.is_current();                // before each batch: one atomic load
+/// ```
+#[must_use = "dropping it leaves leases that nobody can check any more"]
+pub struct Shared<D: Device> {
+    served: Arc<Served<D>>,
+    sealed: Sealed,
+    /// That of the shard that was shared; given back when it is reclaimed and no check has failed.
+    proof: Match,
+}
+
+/// The right to read a shared shard. Keeps its memory alive.
+pub struct Lease<D: Device>(Arc<Served<D>>);
+
+/// What a shared shard and its leases have in common.
+#[derive(Debug)]
+struct Served<D: Device> {
+    core: Core<D>,
+    /// Apart from the memory, so that the trail's writer can look at it without keeping that alive.
+    standing: Arc<Standing>,
+}
+
+/// Whether leases are good.
+#[derive(Debug)]
+struct Standing {
+    /// Boot time in nanoseconds until which leases are good, [`ALWAYS`] or [`FAILED`]. Once it is
+    /// [`FAILED`] it stays so; otherwise it only grows.
+    good_until: AtomicU64,
+    /// The `good_until` whose passing was recorded last.
+    reported: AtomicU64,
+    max_age: Option<Duration>,
+    recorder: Recorder,
+    subject: Subject,
+    last: Mutex<Last>,
+}
+
+/// The last check that passed.
+#[derive(Clone, Copy, Debug)]
+struct Last {
+    check: LastCheck,
+    history: History,
+}
+
+impl<D: Device> Shared<D> {
+    pub(super) fn new(core: Core<D>, sealed: Sealed, check: LastCheck, proof: Match) -> Self {
+        let home = core.region.home();
+        let max_age = home.options().max_age;
+        let standing = Arc::new(Standing {
+            good_until: AtomicU64::new(good_until(check.began, max_age)),
+            reported: AtomicU64::new(FAILED),
+            max_age,
+            recorder: home.recorder().clone(),
+            subject: core.region.subject().clone(),
+            last: Mutex::new(Last {
+                check,
+                history: sealed.history,
+            }),
+        });
+        if max_age.is_some() {
+            let watched: Weak<Standing> = Arc::downgrade(&standing);
+            home.recorder().watch(watched);
+        }
+        Self {
+            served: Arc::new(Served { core, standing }),
+            sealed,
+            proof,
+        }
+    }
+
+    /// A lease, unless a check has failed or the last one is too old.
+    pub fn lease(&self) -> Result<Lease<D>, Revoked> {
+        process::check()?;
+        let standing = &self.served.standing;
+        standing.judge().inspect_err(|revoked| {
+            if *revoked == Revoked::Overdue {
+                standing.record_overdue();
+            }
+        })?;
+        Ok(Lease(Arc::clone(&self.served)))
+    }
+
+    /// Reads the whole shard back from the device, beside whoever reads it through leases, and
+    /// compares it with the seal.
+    ///
+    /// If it fails, the incident is on record first, then leases are refused. If it panics (in a
+    /// progress callback), the same with reason `interrupted`. A check that passes counts from its
+    /// beginning, and never makes up for one that failed.
+    pub fn check(&self) -> Result<(), CheckError> {
+        self.check_with_progress(|_| ControlFlow::Continue(()))
+    }
+
+    /// [`check`](Self::check), calling `progress` on the way. [`ControlFlow::Break`] stops; that is
+    /// recorded as inconclusive, and leases stay as they were.
+    pub fn check_with_progress(
+        &self,
+        mut progress: impl FnMut(Progress) -> ControlFlow<()>,
+    ) -> Result<(), CheckError> {
+        let latch = self.admit_check()?;
+        let history = self.served.standing.last().history;
+        let whole = latch.conclude(self.served.core.verify_whole(
+            &self.sealed,
+            history,
+            "check",
+            &mut progress,
+        ))?;
+        self.served.standing.pass(whole.last);
+        Ok(())
+    }
+
+    /// Checks some windows (of 512 KiB, numbered from 0) against the seal, by way of the kept tree.
+    ///
+    /// A failure is a failure of the whole shard. A pass does not make the last check younger.
+    pub fn check_window(&self, windows: Range<u64>) -> Result<(), CheckError> {
+        if let Err(count) = self.served.core.check_windows(&windows) {
+            return Err(CheckError::NoSuchWindow { windows, count });
+        }
+        let latch = self.admit_check()?;
+        let history = self.served.standing.last().history;
+        let outcome =
+            self.served
+                .core
+                .verify_windows(&self.sealed, history, "check_window", windows);
+        latch.conclude(outcome).map(drop)
+    }
+
+    /// Takes the shard back, once no lease lives. It is as verified as the last check that passed.
+    pub fn reclaim(self) -> Result<Shard<Verified, D>, ReclaimError<D>> {
+        if let Err(source) = process::check() {
+            let shared = Box::new(self);
+            return Err(ReclaimError::Forked { shared, source });
+        }
+        let Self {
+            served,
+            mut sealed,
+            proof,
+        } = self;
+        let Served { core, standing } = match Arc::try_unwrap(served) {
+            Ok(served) => served,
+            Err(served) => {
+                let shared = Box::new(Self {
+                    served,
+                    sealed,
+                    proof,
+                });
+                return Err(ReclaimError::Leased { shared });
+            }
+        };
+        let last = *standing.last();
+        sealed.history = last.history;
+        if standing.judge() == Err(Revoked::Failed) {
+            let shard = core.quarantine(&sealed);
+            return Err(ReclaimError::Failed { shard });
+        }
+        Ok(Shard {
+            core,
+            state: Verified::new(proof, sealed, last.check),
+        })
+    }
+
+    /// The shard's name.
+    pub fn id(&self) -> &ShardId {
+        &self.served.core.region.subject().shard
+    }
+
+    /// The length in bytes, at least 1.
+    #[allow(clippy::len_without_is_empty, reason = "no shard is empty")]
+    pub fn len(&self) -> u64 {
+        self.served.core.region.len()
+    }
+
+    /// The digest of the bytes that were sealed.
+    pub fn digest(&self) -> Digest {
+        self.sealed.seal.digest()
+    }
+
+    /// When all of the shard was last found equal to its seal.
+    pub fn verified_at(&self) -> SystemTime {
+        self.served.standing.last().check.mark.time.to_system_time()
+    }
+
+    /// What may be told about the shard: its state is `shared`, or `revoked` where leases are
+    /// refused.
+    pub fn handle(&self) -> ShardHandle {
+        let standing = &self.served.standing;
+        self.served.core.handle(StateFacts {
+            state: match standing.judge() {
+                Ok(()) => "shared",
+                Err(_) => "revoked",
+            },
+            verified: standing.last().history.last_verified_time,
+            ..self.sealed.facts()
+        })
+    }
+
+    #[cfg(feature = "fault-injection")]
+    pub(super) fn dangerous_region(&self) -> &super::Region<D> {
+        &self.served.core.region
+    }
+
+    /// What every check begins with. From here on, leaving without an outcome revokes the leases.
+    fn admit_check(&self) -> Result<Latch<'_>, CheckError> {
+        process::check()?;
+        let standing = &*self.served.standing;
+        if standing.judge() == Err(Revoked::Failed) {
+            return Err(CheckError::AlreadyFailed);
+        }
+        Ok(Latch {
+            standing,
+            armed: true,
+        })
+    }
+}
+
+impl<D: Device> Lease<D> {
+    /// The bytes, read-only. They are there as long as the lease is, whatever a check found; whether
+    /// they may be used is what [`is_current`](Self::is_current) tells.
+    pub fn view(&self) -> D::View<'_> {
+        self.0.core.region.view()
+    }
+
+    /// Whether no check has failed and the last one is not too old: ask before each batch. In a
+    /// forked child, where the memory is not mapped, no lease is current.
+    pub fn is_current(&self) -> bool {
+        process::check().is_ok() && self.0.standing.judge().is_ok()
+    }
+
+    /// The shard's name.
+    pub fn id(&self) -> &ShardId {
+        &self.0.core.region.subject().shard
+    }
+
+    /// The length in bytes, at least 1.
+    #[allow(clippy::len_without_is_empty, reason = "no shard is empty")]
+    pub fn len(&self) -> u64 {
+        self.0.core.region.len()
+    }
+}
+
+impl<D: Device> Clone for Lease<D> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+/// Revokes the leases when it goes, unless the check that holds it has another outcome. It goes
+/// after the open verification does, so the incident is on record first.
+struct Latch<'a> {
+    standing: &'a Standing,
+    armed: bool,
+}
+
+impl Latch<'_> {
+    /// A failure lets the latch fall; everything else leaves leases as they were.
+    fn conclude<T>(mut self, outcome: Result<T, Unproven>) -> Result<T, CheckError> {
+        self.armed = matches!(outcome, Err(Unproven::Broken(_)));
+        outcome.map_err(|unproven| match unproven {
+            Unproven::Broken(incident) => CheckError::Broken { incident },
+            Unproven::Inconclusive(cause) => CheckError::Inconclusive(cause),
+            Unproven::Unrecorded(cause) => CheckError::Unrecorded(cause),
+        })
+    }
+}
+
+impl Drop for Latch<'_> {
+    fn drop(&mut self) {
+        if self.armed {
+            self.standing.good_until.store(FAILED, Ordering::Release);
+        }
+    }
+}
+
+impl Standing {
+    /// One atomic load; the clock is read only if there is a maximum age.
+    fn judge(&self) -> Result<(), Revoked> {
+        match self.good_until.load(Ordering::Acquire) {
+            ALWAYS => Ok(()),
+            FAILED => Err(Revoked::Failed),
+            until if now() <= until => Ok(()),
+            _ => Err(Revoked::Overdue),
+        }
+    }
+
+    /// A check of everything passed. It may have run beside one that failed, or that began later.
+    fn pass(&self, check: LastCheck) {
+        {
+            let mut last = self.last();
+            if check.began > last.check.began {
+                last.history = check.after(last.history);
+                last.check = check;
+            }
+        }
+        let until = good_until(check.began, self.max_age);
+        // Refused where it is FAILED: the answer is the old value, which nobody needs.
+        let _before = self
+            .good_until
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |old| {
+                (old != FAILED).then_some(old.max(until))
+            });
+    }
+
+    /// Once for each time that leases ran out.
+    fn record_overdue(&self) {
+        let until = self.good_until.load(Ordering::Acquire);
+        let reported = self.reported.fetch_max(until, Ordering::AcqRel);
+        if let Some(max_age) = self.max_age
+            && reported < until
+        {
+            self.recorder.emit(Event::VerificationOverdue {
+                subject: self.subject.clone(),
+                history: self.last().history,
+                max_age_ms: u64::try_from(max_age.as_millis()).unwrap_or(u64::MAX),
+            });
+        }
+    }
+
+    fn last(&self) -> MutexGuard<'_, Last> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Watched for Standing {
+    fn tick(&self) {
+        if self.judge() == Err(Revoked::Overdue) {
+            self.record_overdue();
+        }
+    }
+}
+
+/// Until when a check that began then is young enough.
+fn good_until(began: Uptime, max_age: Option<Duration>) -> u64 {
+    let Some(max_age) = max_age else {
+        return ALWAYS;
+    };
+    let age = u64::try_from(max_age.as_nanos()).unwrap_or(ALWAYS);
+    let began = u64::try_from(began.nanoseconds()).unwrap_or(0);
+    began.saturating_add(age).max(FAILED.saturating_add(1))
+}
+
+fn now() -> u64 {
+    u64::try_from(Uptime::now().nanoseconds()).unwrap_or(0)
+}
+
+impl<D: Device> fmt::Debug for Shared<D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared")
+            .field("id", self.id())
+            .field("standing", &self.served.standing.judge())
+            .finish_non_exhaustive()
+    }
+}
+
+impl<D: Device> fmt::Debug for Lease<D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lease")
+            .field("id", self.id())
+            .field("standing", &self.0.standing.judge())
+            .finish_non_exhaustive()
+    }
+}

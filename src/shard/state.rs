@@ -1,0 +1,254 @@
+//! The states of a shard: structs with exactly the data that a shard in that state has.
+//!
+//! Nobody outside can make one. Inside, [`Verified`] cannot be made without a [`Match`], the proof
+//! that the device's bytes were found equal to the seal. This module does not know how a shard gets
+//! from one state into another.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Range;
+
+use crate::audit::event::{History, Mark, Time, Uptime};
+use crate::digest::{Digest, StreamDigest, Tree};
+use crate::seal::{Match, Seal};
+
+/// A state of a [`Shard`](super::Shard). Sealed: there are four, and no others.
+pub trait State: private::Facts + fmt::Debug + Send + Sync + 'static {}
+
+/// The shard is being filled: written, loaded, and not readable.
+#[derive(Debug)]
+pub struct Allocated {
+    pub(super) content: Content,
+}
+
+/// The shard is sealed and not readable: whether it still holds what was sealed is not known.
+#[derive(Debug)]
+pub struct Sealed {
+    pub(super) seal: Seal,
+    pub(super) tree: Tree,
+    /// The sealing, and the last whole verification if there was one.
+    pub(super) history: History,
+}
+
+/// The shard was read back from the device and found equal to its seal. It can be read.
+#[derive(Debug)]
+pub struct Verified {
+    sealed: Sealed,
+    last: LastCheck,
+    _proof: Match,
+}
+
+/// The shard failed a verification. It can be released, and nothing else.
+#[derive(Debug)]
+pub struct Quarantined {
+    pub(super) facts: StateFacts,
+}
+
+/// When the whole shard was last found equal to its seal.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LastCheck {
+    /// The record that says so.
+    pub(super) mark: Mark,
+    /// When the first byte was read: the age of a verification counts from here.
+    pub(super) began: Uptime,
+}
+
+/// What has been written into a shard so far.
+#[derive(Debug)]
+pub(super) enum Content {
+    /// Exactly a stream, from the first byte to the last.
+    Streamed {
+        tree: Tree,
+        sha256: Option<StreamDigest>,
+    },
+    /// Pieces.
+    Written(Coverage),
+}
+
+/// The bytes that were written: disjoint ranges that do not touch, start to end.
+#[derive(Debug, Default)]
+pub(super) struct Coverage(BTreeMap<u64, u64>);
+
+/// What can be told about a shard's state.
+#[derive(Clone, Copy, Debug)]
+pub struct StateFacts {
+    pub(super) state: &'static str,
+    pub(super) digest: Option<Digest>,
+    pub(super) sealed: Option<Time>,
+    pub(super) verified: Option<Time>,
+}
+
+pub(super) mod private {
+    use super::StateFacts;
+
+    pub trait Facts {
+        fn facts(&self) -> StateFacts;
+    }
+}
+
+use private::Facts;
+
+impl State for Allocated {}
+impl State for Sealed {}
+impl State for Verified {}
+impl State for Quarantined {}
+
+impl Allocated {
+    pub(super) fn empty() -> Self {
+        Self {
+            content: Content::Written(Coverage::default()),
+        }
+    }
+}
+
+impl Verified {
+    /// The only way to be verified: with the proof that a comparison gave.
+    pub(super) fn new(proof: Match, sealed: Sealed, last: LastCheck) -> Self {
+        Self {
+            sealed,
+            last,
+            _proof: proof,
+        }
+    }
+
+    pub(super) fn sealed(&self) -> &Sealed {
+        &self.sealed
+    }
+
+    pub(super) fn last(&self) -> LastCheck {
+        self.last
+    }
+
+    #[cfg(feature = "fault-injection")]
+    pub(super) fn dangerous_tree(&mut self) -> &mut Tree {
+        &mut self.sealed.tree
+    }
+
+    /// Gives the proof up.
+    pub(super) fn into_parts(self) -> (Sealed, LastCheck, Match) {
+        (self.sealed, self.last, self._proof)
+    }
+}
+
+impl Quarantined {
+    /// What is left of a state: the facts about it.
+    pub(super) fn after(state: &impl Facts) -> Self {
+        Self {
+            facts: StateFacts {
+                state: "quarantined",
+                ..state.facts()
+            },
+        }
+    }
+}
+
+impl Facts for Allocated {
+    fn facts(&self) -> StateFacts {
+        StateFacts {
+            state: "allocated",
+            digest: None,
+            sealed: None,
+            verified: None,
+        }
+    }
+}
+
+impl Facts for Sealed {
+    fn facts(&self) -> StateFacts {
+        StateFacts {
+            state: "sealed",
+            digest: Some(self.seal.digest()),
+            sealed: Some(self.seal.sealed()),
+            verified: self.history.last_verified_time,
+        }
+    }
+}
+
+impl Facts for Verified {
+    fn facts(&self) -> StateFacts {
+        StateFacts {
+            state: "verified",
+            ..self.sealed.facts()
+        }
+    }
+}
+
+impl Facts for Quarantined {
+    fn facts(&self) -> StateFacts {
+        self.facts
+    }
+}
+
+impl Coverage {
+    /// Adds a range, joining it with those that it overlaps or touches.
+    pub(super) fn add(&mut self, range: Range<u64>) {
+        if range.is_empty() {
+            return;
+        }
+        let Range { mut start, mut end } = range;
+        while let Some((&first, &last)) = self.0.range(..=end).next_back() {
+            if last < start {
+                break;
+            }
+            start = start.min(first);
+            end = end.max(last);
+            self.0.remove(&first);
+        }
+        self.0.insert(start, end);
+    }
+
+    /// The first range of a shard of `len` bytes that was not written.
+    pub(super) fn gap(&self, len: u64) -> Option<Range<u64>> {
+        let mut ranges = self.0.iter();
+        let (covered, next) = match ranges.next() {
+            Some((&0, &end)) => (end, ranges.next()),
+            first => (0, first),
+        };
+        let end = next.map_or(len, |(&start, _)| start);
+        (covered < end).then_some(covered..end)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// Compared with one flag for each byte.
+        #[test]
+        fn coverage_knows_the_first_gap(
+            writes in proptest::collection::vec((0u64..48, 0u64..16), 0..12),
+        ) {
+            let mut coverage = Coverage::default();
+            let mut written = [false; 64];
+            for (start, len) in writes {
+                coverage.add(start..start + len);
+                written[start as usize..(start + len) as usize].fill(true);
+            }
+            let start = written.iter().position(|byte| !byte);
+            let gap = start.map(|start| {
+                let len = written[start..].iter().take_while(|byte| !**byte).count();
+                start as u64..(start + len) as u64
+            });
+            prop_assert_eq!(coverage.gap(64), gap);
+            for pair in coverage.0.iter().collect::<Vec<_>>().windows(2) {
+                prop_assert!(pair[0].1 < pair[1].0, "ranges touch: {:?}", pair);
+            }
+        }
+    }
+
+    #[test]
+    fn the_states_differ_in_size_so_that_none_passes_for_another() {
+        let sizes = [
+            size_of::<Allocated>(),
+            size_of::<Sealed>(),
+            size_of::<Verified>(),
+            size_of::<Quarantined>(),
+        ];
+        for (i, a) in sizes.iter().enumerate() {
+            assert!(!sizes[i + 1..].contains(a), "{sizes:?}");
+        }
+    }
+}

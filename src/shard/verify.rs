@@ -1,0 +1,333 @@
+//! Verifying: reading the device's bytes again and comparing them with the seal.
+//!
+//! The tag is checked first, against what the shard is now; then everything, or some windows, is read
+//! back and the digest compared. There are three answers and no fourth: equal, not equal, and no
+//! answer. Only the last gives the shard back for another attempt.
+
+use std::ops::{ControlFlow, Range};
+
+use super::state::{LastCheck, Sealed, Verified};
+use super::{Core, Shard};
+use crate::audit::event::{AnyDigest, History, Mark, Reason, Uptime};
+use crate::audit::guard::{Findings, OpenVerification};
+use crate::audit::{Incident, NotDurable};
+use crate::device::Device;
+use crate::digest::{Digest, Node, Progress, Tree, WINDOW_BYTES};
+use crate::error::{NoAnswer, VerifyError};
+use crate::process;
+use crate::seal::{Authentic, Match, Seal};
+
+/// The whole shard was found equal to its seal.
+pub(super) struct Whole {
+    pub(super) proof: Match,
+    /// As read just now: what was kept may have been damaged.
+    pub(super) tree: Tree,
+    pub(super) last: LastCheck,
+}
+
+/// Why there is no proof.
+pub(super) enum Unproven {
+    Broken(Box<Incident>),
+    Inconclusive(NoAnswer),
+    Unrecorded(NotDurable),
+}
+
+impl<D: Device> Shard<Sealed, D> {
+    /// Reads the whole shard back from the device and compares it with the seal.
+    ///
+    /// A wrong tag, other bytes, or a device that failed in a way that says something about them:
+    /// [`VerifyError::Broken`], with the incident and the shard in quarantine. Every other error
+    /// gives the shard back ([`into_shard`](VerifyError::into_shard)).
+    pub fn verify(self) -> Result<Shard<Verified, D>, VerifyError<D>> {
+        self.verify_with_progress(|_| ControlFlow::Continue(()))
+    }
+
+    /// [`verify`](Self::verify), calling `progress` on the way. [`ControlFlow::Break`] stops, is
+    /// recorded as inconclusive, and gives the shard back.
+    pub fn verify_with_progress(
+        self,
+        progress: impl FnMut(Progress) -> ControlFlow<()>,
+    ) -> Result<Shard<Verified, D>, VerifyError<D>> {
+        self.attempt("verify", progress)
+    }
+
+    fn attempt(
+        self,
+        operation: &'static str,
+        mut progress: impl FnMut(Progress) -> ControlFlow<()>,
+    ) -> Result<Shard<Verified, D>, VerifyError<D>> {
+        let shard = self.outside_of_a_fork()?;
+        let history = shard.state.history;
+        match shard
+            .core
+            .verify_whole(&shard.state, history, operation, &mut progress)
+        {
+            Ok(whole) => Ok(shard.proven(whole)),
+            Err(unproven) => Err(shard.unproven(unproven)),
+        }
+    }
+
+    fn outside_of_a_fork(self) -> Result<Self, VerifyError<D>> {
+        match process::check() {
+            Ok(()) => Ok(self),
+            Err(source) => Err(VerifyError::Forked {
+                shard: Box::new(self),
+                source,
+            }),
+        }
+    }
+
+    fn proven(self, whole: Whole) -> Shard<Verified, D> {
+        let sealed = Sealed {
+            tree: whole.tree,
+            history: whole.last.after(self.state.history),
+            seal: self.state.seal,
+        };
+        Shard {
+            core: self.core,
+            state: Verified::new(whole.proof, sealed, whole.last),
+        }
+    }
+
+    fn unproven(self, unproven: Unproven) -> VerifyError<D> {
+        match unproven {
+            Unproven::Broken(incident) => {
+                let Self { core, state } = self;
+                VerifyError::Broken {
+                    incident,
+                    shard: core.quarantine(&state),
+                }
+            }
+            Unproven::Inconclusive(source) => VerifyError::Inconclusive {
+                shard: Box::new(self),
+                source,
+            },
+            Unproven::Unrecorded(source) => VerifyError::Unrecorded {
+                shard: Box::new(self),
+                source,
+            },
+        }
+    }
+}
+
+impl<D: Device> Shard<Verified, D> {
+    /// Verifies again. No view lives meanwhile: the compiler sees to that.
+    ///
+    /// An error that gives the shard back gives it back as sealed.
+    pub fn reverify(self) -> Result<Self, VerifyError<D>> {
+        self.reverify_with_progress(|_| ControlFlow::Continue(()))
+    }
+
+    /// [`reverify`](Self::reverify), calling `progress` on the way.
+    pub fn reverify_with_progress(
+        self,
+        progress: impl FnMut(Progress) -> ControlFlow<()>,
+    ) -> Result<Self, VerifyError<D>> {
+        self.into_sealed().0.attempt("reverify", progress)
+    }
+
+    /// Verifies some windows (of 512 KiB, numbered from 0) against the seal, by way of the kept tree.
+    ///
+    /// [`verified_at`](Self::verified_at) stays what it was. Windows that do not exist are
+    /// [`VerifyError::NoSuchWindow`], and give the shard back as sealed, as every error does
+    /// that is not [`VerifyError::Broken`].
+    pub fn verify_window(self, windows: Range<u64>) -> Result<Self, VerifyError<D>> {
+        let (shard, last) = self.into_sealed();
+        let shard = shard.outside_of_a_fork()?;
+        if let Err(count) = shard.core.check_windows(&windows) {
+            return Err(VerifyError::NoSuchWindow {
+                shard: Box::new(shard),
+                windows,
+                count,
+            });
+        }
+        let history = shard.state.history;
+        match shard
+            .core
+            .verify_windows(&shard.state, history, "verify_window", windows)
+        {
+            Ok(proof) => Ok(Shard {
+                core: shard.core,
+                state: Verified::new(proof, shard.state, last),
+            }),
+            Err(unproven) => Err(shard.unproven(unproven)),
+        }
+    }
+
+    /// Gives the proof up: from here on the shard has to earn it again.
+    fn into_sealed(self) -> (Shard<Sealed, D>, LastCheck) {
+        let (state, last, _proof) = self.state.into_parts();
+        let core = self.core;
+        (Shard { core, state }, last)
+    }
+}
+
+impl<D: Device> Core<D> {
+    /// Whether there are such windows, and at least one; otherwise how many there are.
+    pub(super) fn check_windows(&self, windows: &Range<u64>) -> Result<(), u64> {
+        let count = self.windows();
+        if windows.is_empty() || windows.end > count {
+            return Err(count);
+        }
+        Ok(())
+    }
+
+    fn windows(&self) -> u64 {
+        self.region.len().div_ceil(WINDOW_BYTES as u64)
+    }
+
+    /// Reads everything back and compares.
+    pub(super) fn verify_whole(
+        &self,
+        sealed: &Sealed,
+        history: History,
+        operation: &'static str,
+        progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+    ) -> Result<Whole, Unproven> {
+        let began = Uptime::now();
+        let open = self.begin(operation, history);
+        let (open, authentic) = self.authenticate(open, &sealed.seal)?;
+        let (open, tree) = answer(open, self.region.tree(progress))?;
+        let digest = tree.digest();
+        let Some(proof) = authentic.compare(&digest) else {
+            return Err(mismatch(open, sealed, digest, sealed.tree.damaged(&tree)));
+        };
+        let mark = open
+            .verified(digest, 0..self.windows(), self.region.len())
+            .map_err(Unproven::Unrecorded)?;
+        let last = LastCheck { mark, began };
+        Ok(Whole { proof, tree, last })
+    }
+
+    /// Reads some windows back and compares what follows from them and the kept tree.
+    pub(super) fn verify_windows(
+        &self,
+        sealed: &Sealed,
+        history: History,
+        operation: &'static str,
+        windows: Range<u64>,
+    ) -> Result<Match, Unproven> {
+        let open = self.begin(operation, history);
+        let (open, authentic) = self.authenticate(open, &sealed.seal)?;
+        let (open, nodes) = answer(open, self.region.windows(windows.clone()))?;
+        let digest = sealed
+            .tree
+            .digest_with(windows.start, &nodes)
+            .unwrap_or(Digest::from_bytes([0; 32]));
+        let Some(proof) = authentic.compare(&digest) else {
+            let damaged = sealed.damaged(&windows, &nodes);
+            return Err(mismatch(open, sealed, digest, damaged));
+        };
+        open.verified(digest, windows.clone(), self.bytes_of(&windows))
+            .map_err(Unproven::Unrecorded)?;
+        Ok(proof)
+    }
+
+    fn authenticate<'a>(
+        &self,
+        open: OpenVerification,
+        seal: &'a Seal,
+    ) -> Result<(OpenVerification, Authentic<'a>), Unproven> {
+        match seal.authenticate(&self.context()) {
+            Ok(authentic) => Ok((open, authentic)),
+            Err(bad_tag) => Err(broken(
+                open,
+                Reason::SignatureInvalid,
+                Findings {
+                    detail: Some(bad_tag.to_string().into()),
+                    ..Findings::default()
+                },
+            )),
+        }
+    }
+
+    fn bytes_of(&self, windows: &Range<u64>) -> u64 {
+        let offset = |window: u64| {
+            window
+                .saturating_mul(WINDOW_BYTES as u64)
+                .min(self.region.len())
+        };
+        offset(windows.end).saturating_sub(offset(windows.start))
+    }
+}
+
+impl Sealed {
+    /// Which of the checked windows differ from what was sealed: each is tried alone, among kept
+    /// siblings. All of them, if it is the kept tree that is damaged.
+    fn damaged(&self, windows: &Range<u64>, nodes: &[Node]) -> Vec<Range<u64>> {
+        let sealed = self.seal.digest();
+        let damaged: Vec<_> = windows
+            .clone()
+            .zip(nodes)
+            .filter(|(window, node)| self.tree.digest_with(*window, &[**node]) != Some(sealed))
+            .map(|(window, _)| window..window.saturating_add(1))
+            .collect();
+        match damaged.is_empty() {
+            true => vec![windows.clone()],
+            false => damaged,
+        }
+    }
+}
+
+impl LastCheck {
+    /// The history of a shard for which this was the last check.
+    pub(super) fn after(&self, history: History) -> History {
+        let Mark { seq, time } = self.mark;
+        History {
+            last_verified_seq: seq,
+            last_verified_time: Some(time),
+            ..history
+        }
+    }
+}
+
+impl Findings {
+    /// What a failure of the device tells.
+    pub(super) fn of_device(error: &impl std::fmt::Display) -> Self {
+        Self {
+            detail: Some(error.to_string().into()),
+            ..Self::default()
+        }
+    }
+}
+
+/// What the device answered, if it did; otherwise the end of the verification.
+fn answer<T>(
+    open: OpenVerification,
+    answer: Result<T, NoAnswer>,
+) -> Result<(OpenVerification, T), Unproven> {
+    match answer {
+        Ok(value) => Ok((open, value)),
+        Err(cause) if cause.is_broken() => Err(broken(
+            open,
+            Reason::DeviceError,
+            Findings::of_device(&cause),
+        )),
+        Err(cause) => {
+            open.inconclusive(cause.to_string().into());
+            Err(Unproven::Inconclusive(cause))
+        }
+    }
+}
+
+fn mismatch(
+    open: OpenVerification,
+    sealed: &Sealed,
+    actual: Digest,
+    damaged: Vec<Range<u64>>,
+) -> Unproven {
+    broken(
+        open,
+        Reason::DigestMismatch,
+        Findings {
+            expected: Some(AnyDigest::FsVerity(sealed.seal.digest())),
+            actual: Some(AnyDigest::FsVerity(actual)),
+            damaged,
+            detail: None,
+        },
+    )
+}
+
+fn broken(open: OpenVerification, reason: Reason, findings: Findings) -> Unproven {
+    Unproven::Broken(Box::new(open.broken(reason, findings)))
+}
