@@ -22,6 +22,7 @@ pub use checkpoint::{Checkpoint, NoteError, VerifierKey};
 pub use event::{MAX_TEXT_BYTES, Reason, Seq};
 pub use guard::Incident;
 pub use open::{AuditTrailBuilder, OpenError};
+pub use verify::{AnchorReport, AnchorState, Finding, Outcome, Report, Unacknowledged, verify};
 
 use crate::health::AuditCounts;
 use crate::id::{ShardId, WorkerId};
@@ -37,7 +38,9 @@ pub mod faults;
 pub(crate) mod guard;
 mod open;
 mod queue;
+mod segment;
 mod storage;
+mod verify;
 mod writer;
 
 /// The owner of a trail.

@@ -193,8 +193,4 @@ impl<F: SegmentFile> SegmentFile for FaultyFile<F> {
         self.faults.step(Step::Sync)?;
         self.inner.sync()
     }
-
-    fn finish(&mut self) {
-        self.inner.finish();
-    }
 }

@@ -12,7 +12,8 @@ use std::time::Duration;
 use super::checkpoint::VerifierKey;
 use super::event::{Configuration, Event, Seq, Uptime};
 use super::queue::Queue;
-use super::storage::{Directory, Storage};
+use super::segment::{self, Seen};
+use super::storage::{Directory, Storage, segment_name};
 use super::writer::{Log, Position, Writer};
 use super::{AuditTrail, Live, Shared};
 use crate::id::WorkerId;
@@ -30,6 +31,9 @@ pub const DEFAULT_QUEUE_RECORDS: usize = 16_384;
 
 /// How many critical records have room beyond that.
 pub const RESERVED_RECORDS: usize = 1_024;
+
+/// The highest number a record can have: beyond it `jq` and JavaScript would round.
+const MAX_SEQ: u64 = 1 << 53;
 
 /// A trail that is about to be opened.
 #[derive(Debug)]
@@ -304,8 +308,87 @@ impl AuditTrailBuilder {
 
     /// Reads the last segment and finds the point behind which the trail goes on.
     fn find_end<S: Storage>(&self, storage: &S, last: u64) -> Result<End, OpenError> {
-        let _ = (storage, last);
-        unimplemented!()
+        let damaged = |detail: &str| OpenError::Damaged {
+            path: self.dir.clone(),
+            segment: segment_name(last),
+            detail: detail.to_owned(),
+        };
+        let io = |source| OpenError::Io {
+            path: self.dir.join(segment_name(last)),
+            operation: "read",
+            source,
+        };
+        let header = segment::read_header(storage.read(last).map_err(io)?)
+            .map_err(io)?
+            .ok_or_else(|| damaged("its first line is not the header of a segment"))?;
+        let verifier = self.own_key(&header)?;
+        let mut closed = false;
+        let mut last_event_closes = false;
+        let summary = segment::read(
+            storage.read(last).map_err(io)?,
+            last,
+            std::slice::from_ref(&verifier),
+            None,
+            &mut |seen| match seen {
+                Seen::Record(_, record, _) => last_event_closes = record.event == "TrailClosed",
+                Seen::Acknowledged => closed = last_event_closes,
+                Seen::Start(_) => {}
+            },
+        )
+        .map_err(io)?;
+        if let Some(damage) = summary.damage.first() {
+            return Err(damaged(&format!(
+                "line {}: {}",
+                damage.place.line, damage.words
+            )));
+        }
+        let next = summary
+            .highest_seq
+            .and_then(|highest| highest.checked_add(1))
+            .filter(|next| *next <= MAX_SEQ)
+            .ok_or_else(|| damaged("its numbers are not those of a trail"))?;
+        let checkpoint = summary
+            .checkpoint
+            .ok_or_else(|| damaged("it has no checkpoint that this key signed and that fits"))?;
+        let clean = closed && summary.behind.bytes == 0;
+        let recovered = (!clean).then_some(Event::TailRecovered {
+            segment: last,
+            void_from: summary.end,
+            void_bytes: summary.behind.bytes,
+            void_records: summary.behind.records,
+            highest_seq: Seq(next.saturating_sub(1)),
+        });
+        Ok(End {
+            next: Seq(next),
+            verifier,
+            position: Some(Position {
+                segment: last,
+                end: summary.end,
+                frontier: summary.frontier,
+                checkpoint: Arc::new(checkpoint),
+            }),
+            recovered,
+        })
+    }
+
+    /// Our own key under the trail's name, if the trail says that it is ours. That it says so
+    /// proves nothing; that its last checkpoint verifies under this key does.
+    fn own_key(&self, header: &segment::Header) -> Result<VerifierKey, OpenError> {
+        if !header.origin.starts_with(&origin_prefix(&self.worker)) {
+            return Err(OpenError::OtherWorker {
+                path: self.dir.clone(),
+                origin: header.origin.clone(),
+            });
+        }
+        let ours = VerifierKey::new(header.origin.as_str().into(), self.key.verifying_key());
+        if header.key != ours.to_string() {
+            return Err(OpenError::OtherKey {
+                path: self.dir.clone(),
+                theirs: header.key.clone(),
+                ours: ours.to_string(),
+            });
+        }
+        Ok(ours)
     }
 }
 

@@ -12,17 +12,13 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, FallocateFlags, FileType, Mode, OFlags, Stat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use super::open::OpenError;
 
 /// The name of the lock file in a trail's directory.
 const LOCK: &str = "lock";
-
-/// How much room is reserved ahead of the end of a segment, so that a sync need not wait for the
-/// file system to find blocks. The visible size does not change.
-const RESERVE_BYTES: u64 = 1 << 20;
 
 /// Storage of segments.
 pub(crate) trait Storage: Send + fmt::Debug + 'static {
@@ -54,9 +50,6 @@ pub(crate) trait SegmentFile: Send + fmt::Debug {
 
     /// Makes everything that was appended durable.
     fn sync(&mut self) -> io::Result<()>;
-
-    /// Gives back what was reserved ahead; nothing is appended any more. Best effort.
-    fn finish(&mut self);
 }
 
 /// The file name of a segment.
@@ -224,8 +217,6 @@ impl Storage for Directory {
         };
         Ok(AppendFile {
             file: File::from(file),
-            len: 0,
-            reserved: 0,
         })
     }
 
@@ -262,40 +253,14 @@ impl fmt::Display for Directory {
 #[derive(Debug)]
 pub(crate) struct AppendFile {
     file: File,
-    len: u64,
-    reserved: u64,
-}
-
-impl AppendFile {
-    /// Best effort: a file system that cannot reserve, or is full, says so at the write.
-    fn reserve(&mut self, end: u64) {
-        if end <= self.reserved {
-            return;
-        }
-        let wanted = end.saturating_add(RESERVE_BYTES).saturating_sub(self.len);
-        let reserved =
-            rustix::fs::fallocate(&self.file, FallocateFlags::KEEP_SIZE, self.len, wanted);
-        if reserved.is_ok() {
-            self.reserved = self.len.saturating_add(wanted);
-        }
-    }
 }
 
 impl SegmentFile for AppendFile {
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let end = self.len.saturating_add(bytes.len() as u64);
-        self.reserve(end);
-        self.file.write_all(bytes)?;
-        self.len = end;
-        Ok(())
+        self.file.write_all(bytes)
     }
 
     fn sync(&mut self) -> io::Result<()> {
         self.file.sync_data()
-    }
-
-    fn finish(&mut self) {
-        // Cutting a file at its own length frees the blocks behind it and changes no byte.
-        let _kept = self.file.set_len(self.len);
     }
 }

@@ -192,13 +192,6 @@ impl<S: Storage> Log<S> {
         Ok(())
     }
 
-    /// Nothing more is written.
-    fn finish(&mut self) {
-        if let Some(file) = &mut self.file {
-            file.finish();
-        }
-    }
-
     /// Puts lines and their checkpoint into the buffer.
     fn encode<'a>(
         &mut self,
@@ -413,7 +406,6 @@ impl<S: Storage> Writer<S> {
             }
             std::thread::sleep(left.min(pause));
         }
-        self.log.finish();
         self.shared.publish_counters();
         self.closed.ok_or(CloseError::WriterStopped)
     }

@@ -1,0 +1,429 @@
+//! One segment of a trail, read from its first line to its last.
+//!
+//! Used by the verifier for every segment, and by a trail that is opened again for its last one.
+//! Memory is constant: one line, the tree's frontier, a bounded list of damage. What a checkpoint
+//! acknowledges is known only when it has been read, so the caller sees records first and
+//! [`Seen::Acknowledged`] later. This module does not compare one segment with another, and knows
+//! nothing of numbers beyond the highest.
+//!
+//! A line that is neither a record nor a checkpoint is no leaf. So when a checkpoint line was
+//! damaged, the leaves around it still match, and only the line is reported.
+
+mod line;
+
+use std::io::{self, Read};
+use std::ops::Range;
+
+use super::checkpoint::{
+    Checkpoint, Frontier, VerifierKey, decode_base64, encode_base64, leaf_hash,
+};
+use super::event::Previous;
+
+pub(crate) use line::{Fact, Header, Lost, Record, Recovered};
+use line::{Line, Lines};
+
+/// The most damage that is listed for one segment; the count is exact.
+const MAX_LISTED: usize = 32;
+
+/// What is read, in the order of the file. What is behind the end that the next segment states
+/// (void bytes) is counted and not shown.
+pub(crate) enum Seen<'a> {
+    /// A checkpoint matches: all that was shown since the last one is acknowledged.
+    Acknowledged,
+    /// A record, and the tree with it as its last leaf.
+    Record(Place, &'a Record<'a>, &'a Frontier),
+    /// The tree at the segment's start.
+    Start(&'a Frontier),
+}
+
+/// Where a line stands.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Place {
+    /// Bytes before the line.
+    pub(crate) offset: u64,
+    /// Counted from 1.
+    pub(crate) line: u64,
+    /// Leaves before the line, in the whole trail.
+    pub(crate) leaf: u64,
+}
+
+/// Something that no crash explains.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Damage {
+    pub(crate) place: Place,
+    /// The leaves that no matching checkpoint vouches for because of it.
+    pub(crate) leaves: Range<u64>,
+    pub(crate) words: &'static str,
+}
+
+/// What stands behind the last matching checkpoint.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Behind {
+    pub(crate) bytes: u64,
+    /// Lines that are records, whole ones only.
+    pub(crate) records: u64,
+    /// Lines in the form of a checkpoint, signed or not.
+    pub(crate) checkpoints: u64,
+    /// Checkpoints that are validly signed.
+    pub(crate) signed: u64,
+    /// Bytes stand behind a checkpoint: more than one batch, where one may be unacknowledged.
+    pub(crate) many_batches: bool,
+}
+
+/// What one segment holds.
+#[derive(Debug)]
+pub(crate) struct SegmentSummary {
+    /// The first record, if it is a header.
+    pub(crate) header: Option<Header>,
+    /// The offset just behind the last matching checkpoint; 0 if there is none.
+    pub(crate) end: u64,
+    /// That checkpoint.
+    pub(crate) checkpoint: Option<Checkpoint>,
+    /// The tree there.
+    pub(crate) frontier: Frontier,
+    /// The highest number in any whole line, acknowledged or not. Unacknowledged lines can say
+    /// anything: who counts on from here must expect the largest number there is.
+    pub(crate) highest_seq: Option<u64>,
+    /// What stands behind `end`.
+    pub(crate) behind: Behind,
+    /// Checkpoints that a given key has signed, matching or not.
+    pub(crate) signed: u64,
+    /// The first damage found, at most [`MAX_LISTED`]; `damage_count` is exact.
+    pub(crate) damage: Vec<Damage>,
+    pub(crate) damage_count: u64,
+    number: u64,
+}
+
+impl SegmentSummary {
+    /// Whether something was found that no crash explains. Nothing may be added to such a trail.
+    pub(crate) fn is_damaged(&self) -> bool {
+        self.damage_count > 0
+    }
+
+    /// What the next segment's header says about this one.
+    pub(crate) fn previous(&self) -> Option<Previous> {
+        Some(Previous {
+            segment: self.number,
+            end: self.end,
+            checkpoint: self.checkpoint.as_ref()?.to_string(),
+            frontier: self
+                .frontier
+                .nodes()
+                .iter()
+                .map(|node| encode_base64(node))
+                .collect(),
+        })
+    }
+}
+
+/// Reads segment `number`.
+///
+/// `acknowledged` is the end that the next segment's header states; without one (the last segment)
+/// what stands behind the last matching checkpoint is an unacknowledged tail, if one batch at most.
+///
+/// # Errors
+///
+/// Those of `source`. Damage is no error: it is in the summary.
+pub(crate) fn read(
+    source: impl Read,
+    number: u64,
+    keys: &[VerifierKey],
+    acknowledged: Option<u64>,
+    visit: &mut dyn FnMut(Seen<'_>),
+) -> io::Result<SegmentSummary> {
+    let mut lines = Lines::new(source);
+    let mut walk = Walk::new(number, keys, acknowledged, visit);
+    while let Some((line, length)) = lines.next()? {
+        walk.step(line, length);
+    }
+    Ok(walk.finish())
+}
+
+/// Reads the header alone: nothing in it is proven yet.
+///
+/// # Errors
+///
+/// Those of `source`.
+pub(crate) fn read_header(source: impl Read) -> io::Result<Option<Header>> {
+    Ok(match Lines::new(source).next()? {
+        Some((
+            Line::Record(
+                Record {
+                    fact: Fact::Header(header),
+                    ..
+                },
+                _,
+            ),
+            _,
+        )) => Some(*header),
+        _ => None,
+    })
+}
+
+struct Walk<'a> {
+    keys: &'a [VerifierKey],
+    acknowledged: Option<u64>,
+    visit: &'a mut dyn FnMut(Seen<'_>),
+    tree: Frontier,
+    /// Where the current line starts.
+    at: Place,
+    /// The first thing since the last matching checkpoint that is not as it should be.
+    suspect: Option<(Place, &'static str)>,
+    /// Something behind the last matching checkpoint that no torn batch explains.
+    beyond_tearing: bool,
+    summary: SegmentSummary,
+}
+
+/// What a checkpoint says about the lines before it.
+enum Verdict {
+    Matches,
+    Mismatch(&'static str),
+    NotSigned,
+    OutOfPlace,
+}
+
+impl<'a> Walk<'a> {
+    fn new(
+        number: u64,
+        keys: &'a [VerifierKey],
+        acknowledged: Option<u64>,
+        visit: &'a mut dyn FnMut(Seen<'_>),
+    ) -> Self {
+        Self {
+            keys,
+            acknowledged,
+            visit,
+            tree: Frontier::default(),
+            at: Place {
+                line: 1,
+                ..Place::default()
+            },
+            suspect: None,
+            beyond_tearing: false,
+            summary: SegmentSummary {
+                header: None,
+                end: 0,
+                checkpoint: None,
+                frontier: Frontier::default(),
+                highest_seq: None,
+                behind: Behind::default(),
+                signed: 0,
+                damage: Vec::new(),
+                damage_count: 0,
+                number,
+            },
+        }
+    }
+
+    fn step(&mut self, line: Line<'_>, length: u64) {
+        let next = Place {
+            offset: self.at.offset.saturating_add(length),
+            line: self.at.line.saturating_add(1),
+            leaf: self.at.leaf,
+        };
+        self.count(&line, length);
+        if self.at.line == 1 {
+            self.header(&line);
+        }
+        if self.acknowledged.is_none_or(|end| self.at.offset < end) {
+            self.judge(line, next.offset);
+        } else if let Line::Checkpoint(Ok(checkpoint)) = line {
+            self.sign(&checkpoint);
+        }
+        self.at = Place {
+            leaf: self.tree.size(),
+            ..next
+        };
+    }
+
+    /// Keeps the account of what stands behind the last matching checkpoint.
+    fn count(&mut self, line: &Line<'_>, length: u64) {
+        let behind = &mut self.summary.behind;
+        behind.many_batches |= behind.checkpoints > 0;
+        behind.bytes = behind.bytes.saturating_add(length);
+        match line {
+            Line::Checkpoint(_) => behind.checkpoints = behind.checkpoints.saturating_add(1),
+            Line::Record(record, _) => {
+                behind.records = behind.records.saturating_add(1);
+                self.summary.highest_seq = self.summary.highest_seq.max(Some(record.seq));
+            }
+            Line::Torn | Line::Unreadable(_) => {}
+        }
+    }
+
+    fn header(&mut self, line: &Line<'_>) {
+        let result = match line {
+            Line::Record(
+                Record {
+                    fact: Fact::Header(header),
+                    ..
+                },
+                _,
+            ) => self.open(header),
+            _ => Err("the segment does not begin with a header"),
+        };
+        if let Err(words) = result {
+            self.damage(self.at, self.tree.size()..self.tree.size(), words);
+        }
+        self.summary.frontier = self.tree.clone();
+        self.at.leaf = self.tree.size();
+        (self.visit)(Seen::Start(&self.tree));
+    }
+
+    /// Takes the tree from the header, as far as a signed checkpoint vouches for it.
+    fn open(&mut self, header: &Header) -> Result<(), &'static str> {
+        self.summary.header = Some(header.clone());
+        if let Some(previous) = &header.previous {
+            self.tree = self.frontier(header, previous)?;
+        }
+        if header.segment != self.summary.number {
+            return Err("the header is that of another segment");
+        }
+        let before = header.previous.as_ref().map(|previous| previous.segment);
+        if before != self.summary.number.checked_sub(1) {
+            return Err("the header does not name the segment before it");
+        }
+        if header.first_leaf != self.tree.size() {
+            return Err("the header's first leaf is not the size of the tree before it");
+        }
+        Ok(())
+    }
+
+    fn frontier(&self, header: &Header, previous: &Previous) -> Result<Frontier, &'static str> {
+        let checkpoint: Checkpoint = previous
+            .checkpoint
+            .parse()
+            .map_err(|_| "the header holds no checkpoint of the segment before")?;
+        if checkpoint.signature_count() != 1
+            || checkpoint.origin() != header.origin
+            || !self.keys.iter().any(|key| checkpoint.is_signed_by(key))
+        {
+            return Err("the checkpoint in the header is not signed by a given key");
+        }
+        let nodes = previous
+            .frontier
+            .iter()
+            .map(|node| decode_base64(node)?.try_into().ok())
+            .collect::<Option<Vec<_>>>();
+        nodes
+            .and_then(|nodes| Frontier::from_nodes(checkpoint.size(), nodes))
+            .filter(|tree| tree.root() == checkpoint.root())
+            .ok_or("the frontier in the header does not have the root of its checkpoint")
+    }
+
+    fn judge(&mut self, line: Line<'_>, next: u64) {
+        match line {
+            Line::Checkpoint(Ok(checkpoint)) => self.checkpoint(checkpoint, next),
+            Line::Checkpoint(Err(words)) | Line::Unreadable(words) => self.suspect(words),
+            Line::Record(record, leaf) => {
+                if matches!(record.fact, Fact::Header(_)) && self.at.line > 1 {
+                    self.suspect("a header stands inside a segment");
+                }
+                self.tree.push(leaf_hash(leaf));
+                (self.visit)(Seen::Record(self.at, &record, &self.tree));
+            }
+            Line::Torn => self.suspect("the last line is torn"),
+        }
+    }
+
+    fn checkpoint(&mut self, checkpoint: Checkpoint, next: u64) {
+        match self.verdict(&checkpoint) {
+            Verdict::Matches => self.acknowledge(checkpoint, next),
+            Verdict::Mismatch(words) => self.suspect(words),
+            Verdict::NotSigned => self.suspect("a checkpoint is not signed by a given key"),
+            Verdict::OutOfPlace => {
+                self.beyond_tearing = true;
+                self.suspect("a checkpoint covers no record behind the one before it");
+            }
+        }
+    }
+
+    fn verdict(&mut self, checkpoint: &Checkpoint) -> Verdict {
+        if !self.sign(checkpoint) {
+            return Verdict::NotSigned;
+        }
+        let header = self.summary.header.as_ref();
+        if header.is_none_or(|header| header.origin != checkpoint.origin()) {
+            return Verdict::Mismatch("a checkpoint has another origin than the header");
+        }
+        if checkpoint.size() <= self.summary.frontier.size() {
+            return Verdict::OutOfPlace;
+        }
+        if checkpoint.size() != self.tree.size() {
+            return Verdict::Mismatch("a checkpoint counts other leaves than there are");
+        }
+        if checkpoint.root() != self.tree.root() {
+            return Verdict::Mismatch("a checkpoint has another root than the leaves");
+        }
+        Verdict::Matches
+    }
+
+    fn sign(&mut self, checkpoint: &Checkpoint) -> bool {
+        let signed = self.keys.iter().any(|key| checkpoint.is_signed_by(key));
+        if signed {
+            self.summary.signed = self.summary.signed.saturating_add(1);
+            self.summary.behind.signed = self.summary.behind.signed.saturating_add(1);
+        }
+        signed
+    }
+
+    fn acknowledge(&mut self, checkpoint: Checkpoint, next: u64) {
+        if let Some((place, words)) = self.suspect.take() {
+            self.damage(
+                place,
+                self.summary.frontier.size()..checkpoint.size(),
+                words,
+            );
+        }
+        self.summary.end = next;
+        self.summary.frontier.clone_from(&self.tree);
+        self.summary.checkpoint = Some(checkpoint);
+        self.summary.behind = Behind::default();
+        (self.visit)(Seen::Acknowledged);
+    }
+
+    fn suspect(&mut self, words: &'static str) {
+        self.suspect.get_or_insert((self.at, words));
+    }
+
+    fn damage(&mut self, place: Place, leaves: Range<u64>, words: &'static str) {
+        self.summary.damage_count = self.summary.damage_count.saturating_add(1);
+        if self.summary.damage.len() < MAX_LISTED {
+            self.summary.damage.push(Damage {
+                place,
+                leaves,
+                words,
+            });
+        }
+    }
+
+    /// Tells a torn tail from damage, now that it is known what follows.
+    fn finish(mut self) -> SegmentSummary {
+        let leaves = self.summary.frontier.size()..self.tree.size();
+        let behind = self.summary.behind;
+        let end = self.acknowledged.unwrap_or(self.summary.end);
+        let torn = self.summary.checkpoint.is_some()
+            && end == self.summary.end
+            && !behind.many_batches
+            && !self.beyond_tearing;
+        if torn {
+            return self.summary;
+        }
+        if self.at.line == 1 {
+            self.damage(self.at, leaves, "the segment is empty");
+        } else if let Some((place, words)) = self.suspect.take() {
+            self.damage(place, leaves, words);
+        } else if self.summary.checkpoint.is_none() {
+            self.damage(self.at, leaves, "the segment holds no matching checkpoint");
+        } else if end != self.summary.end {
+            self.damage(
+                self.at,
+                leaves,
+                "the segment's last matching checkpoint is not where the next header says",
+            );
+        } else {
+            self.damage(self.at, leaves, "more than one batch is not acknowledged");
+        }
+        self.summary
+    }
+}

@@ -1,0 +1,437 @@
+//! The check of a whole trail: with verifier keys and anchors, without trusting its writer.
+//!
+//! One pass over the segments, in constant memory. It never stops at the first bad line: each
+//! segment's header carries the tree's frontier, so the check goes on with the next one. It answers
+//! with one of three outcomes, and says what the answer does not cover. It knows nothing of what
+//! records mean, except those that are about the trail itself.
+
+mod numbers;
+mod report;
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
+use rustix::fs::{Mode, OFlags};
+
+use super::checkpoint::{Checkpoint, Frontier, VerifierKey};
+use super::segment::{self, Behind, Header, Place, Seen, SegmentSummary};
+
+use numbers::{Numbers, Run};
+use report::push;
+pub use report::{AnchorReport, AnchorState, Finding, Outcome, Report, Unacknowledged};
+
+/// Checks the trail in the directory `dir` against the verifier keys and the anchors (checkpoints
+/// that were kept where the worker cannot rewrite them).
+///
+/// What cannot be read is no error: the report's outcome is then [`Outcome::NotChecked`], unless
+/// something else is broken. Without an anchor of the last checkpoint,
+/// [`Report::end_vouched_for`] is false: whoever has the disk can cut a trail at a checkpoint.
+pub fn verify(dir: &Path, keys: &[VerifierKey], anchors: &[Checkpoint]) -> Report {
+    let mut check = Check::new(keys, anchors);
+    match list(dir) {
+        Err(error) => check.not_checked(format!("the directory cannot be read: {error}")),
+        Ok(numbers) if numbers.is_empty() => {
+            check.not_checked("the directory holds no segment".to_owned());
+        }
+        Ok(_) if keys.is_empty() => check.not_checked("no verifier key was given".to_owned()),
+        Ok(numbers) => check.segments(dir, &numbers),
+    }
+    check.finish()
+}
+
+/// The numbers of the segments in `dir`, ascending. Other files are none of ours.
+fn list(dir: &Path) -> io::Result<Vec<u64>> {
+    let mut numbers = Vec::new();
+    for entry in std::fs::read_dir(dir)? {
+        let name = entry?.file_name();
+        let number = name
+            .to_str()
+            .and_then(|name| name.strip_suffix(".jsonl"))
+            .and_then(|stem| stem.parse::<u64>().ok())
+            .filter(|number| name == *file_name(*number));
+        numbers.extend(number);
+    }
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+fn file_name(number: u64) -> String {
+    format!("{number:06}.jsonl")
+}
+
+/// Opens a segment without following a link and without waiting for a pipe's other end.
+fn open(dir: &Path, number: u64) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = File::from(rustix::fs::open(
+        dir.join(file_name(number)),
+        flags,
+        Mode::empty(),
+    )?);
+    if file.metadata()?.is_file() {
+        Ok(file)
+    } else {
+        Err(io::Error::other("it is not a regular file"))
+    }
+}
+
+struct Check<'a> {
+    keys: &'a [VerifierKey],
+    anchors: Anchors<'a>,
+    report: Report,
+    /// Findings in segments whose origin fits no given key: they count only if the trail is ours.
+    foreign: Vec<Finding>,
+    foreign_origin: Option<String>,
+    /// A given key has signed something here, or a header names its origin.
+    ours: bool,
+    numbers: Numbers,
+    /// What the next segment's header must agree with.
+    before: Option<SegmentSummary>,
+}
+
+impl<'a> Check<'a> {
+    fn new(keys: &'a [VerifierKey], anchors: &'a [Checkpoint]) -> Self {
+        Self {
+            keys,
+            anchors: Anchors::new(anchors, keys),
+            report: Report::new(),
+            foreign: Vec::new(),
+            foreign_origin: None,
+            ours: false,
+            numbers: Numbers::default(),
+            before: None,
+        }
+    }
+
+    fn not_checked(&mut self, reason: String) {
+        push(&mut self.report.not_checked, reason);
+    }
+
+    fn segments(&mut self, dir: &Path, numbers: &[u64]) {
+        self.report.segments = u64::try_from(numbers.len()).unwrap_or(u64::MAX);
+        self.report.first_segment = numbers.first().copied();
+        self.report.older_segments_absent = numbers.first().is_some_and(|first| *first > 0);
+        if self.report.older_segments_absent {
+            self.numbers.skip();
+        }
+        let mut expected = None;
+        for (index, number) in numbers.iter().copied().enumerate() {
+            if let Some(expected) = expected.filter(|expected| *expected != number) {
+                self.absent(expected, number);
+            }
+            let next = numbers.get(index.saturating_add(1)).copied();
+            self.segment(dir, number, next);
+            expected = Some(number.saturating_add(1));
+        }
+    }
+
+    fn absent(&mut self, expected: u64, number: u64) {
+        self.numbers.skip();
+        self.before = None;
+        self.report.find(Finding {
+            segment: Some(expected),
+            words: format!("the segments from here up to {number:06} are missing"),
+            ..Finding::default()
+        });
+    }
+
+    fn segment(&mut self, dir: &Path, number: u64, next: Option<u64>) {
+        let before = self.before.take();
+        // An unreadable next segment is reported when its turn comes.
+        let stated = next
+            .filter(|next| Some(*next) == number.checked_add(1))
+            .and_then(|next| open(dir, next).ok())
+            .and_then(|file| segment::read_header(file).ok().flatten())
+            .and_then(|header| header.previous);
+        let end = stated.map(|previous| previous.end);
+        let summary =
+            open(dir, number).and_then(|file| self.read(file, number, end, before.as_ref()));
+        match summary {
+            Err(error) => {
+                self.not_checked(format!("segment {number:06} cannot be read: {error}"));
+                self.numbers.skip();
+            }
+            Ok(summary) => self.account(number, summary, before, next.is_none()),
+        }
+    }
+
+    /// Reads one segment; only what a matching checkpoint covers reaches numbers and anchors.
+    fn read(
+        &mut self,
+        file: File,
+        number: u64,
+        end: Option<u64>,
+        before: Option<&SegmentSummary>,
+    ) -> io::Result<SegmentSummary> {
+        let run = number.checked_sub(1).map(|segment| Run {
+            segment,
+            void: before
+                .filter(|before| !before.is_damaged())
+                .map(|before| (before.end, before.behind.bytes)),
+        });
+        let (anchors, report, committed) = (&mut self.anchors, &mut self.report, &mut self.numbers);
+        let mut numbers = committed.clone();
+        let summary = segment::read(file, number, self.keys, end, &mut |seen| match seen {
+            Seen::Start(tree) => {
+                anchors.see(tree);
+                if report.first_segment == Some(number) {
+                    report.first_leaf = tree.size();
+                }
+            }
+            Seen::Record(place, record, tree) => {
+                anchors.see(tree);
+                numbers.record(place, record, run);
+            }
+            Seen::Acknowledged => {
+                anchors.acknowledge();
+                list_numbers(&mut numbers, number, report);
+                committed.clone_from(&numbers);
+            }
+        })?;
+        self.anchors.forget();
+        Ok(summary)
+    }
+
+    fn account(
+        &mut self,
+        number: u64,
+        summary: SegmentSummary,
+        before: Option<SegmentSummary>,
+        last: bool,
+    ) {
+        let origin = summary.header.as_ref().map(|header| header.origin.as_str());
+        let named = origin.is_none_or(|origin| self.keys.iter().any(|key| key.name() == origin));
+        let fits = named || summary.signed > 0;
+        if fits {
+            self.ours = true;
+        } else {
+            self.foreign_origin = origin.map(str::to_owned);
+        }
+        let mut findings: Vec<Finding> = summary
+            .damage
+            .iter()
+            .map(|damage| Finding {
+                leaves: Some([damage.leaves.start, damage.leaves.end]),
+                ..finding(number, damage.place, damage.words)
+            })
+            .collect();
+        if let (Some(before), Some(header)) = (&before, &summary.header) {
+            let words = continues(before, header);
+            findings.extend(words.map(|words| finding(number, START, words)));
+        }
+        for finding in findings {
+            if fits {
+                self.report.find(finding);
+            } else {
+                push(&mut self.foreign, finding);
+            }
+        }
+        if summary.is_damaged() {
+            self.numbers.skip();
+        }
+        self.unacknowledged(number, summary.behind, last);
+        if let Some(checkpoint) = &summary.checkpoint {
+            self.report.origin = Some(checkpoint.origin().to_owned());
+            self.report.leaves = checkpoint.size();
+            self.report.last_checkpoint = Some(checkpoint.to_string());
+        }
+        self.before = Some(summary);
+    }
+
+    fn unacknowledged(&mut self, segment: u64, behind: Behind, last: bool) {
+        if behind.bytes == 0 {
+            return;
+        }
+        let found = Unacknowledged {
+            segment,
+            bytes: behind.bytes,
+            records: behind.records,
+        };
+        if last {
+            self.report.tail = Some(found);
+        } else {
+            self.report.void_bytes = self.report.void_bytes.saturating_add(found.bytes);
+            push(&mut self.report.void, found);
+        }
+    }
+
+    fn finish(mut self) -> Report {
+        if self.ours {
+            for finding in std::mem::take(&mut self.foreign) {
+                self.report.find(finding);
+            }
+        } else if let Some(origin) = self.foreign_origin.take() {
+            self.not_checked(format!("no given key has the trail's origin {origin:?}"));
+        }
+        for gap in self.numbers.gaps() {
+            let last = gap.end.saturating_sub(1);
+            self.report.find(Finding {
+                words: format!(
+                    "numbers {} to {last} are missing without a reason",
+                    gap.start
+                ),
+                ..Finding::default()
+            });
+        }
+        let report = &mut self.report;
+        report.records = self.numbers.records;
+        report.first_seq = self.numbers.first;
+        report.last_seq = self.numbers.last;
+        report.records_lost = self.numbers.lost;
+        report.never_acknowledged = self.numbers.never_acknowledged;
+        let vouched = self.anchors.finish(report);
+        let tail_is_last = self.before.as_ref().map(|before| before.behind.bytes);
+        report.closed = self.numbers.closed && tail_is_last == Some(0);
+        report.outcome = if report.findings_total > 0 {
+            Outcome::Broken
+        } else if report.not_checked.is_empty() {
+            Outcome::Holds
+        } else {
+            Outcome::NotChecked
+        };
+        report.end_vouched_for = vouched && report.outcome == Outcome::Holds;
+        self.report
+    }
+}
+
+/// Where a header stands.
+const START: Place = Place {
+    offset: 0,
+    line: 1,
+    leaf: 0,
+};
+
+fn finding(segment: u64, place: Place, words: &str) -> Finding {
+    Finding {
+        segment: Some(segment),
+        offset: Some(place.offset),
+        line: Some(place.line),
+        leaves: None,
+        words: words.to_owned(),
+    }
+}
+
+fn list_numbers(numbers: &mut Numbers, segment: u64, report: &mut Report) {
+    let (complaints, lost) = numbers.take_listed();
+    for complaint in complaints {
+        report.find(finding(segment, complaint.place, &complaint.words));
+    }
+    for range in lost {
+        push(&mut report.lost, range);
+    }
+}
+
+/// Whether a header says about the segment before it what was read there. The end is compared
+/// while that segment is read.
+fn continues(before: &SegmentSummary, header: &Header) -> Option<&'static str> {
+    if before.is_damaged() {
+        return None;
+    }
+    let (stated, found) = (header.previous.as_ref()?, before.previous()?);
+    if stated.checkpoint != found.checkpoint {
+        return Some("the header names another checkpoint than the segment before it ends with");
+    }
+    (stated.frontier != found.frontier)
+        .then_some("the header names another frontier than the segment before it ends with")
+}
+
+/// Anchors, compared with the tree while it grows.
+struct Anchors<'a> {
+    anchors: &'a [Checkpoint],
+    states: Vec<Option<AnchorState>>,
+    /// Those signed by a given key, by size.
+    by_size: Vec<(u64, usize)>,
+    /// Compared since the last matching checkpoint.
+    seen: Vec<(usize, AnchorState)>,
+}
+
+impl<'a> Anchors<'a> {
+    fn new(anchors: &'a [Checkpoint], keys: &[VerifierKey]) -> Self {
+        let signed = |anchor: &Checkpoint| keys.iter().any(|key| anchor.is_signed_by(key));
+        let mut by_size = Vec::new();
+        let mut states = Vec::new();
+        for (index, anchor) in anchors.iter().enumerate() {
+            if signed(anchor) {
+                by_size.push((anchor.size(), index));
+                states.push(None);
+            } else {
+                states.push(Some(AnchorState::Foreign));
+            }
+        }
+        by_size.sort_unstable();
+        Self {
+            anchors,
+            states,
+            by_size,
+            seen: Vec::new(),
+        }
+    }
+
+    fn see(&mut self, tree: &Frontier) {
+        let from = self
+            .by_size
+            .partition_point(|(size, _)| *size < tree.size());
+        for (size, index) in self.by_size.iter().skip(from) {
+            if *size != tree.size() {
+                break;
+            }
+            let root = self.anchors.get(*index).map(Checkpoint::root);
+            self.seen.push((
+                *index,
+                if root == Some(tree.root()) {
+                    AnchorState::Confirmed
+                } else {
+                    AnchorState::Contradicts
+                },
+            ));
+        }
+    }
+
+    fn acknowledge(&mut self) {
+        for (index, state) in self.seen.drain(..) {
+            if let Some(known) = self.states.get_mut(index)
+                && *known != Some(AnchorState::Contradicts)
+            {
+                *known = Some(state);
+            }
+        }
+    }
+
+    fn forget(&mut self) {
+        self.seen.clear();
+    }
+
+    /// Writes the anchors into the report, and says whether one confirms the last checkpoint.
+    fn finish(&self, report: &mut Report) -> bool {
+        let everything_read = report.not_checked.is_empty();
+        let mut vouched = false;
+        for (anchor, state) in self.anchors.iter().zip(&self.states) {
+            let size = anchor.size();
+            let state = match state {
+                Some(state) => *state,
+                None if size > report.leaves && everything_read => AnchorState::Contradicts,
+                None => AnchorState::NotComparable,
+            };
+            if state == AnchorState::Contradicts {
+                report.find(Finding {
+                    words: format!(
+                        "the anchor at {size} leaves contradicts the trail, which has {} leaves \
+                         or another root there",
+                        report.leaves
+                    ),
+                    ..Finding::default()
+                });
+            }
+            vouched |= state == AnchorState::Confirmed && size == report.leaves;
+            push(
+                &mut report.anchors,
+                AnchorReport {
+                    origin: anchor.origin().to_owned(),
+                    size,
+                    state,
+                },
+            );
+        }
+        vouched
+    }
+}

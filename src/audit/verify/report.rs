@@ -1,0 +1,325 @@
+//! What a check of a trail found, as values and as text.
+//!
+//! A report never says more than was checked: there is no word in it for a whole trail whose end
+//! nobody vouches for. This module knows nothing of how the findings were made.
+
+use std::fmt;
+
+use serde::Serialize;
+
+/// The most entries in each list of a [`Report`].
+pub(super) const MAX_LISTED: usize = 256;
+
+/// What came out of the check of a trail.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Outcome {
+    /// Something contradicts the signed checkpoints, the anchors or the numbers. See
+    /// [`Report::findings`].
+    Broken,
+    /// Everything that was there holds. What that does not say, the report's other fields do.
+    Holds,
+    /// There was nothing to check, or something could not be read. See [`Report::not_checked`].
+    NotChecked,
+}
+
+/// Something in the trail that must not be there, or is missing.
+#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Finding {
+    /// The number of the segment.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub segment: Option<u64>,
+    /// Where the line starts, in bytes from the segment's start.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub offset: Option<u64>,
+    /// The line in its segment, from 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub line: Option<u64>,
+    /// The leaves that cannot be vouched for because of it: the first, and the one behind the last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub leaves: Option<[u64; 2]>,
+    /// What was found.
+    pub words: String,
+}
+
+/// What an anchor says about the trail.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum AnchorState {
+    /// The trail has the anchor's root at its size.
+    Confirmed,
+    /// The trail has another root at the anchor's size, or ends before it.
+    Contradicts,
+    /// The anchor is not signed by a given key: it is of another trail, or of nobody.
+    Foreign,
+    /// The leaves there are absent, damaged, or were not read.
+    NotComparable,
+}
+
+/// An anchor, and what became of it.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct AnchorReport {
+    /// The trail that the anchor names.
+    pub origin: String,
+    /// How many leaves it covers.
+    pub size: u64,
+    /// What it says about this trail.
+    pub state: AnchorState,
+}
+
+/// Bytes that no checkpoint acknowledges.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Unacknowledged {
+    /// The segment they stand in.
+    pub segment: u64,
+    /// How many bytes.
+    pub bytes: u64,
+    /// Whole records among them.
+    pub records: u64,
+}
+
+/// What [`verify`](super::verify) found.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Report {
+    /// The answer in one word. The other fields say what it covers.
+    pub outcome: Outcome,
+    /// Why something was not checked.
+    pub not_checked: Vec<String>,
+    /// What is wrong, at most 256 entries.
+    pub findings: Vec<Finding>,
+    /// How many findings there were.
+    pub findings_total: u64,
+    /// The trail's origin, if a given key has signed for it.
+    pub origin: Option<String>,
+    /// How many segments are there.
+    pub segments: u64,
+    /// The number of the first segment that is there.
+    pub first_segment: Option<u64>,
+    /// Segments before the first one are absent, so the check begins at `first_leaf`.
+    pub older_segments_absent: bool,
+    /// The first leaf that was checked.
+    pub first_leaf: u64,
+    /// The size of the tree at the last checkpoint that matches: leaves of absent segments count.
+    pub leaves: u64,
+    /// How many records are acknowledged by a checkpoint that matches.
+    pub records: u64,
+    /// The lowest number among them.
+    pub first_seq: Option<u64>,
+    /// The highest number among them.
+    pub last_seq: Option<u64>,
+    /// The last acknowledged record is `TrailClosed`, and nothing follows it.
+    pub closed: bool,
+    /// The outcome is [`Outcome::Holds`], and an anchor confirms the last checkpoint. Without it,
+    /// the end may have been cut off.
+    pub end_vouched_for: bool,
+    /// How many records are lost by the trail's own account (`RecordsLost`).
+    pub records_lost: u64,
+    /// Their numbers, first and last of each range, at most 256 entries.
+    pub lost: Vec<[u64; 2]>,
+    /// Numbers that processes gave, and that were never acknowledged before they were killed.
+    pub never_acknowledged: u64,
+    /// What stands behind the last checkpoint of the last segment: torn or altered, only an anchor
+    /// can tell.
+    pub tail: Option<Unacknowledged>,
+    /// Void bytes of the segments before the last one, at most 256 entries.
+    pub void: Vec<Unacknowledged>,
+    /// All void bytes.
+    pub void_bytes: u64,
+    /// The anchors, in the order given.
+    pub anchors: Vec<AnchorReport>,
+    /// The text of the last checkpoint that matches: an anchor, if kept elsewhere.
+    pub last_checkpoint: Option<String>,
+}
+
+impl Report {
+    pub(super) fn new() -> Self {
+        Self {
+            outcome: Outcome::NotChecked,
+            not_checked: Vec::new(),
+            findings: Vec::new(),
+            findings_total: 0,
+            origin: None,
+            segments: 0,
+            first_segment: None,
+            older_segments_absent: false,
+            first_leaf: 0,
+            leaves: 0,
+            records: 0,
+            first_seq: None,
+            last_seq: None,
+            closed: false,
+            end_vouched_for: false,
+            records_lost: 0,
+            lost: Vec::new(),
+            never_acknowledged: 0,
+            tail: None,
+            void: Vec::new(),
+            void_bytes: 0,
+            anchors: Vec::new(),
+            last_checkpoint: None,
+        }
+    }
+
+    pub(super) fn find(&mut self, finding: Finding) {
+        self.findings_total = self.findings_total.saturating_add(1);
+        push(&mut self.findings, finding);
+    }
+}
+
+/// Adds to a list that must not grow without end.
+pub(super) fn push<T>(list: &mut Vec<T>, entry: T) {
+    if list.len() < MAX_LISTED {
+        list.push(entry);
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(segment) = self.segment {
+            write!(f, "segment {segment:06}")?;
+            if let (Some(line), Some(offset)) = (self.line, self.offset) {
+                write!(f, ", line {line} (byte {offset})")?;
+            }
+            f.write_str(": ")?;
+        }
+        f.write_str(&self.words)?;
+        match self.leaves {
+            Some([first, end]) if first < end => {
+                write!(f, "; leaves {first} up to {end} are not vouched for")
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Broken => "BROKEN",
+            Self::Holds => "HOLDS",
+            Self::NotChecked => "NOT CHECKED",
+        })
+    }
+}
+
+impl fmt::Display for AnchorState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Confirmed => "confirmed",
+            Self::Contradicts => "CONTRADICTS the trail",
+            Self::Foreign => "of another trail or key",
+            Self::NotComparable => "not comparable: the leaves there were not checked",
+        })
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}", self.outcome)?;
+        for reason in &self.not_checked {
+            writeln!(f, "  not checked: {reason}")?;
+        }
+        for finding in &self.findings {
+            writeln!(f, "  {finding}")?;
+        }
+        let shown = u64::try_from(self.findings.len()).unwrap_or(u64::MAX);
+        if self.findings_total > shown {
+            writeln!(
+                f,
+                "  and {} more",
+                self.findings_total.saturating_sub(shown)
+            )?;
+        }
+        if let Some(origin) = &self.origin {
+            writeln!(f, "trail:    {origin}")?;
+        }
+        self.write_extent(f)?;
+        self.write_losses(f)?;
+        self.write_end(f)
+    }
+}
+
+impl Report {
+    fn write_extent(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(first) = self.first_segment {
+            write!(f, "segments: {} from {first:06}", self.segments)?;
+            if self.older_segments_absent {
+                write!(
+                    f,
+                    "; OLDER SEGMENTS ARE ABSENT: checked from leaf {} on",
+                    self.first_leaf
+                )?;
+            }
+            writeln!(f)?;
+        }
+        write!(f, "records:  {} acknowledged", self.records)?;
+        if let (Some(first), Some(last)) = (self.first_seq, self.last_seq) {
+            write!(f, ", numbers {first} to {last}")?;
+        }
+        writeln!(f, "; {} leaves", self.leaves)
+    }
+
+    fn write_losses(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.records_lost > 0 {
+            write!(
+                f,
+                "lost:     {} records, by the trail's own account:",
+                self.records_lost
+            )?;
+            for [first, last] in &self.lost {
+                write!(f, " {first}-{last}")?;
+            }
+            writeln!(f)?;
+        }
+        if self.never_acknowledged > 0 {
+            writeln!(
+                f,
+                "killed:   {} numbers were never acknowledged before their process ended",
+                self.never_acknowledged
+            )?;
+        }
+        for void in &self.void {
+            writeln!(
+                f,
+                "void:     {} bytes ({} records) in segment {:06}, never acknowledged",
+                void.bytes, void.records, void.segment
+            )?;
+        }
+        Ok(())
+    }
+
+    fn write_end(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(tail) = self.tail {
+            writeln!(
+                f,
+                "tail:     {} bytes ({} records) behind the last checkpoint are not acknowledged; \
+                 torn or altered: only an anchor can tell",
+                tail.bytes, tail.records
+            )?;
+        }
+        for anchor in &self.anchors {
+            writeln!(f, "anchor:   at {} leaves: {}", anchor.size, anchor.state)?;
+        }
+        writeln!(
+            f,
+            "end:      {}, {}",
+            if self.closed {
+                "closed properly"
+            } else {
+                "NOT closed properly"
+            },
+            if self.end_vouched_for {
+                "vouched for by an anchor"
+            } else {
+                "NOT VOUCHED FOR: without an anchor of the last checkpoint nobody can tell \
+                 whether the end was cut off"
+            }
+        )
+    }
+}
