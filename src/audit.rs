@@ -354,7 +354,8 @@ impl Recorder {
             return unnumbered();
         }
         // A loss is counted, logged and recorded by the queue and the writer.
-        self.0.queue.push(event, Lane::Ordinary).0
+        let lane = Lane::of(event.severity());
+        self.0.queue.push(event, lane).0
     }
 
     /// Records, and returns once the record is durable or proven not to be.

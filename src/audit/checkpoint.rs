@@ -21,6 +21,11 @@ pub(crate) type Node = [u8; 32];
 /// The algorithm byte of Ed25519 in a signed note's key.
 const ED25519: u8 = 0x01;
 
+/// What stands before the 32 bytes of an Ed25519 public key in DER (RFC 8410, section 4).
+const ED25519_SPKI: [u8; 12] = [
+    0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00,
+];
+
 /// The most signature lines read in one note.
 const MAX_SIGNATURES: usize = 16;
 
@@ -140,6 +145,17 @@ impl VerifierKey {
     /// The 32 bytes of the Ed25519 public key.
     pub fn public_key(&self) -> [u8; 32] {
         self.key.to_bytes()
+    }
+
+    /// The public key as PEM (SubjectPublicKeyInfo), which `openssl pkeyutl -verify -pubin -rawin`
+    /// takes.
+    pub fn to_pem(&self) -> String {
+        let mut der = ED25519_SPKI.to_vec();
+        der.extend_from_slice(self.key.as_bytes());
+        format!(
+            "-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n",
+            BASE64.encode(der)
+        )
     }
 
     /// The first 4 bytes of `SHA-256(name ‖ "\n" ‖ 0x01 ‖ public key)`.

@@ -23,6 +23,15 @@ pub(crate) enum Lane {
     Critical,
 }
 
+impl Lane {
+    pub(crate) fn of(severity: Severity) -> Self {
+        match severity {
+            Severity::Critical => Self::Critical,
+            Severity::Info | Severity::Warn => Self::Ordinary,
+        }
+    }
+}
+
 /// Records given to the trail from outside, and what became of them, since it was opened.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {

@@ -1,13 +1,17 @@
 //! What the tests of shards share: a worker with a trail, a device that can fail, and a manager.
 
-#![allow(dead_code, reason = "each test uses a part of it")]
+#![allow(dead_code, unreachable_pub, reason = "each test uses a part of it")]
+
+use std::ops::ControlFlow;
 
 use serde_json::Value;
-use vram_residency::audit::AuditTrailBuilder;
 use vram_residency::audit::faults::StorageFaults;
+use vram_residency::audit::{AuditTrailBuilder, Incident};
 use vram_residency::device::Faults;
+use vram_residency::digest::Progress;
+use vram_residency::error::{SealError, VerifyError};
 use vram_residency::manager::VramManagerBuilder;
-use vram_residency::shard::{Allocated, Sealed, Verified};
+use vram_residency::shard::{Allocated, Quarantined, Sealed, State, Verified};
 use vram_residency::{
     AuditTrail, Host, ModelRef, Provenance, Shard, ShardId, VramManager, WorkerToken,
 };
@@ -150,4 +154,67 @@ pub fn places(len: u64, count: usize) -> Vec<(u64, u8)> {
         places.push((numbers.below(len), numbers.below(8) as u8));
     }
     places
+}
+
+pub fn go(_: Progress) -> ControlFlow<()> {
+    ControlFlow::Continue(())
+}
+
+pub fn stop(_: Progress) -> ControlFlow<()> {
+    ControlFlow::Break(())
+}
+/// Takes a failed verification apart, and checks what holds for every one: the record is durable and
+/// on disk by now, and says what the incident says.
+pub fn broken(worker: &Worker, error: VerifyError<Host>) -> (Value, Box<Shard<Quarantined, Host>>) {
+    let VerifyError::Broken {
+        incident, shard, ..
+    } = error
+    else {
+        panic!("{error:?}")
+    };
+    let record = recorded_incident(worker, &incident);
+    assert_eq!(shard.handle_json()["state"], "quarantined");
+    (record, shard)
+}
+
+pub fn broken_seal(
+    worker: &Worker,
+    error: SealError<Host>,
+) -> (Value, Box<Shard<Quarantined, Host>>) {
+    let SealError::Broken {
+        incident, shard, ..
+    } = error
+    else {
+        panic!("{error:?}")
+    };
+    (recorded_incident(worker, &incident), shard)
+}
+
+pub fn recorded_incident(worker: &Worker, incident: &Incident) -> Value {
+    let receipt = incident.record().unwrap();
+    assert_eq!(Some(receipt.seq()), incident.seq());
+    assert!(receipt.checkpoint().size() > 0);
+    let records = worker.on_disk("SealVerificationFailed");
+    let record = records
+        .iter()
+        .find(|record| record["seq"] == receipt.seq().value())
+        .expect("the record is on disk before the error is returned");
+    assert_eq!(record["severity"], "CRITICAL");
+    assert_eq!(record["reason"], incident.reason().to_string());
+    assert_eq!(record["shard"], incident.shard().as_str());
+    assert_eq!(record["allocation"], incident.allocation());
+    assert_eq!(record["expected"].as_str(), incident.expected().as_deref());
+    assert_eq!(record["actual"].as_str(), incident.actual().as_deref());
+    assert_eq!(record["injected"] == true, incident.is_injected());
+    record.clone()
+}
+
+pub trait HandleJson {
+    fn handle_json(&self) -> Value;
+}
+
+impl<S: State> HandleJson for Shard<S, Host> {
+    fn handle_json(&self) -> Value {
+        serde_json::to_value(self.handle()).unwrap()
+    }
 }

@@ -1,0 +1,508 @@
+//! The main job of the library, told step by step on the embedded default (host memory).
+//!
+//! ```text
+//! worker [MODEL] [--expect fsverity:HEX|sha256sum:HEX] [--shards N] [--trail DIR] [--keep-clean]
+//! ```
+//!
+//! It loads a model file, seals, verifies and serves it; then flips one bit of what it serves, as a
+//! failing memory would, and shows that this is caught and on record. What it leaves behind can be
+//! checked with `fsverity` and `openssl`; it prints the commands. The exit status is 0 only if all
+//! of that happened, 2 if it was called wrongly, 1 for everything else.
+
+use std::error::Error;
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Read, Write};
+use std::ops::{ControlFlow, Range};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use vram_residency::audit::{self, Checkpoint, Outcome, Reason, Receipt, VerifierKey};
+use vram_residency::digest::{Digest, Progress, Stream, StreamDigest};
+use vram_residency::error::{CheckError, ReclaimError, SealError};
+use vram_residency::{
+    AuditTrail, Host, ModelRef, Provenance, Shared, TrailKey, VramManager, WorkerToken,
+};
+
+const USAGE: &str = "usage: worker [MODEL] [--expect fsverity:HEX|sha256sum:HEX] [--shards N] \
+                     [--trail DIR] [--keep-clean]";
+
+type Failure = Box<dyn Error>;
+
+fn main() -> ExitCode {
+    tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::WARN)
+        .with_writer(io::stderr)
+        .init();
+    let plan = match Plan::from_args(std::env::args().skip(1)) {
+        Ok(plan) => plan,
+        Err(problem) => {
+            eprintln!("worker: {problem}\n{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match run(&plan) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("worker: {}", with_causes(failure.as_ref()));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn with_causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    text
+}
+
+/// What the command line asks for.
+struct Plan {
+    model: Option<PathBuf>,
+    expect: Provenance,
+    shards: u32,
+    trail: PathBuf,
+    keep_clean: bool,
+}
+
+impl Plan {
+    fn from_args(mut args: impl Iterator<Item = String>) -> Result<Self, String> {
+        let mut plan = Self {
+            model: None,
+            expect: Provenance::UnpinnedFirstUse,
+            shards: 1,
+            trail: "worker-trail".into(),
+            keep_clean: false,
+        };
+        while let Some(arg) = args.next() {
+            let mut value = || args.next().ok_or(format!("{arg} needs a value"));
+            match arg.as_str() {
+                "--expect" => plan.expect = parse_expectation(&value()?)?,
+                "--shards" => plan.shards = parse_shards(&value()?)?,
+                "--trail" => plan.trail = value()?.into(),
+                "--keep-clean" => plan.keep_clean = true,
+                option if option.starts_with('-') => {
+                    return Err(format!("unknown option {option}"));
+                }
+                model if plan.model.is_none() => plan.model = Some(model.into()),
+                more => return Err(format!("one model at a time, and {more} is a second")),
+            }
+        }
+        if plan.shards > 1 && !matches!(plan.expect, Provenance::UnpinnedFirstUse) {
+            return Err(
+                "--expect is for one shard: with more, each shard has a digest of its own".into(),
+            );
+        }
+        Ok(plan)
+    }
+
+    /// Beside the trail's directory, never in it: what vouches for a trail's end must not go with it.
+    fn beside(&self, suffix: &str) -> PathBuf {
+        let mut path = self.trail.clone().into_os_string();
+        path.push(suffix);
+        path.into()
+    }
+}
+
+fn parse_expectation(text: &str) -> Result<Provenance, String> {
+    let wrong = |error: &dyn Error| format!("--expect {text}: {error}");
+    match text.split_once(':') {
+        Some(("fsverity", digits)) => match digits.parse::<Digest>() {
+            Ok(digest) => Ok(Provenance::FsVerity(digest)),
+            Err(error) => Err(wrong(&error)),
+        },
+        Some(("sha256sum", digits)) => match digits.parse::<StreamDigest>() {
+            Ok(digest) => Ok(Provenance::Sha256(digest)),
+            Err(error) => Err(wrong(&error)),
+        },
+        _ => Err(format!(
+            "--expect {text}: say fsverity:HEX (as `fsverity digest` prints) or sha256sum:HEX"
+        )),
+    }
+}
+
+fn parse_shards(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(shards) if (1..=1024).contains(&shards) => Ok(shards),
+        _ => Err(format!("--shards {text}: say a number from 1 to 1024")),
+    }
+}
+
+/// A part of the model file that becomes a shard.
+struct Part {
+    number: u32,
+    bytes: Range<u64>,
+}
+
+fn run(plan: &Plan) -> Result<(), Failure> {
+    let evidence = plan.beside(".evidence");
+    fs::create_dir_all(&evidence).map_err(|error| at(&evidence, &error))?;
+    let path = match &plan.model {
+        Some(path) => path.clone(),
+        None => make_model(&evidence.join("model.safetensors"))?,
+    };
+    let len = check_model(&path)?;
+    let parts = split(len, plan.shards)?;
+
+    let key = TrailKey::open_or_create(plan.beside(".key.pem"))?;
+    let trail = AuditTrail::builder("worker-1".parse()?, &plan.trail, key).open()?;
+    let verifier = trail.verifier_key().clone();
+    println!("trail         {} ({verifier})", plan.trail.display());
+
+    // From here on the trail is closed on every way out; only `close` can say that it went well.
+    let told = serve(plan, &trail, &path, &parts);
+    let closed = trail.close();
+    let served = told?;
+    let receipt = closed?;
+    println!("closed        record {} is the last", receipt.seq());
+    tell_reviewer(plan, &evidence, &path, &served, &verifier, &receipt)
+}
+
+/// What a shard of the run was.
+struct Served {
+    part: Part,
+    digest: Digest,
+}
+
+fn serve(
+    plan: &Plan,
+    trail: &AuditTrail,
+    path: &Path,
+    parts: &[Range<u64>],
+) -> Result<Vec<Served>, Failure> {
+    let manager = VramManager::builder(Host::new(), &WorkerToken::generate()?, trail).build()?;
+    let mut file = File::open(path).map_err(|error| at(path, &error))?;
+    let (mut served, mut shared) = (Vec::new(), Vec::new());
+    for (number, bytes) in (0..).zip(parts.iter().cloned()) {
+        let part = Part { number, bytes };
+        let shard = bring_up(plan, &manager, &mut file, path, &part)?;
+        served.push(Served {
+            part,
+            digest: shard.digest(),
+        });
+        shared.push(shard);
+    }
+    let leases = shared
+        .iter()
+        .map(Shared::lease)
+        .collect::<Result<Vec<_>, _>>()?;
+    let bytes: usize = leases.iter().map(|lease| lease.view().len()).sum();
+    println!(
+        "served        {bytes} bytes under {} lease(s)",
+        leases.len()
+    );
+    for shard in &shared {
+        with_bar("check", shard.len(), |tick| shard.check_with_progress(tick))?;
+    }
+    println!("checked       beside the leases: unchanged");
+
+    if !plan.keep_clean
+        && let Some(shard) = shared.first()
+    {
+        break_and_catch(shard)?;
+        if leases.first().is_none_or(|lease| lease.is_current()) {
+            return Err("a lease is still current after a failed check".into());
+        }
+    }
+    drop(leases);
+    for shard in shared {
+        match shard.reclaim() {
+            Ok(shard) => shard.release()?,
+            Err(ReclaimError::Failed { shard, .. }) => shard.release()?,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    println!("released      wiped and freed");
+    Ok(served)
+}
+
+/// `Allocated -> Sealed -> Verified`, then shared.
+fn bring_up(
+    plan: &Plan,
+    manager: &VramManager<Host>,
+    file: &mut File,
+    path: &Path,
+    part: &Part,
+) -> Result<Shared<Host>, Failure> {
+    let len = part.bytes.end - part.bytes.start;
+    let id = format!("shard-{:04}", part.number).parse()?;
+    let model = ModelRef::new(&model_name(path), part.number, plan.shards)?;
+    let mut shard = manager.allocate(id, model, len)?;
+    println!("allocated     {} with {len} bytes", shard.id());
+    // The plain SHA-256 is slower than the tree: it is computed only where it can be of use.
+    let stream = match plan.expect {
+        Provenance::UnpinnedFirstUse => Stream::TreeOnly,
+        _ => Stream::WithSha256,
+    };
+    let loaded = with_bar("load", len, |tick| {
+        shard.load_from(file.take(len), stream, tick)
+    })?;
+    let sealed = with_bar("seal", len, |tick| {
+        shard.seal_with_progress(plan.expect, tick)
+    })
+    .map_err(|error| advise(plan, error, loaded.digest, loaded.sha256))?;
+    println!("sealed        fsverity sha256:{}", sealed.digest());
+    if matches!(plan.expect, Provenance::UnpinnedFirstUse) {
+        println!("              unpinned: nobody said what it should be (see --expect)");
+    }
+    let verified = with_bar("verify", len, |tick| sealed.verify_with_progress(tick))?;
+    println!("verified      read back from the device, and equal");
+    Ok(verified.share())
+}
+
+/// A wrong `--expect` is often the right digest of the other kind.
+fn advise(
+    plan: &Plan,
+    error: SealError<Host>,
+    digest: Digest,
+    sha256: Option<StreamDigest>,
+) -> Failure {
+    let advice = match (plan.expect, sha256) {
+        (Provenance::FsVerity(given), Some(sha256)) if given.as_bytes() == sha256.as_bytes() => {
+            "\nadvice: this is the file's plain SHA-256: say --expect sha256sum:HEX"
+        }
+        (Provenance::Sha256(given), _) if given.as_bytes() == digest.as_bytes() => {
+            "\nadvice: this is the file's fs-verity digest: say --expect fsverity:HEX"
+        }
+        _ => "",
+    };
+    match error {
+        SealError::Broken { incident, .. } => format!(
+            "{incident}\n  expected {}\n  found    {}{advice}",
+            incident.expected().unwrap_or_default(),
+            incident.actual().unwrap_or_default(),
+        )
+        .into(),
+        other => other.into(),
+    }
+}
+
+/// One bit flips, as in a failing memory; the next check must find it.
+fn break_and_catch(shard: &Shared<Host>) -> Result<(), Failure> {
+    let offset = shard.len() / 2;
+    println!("\nOne bit of {} flips at byte {offset} ...", shard.id());
+    shard.dangerous_flip_bit(offset, 3)?;
+    let Err(CheckError::Broken { incident, .. }) = shard.check() else {
+        return Err("the flipped bit was not found".into());
+    };
+    println!("INCIDENT      {}", incident.reason());
+    println!("  expected    {}", incident.expected().unwrap_or_default());
+    println!("  found       {}", incident.actual().unwrap_or_default());
+    println!("  windows     {:?} of 512 KiB", incident.damaged_windows());
+    let receipt = incident.record().map_err(ToString::to_string)?;
+    println!(
+        "  receipt     record {}, durable under a checkpoint of {} records",
+        receipt.seq(),
+        receipt.checkpoint().size()
+    );
+    if incident.reason() != Reason::DigestMismatch || shard.lease().is_ok() {
+        return Err("the incident did not revoke the shard".into());
+    }
+    println!("  leases      refused from now on\n");
+    Ok(())
+}
+
+/// Files and commands with which the reader checks all of this without the library.
+fn tell_reviewer(
+    plan: &Plan,
+    evidence: &Path,
+    path: &Path,
+    served: &[Served],
+    verifier: &VerifierKey,
+    receipt: &Receipt,
+) -> Result<(), Failure> {
+    let checkpoint: &Checkpoint = receipt.checkpoint();
+    let write = |name: &str, bytes: &[u8]| {
+        let file = evidence.join(name);
+        fs::write(&file, bytes).map_err(|error| at(&file, &error))?;
+        Ok::<_, Failure>(file)
+    };
+    let anchor = write("anchor.txt", checkpoint.to_string().as_bytes())?;
+    let message = write("checkpoint.txt", checkpoint.signed_text().as_bytes())?;
+    let signature = write("checkpoint.sig", &checkpoint.signature())?;
+    let key = write("verifier.pem", verifier.to_pem().as_bytes())?;
+
+    let report = audit::verify(
+        &plan.trail,
+        std::slice::from_ref(verifier),
+        std::slice::from_ref(checkpoint),
+    );
+    println!("\n{report}");
+    if report.outcome != Outcome::Holds || !report.end_vouched_for {
+        return Err("the trail does not hold".into());
+    }
+    println!("verifier key: {verifier}");
+    println!("anchor: {}", anchor.display());
+    println!("trail: {}", plan.trail.display());
+    for shard in served {
+        println!(
+            "digest: shard-{:04} sha256:{}",
+            shard.part.number, shard.digest
+        );
+    }
+    println!("\nCheck it without us:");
+    for shard in served {
+        println!(
+            "  {}",
+            digest_command(path, evidence, served.len(), &shard.part)
+        );
+    }
+    println!(
+        "  openssl pkeyutl -verify -pubin -inkey {} -rawin -in {} -sigfile {}",
+        key.display(),
+        message.display(),
+        signature.display()
+    );
+    Ok(())
+}
+
+fn digest_command(path: &Path, evidence: &Path, parts: usize, part: &Part) -> String {
+    if parts == 1 {
+        return format!("fsverity digest {}", path.display());
+    }
+    let copy = evidence.join(format!("part-{:04}", part.number));
+    format!(
+        "tail -c +{} {} | head -c {} > {copy} && fsverity digest {copy}",
+        part.bytes.start + 1,
+        path.display(),
+        part.bytes.end - part.bytes.start,
+        copy = copy.display(),
+    )
+}
+
+fn at(path: &Path, error: &dyn Error) -> Failure {
+    format!("{}: {error}", path.display()).into()
+}
+
+/// Runs a long step under a progress bar; there is none where the output is no terminal.
+fn with_bar<T>(
+    what: &'static str,
+    len: u64,
+    step: impl FnOnce(&mut dyn FnMut(Progress) -> ControlFlow<()>) -> T,
+) -> T {
+    let style = "{msg:13} [{bar:40}] {bytes}/{total_bytes} {binary_bytes_per_sec}";
+    let style =
+        ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar());
+    let bar = ProgressBar::new(len).with_style(style).with_message(what);
+    let outcome = step(&mut |progress| {
+        bar.set_position(progress.done);
+        ControlFlow::Continue(())
+    });
+    bar.finish_and_clear();
+    outcome
+}
+
+/// The file's name as far as a model's name may have its characters.
+fn model_name(path: &Path) -> String {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let name = name.chars().take(200).map(|c| match c {
+        c if c.is_ascii_alphanumeric() || "-_.".contains(c) => c,
+        _ => '_',
+    });
+    name.collect()
+}
+
+fn split(len: u64, shards: u32) -> Result<Vec<Range<u64>>, Failure> {
+    let size = len.div_ceil(shards.into());
+    let parts: Vec<Range<u64>> = (0..u64::from(shards))
+        .map(|i| (i * size).min(len)..((i + 1) * size).min(len))
+        .filter(|part| !part.is_empty())
+        .collect();
+    if parts.len() != shards as usize {
+        return Err(format!("{len} bytes do not fill {shards} shards").into());
+    }
+    Ok(parts)
+}
+
+/// The file's length, if it is there, has bytes, and, where it is safetensors, all of them.
+fn check_model(path: &Path) -> Result<u64, Failure> {
+    let mut file = File::open(path).map_err(|error| at(path, &error))?;
+    let data = file.metadata().map_err(|error| at(path, &error))?;
+    if !data.is_file() {
+        return Err(format!("{}: not a regular file", path.display()).into());
+    }
+    let len = data.len();
+    if len == 0 {
+        return Err(format!("{}: the file is empty", path.display()).into());
+    }
+    if path
+        .extension()
+        .is_some_and(|extension| extension == "safetensors")
+    {
+        let expected = safetensors_len(&mut file, len)
+            .map_err(|error| format!("{}: not a safetensors file: {error}", path.display()))?;
+        if expected != len {
+            return Err(format!(
+                "{}: its header says {expected} bytes, and it has {len}: it is {}",
+                path.display(),
+                if len < expected {
+                    "truncated"
+                } else {
+                    "longer than its tensors"
+                }
+            )
+            .into());
+        }
+    }
+    Ok(len)
+}
+
+/// How long the file must be by its header: 8 bytes of length, JSON, tensors.
+fn safetensors_len(file: &mut File, len: u64) -> Result<u64, Failure> {
+    let mut prefix = [0; 8];
+    file.read_exact(&mut prefix)?;
+    let header_len = u64::from_le_bytes(prefix);
+    if header_len > len.min(100 << 20) {
+        return Err("its header is longer than the file may have: it is truncated".into());
+    }
+    let header: serde_json::Value = serde_json::from_reader(file.take(header_len))?;
+    let tensors = header.as_object().ok_or("its header is no JSON object")?;
+    let end = tensors
+        .values()
+        .filter_map(|tensor| tensor["data_offsets"][1].as_u64())
+        .max()
+        .unwrap_or(0);
+    8u64.checked_add(header_len)
+        .and_then(|start| start.checked_add(end))
+        .ok_or_else(|| "its offsets are absurd".into())
+}
+
+/// A valid safetensors file of 64 MiB with one tensor of noise.
+fn make_model(path: &Path) -> Result<PathBuf, Failure> {
+    const LEN: u64 = 64 << 20;
+    println!(
+        "no MODEL given: making {} (64 MiB, one tensor of noise)",
+        path.display()
+    );
+    let mut header = Vec::new();
+    for _ in 0..2 {
+        let data = LEN - 8 - header.len() as u64;
+        header =
+            format!(r#"{{"noise":{{"dtype":"U8","shape":[{data}],"data_offsets":[0,{data}]}}}}"#)
+                .into_bytes();
+    }
+    let write = || -> io::Result<()> {
+        let mut file = BufWriter::new(File::create(path)?);
+        file.write_all(&(header.len() as u64).to_le_bytes())?;
+        file.write_all(&header)?;
+        let mut left = LEN - 8 - header.len() as u64;
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        while left > 0 {
+            // xorshift64: noise that is the same every time.
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            let bytes = state.to_le_bytes();
+            let take = left.min(8) as usize;
+            file.write_all(&bytes[..take])?;
+            left -= take as u64;
+        }
+        file.into_inner()?.sync_all()
+    };
+    write().map_err(|error| at(path, &error))?;
+    Ok(path.into())
+}
