@@ -39,6 +39,7 @@ pub(crate) mod event;
 #[cfg(feature = "fault-injection")]
 pub mod faults;
 pub(crate) mod guard;
+mod merkle;
 mod open;
 mod queue;
 mod segment;

@@ -12,8 +12,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::checkpoint::{Checkpoint, Frontier, VerifierKey, encode_base64, leaf_hash};
+use super::checkpoint::{Checkpoint, VerifierKey, encode_base64};
 use super::event::{Event, Header, Lost, Previous, Record, Severity, Time, Uptime};
+use super::merkle::{Frontier, leaf_hash};
 use super::open::OpenError;
 use super::queue::{Wake, WriteFailure};
 use super::storage::{SegmentFile, Storage};
