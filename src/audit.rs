@@ -21,7 +21,10 @@ use std::time::{Duration, Instant};
 pub use checkpoint::{Checkpoint, NoteError, VerifierKey};
 pub use event::{MAX_TEXT_BYTES, Reason, Seq};
 pub use guard::Incident;
-pub use open::{AuditTrailBuilder, OpenError};
+pub use open::{
+    AuditTrailBuilder, DEFAULT_CRITICAL_DEADLINE, DEFAULT_DURABLE_WITHIN, DEFAULT_QUEUE_RECORDS,
+    OpenError, RESERVED_RECORDS,
+};
 pub use verify::{AnchorReport, AnchorState, Finding, Outcome, Report, Unacknowledged, verify};
 
 use crate::health::AuditCounts;
@@ -296,7 +299,7 @@ impl AuditTrail {
         let deadline = started.checked_add(limit).unwrap_or(started);
         self.shared.queue.close(deadline);
         // The writer gives up at the deadline; only a system call that hangs keeps it longer.
-        let patience = deadline.checked_add(limit / 4).unwrap_or(deadline);
+        let patience = deadline.checked_add(limit).unwrap_or(deadline);
         if !self.shared.queue.wait_stopped(patience) {
             return Err(CloseError::TimedOut {
                 waited: started.elapsed(),
