@@ -118,9 +118,8 @@ fn a_damaged_tree_never_makes_damaged_bytes_pass() {
         let shard = shard
             .reverify()
             .expect("the bytes are right, and a whole check needs no tree");
-        shard
-            .verify_window(0..3)
-            .expect("a whole check puts the tree right");
+        let shard = shard.verify_window(1..2);
+        drop(shard.expect("a whole check puts the tree right"));
     }
 }
 
@@ -231,7 +230,7 @@ fn stopping_gives_the_shard_back() {
         .unwrap();
     assert!(calls > 0);
     let error = shard.reverify_with_progress(stop).unwrap_err();
-    error.into_shard().unwrap().verify().unwrap();
+    drop(error.into_shard().unwrap().verify().unwrap());
     assert_eq!(worker.recorded("VerificationInconclusive").len(), 2);
 }
 

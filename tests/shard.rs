@@ -324,7 +324,7 @@ fn a_sha256_without_a_stream_of_its_own_gives_the_shard_back() {
     shard
         .load_from(&b"abc"[..], Stream::WithSha256, go)
         .unwrap();
-    shard.seal(provenance).unwrap();
+    drop(shard.seal(provenance).unwrap());
 }
 
 #[test]
@@ -350,9 +350,8 @@ fn a_manager_that_requires_a_provenance_refuses_to_do_without() {
     assert_eq!(violations[0]["shard"], "s");
     assert_eq!(violations[0]["action"], "refused");
     let shard = error.into_shard().unwrap();
-    shard
-        .seal(Provenance::FsVerity(DIGEST_1_000_000.parse().unwrap()))
-        .unwrap();
+    let digest = DIGEST_1_000_000.parse().unwrap();
+    drop(shard.seal(Provenance::FsVerity(digest)).unwrap());
 }
 
 #[test]
@@ -393,7 +392,7 @@ fn sealing_without_an_answer_gives_the_shard_back_writable() {
             .unwrap_err();
         let mut shard = shard.into_shard().unwrap();
         shard.write_at(0, &[8]).unwrap();
-        shard.seal(Provenance::UnpinnedFirstUse).unwrap();
+        drop(shard.seal(Provenance::UnpinnedFirstUse).unwrap());
     }
 }
 

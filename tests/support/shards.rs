@@ -128,7 +128,7 @@ impl Numbers {
             .0
             .wrapping_mul(6_364_136_223_846_793_005)
             .wrapping_add(1_442_695_040_888_963_407);
-        (u128::from(self.0) * u128::from(end) >> 64) as u64
+        ((u128::from(self.0) * u128::from(end)) >> 64) as u64
     }
 }
 
