@@ -12,7 +12,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::checkpoint::Checkpoint;
-use super::event::{Event, LossCause, Lost, Mark, Record, Seq, Severity, Time, Uptime};
+use super::clock::{Time, Uptime};
+use super::event::{Event, LossCause, Lost, Mark, Record, Seq, Severity};
 use super::{NotDurable, Receipt};
 
 /// Which room a record may take.
