@@ -333,6 +333,11 @@ impl Queue {
         }
     }
 
+    /// The first lost number that no record accounts for yet.
+    pub(crate) fn first_gap(&self) -> Option<Seq> {
+        self.lock().lost.front().map(|gap| gap.lost.first)
+    }
+
     /// The gaps that were not logged yet, as far as they have grown.
     pub(crate) fn gaps_to_log(&self) -> Vec<Lost> {
         let mut state = self.lock();
@@ -453,6 +458,14 @@ impl Record {
                 | Event::TrailClosed { .. }
                 | Event::TrailOpened { .. }
         )
+    }
+
+    /// The first number that this record accounts for as lost.
+    pub(crate) fn first_lost(&self) -> Option<Seq> {
+        match &self.event {
+            Event::RecordsLost { lost } => Some(lost.first),
+            _ => None,
+        }
     }
 
     /// Whether an anchor should learn of this record at once.

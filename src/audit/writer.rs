@@ -110,12 +110,7 @@ impl<S: Storage> Writer<S> {
 
     /// Makes the first records of `pending` durable.
     fn commit(&mut self) -> Result<(), LogError> {
-        let limit = if self.shared.queue.is_failing() {
-            CAUTIOUS_BATCH
-        } else {
-            MAX_BATCH
-        };
-        let mut count = self.pending.len().min(limit);
+        let mut count = self.batch();
         let mut outcome = if self.log.is_open() {
             self.log.append(self.pending.iter().take(count))
         } else {
@@ -126,7 +121,7 @@ impl<S: Storage> Writer<S> {
             && self.header.is_none()
         {
             self.poison(error);
-            count = self.pending.len().min(CAUTIOUS_BATCH.max(count));
+            count = self.batch();
             outcome = self.begin_segment(count);
         }
         match outcome {
@@ -137,6 +132,34 @@ impl<S: Storage> Writer<S> {
             }
         }
         Ok(())
+    }
+
+    /// How many of the pending records go out together.
+    ///
+    /// A record behind a gap in the numbers never becomes durable before the `RecordsLost` that
+    /// explains the gap: a process killed in between would leave a trail that looks tampered with.
+    fn batch(&self) -> usize {
+        let limit = if self.shared.queue.is_failing() {
+            CAUTIOUS_BATCH
+        } else {
+            MAX_BATCH
+        };
+        let explained = self.pending.iter().filter_map(Record::first_lost).min();
+        let gap = explained
+            .into_iter()
+            .chain(self.shared.queue.first_gap())
+            .min();
+        let before = gap.map_or(self.pending.len(), |gap| {
+            self.pending.partition_point(|record| record.seq < gap)
+        });
+        if before > 0 {
+            return before.min(limit);
+        }
+        let last = self
+            .pending
+            .iter()
+            .rposition(|record| record.first_lost().is_some());
+        last.map_or(self.pending.len(), |last| last.saturating_add(1))
     }
 
     /// The open segment was given up: says so in a record of its own, once for each segment.
