@@ -223,8 +223,7 @@ impl<S: Storage> Writer<S> {
         if !self.shared.queue.is_failing() {
             tracing::error!(%error, records = self.pending.len(), "the audit trail cannot be written; its records stay in memory and are tried again");
         }
-        let last = self.pending.back().map(|record| record.seq);
-        self.shared.queue.report_failure(last, error.to_failure());
+        self.shared.queue.report_failure(error.to_failure());
     }
 
     /// Writes what is left, then `TrailClosed`; tries again until the deadline.
