@@ -244,7 +244,7 @@ fn bring_up(
     let sealed = with_bar("seal", len, |tick| {
         shard.seal_with_progress(plan.expect, tick)
     })
-    .map_err(|error| advise(plan, error, loaded.digest(), loaded.sha256()))?;
+    .map_err(|error| advise(plan, error, loaded.digest, loaded.sha256))?;
     println!("sealed        fsverity sha256:{}", sealed.digest());
     if matches!(plan.expect, Provenance::UnpinnedFirstUse) {
         println!("              unpinned: nobody said what it should be (see --expect)");
@@ -293,7 +293,7 @@ fn break_and_catch(shard: &Shared<Host>) -> Result<(), Failure> {
     println!("  expected    {}", incident.expected().unwrap_or_default());
     println!("  found       {}", incident.actual().unwrap_or_default());
     println!("  windows     {:?} of 512 KiB", incident.damaged_windows());
-    let receipt = incident.record()?;
+    let receipt = incident.record().map_err(ToString::to_string)?;
     println!(
         "  receipt     record {}, durable under a checkpoint of {} records",
         receipt.seq(),

@@ -21,7 +21,10 @@ use std::time::{Duration, Instant};
 pub use checkpoint::{Checkpoint, NoteError, VerifierKey};
 pub use event::{MAX_TEXT_BYTES, Reason, Seq};
 pub use guard::Incident;
-pub use open::{AuditTrailBuilder, OpenError};
+pub use open::{
+    AuditTrailBuilder, DEFAULT_CRITICAL_DEADLINE, DEFAULT_DURABLE_WITHIN, DEFAULT_QUEUE_RECORDS,
+    OpenError, RESERVED_RECORDS,
+};
 pub use verify::{AnchorReport, AnchorState, Finding, Outcome, Report, Unacknowledged, verify};
 
 use crate::health::AuditCounts;
@@ -36,6 +39,7 @@ pub(crate) mod event;
 #[cfg(feature = "fault-injection")]
 pub mod faults;
 pub(crate) mod guard;
+mod merkle;
 mod open;
 mod queue;
 mod segment;
@@ -296,7 +300,7 @@ impl AuditTrail {
         let deadline = started.checked_add(limit).unwrap_or(started);
         self.shared.queue.close(deadline);
         // The writer gives up at the deadline; only a system call that hangs keeps it longer.
-        let patience = deadline.checked_add(limit / 4).unwrap_or(deadline);
+        let patience = deadline.checked_add(limit).unwrap_or(deadline);
         if !self.shared.queue.wait_stopped(patience) {
             return Err(CloseError::TimedOut {
                 waited: started.elapsed(),

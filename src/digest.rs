@@ -21,7 +21,7 @@ mod stream;
 mod tree;
 
 pub(crate) use parallel::nodes_of_windows;
-pub(crate) use stream::{StreamError, Streamed, read_stream};
+pub(crate) use stream::{StreamError, read_stream};
 pub use tree::Tree;
 
 /// The unit that is hashed, in bytes: the block size of fs-verity.

@@ -147,7 +147,7 @@ pub enum LoadError {
 pub enum NoAnswer {
     /// The device could not answer.
     #[error(transparent)]
-    Device(DeviceError),
+    Device(#[from] DeviceError),
     /// The progress callback stopped it.
     #[error(transparent)]
     Stopped(Stopped),
@@ -420,10 +420,10 @@ impl<D: Device> SealError<D> {
 
     /// The incident, if the shard failed.
     pub fn incident(&self) -> Option<&Incident> {
-        match self {
-            Self::Broken { incident, .. } => Some(incident),
-            _ => None,
-        }
+        let Self::Broken { incident, .. } = self else {
+            return None;
+        };
+        Some(incident)
     }
 }
 
@@ -441,10 +441,10 @@ impl<D: Device> VerifyError<D> {
 
     /// The incident, if the shard failed.
     pub fn incident(&self) -> Option<&Incident> {
-        match self {
-            Self::Broken { incident, .. } => Some(incident),
-            _ => None,
-        }
+        let Self::Broken { incident, .. } = self else {
+            return None;
+        };
+        Some(incident)
     }
 }
 
@@ -472,12 +472,6 @@ impl From<DeviceError> for AllocateError {
             },
             other => Self::Device(other),
         }
-    }
-}
-
-impl From<DeviceError> for NoAnswer {
-    fn from(error: DeviceError) -> Self {
-        Self::Device(error)
     }
 }
 

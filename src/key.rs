@@ -6,9 +6,8 @@
 
 use std::error::Error;
 use std::fmt;
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use ed25519_dalek::pkcs8::spki::der::pem::LineEnding;
@@ -16,13 +15,15 @@ use ed25519_dalek::pkcs8::{DecodePrivateKey, EncodePrivateKey, KeypairBytes};
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 use hkdf::Hkdf;
 use hmac::{Hmac, KeyInit, Mac};
-use rustix::fs::OFlags;
 use secrecy::{ExposeSecret, SecretBox, SecretSlice};
 use sha2::Sha256;
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
+use self::file::{file_error, read_secret, write_new};
 use crate::id::WorkerId;
+
+mod file;
 
 /// The fewest bytes that a [`WorkerToken`] may have.
 pub const MIN_TOKEN_BYTES: usize = 32;
@@ -397,72 +398,6 @@ fn temporary_name() -> Result<String, KeyError> {
     Ok(format!(".trail-key-{}.new", hex::encode(random)))
 }
 
-fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)?;
-    file.write_all(bytes)?;
-    file.sync_all()
-}
-
-/// Reads a whole file whose owner and mode show that it is a secret.
-///
-/// The questions are asked of the opened file, so nobody can exchange it in between; a pipe is
-/// refused without waiting for its other end.
-fn read_secret(path: &Path, access: FileAccess, max: u64) -> Result<Zeroizing<Vec<u8>>, KeyError> {
-    let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits();
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(i32::from_ne_bytes(flags.to_ne_bytes()))
-        .open(path)
-        .map_err(|source| file_error(path, "open", source))?;
-    check_access(path, &file, access)?;
-    // All of it at once: a vector that grows leaves copies behind.
-    let capacity = usize::try_from(max).unwrap_or(usize::MAX).saturating_add(1);
-    let mut bytes = Zeroizing::new(Vec::with_capacity(capacity));
-    file.take(max.saturating_add(1))
-        .read_to_end(&mut bytes)
-        .map_err(|source| file_error(path, "read", source))?;
-    if bytes.len() >= capacity {
-        return Err(KeyError::TooLarge {
-            path: path.into(),
-            max,
-        });
-    }
-    Ok(bytes)
-}
-
-fn check_access(path: &Path, file: &File, access: FileAccess) -> Result<(), KeyError> {
-    let metadata = file
-        .metadata()
-        .map_err(|source| file_error(path, "inspect", source))?;
-    if !metadata.is_file() {
-        return Err(KeyError::NotAFile { path: path.into() });
-    }
-    let owner = metadata.uid();
-    if owner != 0 && owner != rustix::process::geteuid().as_raw() {
-        return Err(KeyError::Owner {
-            path: path.into(),
-            owner,
-        });
-    }
-    let mode = metadata.mode() & 0o777;
-    let (forbidden, advice) = match access {
-        FileAccess::OwnerAndGroup => (0o037, 0o640),
-        FileAccess::OwnerOnly => (0o077, 0o600),
-    };
-    if mode & forbidden != 0 {
-        return Err(KeyError::Access {
-            path: path.into(),
-            mode,
-            advice,
-        });
-    }
-    Ok(())
-}
-
 /// Fills `out` from the system's generator.
 pub(crate) fn fill_random(out: &mut [u8]) -> Result<(), KeyError> {
     getrandom::fill(out).map_err(|error| KeyError::Random {
@@ -470,14 +405,6 @@ pub(crate) fn fill_random(out: &mut [u8]) -> Result<(), KeyError> {
             .raw_os_error()
             .map_or_else(|| io::Error::other(error), io::Error::from_raw_os_error),
     })
-}
-
-fn file_error(path: &Path, operation: &'static str, source: io::Error) -> KeyError {
-    KeyError::File {
-        path: path.into(),
-        operation,
-        source,
-    }
 }
 
 impl fmt::Debug for WorkerToken {

@@ -1,6 +1,7 @@
 #![deny(
     unsafe_code,
     missing_docs,
+    unreachable_pub,
     unused_must_use,
     clippy::unwrap_used,
     clippy::expect_used,
@@ -18,7 +19,7 @@
         clippy::arithmetic_side_effects
     )
 )]
-//! placeholder
+#![doc = include_str!("../README.md")]
 
 #[cfg(not(target_os = "linux"))]
 compile_error!(

@@ -17,7 +17,7 @@ use rustix::mm::{Advice, MapFlags, ProtFlags};
 /// This process was forked from the one that opened the trail.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error(
-    "this process was forked from the one that owns the trail: open one of its own after the fork, or use exec"
+    "this process was forked from the one that owns the trail: record there, or use exec before opening a trail of its own"
 )]
 pub struct Forked(());
 

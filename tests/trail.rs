@@ -536,3 +536,33 @@ fn numbers_are_in_order_under_many_threads_and_none_is_missing() {
     let report = place.verify(&key, &[last.checkpoint().clone()]);
     assert_eq!(report.outcome, Outcome::Holds, "{report}");
 }
+
+#[test]
+fn losing_more_than_one_percent_is_recorded_as_degraded() {
+    let place = Place::new();
+    let faults = StorageFaults::dangerous_new();
+    let trail = place
+        .builder()
+        .queue_records(16)
+        .dangerous_storage_faults(faults.clone())
+        .open()
+        .unwrap();
+    faults.fail(Step::Write, StorageError::NoSpace, u32::MAX);
+    faults.fail(Step::Create, StorageError::NoSpace, u32::MAX);
+    for _ in 0..50 {
+        let _lost_or_not = trail.note("one of too many");
+    }
+    let failures = trail.counts().failures;
+    // The writer looks twice in each durability interval.
+    std::thread::sleep(Duration::from_millis(300));
+    faults.heal();
+    trail.close().unwrap();
+    let degraded = of_event(&place.records(), "AuditDegraded");
+    assert_eq!(degraded.len(), 1, "{degraded:?}");
+    assert_eq!(degraded[0]["degraded"], true);
+    assert_eq!(degraded[0]["severity"], "CRITICAL");
+    assert_eq!(degraded[0]["outcome"], "failure");
+    assert_eq!(degraded[0]["window_s"], 300);
+    assert_eq!(degraded[0]["attempts"], 50);
+    assert_eq!(degraded[0]["failures"], failures);
+}

@@ -96,6 +96,11 @@ impl Uptime {
     pub(crate) fn nanoseconds(self) -> i64 {
         self.0
     }
+
+    #[cfg(test)]
+    pub(crate) fn from_nanoseconds(nanoseconds: i64) -> Self {
+        Self(nanoseconds)
+    }
 }
 
 fn nanoseconds(clock: ClockId) -> i64 {
@@ -275,10 +280,11 @@ pub(crate) enum LossCause {
 #[serde(untagged)]
 pub(crate) enum Event {
     AuditDegraded {
+        /// False when it has ended.
+        degraded: bool,
         window_s: u64,
         attempts: u64,
         failures: u64,
-        degraded: bool,
     },
     ClockStepped {
         step_ns: i64,
@@ -444,7 +450,7 @@ impl Event {
 
     pub(crate) fn severity(&self) -> Severity {
         match self {
-            Self::AuditDegraded { .. }
+            Self::AuditDegraded { degraded: true, .. }
             | Self::PolicyViolation { .. }
             | Self::SealVerificationFailed { .. }
             | Self::SegmentPoisoned { .. }
@@ -456,7 +462,10 @@ impl Event {
             | Self::VerificationInconclusive { .. }
             | Self::VramAllocationFailed { .. } => Severity::Warn,
             Self::VramDeallocated { wiped, freed, .. } if !(*wiped && *freed) => Severity::Warn,
-            Self::Note { .. }
+            Self::AuditDegraded {
+                degraded: false, ..
+            }
+            | Self::Note { .. }
             | Self::SealVerified { .. }
             | Self::SegmentOpened { .. }
             | Self::TrailClosed { .. }
@@ -467,14 +476,11 @@ impl Event {
         }
     }
 
-    /// Everything above `INFO` reports a failure, except a degradation that has ended.
+    /// Everything above `INFO` reports a failure.
     pub(crate) fn outcome(&self) -> Outcome {
-        match self {
-            Self::AuditDegraded {
-                degraded: false, ..
-            } => Outcome::Success,
-            _ if self.severity() == Severity::Info => Outcome::Success,
-            _ => Outcome::Failure,
+        match self.severity() {
+            Severity::Info => Outcome::Success,
+            Severity::Warn | Severity::Critical => Outcome::Failure,
         }
     }
 }

@@ -18,7 +18,7 @@ use super::writer::{Log, Position, Writer};
 use super::{AuditTrail, Live, Shared};
 use crate::id::WorkerId;
 use crate::key::{SignError, TrailKey, fill_random};
-use crate::process;
+use crate::process::{self, Forked};
 
 /// How long a critical record may take, unless configured.
 pub const DEFAULT_CRITICAL_DEADLINE: Duration = Duration::from_secs(5);
@@ -73,6 +73,9 @@ pub enum OpenError {
         /// What is wrong.
         detail: String,
     },
+    /// The call was made in a forked child of a process that has opened a trail.
+    #[error(transparent)]
+    Forked(#[from] Forked),
     /// A system call failed.
     #[error("{operation} {path}: {source}")]
     Io {
@@ -199,6 +202,7 @@ impl AuditTrailBuilder {
             operation: "prepare to notice forks",
             source,
         })?;
+        process::check()?;
         let directory = Directory::open(&self.dir)?;
         #[cfg(feature = "fault-injection")]
         if let Some(faults) = self.faults.clone() {

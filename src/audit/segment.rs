@@ -14,10 +14,9 @@ mod line;
 use std::io::{self, Read};
 use std::ops::Range;
 
-use super::checkpoint::{
-    Checkpoint, Frontier, VerifierKey, decode_base64, encode_base64, leaf_hash,
-};
+use super::checkpoint::{Checkpoint, VerifierKey, decode_base64, encode_base64};
 use super::event::Previous;
+use super::merkle::{Frontier, leaf_hash};
 
 pub(crate) use line::{Fact, Header, Lost, Record, Recovered};
 use line::{Line, Lines};

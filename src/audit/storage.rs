@@ -16,6 +16,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use super::open::OpenError;
+use crate::process;
 
 /// The name of the lock file in a trail's directory.
 const LOCK: &str = "lock";
@@ -73,8 +74,7 @@ fn unfinished_name(segment: u64) -> String {
 pub(crate) struct Directory {
     dir: OwnedFd,
     path: PathBuf,
-    /// Held, not read: the lock lasts as long as the file is open.
-    _lock: File,
+    lock: File,
 }
 
 impl Directory {
@@ -125,7 +125,7 @@ impl Directory {
         Ok(Self {
             dir,
             path: path.to_owned(),
-            _lock: lock,
+            lock,
         })
     }
 
@@ -137,6 +137,15 @@ impl Directory {
             names.push(OsStr::from_bytes(entry?.file_name().to_bytes()).to_owned());
         }
         Ok(names)
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        // Closing the file would not do: a child that was forked meanwhile holds the same lock.
+        if process::check().is_ok() {
+            let _unlocked = self.lock.unlock();
+        }
     }
 }
 

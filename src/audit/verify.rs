@@ -14,7 +14,8 @@ use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
 
-use super::checkpoint::{Checkpoint, Frontier, VerifierKey};
+use super::checkpoint::{Checkpoint, VerifierKey};
+use super::merkle::Frontier;
 use super::segment::{self, Behind, Header, Place, Seen, SegmentSummary};
 
 use numbers::{Numbers, Run};

@@ -12,12 +12,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::checkpoint::{Checkpoint, Frontier, VerifierKey, encode_base64, leaf_hash};
-use super::event::{Event, Header, Lost, Previous, Record, Time, Uptime};
+use super::checkpoint::{Checkpoint, VerifierKey, encode_base64};
+use super::event::{Event, Header, Lost, Previous, Record, Severity, Time, Uptime};
+use super::merkle::{Frontier, leaf_hash};
 use super::open::OpenError;
 use super::queue::{Wake, WriteFailure};
 use super::storage::{SegmentFile, Storage};
 use super::{CloseError, Receipt, Shared};
+use crate::health::FailureRatio;
 use crate::id::WorkerId;
 use crate::key::TrailKey;
 
@@ -231,6 +233,7 @@ pub(crate) struct Writer<S: Storage> {
     /// The header of the segment that could not be begun yet. It keeps its number.
     header: Option<Record>,
     clock: ClockWatch,
+    ratio: FailureRatio,
     /// The receipt of `TrailClosed`.
     closed: Option<Receipt>,
 }
@@ -243,6 +246,7 @@ impl<S: Storage> Writer<S> {
             own: Vec::new(),
             header: None,
             clock: ClockWatch::new(),
+            ratio: FailureRatio::new(Uptime::now()),
             closed: None,
             shared,
         }
@@ -251,7 +255,8 @@ impl<S: Storage> Writer<S> {
     /// Runs until the trail is closed; the receipt is that of `TrailClosed`.
     pub(crate) fn run(mut self) -> Result<Receipt, CloseError> {
         let _stopped = StopOnDrop(Arc::clone(&self.shared));
-        let tick = self.shared.durable_within / 2;
+        let interval = self.shared.durable_within;
+        let tick = interval.checked_div(2).unwrap_or(interval);
         let mut next_tick = Instant::now();
         loop {
             let wait = next_tick.saturating_duration_since(Instant::now());
@@ -272,6 +277,14 @@ impl<S: Storage> Writer<S> {
         if let Some(step_ns) = self.clock.step() {
             tracing::warn!(step_ns, "the wall clock was stepped");
             self.own.push(Event::ClockStepped { step_ns });
+        }
+        if let Some(event) = self.ratio.look(Uptime::now(), self.shared.counts()) {
+            if event.severity() == Severity::Critical {
+                tracing::error!("more than 1 % of the audit records of five minutes were lost");
+            } else {
+                tracing::warn!("the audit trail loses no more than 1 % of its records again");
+            }
+            self.own.push(event);
         }
         self.shared.tick_watched();
         self.shared.publish_counters();

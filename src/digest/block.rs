@@ -6,6 +6,8 @@
 //! compression function, chosen for the processor at run time, called in another order; there is no
 //! second implementation of SHA-256 to trust. (Measured on an AMD EPYC core: 1.4 times plain `sha2`.)
 
+use std::slice;
+
 use sha2::block_api::compress256;
 use sha2::{Digest as _, Sha256};
 
@@ -16,6 +18,9 @@ const LANES: usize = 4;
 
 /// Bytes that the compression function takes at a time.
 const STEP_BYTES: usize = 64;
+
+/// A full block, step by step.
+type Block = [[u8; STEP_BYTES]; BLOCK_BYTES / STEP_BYTES];
 
 /// The state that SHA-256 starts from: FIPS 180-4, section 5.3.3.
 const INITIAL: [u32; 8] = [
@@ -54,6 +59,8 @@ pub(super) fn window_node(window: u64, bytes: &[u8]) -> Node {
 /// The digest of each block of `bytes`, the last one padded with zeros to a full block.
 pub(super) fn hash_blocks(bytes: &[u8], digests: &mut [Node]) {
     let (blocks, tail) = bytes.as_chunks::<BLOCK_BYTES>();
+    let steps = blocks.as_flattened().as_chunks::<STEP_BYTES>().0;
+    let blocks: &[Block] = steps.as_chunks().0;
     let (groups, rest) = blocks.as_chunks::<LANES>();
     let mut digests = digests.iter_mut();
     for group in groups {
@@ -62,7 +69,7 @@ pub(super) fn hash_blocks(bytes: &[u8], digests: &mut [Node]) {
         }
     }
     for (block, out) in rest.iter().zip(&mut digests) {
-        *out = Sha256::digest(block).into();
+        *out = Sha256::digest(block.as_flattened()).into();
     }
     if let (false, Some(out)) = (tail.is_empty(), digests.next()) {
         *out = padded_block(tail);
@@ -78,20 +85,18 @@ pub(super) fn padded_block(bytes: &[u8]) -> Node {
     Sha256::digest(block).into()
 }
 
-fn hash_group(group: &[[u8; BLOCK_BYTES]; LANES]) -> [Node; LANES] {
-    let mut states = [INITIAL; LANES];
-    let mut messages = group.each_ref().map(|block| block.as_chunks().0.iter());
-    for _ in 0..BLOCK_BYTES / STEP_BYTES {
-        for (state, message) in states.iter_mut().zip(&mut messages) {
-            if let Some(step) = message.next() {
-                compress256(state, std::slice::from_ref(step));
-            }
-        }
+fn hash_group([a, b, c, d]: &[Block; LANES]) -> [Node; LANES] {
+    let [mut one, mut two, mut three, mut four] = [INITIAL; LANES];
+    for (((a, b), c), d) in a.iter().zip(b).zip(c).zip(d) {
+        compress256(&mut one, slice::from_ref(a));
+        compress256(&mut two, slice::from_ref(b));
+        compress256(&mut three, slice::from_ref(c));
+        compress256(&mut four, slice::from_ref(d));
     }
-    for state in &mut states {
-        compress256(state, &[PADDING]);
-    }
-    states.map(digest_of_state)
+    [one, two, three, four].map(|mut state| {
+        compress256(&mut state, &[PADDING]);
+        digest_of_state(state)
+    })
 }
 
 fn digest_of_state(state: [u32; 8]) -> Node {

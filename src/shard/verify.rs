@@ -210,6 +210,7 @@ impl<D: Device> Core<D> {
         let open = self.begin(operation, history);
         let (open, authentic) = self.authenticate(open, &sealed.seal)?;
         let (open, nodes) = answer(open, self.region.windows(windows.clone()))?;
+        // A device that answers with more or fewer nodes than asked for gets a digest that nothing has.
         let digest = sealed
             .tree
             .digest_with(windows.start, &nodes)

@@ -1,15 +1,18 @@
-//! What the integration tests share: a trail in a temporary directory, and a reader of its lines
-//! that knows JSON and nothing of the library.
+//! What the integration tests share: a trail in a temporary directory, shards to put on record, a
+//! reader of the trail's lines that knows JSON and nothing of the library, and a way to run a test
+//! in a process of its own.
 
-#![allow(dead_code, reason = "each test uses a part of it")]
+#![allow(dead_code, unreachable_pub, reason = "each test uses a part of it")]
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use serde_json::Value;
 use tempfile::TempDir;
 use vram_residency::audit::{self, AuditTrailBuilder, Checkpoint, Report, VerifierKey};
-use vram_residency::{AuditTrail, TrailKey};
+use vram_residency::shard::{Allocated, Sealed, Shard};
+use vram_residency::{AuditTrail, Host, ModelRef, Provenance, TrailKey, VramManager, WorkerToken};
 
 /// A directory for one trail and its key; gone when dropped.
 pub struct Place {
@@ -28,12 +31,11 @@ impl Place {
     }
 
     pub fn key(&self) -> TrailKey {
-        TrailKey::open_or_create(self.temp.path().join("key.pem")).unwrap()
+        key_at(self.temp.path())
     }
 
     pub fn builder(&self) -> AuditTrailBuilder {
-        AuditTrail::builder("worker-1".parse().unwrap(), self.dir(), self.key())
-            .durable_within(Duration::from_millis(100))
+        builder_at(self.temp.path())
     }
 
     pub fn open(&self) -> AuditTrail {
@@ -47,6 +49,67 @@ impl Place {
     pub fn verify(&self, key: &VerifierKey, anchors: &[Checkpoint]) -> Report {
         audit::verify(&self.dir(), std::slice::from_ref(key), anchors)
     }
+}
+
+/// What [`Place::key`] is, for a process that knows the directory alone.
+pub fn key_at(place: &Path) -> TrailKey {
+    TrailKey::open_or_create(place.join("key.pem")).unwrap()
+}
+
+/// What [`Place::builder`] is, for a process that knows the directory alone.
+pub fn builder_at(place: &Path) -> AuditTrailBuilder {
+    AuditTrail::builder(
+        "worker-1".parse().unwrap(),
+        place.join("trail"),
+        key_at(place),
+    )
+    .durable_within(Duration::from_millis(100))
+}
+
+/// A manager of this machine's memory with a token of its own.
+pub fn manager(trail: &AuditTrail) -> VramManager<Host> {
+    VramManager::builder(Host::new(), &WorkerToken::generate().unwrap(), trail)
+        .build()
+        .unwrap()
+}
+
+pub fn model() -> ModelRef {
+    ModelRef::new("model", 0, 1).unwrap()
+}
+
+/// A shard with `len` bytes that are not all the same.
+pub fn filled(manager: &VramManager<Host>, id: &str, len: usize) -> Shard<Allocated, Host> {
+    let bytes: Vec<u8> = (0..len).map(|i| (i % 251) as u8).collect();
+    let mut shard = manager
+        .allocate(id.parse().unwrap(), model(), len as u64)
+        .unwrap();
+    shard.write_at(0, &bytes).unwrap();
+    shard
+}
+
+pub fn sealed(manager: &VramManager<Host>, id: &str, len: usize) -> Shard<Sealed, Host> {
+    filled(manager, id, len)
+        .seal(Provenance::UnpinnedFirstUse)
+        .unwrap()
+}
+
+const CHILD: &str = "VRAM_TEST_CHILD";
+
+/// The arguments with which this test binary runs one test and nothing else.
+pub fn only(test: &str) -> [String; 4] {
+    [test, "--exact", "--nocapture", "--test-threads=1"].map(str::to_owned)
+}
+
+/// One test of this binary in a process of its own, where [`child`] has `value`.
+pub fn child_command(test: &str, value: &Path) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(only(test)).env(CHILD, value);
+    command
+}
+
+/// What the parent gave, if this is a process that it started.
+pub fn child() -> Option<PathBuf> {
+    std::env::var_os(CHILD).map(PathBuf::from)
 }
 
 /// The segments of a trail, in order.

@@ -1,0 +1,89 @@
+//! Files of secrets: read only if owner and mode show that they are secret, written so that they are.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+
+use rustix::fs::OFlags;
+use zeroize::Zeroizing;
+
+use super::{FileAccess, KeyError};
+
+/// Reads a whole file whose owner and mode show that it is a secret.
+///
+/// The questions are asked of the opened file, so nobody can exchange it in between; a pipe is
+/// refused without waiting for its other end.
+pub(super) fn read_secret(
+    path: &Path,
+    access: FileAccess,
+    max: u64,
+) -> Result<Zeroizing<Vec<u8>>, KeyError> {
+    let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits();
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(i32::from_ne_bytes(flags.to_ne_bytes()))
+        .open(path)
+        .map_err(|source| file_error(path, "open", source))?;
+    check_access(path, &file, access)?;
+    // All of it at once: a vector that grows leaves copies behind.
+    let capacity = usize::try_from(max).unwrap_or(usize::MAX).saturating_add(1);
+    let mut bytes = Zeroizing::new(Vec::with_capacity(capacity));
+    file.take(max.saturating_add(1))
+        .read_to_end(&mut bytes)
+        .map_err(|source| file_error(path, "read", source))?;
+    if bytes.len() >= capacity {
+        return Err(KeyError::TooLarge {
+            path: path.into(),
+            max,
+        });
+    }
+    Ok(bytes)
+}
+
+fn check_access(path: &Path, file: &File, access: FileAccess) -> Result<(), KeyError> {
+    let metadata = file
+        .metadata()
+        .map_err(|source| file_error(path, "inspect", source))?;
+    if !metadata.is_file() {
+        return Err(KeyError::NotAFile { path: path.into() });
+    }
+    let owner = metadata.uid();
+    if owner != 0 && owner != rustix::process::geteuid().as_raw() {
+        return Err(KeyError::Owner {
+            path: path.into(),
+            owner,
+        });
+    }
+    let mode = metadata.mode() & 0o777;
+    let (forbidden, advice) = match access {
+        FileAccess::OwnerAndGroup => (0o037, 0o640),
+        FileAccess::OwnerOnly => (0o077, 0o600),
+    };
+    if mode & forbidden != 0 {
+        return Err(KeyError::Access {
+            path: path.into(),
+            mode,
+            advice,
+        });
+    }
+    Ok(())
+}
+
+pub(super) fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+pub(super) fn file_error(path: &Path, operation: &'static str, source: io::Error) -> KeyError {
+    KeyError::File {
+        path: path.into(),
+        operation,
+        source,
+    }
+}

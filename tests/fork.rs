@@ -1,0 +1,309 @@
+//! A worker that forks. The child has the parent's memory, and none of its threads: everything it
+//! could do with the trail or a shard is an error at once, never a wait, and nothing it does
+//! reaches the disk or the parent.
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use rustix::process::{Pid, WaitOptions, waitpid};
+use support::{Place, builder_at, child, child_command, filled, manager, model, sealed, segments};
+use vram_residency::audit::{
+    CloseError, NotDurable, OpenError, Outcome, PolicyViolation, RecordError,
+};
+use vram_residency::device::DeviceError;
+use vram_residency::error::{
+    AllocateError, BuildError, CheckError, LoadError, ReclaimError, ReleaseError, Revoked,
+    SealError, VerifyError, WriteError,
+};
+use vram_residency::shard::{Allocated, Sealed, Shard, Verified};
+use vram_residency::{
+    AuditTrail, Host, Lease, Provenance, Shared, Stream, VramManager, WorkerToken,
+};
+
+const LEN: usize = 1 << 20;
+
+/// Forks, runs `body` in the child, and returns the child. The child has `seconds` to live.
+fn fork(seconds: u32, body: impl FnOnce()) -> Pid {
+    // SAFETY: the process runs one test on its main thread, and the trail's writer, which sleeps
+    // and holds no lock of the allocator or of the standard library.
+    let pid = unsafe { libc::fork() };
+    assert!(pid >= 0, "fork failed");
+    if pid != 0 {
+        return Pid::from_raw(pid).unwrap();
+    }
+    // SAFETY: sets a timer, whose signal ends this process; nothing handles it.
+    unsafe { libc::alarm(seconds) };
+    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body));
+    // SAFETY: ends the process without running what the parent registered for its own end.
+    unsafe { libc::_exit(if outcome.is_ok() { 0 } else { 1 }) }
+}
+
+fn expect_well(child: Pid) {
+    let (_, status) = waitpid(Some(child), WaitOptions::empty()).unwrap().unwrap();
+    assert_eq!(
+        (status.exit_status(), status.terminating_signal()),
+        (Some(0), None),
+        "the child failed an assertion, or hung"
+    );
+}
+
+/// Runs a test's body in a process of its own, where nothing else forks or waits.
+fn alone(test: &str, body: impl FnOnce(&Path)) {
+    if let Some(place) = child() {
+        body(&place);
+        return;
+    }
+    let place = Place::new();
+    let output = child_command(test, place.temp.path()).output().unwrap();
+    assert!(
+        output.status.success(),
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+#[track_caller]
+fn is<T: Debug, E: Debug>(outcome: Result<T, E>, expected: impl FnOnce(&E) -> bool) -> E {
+    match outcome {
+        Err(error) if expected(&error) => error,
+        other => panic!("in a forked child: {other:?}"),
+    }
+}
+
+/// Everything that a worker holds, in every state.
+struct Everything {
+    trail: AuditTrail,
+    manager: VramManager<Host>,
+    allocated: Shard<Allocated, Host>,
+    sealed: Shard<Sealed, Host>,
+    verified: Shard<Verified, Host>,
+    shared: Shared<Host>,
+    lease: Lease<Host>,
+}
+
+impl Everything {
+    fn at(place: &Path) -> Self {
+        let trail = builder_at(place).open().unwrap();
+        let manager = manager(&trail);
+        let shared = sealed(&manager, "shared", LEN).verify().unwrap().share();
+        Self {
+            allocated: filled(&manager, "allocated", LEN),
+            sealed: sealed(&manager, "sealed", LEN),
+            verified: sealed(&manager, "verified", LEN).verify().unwrap(),
+            lease: shared.lease().unwrap(),
+            shared,
+            manager,
+            trail,
+        }
+    }
+}
+
+#[test]
+fn in_a_forked_child_every_call_is_an_error_and_the_parent_goes_on() {
+    alone(
+        "in_a_forked_child_every_call_is_an_error_and_the_parent_goes_on",
+        |place| {
+            let everything = Everything::at(place);
+            everything.trail.flush().unwrap();
+            let before = files(&place.join("trail"));
+            let child = fork(30, || borrow_everything(&everything, place));
+            expect_well(child);
+            assert_eq!(before, files(&place.join("trail")), "the child wrote");
+            go_on(everything, place);
+        },
+    );
+}
+
+/// What takes `&self`.
+fn borrow_everything(everything: &Everything, place: &Path) {
+    let Everything {
+        trail,
+        manager,
+        shared,
+        lease,
+        sealed,
+        ..
+    } = everything;
+    is(trail.note("from the child"), |error| {
+        matches!(error, RecordError::NotDurable(NotDurable::Forked(_)))
+    });
+    let violation = PolicyViolation {
+        policy: "p",
+        violation: "v",
+        details: "d",
+        action: "a",
+    };
+    is(trail.policy_violation(violation), |error| {
+        matches!(error, RecordError::NotDurable(NotDurable::Forked(_)))
+    });
+    is(trail.flush(), |error| {
+        matches!(error, NotDurable::Forked(_))
+    });
+    is(
+        manager.allocate("new".parse().unwrap(), model(), 1),
+        |error| matches!(error, AllocateError::Forked(_)),
+    );
+    let token = WorkerToken::generate().unwrap();
+    is(
+        VramManager::builder(Host::new(), &token, trail).build(),
+        |error| matches!(error, BuildError::Forked(_)),
+    );
+    let own = AuditTrail::builder(
+        "worker-1".parse().unwrap(),
+        place.join("own"),
+        support::key_at(place),
+    );
+    is(own.open(), |error| matches!(error, OpenError::Forked(_)));
+    assert!(!place.join("own").exists());
+    is(shared.check(), |error| {
+        matches!(error, CheckError::Forked(_))
+    });
+    is(shared.check_window(0..1), |error| {
+        matches!(error, CheckError::Forked(_))
+    });
+    is(shared.lease(), |error| matches!(error, Revoked::Forked(_)));
+    assert!(!lease.is_current() && !lease.clone().is_current());
+    is(sealed.dangerous_flip_bit(0, 0), |error| {
+        matches!(error, DeviceError::Forked(_))
+    });
+    drop(sealed.dangerous_open_verification());
+}
+
+/// The parent is as it was before it forked.
+fn go_on(everything: Everything, place: &Path) {
+    let Everything {
+        trail,
+        manager,
+        allocated,
+        sealed,
+        verified,
+        shared,
+        lease,
+    } = everything;
+    let key = trail.verifier_key().clone();
+    shared.check().unwrap();
+    assert!(lease.is_current());
+    assert_eq!(lease.view()[251], 0);
+    drop(lease);
+    assert_eq!(verified.view().len(), LEN);
+    verified.reverify().unwrap().release().unwrap();
+    sealed.verify().unwrap().release().unwrap();
+    allocated
+        .seal(Provenance::UnpinnedFirstUse)
+        .unwrap()
+        .release()
+        .unwrap();
+    shared.reclaim().unwrap().release().unwrap();
+    manager.close().unwrap();
+    let receipt = trail.close().unwrap();
+    let report = vram_residency::audit::verify(
+        &place.join("trail"),
+        std::slice::from_ref(&key),
+        &[receipt.checkpoint().clone()],
+    );
+    assert_eq!(report.outcome, Outcome::Holds, "{report}");
+    assert!(report.end_vouched_for && report.closed);
+    assert_eq!((report.records_lost, report.never_acknowledged), (0, 0));
+}
+
+#[test]
+fn in_a_forked_child_every_transition_gives_back_what_it_took() {
+    alone(
+        "in_a_forked_child_every_transition_gives_back_what_it_took",
+        |place| {
+            let everything = Everything::at(place);
+            everything.trail.flush().unwrap();
+            let before = files(&place.join("trail"));
+            // The child's copy goes through everything and is dropped; the parent's must not be.
+            let mut kept = Some(everything);
+            let child = fork(30, || take_everything(kept.take().unwrap()));
+            expect_well(child);
+            assert_eq!(before, files(&place.join("trail")), "the child wrote");
+            go_on(kept.unwrap(), place);
+        },
+    );
+}
+
+/// What takes `self` or `&mut self`; and then the destructors.
+fn take_everything(everything: Everything) {
+    let Everything {
+        trail,
+        manager,
+        mut allocated,
+        sealed,
+        verified,
+        shared,
+        lease,
+    } = everything;
+    is(allocated.write_at(0, &[1]), |error| {
+        matches!(error, WriteError::Forked(_))
+    });
+    let stream = [0u8; LEN];
+    is(
+        allocated.load_from(&stream[..], Stream::TreeOnly, |_| ControlFlow::Continue(())),
+        |error| matches!(error, LoadError::Forked(_)),
+    );
+    let error = is(allocated.seal(Provenance::UnpinnedFirstUse), |error| {
+        matches!(error, SealError::Forked { .. })
+    });
+    let allocated = error.into_shard().unwrap();
+    let error = is(sealed.verify(), |error| {
+        matches!(error, VerifyError::Forked { .. })
+    });
+    let sealed = error.into_shard().unwrap();
+    let error = is(verified.reverify(), |error| {
+        matches!(error, VerifyError::Forked { .. })
+    });
+    let error = is(error.into_shard().unwrap().verify(), |error| {
+        matches!(error, VerifyError::Forked { .. })
+    });
+    let was_verified = error.into_shard().unwrap();
+    drop(lease);
+    let error = is(shared.reclaim(), |error| {
+        matches!(error, ReclaimError::Forked { .. })
+    });
+    let shared = error.into_shared().unwrap();
+    is(allocated.release(), |error| {
+        matches!(error, ReleaseError::Forked(_))
+    });
+    is(sealed.release(), |error| {
+        matches!(error, ReleaseError::Forked(_))
+    });
+    drop((was_verified, shared));
+    is(manager.close(), |error| {
+        matches!(error, NotDurable::Forked(_))
+    });
+    is(trail.close(), |error| {
+        matches!(error, CloseError::Forked(_))
+    });
+}
+
+#[test]
+fn a_child_that_lives_on_does_not_keep_the_trail_locked() {
+    alone(
+        "a_child_that_lives_on_does_not_keep_the_trail_locked",
+        |place| {
+            let trail = builder_at(place).open().unwrap();
+            let child = fork(60, || {
+                std::thread::sleep(std::time::Duration::from_secs(50))
+            });
+            trail.close().unwrap();
+            let reopened = builder_at(place).open();
+            rustix::process::kill_process(child, rustix::process::Signal::KILL).unwrap();
+            waitpid(Some(child), WaitOptions::empty()).unwrap();
+            reopened.unwrap().close().unwrap();
+        },
+    );
+}
+
+fn files(dir: &Path) -> BTreeMap<std::path::PathBuf, Vec<u8>> {
+    segments(dir)
+        .into_iter()
+        .map(|path| (path.clone(), std::fs::read(path).unwrap()))
+        .collect()
+}

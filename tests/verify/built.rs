@@ -1,0 +1,281 @@
+//! Trails made from signatures and hashes alone, and words for what a report must say.
+
+use std::fs;
+use std::path::Path;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use ed25519_dalek::{Signer as _, SigningKey};
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+use tempfile::TempDir;
+use vram_residency::audit::{Checkpoint, Outcome, Report, VerifierKey, verify};
+
+pub const ORIGIN: &str = "vram-residency/worker-1/0123456789abcdef";
+
+/// A trail in the making. A leaf that stays unacknowledged is taken back by `open_segment`.
+#[derive(Clone)]
+pub struct Trail {
+    pub key: SigningKey,
+    pub origin: String,
+    pub leaves: Vec<Vec<u8>>,
+    pub segments: Vec<Vec<u8>>,
+    pub seq: u64,
+    /// Of the current segment: just behind the last checkpoint, how many leaves, and its text.
+    pub end: usize,
+    pub acknowledged: usize,
+    pub note: String,
+}
+
+pub fn tree(leaves: &[Vec<u8>]) -> [u8; 32] {
+    match leaves {
+        [] => Sha256::digest([]).into(),
+        [leaf] => Sha256::new()
+            .chain_update([0])
+            .chain_update(leaf)
+            .finalize()
+            .into(),
+        _ => {
+            let mut split = 1;
+            while split * 2 < leaves.len() {
+                split *= 2;
+            }
+            Sha256::new()
+                .chain_update([1])
+                .chain_update(tree(&leaves[..split]))
+                .chain_update(tree(&leaves[split..]))
+                .finalize()
+                .into()
+        }
+    }
+}
+
+/// The roots of the maximal complete subtrees, largest first.
+pub fn frontier(leaves: &[Vec<u8>]) -> Vec<String> {
+    let mut rest = leaves;
+    let mut nodes = Vec::new();
+    for bit in (0..32).rev() {
+        if leaves.len() >> bit & 1 == 1 {
+            let (part, behind) = rest.split_at(1 << bit);
+            nodes.push(BASE64.encode(tree(part)));
+            rest = behind;
+        }
+    }
+    nodes
+}
+
+impl Trail {
+    pub fn new() -> Self {
+        Self::with_key(7, ORIGIN)
+    }
+
+    pub fn with_key(seed: u8, origin: &str) -> Self {
+        Self {
+            key: SigningKey::from_bytes(&[seed; 32]),
+            origin: origin.to_owned(),
+            leaves: Vec::new(),
+            segments: Vec::new(),
+            seq: 0,
+            end: 0,
+            acknowledged: 0,
+            note: String::new(),
+        }
+    }
+
+    pub fn key_hash(&self) -> Vec<u8> {
+        let public = self.key.verifying_key().to_bytes();
+        Sha256::new()
+            .chain_update(&self.origin)
+            .chain_update([b'\n', 1])
+            .chain_update(public)
+            .finalize()[..4]
+            .to_vec()
+    }
+
+    pub fn verifier_key(&self) -> VerifierKey {
+        self.key_text().parse().unwrap()
+    }
+
+    pub fn key_text(&self) -> String {
+        let mut key = vec![1];
+        key.extend(self.key.verifying_key().to_bytes());
+        format!(
+            "{}+{}+{}",
+            self.origin,
+            hex::encode(self.key_hash()),
+            BASE64.encode(key)
+        )
+    }
+
+    pub fn sign(&self, size: usize, root: [u8; 32]) -> String {
+        let body = format!("{}\n{size}\n{}\n", self.origin, BASE64.encode(root));
+        let mut blob = self.key_hash();
+        blob.extend(self.key.sign(body.as_bytes()).to_bytes());
+        format!("{body}\n— {} {}\n", self.origin, BASE64.encode(blob))
+    }
+
+    pub fn write(&mut self, bytes: &[u8]) {
+        self.segments.last_mut().unwrap().extend_from_slice(bytes);
+    }
+
+    /// Writes a record with a number of its own and the event's fields.
+    pub fn record_at(&mut self, seq: u64, event: &str, fields: Value) {
+        let mut line = format!(
+            r#"{{"seq":{seq},"time":"2026-01-02T03:04:05.{seq:09}Z","mono_us":{seq},"boot":"b0","worker":"worker-1","event":"{event}","severity":"INFO","outcome":"success""#
+        );
+        for (name, value) in fields.as_object().unwrap() {
+            line.push_str(&format!(",\"{name}\":{value}"));
+        }
+        line.push('}');
+        self.leaves.push(line.clone().into_bytes());
+        self.write(format!("{line}\n").as_bytes());
+    }
+
+    pub fn record(&mut self, event: &str, fields: Value) -> &mut Self {
+        let seq = self.seq;
+        self.seq += 1;
+        self.record_at(seq, event, fields);
+        self
+    }
+
+    pub fn notes(&mut self, count: u64) -> &mut Self {
+        for _ in 0..count {
+            self.record("Note", json!({"text": "hello"}));
+        }
+        self
+    }
+
+    pub fn checkpoint(&mut self) -> &mut Self {
+        self.note = self.sign(self.leaves.len(), tree(&self.leaves));
+        let line = json!({"checkpoint": self.note}).to_string();
+        self.write(format!("{line}\n").as_bytes());
+        self.end = self.segments.last().unwrap().len();
+        self.acknowledged = self.leaves.len();
+        self
+    }
+
+    /// Begins the next segment behind the last checkpoint.
+    pub fn open(&mut self, event: &str) -> &mut Self {
+        self.leaves.truncate(self.acknowledged);
+        let number = self.segments.len();
+        let mut fields = json!({
+            "segment": number,
+            "first_leaf": self.acknowledged,
+            "origin": self.origin,
+            "key": self.key_text(),
+        });
+        if number > 0 {
+            fields["previous"] = json!({
+                "segment": number - 1,
+                "end": self.end,
+                "checkpoint": self.note,
+                "frontier": frontier(&self.leaves),
+            });
+        }
+        self.segments.push(Vec::new());
+        self.record(event, fields)
+    }
+
+    pub fn recovered(&mut self, highest_seq: u64) -> &mut Self {
+        let left = self.segments.len() - 2;
+        let header: Value = serde_json::from_slice(self.leaves.last().unwrap()).unwrap();
+        let end = header["previous"]["end"].as_u64().unwrap();
+        let bytes = self.segments[left].len() as u64 - end;
+        self.record(
+            "TailRecovered",
+            json!({"segment": left, "void_from": end, "void_bytes": bytes, "void_records": 0, "highest_seq": highest_seq}),
+        )
+    }
+
+    pub fn lost(&mut self, first: u64, last: u64) -> &mut Self {
+        self.record(
+            "RecordsLost",
+            json!({"first": first, "last": last, "count": last - first + 1, "cause": "queue_full"}),
+        )
+    }
+
+    pub fn anchor(&self) -> Checkpoint {
+        self.note.parse().unwrap()
+    }
+
+    pub fn store(&self, dir: &Path) {
+        for (number, bytes) in self.segments.iter().enumerate() {
+            fs::write(dir.join(format!("{number:06}.jsonl")), bytes).unwrap();
+        }
+    }
+
+    pub fn stored(&self) -> TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        self.store(dir.path());
+        dir
+    }
+
+    pub fn verify(&self, anchors: &[Checkpoint]) -> Report {
+        verify(self.stored().path(), &[self.verifier_key()], anchors)
+    }
+}
+
+/// Three segments: a first run, a rotation, and a run that was closed. The first one ends in void
+/// bytes: two records and a torn one, written again (with their numbers) in the next segment.
+pub fn good() -> Trail {
+    let mut trail = Trail::new();
+    trail
+        .open("TrailOpened")
+        .checkpoint()
+        .notes(2)
+        .checkpoint()
+        .notes(1)
+        .checkpoint();
+    trail.notes(2);
+    trail.write(br#"{"seq":6,"ti"#);
+    trail.seq = 7;
+    trail.open("SegmentOpened");
+    trail.record_at(4, "Note", json!({"text": "again"}));
+    trail.record_at(5, "Note", json!({"text": "again"}));
+    trail.record_at(6, "Note", json!({"text": "again"}));
+    trail.record(
+        "SegmentPoisoned",
+        json!({"segment": 0, "operation": "write", "cause": "EIO"}),
+    );
+    trail.checkpoint().notes(3).checkpoint();
+    trail.open("TrailOpened").checkpoint().notes(1).checkpoint();
+    trail
+        .record("TrailClosed", json!({"live_shards": 0, "live": []}))
+        .checkpoint();
+    trail
+}
+
+/// Two segments, the first with void bytes: small enough to try every bit.
+pub fn small() -> Trail {
+    let mut trail = Trail::with_key(7, "o");
+    trail
+        .open("TrailOpened")
+        .notes(1)
+        .checkpoint()
+        .notes(1)
+        .checkpoint();
+    trail.write(b"{\"seq\"");
+    trail.open("TrailOpened").recovered(2).checkpoint();
+    trail.record("TrailClosed", json!({})).checkpoint();
+    trail
+}
+
+pub fn words(report: &Report) -> String {
+    report
+        .findings
+        .iter()
+        .map(|finding| format!("{finding}\n"))
+        .collect()
+}
+
+#[track_caller]
+pub fn broken(report: &Report, because: &str) {
+    assert_eq!(report.outcome, Outcome::Broken, "{report}");
+    assert!(!report.end_vouched_for);
+    assert!(words(report).contains(because), "{report}");
+}
+
+#[track_caller]
+pub fn holds(report: &Report) {
+    assert_eq!(report.outcome, Outcome::Holds, "{report}");
+}
