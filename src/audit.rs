@@ -31,14 +31,17 @@ use crate::health::AuditCounts;
 use crate::id::{ShardId, WorkerId};
 use crate::key::TrailKey;
 use crate::process::{self, Forked};
-use event::{Event, LiveShard, MAX_LISTED_SHARDS, Mark, Subject, Time, Violation};
+use clock::Time;
+use event::{Event, LiveShard, MAX_LISTED_SHARDS, Mark, Subject, Violation};
 use queue::{Lane, Queue};
 
 pub(crate) mod checkpoint;
+pub(crate) mod clock;
 pub(crate) mod event;
 #[cfg(feature = "fault-injection")]
 pub mod faults;
 pub(crate) mod guard;
+mod log;
 mod merkle;
 mod open;
 mod queue;

@@ -9,7 +9,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::audit::event::{Event, Uptime};
+use crate::audit::clock::Uptime;
+use crate::audit::event::Event;
 use crate::id::WorkerId;
 
 /// Records that were given or refused a number, from outside the trail.

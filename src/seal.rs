@@ -11,7 +11,8 @@
 
 use subtle::ConstantTimeEq;
 
-use crate::audit::event::{Subject, Time};
+use crate::audit::clock::Time;
+use crate::audit::event::Subject;
 use crate::digest::{Digest, StreamDigest};
 use crate::id::{ModelRef, WorkerId};
 use crate::key::SealKey;

@@ -15,7 +15,8 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 
-use crate::audit::event::{History, Subject, Time};
+use crate::audit::clock::Time;
+use crate::audit::event::{History, Subject};
 use crate::audit::guard::OpenVerification;
 use crate::device::Device;
 use crate::digest::Digest;

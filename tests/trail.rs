@@ -10,7 +10,7 @@ use serde_json::Value;
 use support::{Place, of_event, records_in, segments};
 use vram_residency::audit::faults::{Step, StorageError, StorageFaults};
 use vram_residency::audit::{
-    CloseError, NotDurable, OpenError, Outcome, PolicyViolation, RecordError,
+    self, CloseError, NotDurable, OpenError, Outcome, PolicyViolation, RecordError, VerifierKey,
 };
 use vram_residency::{AuditTrail, TrailKey};
 
@@ -389,6 +389,8 @@ fn what_does_not_fit_is_counted_and_accounted_for() {
     let key = trail.verifier_key().clone();
     faults.fail(Step::Write, StorageError::NoSpace, u32::MAX);
     faults.fail(Step::Create, StorageError::NoSpace, u32::MAX);
+    // The disk is known to fail before the first number is lost.
+    trail.policy_violation(VIOLATION).unwrap_err();
     let mut lost = Vec::new();
     for i in 0..40 {
         match trail.note(format!("note {i}")) {
@@ -410,7 +412,7 @@ fn what_does_not_fit_is_counted_and_accounted_for() {
     }
     assert!(lost.len() >= 20, "{lost:?}");
     let counts = trail.counts();
-    assert_eq!((counts.attempts, counts.failures), (46, lost.len() as u64));
+    assert_eq!((counts.attempts, counts.failures), (47, lost.len() as u64));
 
     faults.heal();
     trail.flush().unwrap();
@@ -434,6 +436,35 @@ fn what_does_not_fit_is_counted_and_accounted_for() {
     let report = place.verify(&key, &[last.checkpoint().clone()]);
     assert_eq!(report.outcome, Outcome::Holds, "{report}");
     assert_eq!(report.records_lost, lost.len() as u64);
+    every_batch_could_have_been_the_last(&place, &key);
+}
+
+/// A process can be killed behind any batch: what is on disk then must hold.
+fn every_batch_could_have_been_the_last(place: &Place, key: &VerifierKey) {
+    let segments = segments(&place.dir());
+    let mut batches = 0;
+    for (number, path) in segments.iter().enumerate().rev() {
+        let text = std::fs::read_to_string(path).unwrap();
+        let mut end = 0;
+        for line in text.split_inclusive('\n') {
+            end += line.len();
+            if line.starts_with("{\"checkpoint\"") && line.ends_with('\n') {
+                let copy = tempfile::tempdir().unwrap();
+                for earlier in &segments[..number] {
+                    std::fs::copy(earlier, copy.path().join(earlier.file_name().unwrap())).unwrap();
+                }
+                std::fs::write(copy.path().join(path.file_name().unwrap()), &text[..end]).unwrap();
+                let report = audit::verify(copy.path(), std::slice::from_ref(key), &[]);
+                assert_eq!(
+                    report.outcome,
+                    Outcome::Holds,
+                    "{path:?} cut at {end}: {report}"
+                );
+                batches += 1;
+            }
+        }
+    }
+    assert!(batches >= 3, "only {batches} batches");
 }
 
 #[test]

@@ -10,11 +10,10 @@
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
 
-use rustix::time::ClockId;
 use serde::{Serialize, Serializer};
 
+use super::clock::Time;
 use crate::digest::{Digest, StreamDigest};
 use crate::id::{ModelRef, ShardId, WorkerId};
 
@@ -44,70 +43,6 @@ impl fmt::Display for Seq {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(&self.0, f)
     }
-}
-
-/// Wall-clock time in nanoseconds since 1970 (UTC), as read from `CLOCK_REALTIME`.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub(crate) struct Time(pub(crate) i64);
-
-impl Time {
-    pub(crate) fn now() -> Self {
-        Self(nanoseconds(ClockId::Realtime))
-    }
-
-    pub(crate) fn to_system_time(self) -> SystemTime {
-        let distance = Duration::from_nanos(self.0.unsigned_abs());
-        let shifted = if self.0 < 0 {
-            SystemTime::UNIX_EPOCH.checked_sub(distance)
-        } else {
-            SystemTime::UNIX_EPOCH.checked_add(distance)
-        };
-        shifted.unwrap_or(SystemTime::UNIX_EPOCH)
-    }
-}
-
-impl fmt::Display for Time {
-    /// RFC 3339, UTC, nine digits of fraction.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let time = jiff::Timestamp::from_nanosecond(self.0.into()).map_err(|_| fmt::Error)?;
-        write!(f, "{time:.9}")
-    }
-}
-
-impl Serialize for Time {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-/// Time since boot in nanoseconds, suspended time included (`CLOCK_BOOTTIME`). It never jumps.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub(crate) struct Uptime(i64);
-
-impl Uptime {
-    pub(crate) fn now() -> Self {
-        Self(nanoseconds(ClockId::Boottime))
-    }
-
-    pub(crate) fn since(self, earlier: Self) -> Duration {
-        Duration::from_nanos(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
-    }
-
-    pub(crate) fn nanoseconds(self) -> i64 {
-        self.0
-    }
-
-    #[cfg(test)]
-    pub(crate) fn from_nanoseconds(nanoseconds: i64) -> Self {
-        Self(nanoseconds)
-    }
-}
-
-fn nanoseconds(clock: ClockId) -> i64 {
-    let time = rustix::time::clock_gettime(clock);
-    time.tv_sec
-        .saturating_mul(1_000_000_000)
-        .saturating_add(time.tv_nsec)
 }
 
 /// A point in the trail: the number of a record and its time. There is no number if the trail was

@@ -10,11 +10,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::checkpoint::VerifierKey;
-use super::event::{Configuration, Event, Seq, Uptime};
+use super::clock::Uptime;
+use super::event::{Configuration, Event, Seq};
+use super::log::{Log, Position};
 use super::queue::Queue;
 use super::segment::{self, Seen};
 use super::storage::{Directory, Storage, segment_name};
-use super::writer::{Log, Position, Writer};
+use super::writer::Writer;
 use super::{AuditTrail, Live, Shared};
 use crate::id::WorkerId;
 use crate::key::{SignError, TrailKey, fill_random};

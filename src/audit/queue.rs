@@ -12,7 +12,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::checkpoint::Checkpoint;
-use super::event::{Event, LossCause, Lost, Mark, Record, Seq, Severity, Time, Uptime};
+use super::clock::{Time, Uptime};
+use super::event::{Event, LossCause, Lost, Mark, Record, Seq, Severity};
 use super::{NotDurable, Receipt};
 
 /// Which room a record may take.
@@ -246,6 +247,8 @@ impl Queue {
             return None;
         }
         state.urgent = true;
+        // The answer wanted is that of the attempt asked for here, not of an earlier one.
+        state.failed_below = 0;
         drop(state);
         self.work.notify_one();
         Some(Seq(last))
@@ -332,6 +335,11 @@ impl Queue {
         }
     }
 
+    /// The first lost number that no record accounts for yet.
+    pub(crate) fn first_gap(&self) -> Option<Seq> {
+        self.lock().lost.front().map(|gap| gap.lost.first)
+    }
+
     /// The gaps that were not logged yet, as far as they have grown.
     pub(crate) fn gaps_to_log(&self) -> Vec<Lost> {
         let mut state = self.lock();
@@ -347,9 +355,13 @@ impl Queue {
     /// Everything up to `last` is durable under `checkpoint`; `in_flight` records are still held.
     pub(crate) fn settle(&self, last: Option<Seq>, checkpoint: Arc<Checkpoint>, in_flight: usize) {
         let mut state = self.lock();
-        if let Some(last) = last {
-            state.durable_below = state.durable_below.max(last.0.saturating_add(1));
+        let mut below = last.map_or(0, |last| last.0.saturating_add(1));
+        if in_flight == 0 {
+            // A header's number is that of no record the writer held, and may be the highest.
+            let gap = state.lost.front().map(|gap| gap.lost.first.0);
+            below = state.first_queued().min(gap.unwrap_or(u64::MAX));
         }
+        state.durable_below = state.durable_below.max(below);
         state.checkpoint = Some(checkpoint);
         state.in_flight = in_flight;
         state.failure = None;
@@ -357,12 +369,10 @@ impl Queue {
         self.settled.notify_all();
     }
 
-    /// The attempt to write everything up to `last` failed; the records stay with the writer.
-    pub(crate) fn report_failure(&self, last: Option<Seq>, failure: WriteFailure) {
+    /// The attempt to write everything that was taken failed; the records stay with the writer.
+    pub(crate) fn report_failure(&self, failure: WriteFailure) {
         let mut state = self.lock();
-        if let Some(last) = last {
-            state.failed_below = last.0.saturating_add(1);
-        }
+        state.failed_below = state.first_queued();
         state.failure = Some(failure);
         drop(state);
         self.settled.notify_all();
@@ -405,6 +415,13 @@ impl State {
         let seq = Seq(self.next);
         self.next = self.next.saturating_add(1);
         seq
+    }
+
+    /// The lowest number that the writer has not taken.
+    fn first_queued(&self) -> u64 {
+        self.records
+            .front()
+            .map_or(self.next, |record| record.seq.0)
     }
 
     fn lose(&mut self, seq: Seq, time: Time) {
@@ -452,6 +469,14 @@ impl Record {
                 | Event::TrailClosed { .. }
                 | Event::TrailOpened { .. }
         )
+    }
+
+    /// The first number that this record accounts for as lost.
+    pub(crate) fn first_lost(&self) -> Option<Seq> {
+        match &self.event {
+            Event::RecordsLost { lost } => Some(lost.first),
+            _ => None,
+        }
     }
 
     /// Whether an anchor should learn of this record at once.

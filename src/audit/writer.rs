@@ -8,218 +8,23 @@
 //! and the next attempt comes with the next critical record or the next tick.
 
 use std::collections::VecDeque;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::checkpoint::{Checkpoint, VerifierKey, encode_base64};
-use super::event::{Event, Header, Lost, Previous, Record, Severity, Time, Uptime};
-use super::merkle::{Frontier, leaf_hash};
-use super::open::OpenError;
+use super::checkpoint::Checkpoint;
+use super::clock::{ClockWatch, Uptime};
+use super::event::{Event, Lost, Record, Severity};
+use super::log::{Log, LogError};
 use super::queue::{Wake, WriteFailure};
-use super::storage::{SegmentFile, Storage};
+use super::storage::Storage;
 use super::{CloseError, Receipt, Shared};
 use crate::health::FailureRatio;
-use crate::id::WorkerId;
-use crate::key::TrailKey;
 
 /// The most records in one write.
 const MAX_BATCH: usize = 4096;
 
 /// The most records in the first write after a failure: with little room, some may still fit.
 const CAUTIOUS_BATCH: usize = 64;
-
-/// The smallest difference between wall clock and uptime that is called a step.
-const CLOCK_STEP: Duration = Duration::from_millis(100);
-
-/// The longest cause of a failure in a record.
-const MAX_CAUSE_CHARS: usize = 256;
-
-/// Where the acknowledged part of the trail ends.
-#[derive(Clone, Debug)]
-pub(crate) struct Position {
-    pub(crate) segment: u64,
-    /// The offset just behind the last acknowledged checkpoint line.
-    pub(crate) end: u64,
-    pub(crate) frontier: Frontier,
-    pub(crate) checkpoint: Arc<Checkpoint>,
-}
-
-/// The end of a trail, and the means to move it.
-#[derive(Debug)]
-pub(crate) struct Log<S: Storage> {
-    pub(crate) storage: S,
-    pub(crate) key: TrailKey,
-    pub(crate) verifier: VerifierKey,
-    pub(crate) boot: Arc<str>,
-    pub(crate) worker: WorkerId,
-    /// None before the first segment of a trail.
-    pub(crate) position: Option<Position>,
-    file: Option<S::File>,
-    buffer: Vec<u8>,
-}
-
-/// What failed, where.
-#[derive(Debug, thiserror::Error)]
-#[error("{operation}: {source}")]
-pub(crate) struct LogError {
-    pub(crate) operation: &'static str,
-    pub(crate) source: Box<dyn std::error::Error + Send + Sync>,
-}
-
-fn failed<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
-    operation: &'static str,
-) -> impl FnOnce(E) -> LogError {
-    move |source| LogError {
-        operation,
-        source: source.into(),
-    }
-}
-
-impl<S: Storage> Log<S> {
-    pub(crate) fn new(
-        storage: S,
-        key: TrailKey,
-        verifier: VerifierKey,
-        boot: Arc<str>,
-        worker: WorkerId,
-        position: Option<Position>,
-    ) -> Self {
-        Self {
-            storage,
-            key,
-            verifier,
-            boot,
-            worker,
-            position,
-            file: None,
-            buffer: Vec::new(),
-        }
-    }
-
-    /// The fields of the header that the next segment begins with.
-    pub(crate) fn next_header(&self) -> Header {
-        Header {
-            segment: self.next_segment(),
-            first_leaf: self.frontier().size(),
-            origin: self.verifier.name().into(),
-            key: self.verifier.to_string().into(),
-            previous: self.position.as_ref().map(|position| Previous {
-                segment: position.segment,
-                end: position.end,
-                checkpoint: position.checkpoint.to_string(),
-                frontier: position
-                    .frontier
-                    .nodes()
-                    .iter()
-                    .map(|node| encode_base64(node))
-                    .collect(),
-            }),
-        }
-    }
-
-    fn next_segment(&self) -> u64 {
-        self.position
-            .as_ref()
-            .map_or(0, |position| position.segment.saturating_add(1))
-    }
-
-    fn frontier(&self) -> Frontier {
-        self.position
-            .as_ref()
-            .map(|position| position.frontier.clone())
-            .unwrap_or_default()
-    }
-
-    /// Whether there is a segment that can be appended to.
-    fn is_open(&self) -> bool {
-        self.file.is_some()
-    }
-
-    /// Appends records and a checkpoint to the open segment and syncs them. On failure the segment
-    /// is given up.
-    fn append<'a>(&mut self, records: impl Iterator<Item = &'a Record>) -> Result<(), LogError> {
-        let (Some(mut file), Some(position)) = (self.file.take(), self.position.clone()) else {
-            return Err(failed("append")("no segment is open"));
-        };
-        let batch = self.encode(records);
-        let (frontier, checkpoint) = match batch {
-            Ok(batch) => batch,
-            Err(error) => {
-                // Nothing was written: the segment is as good as before.
-                self.file = Some(file);
-                return Err(error);
-            }
-        };
-        file.append(&self.buffer).map_err(failed("write"))?;
-        file.sync().map_err(failed("sync"))?;
-        self.file = Some(file);
-        self.position = Some(Position {
-            segment: position.segment,
-            end: position.end.saturating_add(self.buffer.len() as u64),
-            frontier,
-            checkpoint,
-        });
-        Ok(())
-    }
-
-    /// Begins the next segment with `header`, the records and a checkpoint. It gets its name only
-    /// when all of that is synced; until then nothing has happened.
-    pub(crate) fn begin_segment<'a>(
-        &mut self,
-        header: &'a Record,
-        records: impl Iterator<Item = &'a Record>,
-    ) -> Result<(), LogError> {
-        let segment = self.next_segment();
-        let (frontier, checkpoint) = self.encode(std::iter::once(header).chain(records))?;
-        let mut file = self
-            .storage
-            .create(segment)
-            .map_err(failed("create segment"))?;
-        file.append(&self.buffer).map_err(failed("write"))?;
-        file.sync().map_err(failed("sync"))?;
-        self.storage
-            .publish(segment)
-            .map_err(failed("rename segment"))?;
-        self.storage
-            .sync_names()
-            .map_err(failed("sync directory"))?;
-        self.file = Some(file);
-        self.position = Some(Position {
-            segment,
-            end: self.buffer.len() as u64,
-            frontier,
-            checkpoint,
-        });
-        Ok(())
-    }
-
-    /// Puts lines and their checkpoint into the buffer.
-    fn encode<'a>(
-        &mut self,
-        records: impl Iterator<Item = &'a Record>,
-    ) -> Result<(Frontier, Arc<Checkpoint>), LogError> {
-        let mut tree = self.frontier();
-        self.buffer.clear();
-        for record in records {
-            let start = self.buffer.len();
-            record
-                .write_to(&self.boot, &self.worker, &mut self.buffer)
-                .map_err(failed("encode"))?;
-            tree.push(leaf_hash(self.buffer.get(start..).unwrap_or_default()));
-            self.buffer.push(b'\n');
-        }
-        let body = Checkpoint::body(self.verifier.name(), &tree);
-        let signature = self
-            .key
-            .sign(body.as_bytes())
-            .map_err(failed("sign checkpoint"))?;
-        let checkpoint = Checkpoint::sign_with(&self.verifier, &tree, &body, signature);
-        let line = checkpoint.to_line().map_err(failed("encode"))?;
-        self.buffer.extend_from_slice(line.as_bytes());
-        Ok((tree, Arc::new(checkpoint)))
-    }
-}
 
 /// The thread's state.
 #[derive(Debug)]
@@ -305,12 +110,7 @@ impl<S: Storage> Writer<S> {
 
     /// Makes the first records of `pending` durable.
     fn commit(&mut self) -> Result<(), LogError> {
-        let limit = if self.shared.queue.is_failing() {
-            CAUTIOUS_BATCH
-        } else {
-            MAX_BATCH
-        };
-        let mut count = self.pending.len().min(limit);
+        let mut count = self.batch();
         let mut outcome = if self.log.is_open() {
             self.log.append(self.pending.iter().take(count))
         } else {
@@ -321,7 +121,7 @@ impl<S: Storage> Writer<S> {
             && self.header.is_none()
         {
             self.poison(error);
-            count = self.pending.len().min(CAUTIOUS_BATCH.max(count));
+            count = self.batch();
             outcome = self.begin_segment(count);
         }
         match outcome {
@@ -332,6 +132,34 @@ impl<S: Storage> Writer<S> {
             }
         }
         Ok(())
+    }
+
+    /// How many of the pending records go out together.
+    ///
+    /// A record behind a gap in the numbers never becomes durable before the `RecordsLost` that
+    /// explains the gap: a process killed in between would leave a trail that looks tampered with.
+    fn batch(&self) -> usize {
+        let limit = if self.shared.queue.is_failing() {
+            CAUTIOUS_BATCH
+        } else {
+            MAX_BATCH
+        };
+        let explained = self.pending.iter().filter_map(Record::first_lost).min();
+        let gap = explained
+            .into_iter()
+            .chain(self.shared.queue.first_gap())
+            .min();
+        let before = gap.map_or(self.pending.len(), |gap| {
+            self.pending.partition_point(|record| record.seq < gap)
+        });
+        if before > 0 {
+            return before.min(limit);
+        }
+        let last = self
+            .pending
+            .iter()
+            .rposition(|record| record.first_lost().is_some());
+        last.map_or(self.pending.len(), |last| last.saturating_add(1))
     }
 
     /// The open segment was given up: says so in a record of its own, once for each segment.
@@ -395,8 +223,7 @@ impl<S: Storage> Writer<S> {
         if !self.shared.queue.is_failing() {
             tracing::error!(%error, records = self.pending.len(), "the audit trail cannot be written; its records stay in memory and are tried again");
         }
-        let last = self.pending.back().map(|record| record.seq);
-        self.shared.queue.report_failure(last, error.to_failure());
+        self.shared.queue.report_failure(error.to_failure());
     }
 
     /// Writes what is left, then `TrailClosed`; tries again until the deadline.
@@ -445,25 +272,6 @@ impl<S: Storage> Writer<S> {
     }
 }
 
-impl LogError {
-    /// What it means while the trail is being opened.
-    pub(crate) fn into_open_error(self, path: &Path) -> OpenError {
-        let path = path.to_owned();
-        OpenError::Io {
-            path,
-            operation: self.operation,
-            source: std::io::Error::other(self.source),
-        }
-    }
-
-    fn to_failure(&self) -> WriteFailure {
-        WriteFailure {
-            operation: self.operation,
-            cause: shorten(&self.source.to_string()),
-        }
-    }
-}
-
 /// Gives a checkpoint to whoever collects logs: an anchor for nothing.
 fn announce(checkpoint: &Checkpoint) {
     tracing::info!(
@@ -481,40 +289,6 @@ fn log_gap(gap: &Lost) {
         since = %gap.first_time,
         "the audit trail has no room: records are lost"
     );
-}
-
-/// A cause as it may stand in a record.
-fn shorten(text: &str) -> Arc<str> {
-    text.chars()
-        .take(MAX_CAUSE_CHARS)
-        .collect::<String>()
-        .into()
-}
-
-/// Notices when the wall clock jumps against the uptime.
-#[derive(Debug)]
-struct ClockWatch {
-    offset: i64,
-}
-
-impl ClockWatch {
-    fn new() -> Self {
-        Self {
-            offset: Self::offset(),
-        }
-    }
-
-    fn offset() -> i64 {
-        Time::now().0.saturating_sub(Uptime::now().nanoseconds())
-    }
-
-    /// The step since the last look, in nanoseconds.
-    fn step(&mut self) -> Option<i64> {
-        let offset = Self::offset();
-        let step = offset.saturating_sub(self.offset);
-        self.offset = offset;
-        (u128::from(step.unsigned_abs()) >= CLOCK_STEP.as_nanos()).then_some(step)
-    }
 }
 
 /// Whatever ends the thread, those who wait learn it.

@@ -7,7 +7,8 @@ use std::ops::ControlFlow;
 
 use super::state::{Allocated, Content, Sealed};
 use super::{Core, Shard};
-use crate::audit::event::{AnyDigest, History, Reason, Sealing, Time, Violation};
+use crate::audit::clock::Time;
+use crate::audit::event::{AnyDigest, History, Reason, Sealing, Violation};
 use crate::audit::guard::{Findings, Incident, OpenVerification};
 use crate::device::{Device, DeviceError};
 use crate::digest::{Progress, Tree};

@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 
-use crate::audit::event::{History, Mark, Time, Uptime};
+use crate::audit::clock::{Time, Uptime};
+use crate::audit::event::{History, Mark};
 use crate::digest::{Digest, StreamDigest, Tree};
 use crate::seal::{Match, Seal};
 

@@ -8,7 +8,8 @@ use std::ops::{ControlFlow, Range};
 
 use super::state::{LastCheck, Sealed, Verified};
 use super::{Core, Shard};
-use crate::audit::event::{AnyDigest, History, Mark, Reason, Uptime};
+use crate::audit::clock::Uptime;
+use crate::audit::event::{AnyDigest, History, Mark, Reason};
 use crate::audit::guard::{Findings, OpenVerification};
 use crate::audit::{Incident, NotDurable};
 use crate::device::Device;

@@ -93,7 +93,8 @@ pub fn sealed(manager: &VramManager<Host>, id: &str, len: usize) -> Shard<Sealed
         .unwrap()
 }
 
-const CHILD: &str = "VRAM_TEST_CHILD";
+/// What [`child`] reads.
+pub const CHILD: &str = "VRAM_TEST_CHILD";
 
 /// The arguments with which this test binary runs one test and nothing else.
 pub fn only(test: &str) -> [String; 4] {

@@ -11,23 +11,23 @@ use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 use vram_residency::audit::{Checkpoint, Outcome, Report, VerifierKey, verify};
 
-pub const ORIGIN: &str = "vram-residency/worker-1/0123456789abcdef";
+pub(crate) const ORIGIN: &str = "vram-residency/worker-1/0123456789abcdef";
 
 /// A trail in the making. A leaf that stays unacknowledged is taken back by `open_segment`.
 #[derive(Clone)]
-pub struct Trail {
-    pub key: SigningKey,
-    pub origin: String,
-    pub leaves: Vec<Vec<u8>>,
-    pub segments: Vec<Vec<u8>>,
-    pub seq: u64,
+pub(crate) struct Trail {
+    pub(crate) key: SigningKey,
+    pub(crate) origin: String,
+    pub(crate) leaves: Vec<Vec<u8>>,
+    pub(crate) segments: Vec<Vec<u8>>,
+    pub(crate) seq: u64,
     /// Of the current segment: just behind the last checkpoint, how many leaves, and its text.
-    pub end: usize,
-    pub acknowledged: usize,
-    pub note: String,
+    pub(crate) end: usize,
+    pub(crate) acknowledged: usize,
+    pub(crate) note: String,
 }
 
-pub fn tree(leaves: &[Vec<u8>]) -> [u8; 32] {
+pub(crate) fn tree(leaves: &[Vec<u8>]) -> [u8; 32] {
     match leaves {
         [] => Sha256::digest([]).into(),
         [leaf] => Sha256::new()
@@ -51,7 +51,7 @@ pub fn tree(leaves: &[Vec<u8>]) -> [u8; 32] {
 }
 
 /// The roots of the maximal complete subtrees, largest first.
-pub fn frontier(leaves: &[Vec<u8>]) -> Vec<String> {
+pub(crate) fn frontier(leaves: &[Vec<u8>]) -> Vec<String> {
     let mut rest = leaves;
     let mut nodes = Vec::new();
     for bit in (0..32).rev() {
@@ -65,11 +65,11 @@ pub fn frontier(leaves: &[Vec<u8>]) -> Vec<String> {
 }
 
 impl Trail {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::with_key(7, ORIGIN)
     }
 
-    pub fn with_key(seed: u8, origin: &str) -> Self {
+    pub(crate) fn with_key(seed: u8, origin: &str) -> Self {
         Self {
             key: SigningKey::from_bytes(&[seed; 32]),
             origin: origin.to_owned(),
@@ -82,7 +82,7 @@ impl Trail {
         }
     }
 
-    pub fn key_hash(&self) -> Vec<u8> {
+    pub(crate) fn key_hash(&self) -> Vec<u8> {
         let public = self.key.verifying_key().to_bytes();
         Sha256::new()
             .chain_update(&self.origin)
@@ -92,11 +92,11 @@ impl Trail {
             .to_vec()
     }
 
-    pub fn verifier_key(&self) -> VerifierKey {
+    pub(crate) fn verifier_key(&self) -> VerifierKey {
         self.key_text().parse().unwrap()
     }
 
-    pub fn key_text(&self) -> String {
+    pub(crate) fn key_text(&self) -> String {
         let mut key = vec![1];
         key.extend(self.key.verifying_key().to_bytes());
         format!(
@@ -107,19 +107,19 @@ impl Trail {
         )
     }
 
-    pub fn sign(&self, size: usize, root: [u8; 32]) -> String {
+    pub(crate) fn sign(&self, size: usize, root: [u8; 32]) -> String {
         let body = format!("{}\n{size}\n{}\n", self.origin, BASE64.encode(root));
         let mut blob = self.key_hash();
         blob.extend(self.key.sign(body.as_bytes()).to_bytes());
         format!("{body}\n— {} {}\n", self.origin, BASE64.encode(blob))
     }
 
-    pub fn write(&mut self, bytes: &[u8]) {
+    pub(crate) fn write(&mut self, bytes: &[u8]) {
         self.segments.last_mut().unwrap().extend_from_slice(bytes);
     }
 
     /// Writes a record with a number of its own and the event's fields.
-    pub fn record_at(&mut self, seq: u64, event: &str, fields: Value) {
+    pub(crate) fn record_at(&mut self, seq: u64, event: &str, fields: Value) {
         let mut line = format!(
             r#"{{"seq":{seq},"time":"2026-01-02T03:04:05.{seq:09}Z","mono_us":{seq},"boot":"b0","worker":"worker-1","event":"{event}","severity":"INFO","outcome":"success""#
         );
@@ -131,21 +131,21 @@ impl Trail {
         self.write(format!("{line}\n").as_bytes());
     }
 
-    pub fn record(&mut self, event: &str, fields: Value) -> &mut Self {
+    pub(crate) fn record(&mut self, event: &str, fields: Value) -> &mut Self {
         let seq = self.seq;
         self.seq += 1;
         self.record_at(seq, event, fields);
         self
     }
 
-    pub fn notes(&mut self, count: u64) -> &mut Self {
+    pub(crate) fn notes(&mut self, count: u64) -> &mut Self {
         for _ in 0..count {
             self.record("Note", json!({"text": "hello"}));
         }
         self
     }
 
-    pub fn checkpoint(&mut self) -> &mut Self {
+    pub(crate) fn checkpoint(&mut self) -> &mut Self {
         self.note = self.sign(self.leaves.len(), tree(&self.leaves));
         let line = json!({"checkpoint": self.note}).to_string();
         self.write(format!("{line}\n").as_bytes());
@@ -155,7 +155,7 @@ impl Trail {
     }
 
     /// Begins the next segment behind the last checkpoint.
-    pub fn open(&mut self, event: &str) -> &mut Self {
+    pub(crate) fn open(&mut self, event: &str) -> &mut Self {
         self.leaves.truncate(self.acknowledged);
         let number = self.segments.len();
         let mut fields = json!({
@@ -176,7 +176,7 @@ impl Trail {
         self.record(event, fields)
     }
 
-    pub fn recovered(&mut self, highest_seq: u64) -> &mut Self {
+    pub(crate) fn recovered(&mut self, highest_seq: u64) -> &mut Self {
         let left = self.segments.len() - 2;
         let header: Value = serde_json::from_slice(self.leaves.last().unwrap()).unwrap();
         let end = header["previous"]["end"].as_u64().unwrap();
@@ -187,37 +187,37 @@ impl Trail {
         )
     }
 
-    pub fn lost(&mut self, first: u64, last: u64) -> &mut Self {
+    pub(crate) fn lost(&mut self, first: u64, last: u64) -> &mut Self {
         self.record(
             "RecordsLost",
             json!({"first": first, "last": last, "count": last - first + 1, "cause": "queue_full"}),
         )
     }
 
-    pub fn anchor(&self) -> Checkpoint {
+    pub(crate) fn anchor(&self) -> Checkpoint {
         self.note.parse().unwrap()
     }
 
-    pub fn store(&self, dir: &Path) {
+    pub(crate) fn store(&self, dir: &Path) {
         for (number, bytes) in self.segments.iter().enumerate() {
             fs::write(dir.join(format!("{number:06}.jsonl")), bytes).unwrap();
         }
     }
 
-    pub fn stored(&self) -> TempDir {
+    pub(crate) fn stored(&self) -> TempDir {
         let dir = tempfile::tempdir().unwrap();
         self.store(dir.path());
         dir
     }
 
-    pub fn verify(&self, anchors: &[Checkpoint]) -> Report {
+    pub(crate) fn verify(&self, anchors: &[Checkpoint]) -> Report {
         verify(self.stored().path(), &[self.verifier_key()], anchors)
     }
 }
 
 /// Three segments: a first run, a rotation, and a run that was closed. The first one ends in void
 /// bytes: two records and a torn one, written again (with their numbers) in the next segment.
-pub fn good() -> Trail {
+pub(crate) fn good() -> Trail {
     let mut trail = Trail::new();
     trail
         .open("TrailOpened")
@@ -246,7 +246,7 @@ pub fn good() -> Trail {
 }
 
 /// Two segments, the first with void bytes: small enough to try every bit.
-pub fn small() -> Trail {
+pub(crate) fn small() -> Trail {
     let mut trail = Trail::with_key(7, "o");
     trail
         .open("TrailOpened")
@@ -260,7 +260,7 @@ pub fn small() -> Trail {
     trail
 }
 
-pub fn words(report: &Report) -> String {
+pub(crate) fn words(report: &Report) -> String {
     report
         .findings
         .iter()
@@ -269,13 +269,13 @@ pub fn words(report: &Report) -> String {
 }
 
 #[track_caller]
-pub fn broken(report: &Report, because: &str) {
+pub(crate) fn broken(report: &Report, because: &str) {
     assert_eq!(report.outcome, Outcome::Broken, "{report}");
     assert!(!report.end_vouched_for);
     assert!(words(report).contains(because), "{report}");
 }
 
 #[track_caller]
-pub fn holds(report: &Report) {
+pub(crate) fn holds(report: &Report) {
     assert_eq!(report.outcome, Outcome::Holds, "{report}");
 }

@@ -5,7 +5,7 @@ use std::fs;
 use serde_json::json;
 use vram_residency::audit::{AnchorState, Outcome, verify};
 
-use crate::built::{broken, good, holds, small, tree};
+use crate::built::{Trail, broken, good, holds, small, tree};
 
 /// A cut anywhere in the last segment is a torn tail or a shorter trail, and an anchor tells.
 #[test]
@@ -161,6 +161,22 @@ fn segments_cannot_be_removed_doubled_or_swapped() {
     holds(&report);
     assert!(!report.end_vouched_for && !report.closed);
     broken(&verify(dir.path(), &keys, &[trail.anchor()]), "contradicts");
+}
+
+/// Two histories under one key: each holds by itself, and they do not fit together.
+#[test]
+fn a_segment_of_another_history_under_the_same_key_does_not_fit() {
+    let history = |text: &str| {
+        let mut trail = Trail::new();
+        trail.open("TrailOpened");
+        trail.record("Note", json!({"text": text})).checkpoint();
+        trail.open("TrailOpened").checkpoint();
+        trail
+    };
+    let (mut told, other) = (history("told"), history("kept"));
+    holds(&told.verify(&[told.anchor()]));
+    told.segments[1] = other.segments[1].clone();
+    broken(&told.verify(&[other.anchor()]), "another checkpoint");
 }
 
 #[test]

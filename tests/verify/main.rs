@@ -14,7 +14,6 @@ mod support;
 use std::fs;
 use std::process::Command;
 
-use serde_json::json;
 use vram_residency::audit::{AnchorState, Outcome, verify};
 
 use built::{ORIGIN, Trail, broken, good, holds, tree};

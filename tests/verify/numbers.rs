@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::built::{Trail, broken, holds};
 
 /// A trail with one segment, whose records have these numbers.
-pub fn numbered(numbers: &[u64]) -> Trail {
+pub(crate) fn numbered(numbers: &[u64]) -> Trail {
     let mut trail = Trail::new();
     trail.open("TrailOpened");
     for number in numbers {
@@ -68,7 +68,7 @@ fn what_is_said_to_be_lost_must_not_be_there() {
 }
 
 /// A process is killed with records 3 to 6 unacknowledged; 3 and 4 had reached the file.
-pub fn killed() -> Trail {
+pub(crate) fn killed() -> Trail {
     let mut trail = Trail::new();
     trail.open("TrailOpened").notes(2).checkpoint().notes(2);
     trail.seq = 5;

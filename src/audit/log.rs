@@ -1,0 +1,236 @@
+//! The end of a trail, and how it moves: by a batch in the open segment, or by a new segment.
+//!
+//! Either everything of a batch becomes the new end, or the end stays where it was and the segment
+//! is given up: after a failed write or sync nobody knows what the disk has. This module knows lines,
+//! checkpoints and the order of the steps; it does not know who waits for them.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::checkpoint::{Checkpoint, VerifierKey, encode_base64};
+use super::event::{Header, Previous, Record};
+use super::merkle::{Frontier, leaf_hash};
+use super::open::OpenError;
+use super::queue::WriteFailure;
+use super::storage::{SegmentFile, Storage};
+use crate::id::WorkerId;
+use crate::key::TrailKey;
+
+/// The longest cause of a failure in a record.
+const MAX_CAUSE_CHARS: usize = 256;
+
+/// Where the acknowledged part of the trail ends.
+#[derive(Clone, Debug)]
+pub(crate) struct Position {
+    pub(crate) segment: u64,
+    /// The offset just behind the last acknowledged checkpoint line.
+    pub(crate) end: u64,
+    pub(crate) frontier: Frontier,
+    pub(crate) checkpoint: Arc<Checkpoint>,
+}
+
+/// The end of a trail, and the means to move it.
+#[derive(Debug)]
+pub(crate) struct Log<S: Storage> {
+    storage: S,
+    key: TrailKey,
+    verifier: VerifierKey,
+    boot: Arc<str>,
+    worker: WorkerId,
+    /// None before the first segment of a trail.
+    pub(crate) position: Option<Position>,
+    file: Option<S::File>,
+    buffer: Vec<u8>,
+}
+
+/// What failed, where.
+#[derive(Debug, thiserror::Error)]
+#[error("{operation}: {source}")]
+pub(crate) struct LogError {
+    pub(crate) operation: &'static str,
+    pub(crate) source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+fn failed<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
+    operation: &'static str,
+) -> impl FnOnce(E) -> LogError {
+    move |source| LogError {
+        operation,
+        source: source.into(),
+    }
+}
+
+impl<S: Storage> Log<S> {
+    pub(crate) fn new(
+        storage: S,
+        key: TrailKey,
+        verifier: VerifierKey,
+        boot: Arc<str>,
+        worker: WorkerId,
+        position: Option<Position>,
+    ) -> Self {
+        Self {
+            storage,
+            key,
+            verifier,
+            boot,
+            worker,
+            position,
+            file: None,
+            buffer: Vec::new(),
+        }
+    }
+
+    /// The fields of the header that the next segment begins with.
+    pub(crate) fn next_header(&self) -> Header {
+        Header {
+            segment: self.next_segment(),
+            first_leaf: self.frontier().size(),
+            origin: self.verifier.name().into(),
+            key: self.verifier.to_string().into(),
+            previous: self.position.as_ref().map(|position| Previous {
+                segment: position.segment,
+                end: position.end,
+                checkpoint: position.checkpoint.to_string(),
+                frontier: position
+                    .frontier
+                    .nodes()
+                    .iter()
+                    .map(|node| encode_base64(node))
+                    .collect(),
+            }),
+        }
+    }
+
+    fn next_segment(&self) -> u64 {
+        self.position
+            .as_ref()
+            .map_or(0, |position| position.segment.saturating_add(1))
+    }
+
+    fn frontier(&self) -> Frontier {
+        self.position
+            .as_ref()
+            .map(|position| position.frontier.clone())
+            .unwrap_or_default()
+    }
+
+    /// Whether there is a segment that can be appended to.
+    pub(super) fn is_open(&self) -> bool {
+        self.file.is_some()
+    }
+
+    /// Appends records and a checkpoint to the open segment and syncs them. On failure the segment
+    /// is given up.
+    pub(super) fn append<'a>(
+        &mut self,
+        records: impl Iterator<Item = &'a Record>,
+    ) -> Result<(), LogError> {
+        let (Some(mut file), Some(position)) = (self.file.take(), self.position.clone()) else {
+            return Err(failed("append")("no segment is open"));
+        };
+        let batch = self.encode(records);
+        let (frontier, checkpoint) = match batch {
+            Ok(batch) => batch,
+            Err(error) => {
+                // Nothing was written: the segment is as good as before.
+                self.file = Some(file);
+                return Err(error);
+            }
+        };
+        file.append(&self.buffer).map_err(failed("write"))?;
+        file.sync().map_err(failed("sync"))?;
+        self.file = Some(file);
+        self.position = Some(Position {
+            segment: position.segment,
+            end: position.end.saturating_add(self.buffer.len() as u64),
+            frontier,
+            checkpoint,
+        });
+        Ok(())
+    }
+
+    /// Begins the next segment with `header`, the records and a checkpoint. It gets its name only
+    /// when all of that is synced; until then nothing has happened.
+    pub(crate) fn begin_segment<'a>(
+        &mut self,
+        header: &'a Record,
+        records: impl Iterator<Item = &'a Record>,
+    ) -> Result<(), LogError> {
+        let segment = self.next_segment();
+        let (frontier, checkpoint) = self.encode(std::iter::once(header).chain(records))?;
+        let mut file = self
+            .storage
+            .create(segment)
+            .map_err(failed("create segment"))?;
+        file.append(&self.buffer).map_err(failed("write"))?;
+        file.sync().map_err(failed("sync"))?;
+        self.storage
+            .publish(segment)
+            .map_err(failed("rename segment"))?;
+        self.storage
+            .sync_names()
+            .map_err(failed("sync directory"))?;
+        self.file = Some(file);
+        self.position = Some(Position {
+            segment,
+            end: self.buffer.len() as u64,
+            frontier,
+            checkpoint,
+        });
+        Ok(())
+    }
+
+    /// Puts lines and their checkpoint into the buffer.
+    fn encode<'a>(
+        &mut self,
+        records: impl Iterator<Item = &'a Record>,
+    ) -> Result<(Frontier, Arc<Checkpoint>), LogError> {
+        let mut tree = self.frontier();
+        self.buffer.clear();
+        for record in records {
+            let start = self.buffer.len();
+            record
+                .write_to(&self.boot, &self.worker, &mut self.buffer)
+                .map_err(failed("encode"))?;
+            tree.push(leaf_hash(self.buffer.get(start..).unwrap_or_default()));
+            self.buffer.push(b'\n');
+        }
+        let body = Checkpoint::body(self.verifier.name(), &tree);
+        let signature = self
+            .key
+            .sign(body.as_bytes())
+            .map_err(failed("sign checkpoint"))?;
+        let checkpoint = Checkpoint::sign_with(&self.verifier, &tree, &body, signature);
+        let line = checkpoint.to_line().map_err(failed("encode"))?;
+        self.buffer.extend_from_slice(line.as_bytes());
+        Ok((tree, Arc::new(checkpoint)))
+    }
+}
+
+impl LogError {
+    /// What it means while the trail is being opened.
+    pub(crate) fn into_open_error(self, path: &Path) -> OpenError {
+        let path = path.to_owned();
+        OpenError::Io {
+            path,
+            operation: self.operation,
+            source: std::io::Error::other(self.source),
+        }
+    }
+
+    pub(super) fn to_failure(&self) -> WriteFailure {
+        WriteFailure {
+            operation: self.operation,
+            cause: shorten(&self.source.to_string()),
+        }
+    }
+}
+
+/// A cause as it may stand in a record.
+fn shorten(text: &str) -> Arc<str> {
+    text.chars()
+        .take(MAX_CAUSE_CHARS)
+        .collect::<String>()
+        .into()
+}
