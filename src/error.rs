@@ -2,10 +2,9 @@
 //! trail, or the weights.
 //!
 //! A transition takes its shard by value, so its error gives it back: as it was if there was no
-//! answer or the call was wrong, quarantined if the shard failed. Only this crate can make these
-//! values; in particular, an error that reports a failed verification holds the
-//! [`Incident`], which exists only once the trail has answered. Messages name shards and numbers,
-//! never addresses or secrets.
+//! answer or the call was wrong, quarantined if the shard failed. An error that reports a failed
+//! verification holds the [`Incident`]: only this crate can make one, and only once the trail has
+//! answered. Messages name shards and numbers, never addresses or secrets.
 
 use std::io;
 use std::ops::Range;

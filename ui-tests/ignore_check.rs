@@ -1,0 +1,11 @@
+//! Ignoring what came of a check must not compile: unused_must_use.
+
+#![deny(unused_must_use)]
+
+use vram_residency::{Host, Shared};
+
+fn shrug(shared: &Shared<Host>) {
+    shared.check();
+}
+
+fn main() {}

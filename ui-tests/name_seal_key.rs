@@ -1,0 +1,5 @@
+//! Naming the key of the seals must not compile: E0603.
+
+use vram_residency::key::SealKey;
+
+fn main() {}

@@ -1,0 +1,9 @@
+//! Reading the bytes of the worker's token must not compile: E0616.
+
+use vram_residency::WorkerToken;
+
+fn leak(secret: &WorkerToken) {
+    let _leaked = &secret.0;
+}
+
+fn main() {}

@@ -1,0 +1,9 @@
+//! Reading the bytes of the trail's key must not compile: E0616.
+
+use vram_residency::TrailKey;
+
+fn leak(secret: &TrailKey) {
+    let _leaked = &secret.0;
+}
+
+fn main() {}
