@@ -251,6 +251,10 @@ pub(crate) mod backend {
         where
             Self: Device;
 
+        /// Whether the device was made with faults: what fails on it may be one of them.
+        #[cfg(feature = "fault-injection")]
+        fn has_faults(&self) -> bool;
+
         /// Flips one bit as failing hardware would: protection does not stop it.
         #[cfg(feature = "fault-injection")]
         fn flip_bit(&self, memory: &Self::Memory, offset: u64, bit: u8) -> Result<(), DeviceError>;

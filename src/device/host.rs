@@ -38,7 +38,7 @@ mod tests;
 pub struct Host {
     name: Arc<str>,
     #[cfg(feature = "fault-injection")]
-    faults: Faults,
+    faults: Option<Faults>,
 }
 
 impl Host {
@@ -48,7 +48,7 @@ impl Host {
         Self {
             name: "host".into(),
             #[cfg(feature = "fault-injection")]
-            faults: Faults::dangerous_new(),
+            faults: None,
         }
     }
 
@@ -56,14 +56,17 @@ impl Host {
     #[cfg(feature = "fault-injection")]
     pub fn dangerous_with_faults(faults: Faults) -> Self {
         Self {
-            faults,
+            faults: Some(faults),
             ..Self::new()
         }
     }
 
     #[cfg(feature = "fault-injection")]
     fn strike(&self, operation: Operation) -> Result<Struck, DeviceError> {
-        self.faults.strike(operation)
+        match &self.faults {
+            None => Ok(Struck::No),
+            Some(faults) => faults.strike(operation),
+        }
     }
 }
 
@@ -191,6 +194,11 @@ impl Backend for Host {
 
     fn view<'a>(&self, memory: &'a HostMemory) -> &'a [u8] {
         memory.bytes()
+    }
+
+    #[cfg(feature = "fault-injection")]
+    fn has_faults(&self) -> bool {
+        self.faults.is_some()
     }
 
     #[cfg(feature = "fault-injection")]

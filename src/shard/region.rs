@@ -31,13 +31,13 @@ impl<D: Device> Region<D> {
     /// Takes over memory that was allocated and accounted for, under a name that was admitted.
     pub(crate) fn new(home: Arc<Home<D>>, memory: D::Memory, subject: Subject, len: u64) -> Self {
         Self {
+            #[cfg(feature = "fault-injection")]
+            injected: home.device().has_faults().into(),
             home,
             memory,
             subject,
             len,
             gone: false,
-            #[cfg(feature = "fault-injection")]
-            injected: false.into(),
         }
     }
 
