@@ -284,7 +284,7 @@ fn refused_input(place: &Place, seen: &Seen, manager: &VramManager<Host>) {
     seen.error(&WorkerToken::new(vec![1; 8].into()).unwrap_err());
     let path = place.temp.path().join("key.pem");
     seen.error(&WorkerToken::from_file(place.temp.path(), FileAccess::OwnerOnly).unwrap_err());
-    std::fs::write(&path.with_extension("bad"), "no key").unwrap();
+    std::fs::write(path.with_extension("bad"), "no key").unwrap();
     seen.error(&TrailKey::open_or_create(path.with_extension("bad")).unwrap_err());
     for len in [0, u64::MAX, 1 << 36] {
         if let Err(error) = manager.allocate("refused".parse().unwrap(), model(), len) {

@@ -3,7 +3,7 @@
 
 mod support;
 
-use serde_json::{Value, json};
+use serde_json::json;
 use support::fields::{expect, one};
 use support::{Place, filled, manager, of_event, records, sealed};
 use vram_residency::audit::PolicyViolation;
