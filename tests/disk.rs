@@ -317,7 +317,7 @@ fn a_disk_that_hangs_does_not_keep_an_incident_back() {
     let failed = shard.verify().unwrap_err();
     let took = started.elapsed();
     assert!(
-        deadline <= took && took < deadline + Duration::from_millis(600),
+        deadline <= took && took < deadline + Duration::from_secs(2),
         "{took:?}"
     );
     let incident = failed.incident().unwrap();

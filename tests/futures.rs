@@ -211,7 +211,13 @@ fn whatever_becomes_of_its_future_a_blocking_verification_is_recorded() {
     wait_for_failures(&trail, &place, 3);
 
     let shard = broken(&manager, "runtime-gone");
-    runtime.spawn_blocking(move || shard.verify_with_progress(slowly).map(drop));
+    let (begun, begins) = std::sync::mpsc::channel();
+    runtime.spawn_blocking(move || {
+        begun.send(()).unwrap();
+        shard.verify_with_progress(slowly).map(drop)
+    });
+    // A task that has not begun would be dropped with the runtime, and its shard with it, unread.
+    begins.recv().unwrap();
     runtime.shutdown_background();
     wait_for_failures(&trail, &place, 4);
     for failure in of_event(&place.records(), "SealVerificationFailed") {

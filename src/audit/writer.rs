@@ -299,3 +299,6 @@ impl Drop for StopOnDrop {
         self.0.queue.stop(0);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,6 +4,8 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test uses a part of it")]
 
+pub mod fields;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;

@@ -1,0 +1,166 @@
+//! The evidence without us: OpenSSL verifies a checkpoint of a real run, and a script that shares
+//! nothing with the library recomputes the Merkle roots of a real trail; both refuse altered ones.
+
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use support::{Place, manager, sealed, segments, skip};
+use vram_residency::audit::faults::{Step, StorageError, StorageFaults};
+use vram_residency::audit::{Checkpoint, VerifierKey};
+
+fn is_installed(tool: &str) -> bool {
+    let installed = Command::new(tool).arg("--version").output().is_ok()
+        || Command::new(tool).arg("version").output().is_ok();
+    if !installed {
+        skip(&format!("`{tool}` is not installed"));
+    }
+    installed
+}
+
+fn script(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests")
+        .join(name)
+}
+
+/// A trail of several segments: a worker that came back, an incident, a segment given up.
+fn run(place: &Place) -> (VerifierKey, Checkpoint) {
+    let faults = StorageFaults::dangerous_new();
+    let builder = place.builder().dangerous_storage_faults(faults.clone());
+    let trail = builder.open().unwrap();
+    let shard = sealed(&manager(&trail), "a", 600_000);
+    for i in 0..300 {
+        trail.note(format!("note {i}")).unwrap();
+    }
+    trail.flush().unwrap();
+    faults.fail(Step::Sync, StorageError::Io, 1);
+    shard.dangerous_flip_bit(0, 0).unwrap();
+    assert!(
+        shard
+            .verify()
+            .unwrap_err()
+            .incident()
+            .unwrap()
+            .record()
+            .is_ok()
+    );
+    trail.close().unwrap();
+
+    let trail = place.open();
+    let key = trail.verifier_key().clone();
+    drop(sealed(&manager(&trail), "a", 600_000).verify().unwrap());
+    let receipt = trail.close().unwrap();
+    assert_eq!(segments(&place.dir()).len(), 3);
+    (key, receipt.checkpoint().clone())
+}
+
+#[test]
+fn openssl_verifies_the_last_checkpoint_and_refuses_an_altered_one() {
+    if !is_installed("openssl") {
+        return;
+    }
+    let place = Place::new();
+    let (key, last) = run(&place);
+    let [text, signature, pem] = ["checkpoint.txt", "checkpoint.sig", "verifier.pem"]
+        .map(|name| place.temp.path().join(name));
+    std::fs::write(&pem, key.to_pem()).unwrap();
+    let check = |signed: &[u8], by: &[u8]| -> Output {
+        std::fs::write(&text, signed).unwrap();
+        std::fs::write(&signature, by).unwrap();
+        Command::new("sh")
+            .arg(script("verify_checkpoint.sh"))
+            .args([&text, &signature, &pem])
+            .output()
+            .unwrap()
+    };
+    let signed = last.signed_text();
+    let good = check(signed.as_bytes(), &last.signature());
+    assert!(good.status.success(), "{good:?}");
+
+    // The size of the tree is the second line; one leaf more is another statement.
+    let longer = signed.replacen(
+        &format!("\n{}\n", last.size()),
+        &format!("\n{}\n", last.size() + 1),
+        1,
+    );
+    assert_ne!(longer, signed);
+    assert!(!check(longer.as_bytes(), &last.signature()).status.success());
+    for byte in 0..signed.len() {
+        if byte % 16 == 0 {
+            let mut altered = signed.as_bytes().to_vec();
+            altered[byte] ^= 1;
+            assert!(
+                !check(&altered, &last.signature()).status.success(),
+                "byte {byte}"
+            );
+        }
+    }
+    let mut altered = last.signature();
+    altered[63] ^= 0x01;
+    assert!(!check(signed.as_bytes(), &altered).status.success());
+
+    let other = Place::new();
+    let stranger = other.open().verifier_key().to_pem();
+    std::fs::write(&pem, stranger).unwrap();
+    assert!(!check(signed.as_bytes(), &last.signature()).status.success());
+}
+
+#[test]
+fn a_script_of_its_own_reads_a_real_trail_and_sees_what_was_changed() {
+    if !is_installed("openssl") || !is_installed("python3") {
+        return;
+    }
+    let place = Place::new();
+    let (key, last) = run(&place);
+    let anchor = place.temp.path().join("anchor");
+    std::fs::write(&anchor, last.to_string()).unwrap();
+    let check = |with_anchor: bool| -> (bool, String) {
+        let mut command = Command::new("python3");
+        command
+            .arg(script("verify_trail.py"))
+            .arg(place.dir())
+            .arg(key.to_string());
+        if with_anchor {
+            command.arg(&anchor);
+        }
+        let output = command.output().unwrap();
+        let told = String::from_utf8(output.stdout).unwrap();
+        assert!(
+            output.stderr.is_empty(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        (output.status.success(), told)
+    };
+    let (holds, told) = check(true);
+    assert!(holds && told.starts_with("HOLDS"), "{told}");
+    assert!(told.contains("the end is vouched for"), "{told}");
+    let (holds, told) = check(false);
+    assert!(holds && told.contains("NOT vouched for"), "{told}");
+
+    for path in segments(&place.dir()) {
+        let intact = std::fs::read(&path).unwrap();
+        // One bit of the first record; then a record gone.
+        let mut altered = intact.clone();
+        let at = altered.windows(9).position(|w| w == b"\"worker-1").unwrap();
+        altered[at + 1] ^= 0x02;
+        let mut lines: Vec<&[u8]> = intact.split_inclusive(|byte| *byte == b'\n').collect();
+        let second = lines[1..]
+            .iter()
+            .position(|line| line.starts_with(b"{\"seq"));
+        lines.remove(1 + second.unwrap());
+        for tampered in [altered, lines.concat()] {
+            std::fs::write(&path, tampered).unwrap();
+            let (holds, told) = check(true);
+            assert!(
+                !holds && told.starts_with("BROKEN"),
+                "{}: {told}",
+                path.display()
+            );
+        }
+        std::fs::write(&path, intact).unwrap();
+    }
+    assert!(check(true).0);
+}

@@ -1,0 +1,146 @@
+//! What the trail records of itself, and what the operator puts on record: made to happen, with
+//! exactly the fields, severity and outcome that a reviewer's queries rest on.
+
+mod support;
+
+use serde_json::json;
+use support::fields::{expect, one};
+use support::{Place, filled, manager, of_event, records, sealed};
+use vram_residency::audit::PolicyViolation;
+use vram_residency::audit::faults::{Step, StorageError, StorageFaults};
+use vram_residency::{Host, Provenance, VramManager, WorkerToken};
+
+const LEN: usize = 1_500_000;
+const HEADER: &str = "segment first_leaf origin key";
+const SETTINGS: &str = "crate_version features fault_injection critical_deadline_ms \
+    durable_within_ms queue_records reserved_records";
+const VIOLATION: PolicyViolation<'static> = PolicyViolation {
+    policy: "p",
+    violation: "v",
+    details: "d",
+    action: "a",
+};
+
+#[test]
+fn notes_and_violations() {
+    let place = Place::new();
+    let trail = place.open();
+    trail.note("a note").unwrap();
+    trail.policy_violation(VIOLATION).unwrap();
+    let token = WorkerToken::generate().unwrap();
+    let strict = VramManager::builder(Host::new(), &token, &trail)
+        .require_pinned()
+        .build()
+        .unwrap();
+    let refused = filled(&strict, "a", LEN).seal(Provenance::UnpinnedFirstUse);
+    drop(refused.unwrap_err());
+    let records = place.records();
+    let note = one(&records, "Note", "INFO success", &["text"]);
+    assert_eq!(note["text"], "a note");
+    let violations = of_event(&records, "PolicyViolation");
+    assert_eq!(violations.len(), 2);
+    let fields = "policy violation details action";
+    expect(&violations[0], "CRITICAL failure", &[fields]);
+    expect(&violations[1], "CRITICAL failure", &[fields, "shard"]);
+    assert_eq!(violations[1]["shard"], "a");
+    assert_eq!(violations[1]["policy"], "require_pinned");
+    assert_eq!(violations[1]["action"], "refused");
+}
+
+#[test]
+fn what_the_trail_says_of_itself() {
+    let place = Place::new();
+    let faults = StorageFaults::dangerous_new();
+    let trail = place
+        .builder()
+        .queue_records(16)
+        .dangerous_storage_faults(faults.clone())
+        .open()
+        .unwrap();
+    let key = trail.verifier_key().to_string();
+    let origin = trail.verifier_key().name().to_owned();
+    faults.fail(Step::Write, StorageError::NoSpace, u32::MAX);
+    faults.fail(Step::Create, StorageError::NoSpace, u32::MAX);
+    trail.policy_violation(VIOLATION).unwrap_err();
+    let lost = (0..40)
+        .filter(|i| trail.note(format!("{i}")).is_err())
+        .count();
+    faults.heal();
+    trail.flush().unwrap();
+    let shard = sealed(&manager(&trail), "outlives", LEN);
+    trail.close().unwrap();
+
+    let all = records(&place.dir());
+    let opened = one(&all, "TrailOpened", "INFO success", &[HEADER, SETTINGS]);
+    assert_eq!(opened["queue_records"], 16);
+    assert_eq!(opened["reserved_records"], 1024);
+    assert_eq!(opened["features"], json!(["fault-injection"]));
+    assert_eq!(
+        json!([opened["key"], opened["origin"]]),
+        json!([key, origin])
+    );
+
+    let next = one(&all, "SegmentOpened", "INFO success", &[HEADER, "previous"]);
+    assert_eq!(json!([next["segment"], next["first_leaf"]]), json!([1, 1]));
+    assert_eq!(json!([next["key"], next["origin"]]), json!([key, origin]));
+    let previous = next["previous"].as_object().unwrap();
+    let mut names: Vec<&String> = previous.keys().collect();
+    names.sort_unstable();
+    assert_eq!(names, ["checkpoint", "end", "frontier", "segment"]);
+
+    let fields = "segment operation cause";
+    let poisoned = one(&all, "SegmentPoisoned", "CRITICAL failure", &[fields]);
+    assert_eq!(
+        json!([poisoned["segment"], poisoned["operation"]]),
+        json!([0, "write"])
+    );
+    assert!(poisoned["cause"].as_str().unwrap().contains("os error 28"));
+
+    let fields = "first last count cause first_time last_time";
+    let gap = one(&all, "RecordsLost", "WARN failure", &[fields]);
+    assert_eq!(gap["count"], lost);
+    let range = gap["last"].as_u64().unwrap() - gap["first"].as_u64().unwrap();
+    assert_eq!(range + 1, lost as u64);
+    assert_eq!(gap["cause"], "queue_full");
+    assert!(gap["first_time"].as_str() <= gap["last_time"].as_str());
+    assert!(gap["last_time"].as_str() <= gap["time"].as_str());
+
+    let closed = one(&all, "TrailClosed", "INFO success", &["live_shards live"]);
+    assert_eq!(closed["live_shards"], 1);
+    let live = json!([{"shard": "outlives", "allocation": 1, "device": "host", "bytes": LEN}]);
+    assert_eq!(closed["live"], live);
+    drop(shard);
+}
+
+#[test]
+fn a_trail_that_was_not_closed_is_opened_again() {
+    let place = Place::new();
+    place.open().close().unwrap();
+    // What a worker that is killed leaves behind, with a torn line at its end.
+    let path = support::segments(&place.dir()).pop().unwrap();
+    let text = std::fs::read_to_string(&path).unwrap();
+    let end = text
+        .lines()
+        .take(2)
+        .map(|line| line.len() + 1)
+        .sum::<usize>();
+    std::fs::write(&path, &text[..end + 100]).unwrap();
+    place.open().close().unwrap();
+    let records = place.records();
+    let fields = "segment void_from void_bytes void_records highest_seq";
+    let recovered = one(&records, "TailRecovered", "CRITICAL failure", &[fields]);
+    let told = [
+        "segment",
+        "void_from",
+        "void_bytes",
+        "void_records",
+        "highest_seq",
+    ];
+    assert_eq!(
+        told.map(|name| recovered[name].as_u64().unwrap()),
+        [0, end as u64, 100, 0, 0]
+    );
+    let opened = of_event(&records, "TrailOpened").pop().unwrap();
+    expect(&opened, "INFO success", &[HEADER, "previous", SETTINGS]);
+    assert_eq!(opened["previous"]["end"], end);
+}
