@@ -251,7 +251,7 @@ pub(crate) mod backend {
         where
             Self: Device;
 
-        /// Whether the device was made with faults: what fails on it may be one of them.
+        /// Whether the device was ever given a fault: then what fails on it may be that.
         #[cfg(feature = "fault-injection")]
         fn has_faults(&self) -> bool;
 

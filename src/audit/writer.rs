@@ -299,6 +299,3 @@ impl Drop for StopOnDrop {
         self.0.queue.stop(0);
     }
 }
-
-#[cfg(test)]
-mod tests;

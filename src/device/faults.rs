@@ -3,6 +3,7 @@
 //! Exists only under the feature `fault-injection`. A fault is armed for an operation, lets some
 //! calls of it pass, strikes once, and is gone.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{Culpability, DeviceError};
@@ -33,7 +34,14 @@ pub enum Operation {
 
 /// A handle on the faults of a device; clones arm the same device.
 #[derive(Clone, Debug)]
-pub struct Faults(Arc<Mutex<Vec<Armed>>>);
+pub struct Faults(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    armed: Mutex<Vec<Armed>>,
+    /// Whether there ever was a fault.
+    used: AtomicBool,
+}
 
 #[derive(Debug)]
 struct Armed {
@@ -84,8 +92,14 @@ impl Faults {
         self.arm(operation, passing, Effect::Panic);
     }
 
+    /// Whether a fault was ever armed: then what fails may be one.
+    pub(super) fn were_used(&self) -> bool {
+        self.0.used.load(Ordering::Relaxed)
+    }
+
     fn arm(&self, operation: Operation, passing: u64, effect: Effect) {
-        let mut armed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        self.0.used.store(true, Ordering::Relaxed);
+        let mut armed = self.0.armed.lock().unwrap_or_else(PoisonError::into_inner);
         armed.push(Armed {
             operation,
             passing,
@@ -105,7 +119,7 @@ impl Faults {
     }
 
     fn next(&self, operation: Operation) -> Option<Effect> {
-        let mut armed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut armed = self.0.armed.lock().unwrap_or_else(PoisonError::into_inner);
         let mut due = None;
         for (index, fault) in armed.iter_mut().enumerate() {
             if fault.operation != operation {

@@ -198,7 +198,7 @@ impl Backend for Host {
 
     #[cfg(feature = "fault-injection")]
     fn has_faults(&self) -> bool {
-        self.faults.is_some()
+        self.faults.as_ref().is_some_and(Faults::were_used)
     }
 
     #[cfg(feature = "fault-injection")]

@@ -31,13 +31,13 @@ impl<D: Device> Region<D> {
     /// Takes over memory that was allocated and accounted for, under a name that was admitted.
     pub(crate) fn new(home: Arc<Home<D>>, memory: D::Memory, subject: Subject, len: u64) -> Self {
         Self {
-            #[cfg(feature = "fault-injection")]
-            injected: home.device().has_faults().into(),
             home,
             memory,
             subject,
             len,
             gone: false,
+            #[cfg(feature = "fault-injection")]
+            injected: false.into(),
         }
     }
 
@@ -104,10 +104,11 @@ impl<D: Device> Region<D> {
         });
     }
 
-    /// Whether the `fault-injection` feature was used on this memory.
+    /// Whether the `fault-injection` feature was used on this memory or its device.
     pub(super) fn injected(&self) -> bool {
         #[cfg(feature = "fault-injection")]
-        return self.injected.load(std::sync::atomic::Ordering::Relaxed);
+        return self.injected.load(std::sync::atomic::Ordering::Relaxed)
+            || self.home.device().has_faults();
         #[cfg(not(feature = "fault-injection"))]
         return false;
     }
