@@ -14,6 +14,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -82,6 +83,8 @@ pub(crate) struct Shared {
     durable_within: Duration,
     live: Mutex<Live>,
     watched: Mutex<Vec<Weak<dyn Watched>>>,
+    /// Whether a record was refused because the trail is closed.
+    refused: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -161,11 +164,10 @@ pub enum NotDurable {
         cause: Arc<str>,
     },
     /// The writer's thread has ended.
-    #[error("record {seq} is not durable: the trail's writer has stopped")]
-    WriterStopped {
-        /// The record's number.
-        seq: Seq,
-    },
+    #[error(
+        "the trail's writer has stopped and nothing more is recorded: see the log for why, and open the trail again"
+    )]
+    WriterStopped,
 }
 
 /// Why a note or a violation was not taken.
@@ -229,8 +231,9 @@ impl AuditTrail {
         &self.shared.verifier
     }
 
-    /// The newest checkpoint that is on disk.
+    /// The newest checkpoint that is on disk; none in a forked child.
     pub fn checkpoint(&self) -> Option<Arc<Checkpoint>> {
+        process::check().ok()?;
         self.shared.queue.newest_checkpoint()
     }
 
@@ -247,7 +250,7 @@ impl AuditTrail {
         let text = text.into();
         check_length(&text)?;
         process::check().map_err(NotDurable::Forked)?;
-        let (mark, queued) = self.shared.queue.push(Event::Note { text }, Lane::Ordinary);
+        let (mark, queued) = self.shared.push(Event::Note { text }, Lane::Ordinary);
         queued?;
         mark.seq.ok_or(RecordError::NotDurable(NotDurable::Closed))
     }
@@ -301,10 +304,13 @@ impl AuditTrail {
         let limit = self.shared.critical_deadline;
         let started = Instant::now();
         let deadline = started.checked_add(limit).unwrap_or(started);
-        self.shared.queue.close(deadline);
-        // The writer gives up at the deadline; only a system call that hangs keeps it longer.
-        let patience = deadline.checked_add(limit).unwrap_or(deadline);
-        if !self.shared.queue.wait_stopped(patience) {
+        // The writer gives up earlier, so that it can still say what is lost; only a system call
+        // that hangs keeps it longer.
+        let margin = limit.checked_div(4).unwrap_or(limit);
+        self.shared
+            .queue
+            .close(deadline.checked_sub(margin).unwrap_or(deadline));
+        if !self.shared.queue.wait_stopped(deadline) {
             return Err(CloseError::TimedOut {
                 waited: started.elapsed(),
             });
@@ -362,7 +368,7 @@ impl Recorder {
         }
         // A loss is counted, logged and recorded by the queue and the writer.
         let lane = Lane::of(event.severity());
-        self.0.queue.push(event, lane).0
+        self.0.push(event, lane).0
     }
 
     /// Records, and returns once the record is durable or proven not to be.
@@ -371,7 +377,7 @@ impl Recorder {
             return (unnumbered(), Err(forked.into()));
         }
         let queue = &self.0.queue;
-        let (mark, queued) = queue.push(event, Lane::Critical);
+        let (mark, queued) = self.0.push(event, Lane::Critical);
         let outcome = match (queued, mark.seq) {
             (Ok(()), Some(seq)) => queue.wait_durable(seq, self.0.critical_deadline),
             (Ok(()), None) => Err(NotDurable::Closed),
@@ -429,8 +435,12 @@ impl Recorder {
         }
     }
 
-    /// Asks to be called from the writer's thread for as long as `watched` lives.
+    /// Asks to be called from the writer's thread for as long as `watched` lives. A forked child has
+    /// no such thread.
     pub(crate) fn watch(&self, watched: Weak<dyn Watched>) {
+        if process::check().is_err() {
+            return;
+        }
         let mut list = self
             .0
             .watched
@@ -442,6 +452,20 @@ impl Recorder {
 }
 
 impl Shared {
+    /// Numbers and queues a record. One that comes when the trail is closed has no writer any more
+    /// that would log and publish the loss: that is done here, the former once.
+    fn push(&self, event: Event, lane: Lane) -> (Mark, Result<(), NotDurable>) {
+        let name = event.name();
+        let pushed = self.queue.push(event, lane);
+        if let Err(error @ (NotDurable::Closed | NotDurable::WriterStopped)) = &pushed.1 {
+            if !self.refused.swap(true, Ordering::Relaxed) {
+                tracing::error!(event = name, %error, "records are lost from now on");
+            }
+            self.publish_counters();
+        }
+        pushed
+    }
+
     fn counts(&self) -> AuditCounts {
         let counters = &self.queue.counters;
         AuditCounts {

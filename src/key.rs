@@ -8,6 +8,7 @@ use std::error::Error;
 use std::fmt;
 use std::fs::File;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use ed25519_dalek::pkcs8::spki::der::pem::LineEnding;
@@ -334,7 +335,10 @@ impl TrailKey {
                 .try_sign(message)
                 .map_err(|error| SignError::Failed(error.into())),
             Kind::Supplied { public, signer } => {
-                let signature = Signature::from_bytes(&signer(message).map_err(SignError::Failed)?);
+                // The trail must outlive a signer that panics.
+                let signed = catch_unwind(AssertUnwindSafe(|| signer(message)));
+                let signed = signed.map_err(|_panic| SignError::Failed("it panicked".into()))?;
+                let signature = Signature::from_bytes(&signed.map_err(SignError::Failed)?);
                 match public.verify_strict(message, &signature) {
                     Ok(()) => Ok(signature),
                     Err(_) => Err(SignError::Wrong),

@@ -152,6 +152,11 @@ impl Storage for Faulty {
         self.inner.segments()
     }
 
+    fn sync(&self, segment: u64) -> io::Result<()> {
+        self.faults.step(Step::Sync)?;
+        self.inner.sync(segment)
+    }
+
     fn read(&self, segment: u64) -> io::Result<Box<dyn Read>> {
         self.inner.read(segment)
     }

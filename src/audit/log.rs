@@ -4,6 +4,7 @@
 //! is given up: after a failed write or sync nobody knows what the disk has. This module knows lines,
 //! checkpoints and the order of the steps; it does not know who waits for them.
 
+use std::error::Error;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ use super::open::OpenError;
 use super::queue::WriteFailure;
 use super::storage::{SegmentFile, Storage};
 use crate::id::WorkerId;
-use crate::key::TrailKey;
+use crate::key::{SignError, TrailKey};
 
 /// The longest cause of a failure in a record.
 const MAX_CAUSE_CHARS: usize = 256;
@@ -45,18 +46,29 @@ pub(crate) struct Log<S: Storage> {
 
 /// What failed, where.
 #[derive(Debug, thiserror::Error)]
-#[error("{operation}: {source}")]
+#[error("{operation}: {cause}")]
 pub(crate) struct LogError {
-    pub(crate) operation: &'static str,
-    pub(crate) source: Box<dyn std::error::Error + Send + Sync>,
+    operation: &'static str,
+    #[source]
+    cause: Cause,
 }
 
-fn failed<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
-    operation: &'static str,
-) -> impl FnOnce(E) -> LogError {
-    move |source| LogError {
+#[derive(Debug, thiserror::Error)]
+enum Cause {
+    #[error(transparent)]
+    Encode(#[from] serde_json::Error),
+    #[error("no segment is open")]
+    NotOpen,
+    #[error(transparent)]
+    Sign(#[from] SignError),
+    #[error(transparent)]
+    Storage(#[from] std::io::Error),
+}
+
+fn failed<E: Into<Cause>>(operation: &'static str) -> impl FnOnce(E) -> LogError {
+    move |cause| LogError {
         operation,
-        source: source.into(),
+        cause: cause.into(),
     }
 }
 
@@ -127,7 +139,7 @@ impl<S: Storage> Log<S> {
         records: impl Iterator<Item = &'a Record>,
     ) -> Result<(), LogError> {
         let (Some(mut file), Some(position)) = (self.file.take(), self.position.clone()) else {
-            return Err(failed("append")("no segment is open"));
+            return Err(failed("append")(Cause::NotOpen));
         };
         let batch = self.encode(records);
         let (frontier, checkpoint) = match batch {
@@ -211,20 +223,36 @@ impl<S: Storage> Log<S> {
 impl LogError {
     /// What it means while the trail is being opened.
     pub(crate) fn into_open_error(self, path: &Path) -> OpenError {
-        let path = path.to_owned();
+        let source = match self.cause {
+            Cause::Sign(error) => return OpenError::Sign(error),
+            Cause::Storage(error) => error,
+            other => std::io::Error::other(other),
+        };
         OpenError::Io {
-            path,
+            path: path.to_owned(),
             operation: self.operation,
-            source: std::io::Error::other(self.source),
+            source,
         }
     }
 
     pub(super) fn to_failure(&self) -> WriteFailure {
         WriteFailure {
             operation: self.operation,
-            cause: shorten(&self.source.to_string()),
+            cause: shorten(&with_sources(&self.cause)),
         }
     }
+}
+
+/// An error and what caused it.
+fn with_sources(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
 }
 
 /// A cause as it may stand in a record.

@@ -6,6 +6,7 @@
 //! is refused: going on would bury the evidence. No byte of an old segment is changed.
 
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use super::log::{Log, Position};
 use super::queue::Queue;
 use super::segment::{self, Seen};
 use super::storage::{Directory, Storage, segment_name};
-use super::writer::Writer;
+use super::writer::{Writer, announce};
 use super::{AuditTrail, Live, Shared};
 use crate::id::WorkerId;
 use crate::key::{SignError, TrailKey, fill_random};
@@ -33,6 +34,9 @@ pub const DEFAULT_QUEUE_RECORDS: usize = 16_384;
 
 /// How many critical records have room beyond that.
 pub const RESERVED_RECORDS: usize = 1_024;
+
+/// The longest deadline or interval that can be configured.
+const LONGEST: Duration = Duration::from_secs(3600);
 
 /// The highest number a record can have: beyond it `jq` and JavaScript would round.
 const MAX_SEQ: u64 = 1 << 53;
@@ -51,7 +55,7 @@ pub struct AuditTrailBuilder {
     faults: Option<super::faults::StorageFaults>,
 }
 
-/// Why a trail could not be opened. Nothing in it was changed.
+/// Why a trail could not be opened. No segment of it was changed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenError {
@@ -158,7 +162,8 @@ impl AuditTrailBuilder {
     pub(super) fn new(worker: WorkerId, dir: PathBuf, key: TrailKey) -> Self {
         Self {
             worker,
-            dir,
+            // Without a slash at its end, with which a symbolic link would be followed.
+            dir: dir.components().collect(),
             key,
             critical_deadline: DEFAULT_CRITICAL_DEADLINE,
             durable_within: DEFAULT_DURABLE_WITHIN,
@@ -215,11 +220,11 @@ impl AuditTrailBuilder {
 
     fn check(&self) -> Result<(), OpenError> {
         let wrong = |setting, allowed| Err(OpenError::Configuration { setting, allowed });
-        if self.critical_deadline.is_zero() {
-            return wrong("critical_deadline", "above zero");
+        if !(Duration::from_millis(1)..=LONGEST).contains(&self.critical_deadline) {
+            return wrong("critical_deadline", "from 1 ms to 1 hour");
         }
-        if self.durable_within < Duration::from_millis(2) {
-            return wrong("durable_within", "at least 2 ms");
+        if !(Duration::from_millis(2)..=LONGEST).contains(&self.durable_within) {
+            return wrong("durable_within", "from 2 ms to 1 hour");
         }
         if !(16..=1 << 24).contains(&self.queue_records) {
             return wrong("queue_records", "from 16 to 16777216");
@@ -269,8 +274,15 @@ impl AuditTrailBuilder {
         let recovered = end.recovered.map(|event| queue.number(event));
         log.begin_segment(&header, recovered.iter())
             .map_err(|error| error.into_open_error(&path))?;
+        if let Some(position) = &log.position {
+            queue.settle(None, Arc::clone(&position.checkpoint), 0);
+            if recovered.is_some() {
+                announce(&position.checkpoint);
+            }
+        }
         let shared = Arc::new(Shared {
             queue,
+            refused: AtomicBool::new(false),
             worker: self.worker,
             verifier: end.verifier,
             critical_deadline: self.critical_deadline,
@@ -324,6 +336,14 @@ impl AuditTrailBuilder {
             operation: "read",
             source,
         };
+        // The run that wrote this may have been killed before its last sync. What follows will rest on
+        // it, so it must be on the disk, and not in the page cache alone.
+        let durable = storage.sync(last).and_then(|()| storage.sync_names());
+        durable.map_err(|source| OpenError::Io {
+            path: self.dir.join(segment_name(last)),
+            operation: "sync",
+            source,
+        })?;
         let header = segment::read_header(storage.read(last).map_err(io)?)
             .map_err(io)?
             .ok_or_else(|| damaged("its first line is not the header of a segment"))?;

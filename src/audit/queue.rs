@@ -156,9 +156,9 @@ impl Queue {
         let mut state = self.lock();
         add_one(&self.counters.attempts);
         let time = Time::now();
-        if state.closing.is_some() || state.writer == Writer::Stopped {
+        if let Some(refused) = state.refuses() {
             add_one(&self.counters.failures);
-            return (Mark { seq: None, time }, Err(NotDurable::Closed));
+            return (Mark { seq: None, time }, Err(refused));
         }
         let seq = state.take_number();
         let mark = Mark {
@@ -215,7 +215,7 @@ impl Queue {
                 });
             }
             if state.writer == Writer::Stopped {
-                return Err(NotDurable::WriterStopped { seq });
+                return Err(NotDurable::WriterStopped);
             }
             let waited = started.elapsed();
             let Some(left) = limit.checked_sub(waited).filter(|left| !left.is_zero()) else {
@@ -289,7 +289,7 @@ impl Queue {
             }
             let half_full = state.records.len() >= self.capacity / 2 && state.failure.is_none();
             let left = deadline.map_or(limit, |end| end.saturating_duration_since(Instant::now()));
-            if state.urgent || (half_full && self.capacity > 1) || left.is_zero() {
+            if state.urgent || half_full || left.is_zero() {
                 return Wake::Work;
             }
             state = self
@@ -301,16 +301,24 @@ impl Queue {
     }
 
     /// Moves what is queued behind `pending`, then numbers the trail's own events behind that, so
-    /// that `pending` stays in the order of the numbers. While the disk fails, gaps stay where they
-    /// are and grow: a record for each attempt would be noise, and need room.
-    pub(crate) fn take(&self, pending: &mut VecDeque<Record>, own: &mut Vec<Event>) {
+    /// that `pending` stays in the order of the numbers. Returns the gaps that are new, to be logged.
+    ///
+    /// While the disk fails, gaps stay where they are and grow: a record for each attempt would be
+    /// noise, and need room.
+    pub(crate) fn take(&self, pending: &mut VecDeque<Record>, own: &mut Vec<Event>) -> Vec<Lost> {
         let mut state = self.lock();
         state.urgent = false;
         pending.append(&mut state.records);
+        let fresh = state.lost.iter_mut().filter(|gap| !gap.logged);
+        let fresh = fresh
+            .map(|gap| {
+                gap.logged = true;
+                gap.lost
+            })
+            .collect();
         if state.failure.is_none() {
-            while let Some(gap) = state.lost.pop_front() {
-                own.push(Event::RecordsLost { lost: gap.lost });
-            }
+            let explained = state.lost.drain(..);
+            own.extend(explained.map(|gap| Event::RecordsLost { lost: gap.lost }));
         }
         for event in own.drain(..) {
             let seq = state.take_number();
@@ -322,6 +330,7 @@ impl Queue {
             });
         }
         state.in_flight = pending.len();
+        fresh
     }
 
     /// A record of the trail itself that does not go through the queue: a segment's header.
@@ -338,18 +347,6 @@ impl Queue {
     /// The first lost number that no record accounts for yet.
     pub(crate) fn first_gap(&self) -> Option<Seq> {
         self.lock().lost.front().map(|gap| gap.lost.first)
-    }
-
-    /// The gaps that were not logged yet, as far as they have grown.
-    pub(crate) fn gaps_to_log(&self) -> Vec<Lost> {
-        let mut state = self.lock();
-        let fresh = state.lost.iter_mut().filter(|gap| !gap.logged);
-        fresh
-            .map(|gap| {
-                gap.logged = true;
-                gap.lost
-            })
-            .collect()
     }
 
     /// Everything up to `last` is durable under `checkpoint`; `in_flight` records are still held.
@@ -379,18 +376,24 @@ impl Queue {
     }
 
     /// The writer ends and leaves `abandoned` records from outside unwritten, besides those that
-    /// are still queued. Returns how many are lost.
-    pub(crate) fn stop(&self, abandoned: u64) -> u64 {
+    /// are still queued. Returns how many are lost, or nothing if it had ended before.
+    pub(crate) fn stop(&self, abandoned: u64) -> Option<u64> {
         let mut state = self.lock();
-        let left = u64::try_from(state.records.len()).unwrap_or(u64::MAX);
-        let lost = abandoned.saturating_add(left);
-        if state.writer == Writer::Running {
-            state.writer = Writer::Stopped;
-            add(&self.counters.failures, lost);
+        if state.writer == Writer::Stopped {
+            return None;
         }
+        state.writer = Writer::Stopped;
+        let queued = u64::try_from(state.records.len()).unwrap_or(u64::MAX);
+        let lost = abandoned.saturating_add(queued);
+        add(&self.counters.failures, lost);
         drop(state);
         self.settled.notify_all();
-        lost
+        Some(lost)
+    }
+
+    /// How many records the writer holds that are not durable.
+    pub(crate) fn in_flight(&self) -> u64 {
+        u64::try_from(self.lock().in_flight).unwrap_or(u64::MAX)
     }
 
     /// Why the last attempt failed.
@@ -411,6 +414,17 @@ impl Queue {
 }
 
 impl State {
+    /// Why nothing is accepted any more, if that is so.
+    fn refuses(&self) -> Option<NotDurable> {
+        if self.closing.is_some() {
+            Some(NotDurable::Closed)
+        } else if self.writer == Writer::Stopped {
+            Some(NotDurable::WriterStopped)
+        } else {
+            None
+        }
+    }
+
     fn take_number(&mut self) -> Seq {
         let seq = Seq(self.next);
         self.next = self.next.saturating_add(1);

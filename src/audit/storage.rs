@@ -28,6 +28,9 @@ pub(crate) trait Storage: Send + fmt::Debug + 'static {
     /// The numbers of the named segments, in ascending order.
     fn segments(&self) -> io::Result<Vec<u64>>;
 
+    /// Makes what an earlier run wrote into a named segment durable.
+    fn sync(&self, segment: u64) -> io::Result<()>;
+
     /// Opens a named segment for reading.
     fn read(&self, segment: u64) -> io::Result<Box<dyn Read>>;
 
@@ -129,6 +132,16 @@ impl Directory {
         })
     }
 
+    /// For reading; a link, a pipe or a device is refused without waiting for it.
+    fn open_segment(&self, segment: u64) -> io::Result<File> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let file = rustix::fs::openat(&self.dir, segment_name(segment), flags, Mode::empty())?;
+        if FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode) != FileType::RegularFile {
+            return Err(io::Error::other("a segment is not a regular file"));
+        }
+        Ok(File::from(file))
+    }
+
     fn names(&self) -> io::Result<Vec<std::ffi::OsString>> {
         use std::os::unix::ffi::OsStrExt;
 
@@ -203,13 +216,12 @@ impl Storage for Directory {
         Ok(segments)
     }
 
+    fn sync(&self, segment: u64) -> io::Result<()> {
+        self.open_segment(segment)?.sync_data()
+    }
+
     fn read(&self, segment: u64) -> io::Result<Box<dyn Read>> {
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let file = rustix::fs::openat(&self.dir, segment_name(segment), flags, Mode::empty())?;
-        if FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode) != FileType::RegularFile {
-            return Err(io::Error::other("a segment is not a regular file"));
-        }
-        Ok(Box::new(File::from(file)))
+        Ok(Box::new(self.open_segment(segment)?))
     }
 
     fn create(&self, segment: u64) -> io::Result<AppendFile> {

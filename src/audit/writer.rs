@@ -64,8 +64,7 @@ impl<S: Storage> Writer<S> {
         let tick = interval.checked_div(2).unwrap_or(interval);
         let mut next_tick = Instant::now();
         loop {
-            let wait = next_tick.saturating_duration_since(Instant::now());
-            let wake = self.shared.queue.wait_for_work(wait);
+            let wake = self.shared.queue.wait_for_work(self.patience(next_tick));
             if Instant::now() >= next_tick {
                 self.tick();
                 next_tick = Instant::now().checked_add(tick).unwrap_or(next_tick);
@@ -73,7 +72,16 @@ impl<S: Storage> Writer<S> {
             if let Wake::Close(deadline) = wake {
                 return self.close(deadline, tick);
             }
-            self.drain();
+            self.drain(next_tick);
+        }
+    }
+
+    /// How long to wait for work: not at all if some was left when the last tick came.
+    fn patience(&self, next_tick: Instant) -> Duration {
+        if self.pending.is_empty() || self.shared.queue.is_failing() {
+            next_tick.saturating_duration_since(Instant::now())
+        } else {
+            Duration::ZERO
         }
     }
 
@@ -95,16 +103,21 @@ impl<S: Storage> Writer<S> {
         self.shared.publish_counters();
     }
 
-    /// Writes until nothing is left, or the disk refuses.
-    fn drain(&mut self) {
-        loop {
-            for gap in self.shared.queue.gaps_to_log() {
-                log_gap(&gap);
+    /// Writes what is there now, until that is done, the disk refuses, or it is time for something
+    /// else. What comes meanwhile waits for its own turn: a batch grows while the disk is busy.
+    fn drain(&mut self, until: Instant) {
+        self.take();
+        while !self.pending.is_empty() && self.commit().is_ok() && Instant::now() < until {
+            if self.pending.is_empty() && self.shared.queue.first_gap().is_some() {
+                // The disk works again: what was lost meanwhile can be put on record.
+                self.take();
             }
-            self.shared.queue.take(&mut self.pending, &mut self.own);
-            if self.pending.is_empty() || self.commit().is_err() {
-                return;
-            }
+        }
+    }
+
+    fn take(&mut self) {
+        for gap in self.shared.queue.take(&mut self.pending, &mut self.own) {
+            log_gap(&gap);
         }
     }
 
@@ -176,7 +189,7 @@ impl<S: Storage> Writer<S> {
             operation,
             cause,
         });
-        self.shared.queue.take(&mut self.pending, &mut self.own);
+        self.take();
     }
 
     fn begin_segment(&mut self, count: usize) -> Result<(), LogError> {
@@ -230,7 +243,7 @@ impl<S: Storage> Writer<S> {
     fn close(mut self, deadline: Instant, pause: Duration) -> Result<Receipt, CloseError> {
         let mut closing = Some(self.shared.closing_event());
         loop {
-            self.drain();
+            self.drain(deadline);
             if self.pending.is_empty() {
                 match closing.take() {
                     Some(event) => {
@@ -257,7 +270,7 @@ impl<S: Storage> Writer<S> {
             .iter()
             .filter(|record| record.is_from_outside());
         let records = u64::try_from(outside.count()).unwrap_or(u64::MAX);
-        let records = self.shared.queue.stop(records);
+        let records = self.shared.queue.stop(records).unwrap_or(records);
         tracing::error!(
             records,
             "the audit trail was closed while it could not be written; these records are lost"
@@ -273,7 +286,7 @@ impl<S: Storage> Writer<S> {
 }
 
 /// Gives a checkpoint to whoever collects logs: an anchor for nothing.
-fn announce(checkpoint: &Checkpoint) {
+pub(super) fn announce(checkpoint: &Checkpoint) {
     tracing::info!(
         target: "vram_residency::checkpoint",
         size = checkpoint.size(),
@@ -296,6 +309,13 @@ struct StopOnDrop(Arc<Shared>);
 
 impl Drop for StopOnDrop {
     fn drop(&mut self) {
-        self.0.queue.stop(0);
+        let records = self.0.queue.stop(self.0.queue.in_flight());
+        if records.is_some_and(|records| records > 0) {
+            tracing::error!(
+                records,
+                "the audit trail's writer has stopped; these records are lost"
+            );
+            self.0.publish_counters();
+        }
     }
 }
