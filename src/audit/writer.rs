@@ -108,8 +108,8 @@ impl<S: Storage> Writer<S> {
     fn drain(&mut self, until: Instant) {
         self.take();
         while !self.pending.is_empty() && self.commit().is_ok() && Instant::now() < until {
-            if self.pending.is_empty() && self.shared.queue.first_gap().is_some() {
-                // The disk works again: what was lost meanwhile can be put on record.
+            if self.shared.queue.first_gap().is_some() {
+                // The disk works: what was lost meanwhile goes on record before what came behind.
                 self.take();
             }
         }
