@@ -7,6 +7,7 @@
 //! alert on a counter that does not exist stays silent.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::audit::clock::Uptime;
@@ -30,6 +31,42 @@ pub struct AuditCounts {
     pub failures: u64,
     /// See [`CRITICAL_EMIT_FAILURES`]. Such a record may still be written later.
     pub critical_failures: u64,
+}
+
+/// The counters of one trail, as they change. They do so under the queue's lock only, so a load and a
+/// store do.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    attempts: AtomicU64,
+    failures: AtomicU64,
+    critical_failures: AtomicU64,
+}
+
+impl Counters {
+    pub(crate) fn count_attempt(&self) {
+        add(&self.attempts, 1);
+    }
+
+    pub(crate) fn count_failures(&self, count: u64) {
+        add(&self.failures, count);
+    }
+
+    pub(crate) fn count_critical_failure(&self) {
+        add(&self.critical_failures, 1);
+    }
+
+    pub(crate) fn read(&self) -> AuditCounts {
+        AuditCounts {
+            attempts: self.attempts.load(Ordering::Relaxed),
+            failures: self.failures.load(Ordering::Relaxed),
+            critical_failures: self.critical_failures.load(Ordering::Relaxed),
+        }
+    }
+}
+
+fn add(counter: &AtomicU64, count: u64) {
+    let value = counter.load(Ordering::Relaxed).saturating_add(count);
+    counter.store(value, Ordering::Relaxed);
 }
 
 /// Hands the counters to the installed metrics recorder, labelled with the worker.

@@ -7,7 +7,6 @@
 //! files; it learns from the writer how far the trail is durable, and tells those who wait.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -15,6 +14,7 @@ use super::checkpoint::Checkpoint;
 use super::clock::{Time, Uptime};
 use super::event::{Event, LossCause, Lost, Mark, Record, Seq, Severity};
 use super::{NotDurable, Receipt};
+use crate::health::Counters;
 
 /// Which room a record may take.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -30,28 +30,6 @@ impl Lane {
             Severity::Critical => Self::Critical,
             Severity::Info | Severity::Warn => Self::Ordinary,
         }
-    }
-}
-
-/// Records given to the trail from outside, and what became of them, since it was opened.
-#[derive(Debug, Default)]
-pub(crate) struct Counters {
-    attempts: AtomicU64,
-    failures: AtomicU64,
-    critical_failures: AtomicU64,
-}
-
-impl Counters {
-    pub(crate) fn attempts(&self) -> u64 {
-        self.attempts.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn failures(&self) -> u64 {
-        self.failures.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn critical_failures(&self) -> u64 {
-        self.critical_failures.load(Ordering::Relaxed)
     }
 }
 
@@ -154,10 +132,10 @@ impl Queue {
     /// Numbers a record and queues it, or counts it as lost.
     pub(crate) fn push(&self, event: Event, lane: Lane) -> (Mark, Result<(), NotDurable>) {
         let mut state = self.lock();
-        add_one(&self.counters.attempts);
+        self.counters.count_attempt();
         let time = Time::now();
         if let Some(refused) = state.refuses() {
-            add_one(&self.counters.failures);
+            self.counters.count_failures(1);
             return (Mark { seq: None, time }, Err(refused));
         }
         let seq = state.take_number();
@@ -171,7 +149,7 @@ impl Queue {
             Lane::Critical => self.room(),
         };
         if held >= room {
-            add_one(&self.counters.failures);
+            self.counters.count_failures(1);
             state.lose(seq, time);
             return (mark, Err(NotDurable::QueueFull { seq }));
         }
@@ -232,7 +210,7 @@ impl Queue {
     /// Counts a critical record that its caller was told is not durable.
     pub(crate) fn count_critical_failure(&self) {
         let _guard = self.lock();
-        add_one(&self.counters.critical_failures);
+        self.counters.count_critical_failure();
     }
 
     /// The number of the last record that was accepted and is not known to be durable. Asks the
@@ -385,7 +363,7 @@ impl Queue {
         state.writer = Writer::Stopped;
         let queued = u64::try_from(state.records.len()).unwrap_or(u64::MAX);
         let lost = abandoned.saturating_add(queued);
-        add(&self.counters.failures, lost);
+        self.counters.count_failures(lost);
         drop(state);
         self.settled.notify_all();
         Some(lost)
@@ -498,14 +476,4 @@ impl Record {
         self.event.severity() == Severity::Critical
             || matches!(self.event, Event::TrailClosed { .. })
     }
-}
-
-/// The counters change under the queue's lock only, so a load and a store do.
-fn add(counter: &AtomicU64, count: u64) {
-    let value = counter.load(Ordering::Relaxed).saturating_add(count);
-    counter.store(value, Ordering::Relaxed);
-}
-
-fn add_one(counter: &AtomicU64) {
-    add(counter, 1);
 }

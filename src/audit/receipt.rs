@@ -1,0 +1,120 @@
+//! What a caller learns about a record: the proof that it is durable, or the reason why it is not.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::checkpoint::Checkpoint;
+use super::event::{MAX_TEXT_BYTES, Seq};
+use crate::process::Forked;
+
+/// Proof that a record is durable: its number, and a checkpoint that covers it.
+#[derive(Clone, Debug)]
+pub struct Receipt {
+    seq: Seq,
+    checkpoint: Arc<Checkpoint>,
+}
+
+/// Why a record is not (yet) durable.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NotDurable {
+    /// The trail is closed; the record has no number.
+    #[error("the trail is closed: keep it open until the last shard is released")]
+    Closed,
+    /// The disk did not answer in time. The record stays queued and may still be written.
+    #[error(
+        "record {seq} is not durable after {waited:?}: the disk does not answer; the record stays queued"
+    )]
+    DeadlineExceeded {
+        /// The record's number.
+        seq: Seq,
+        /// How long the caller waited.
+        waited: Duration,
+    },
+    /// The call was made in a forked child.
+    #[error(transparent)]
+    Forked(#[from] Forked),
+    /// Even the room that is reserved for critical records is full. The number is accounted for by
+    /// a later `RecordsLost`.
+    #[error("record {seq} is lost: the trail's queue is full; see why the disk does not keep up")]
+    QueueFull {
+        /// The record's number.
+        seq: Seq,
+    },
+    /// Writing failed. The record stays queued and is tried again.
+    #[error(
+        "record {seq} is not durable: {operation} failed ({cause}); the record stays queued and is tried again"
+    )]
+    WriteFailed {
+        /// The record's number.
+        seq: Seq,
+        /// What failed: `write`, `sync`, `create segment`, ...
+        operation: &'static str,
+        /// The system's words.
+        cause: Arc<str>,
+    },
+    /// The writer's thread has ended.
+    #[error(
+        "the trail's writer has stopped and nothing more is recorded: see the log for why, and open the trail again"
+    )]
+    WriterStopped,
+}
+
+/// Why a note or a violation was not taken.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecordError {
+    /// The record is not durable, or, for a note, not even queued.
+    #[error(transparent)]
+    NotDurable(#[from] NotDurable),
+    /// A text is too long. Nothing was recorded.
+    #[error("the text has {len} bytes: the most is {MAX_TEXT_BYTES}")]
+    TooLong {
+        /// Bytes given.
+        len: usize,
+    },
+}
+
+/// Why closing did not end well.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CloseError {
+    /// The call was made in a forked child.
+    #[error(transparent)]
+    Forked(#[from] Forked),
+    /// Records could not be written until the deadline, and are lost.
+    #[error("{records} records are lost: {operation} failed ({cause}) until the deadline")]
+    NotWritten {
+        /// How many.
+        records: u64,
+        /// What failed.
+        operation: &'static str,
+        /// The system's words.
+        cause: Arc<str>,
+    },
+    /// The disk does not answer; what was queued may or may not be written.
+    #[error("the disk did not answer for {waited:?}: what was queued may be lost")]
+    TimedOut {
+        /// How long the caller waited.
+        waited: Duration,
+    },
+    /// The writer's thread ended before the trail was closed.
+    #[error("the trail's writer has stopped: its end is not on record")]
+    WriterStopped,
+}
+
+impl Receipt {
+    pub(super) fn new(seq: Seq, checkpoint: Arc<Checkpoint>) -> Self {
+        Self { seq, checkpoint }
+    }
+
+    /// The record's number.
+    pub fn seq(&self) -> Seq {
+        self.seq
+    }
+
+    /// A checkpoint that covers the record; synced together with it, or after it.
+    pub fn checkpoint(&self) -> &Checkpoint {
+        &self.checkpoint
+    }
+}
