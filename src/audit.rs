@@ -2,7 +2,7 @@
 //!
 //! [`AuditTrail`] owns the trail: it is opened with a worker, a directory and a key, managers are
 //! built from it, and [`close`](AuditTrail::close) says whether everything is on disk. What the
-//! library records goes through a [`Recorder`]; code outside the crate has two calls,
+//! library records goes through a `Recorder`; code outside the crate has two calls,
 //! [`note`](AuditTrail::note) and [`policy_violation`](AuditTrail::policy_violation).
 //!
 //! ```text

@@ -341,11 +341,9 @@ fn a_disk_that_hangs_does_not_keep_an_incident_back() {
 #[test]
 fn a_flush_tries_again_instead_of_telling_of_an_earlier_failure() {
     let place = Place::new();
-    let faults = StorageFaults::dangerous_new();
-    let trail = place
-        .builder()
+    let (builder, faults) = place.faulty();
+    let trail = builder
         .durable_within(Duration::from_secs(60))
-        .dangerous_storage_faults(faults.clone())
         .open()
         .unwrap();
     let shard = flipped(&manager(&trail), "broken");

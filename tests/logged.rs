@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 
 use support::{Place, filled, manager, of_event, segments};
 use vram_residency::audit::PolicyViolation;
-use vram_residency::audit::faults::{Step, StorageError, StorageFaults};
+use vram_residency::audit::faults::{Step, StorageError};
 
 /// What was logged by whatever thread of this process.
 #[derive(Clone, Default)]
@@ -58,13 +58,8 @@ impl Log {
 fn each_gap_is_logged_once() {
     let (log, _alone) = capture();
     let place = Place::new();
-    let faults = StorageFaults::dangerous_new();
-    let trail = place
-        .builder()
-        .queue_records(16)
-        .dangerous_storage_faults(faults.clone())
-        .open()
-        .unwrap();
+    let (builder, faults) = place.faulty();
+    let trail = builder.queue_records(16).open().unwrap();
     // Many bursts while the writer is at work: gaps arise at every point of its round.
     for burst in 0..200 {
         for i in 0..64 {

@@ -7,7 +7,7 @@ use serde_json::json;
 use support::fields::{expect, one};
 use support::{Place, filled, manager, of_event, records, sealed};
 use vram_residency::audit::PolicyViolation;
-use vram_residency::audit::faults::{Step, StorageError, StorageFaults};
+use vram_residency::audit::faults::{Step, StorageError};
 use vram_residency::{Host, Provenance, VramManager, WorkerToken};
 
 const LEN: usize = 1_500_000;
@@ -50,13 +50,8 @@ fn notes_and_violations() {
 #[test]
 fn what_the_trail_says_of_itself() {
     let place = Place::new();
-    let faults = StorageFaults::dangerous_new();
-    let trail = place
-        .builder()
-        .queue_records(16)
-        .dangerous_storage_faults(faults.clone())
-        .open()
-        .unwrap();
+    let (builder, faults) = place.faulty();
+    let trail = builder.queue_records(16).open().unwrap();
     let key = trail.verifier_key().to_string();
     let origin = trail.verifier_key().name().to_owned();
     faults.fail(Step::Write, StorageError::NoSpace, u32::MAX);

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tempfile::TempDir;
+use vram_residency::audit::faults::StorageFaults;
 use vram_residency::audit::{self, AuditTrailBuilder, Checkpoint, Report, VerifierKey};
 use vram_residency::shard::{Allocated, Sealed, Shard};
 use vram_residency::{AuditTrail, Host, ModelRef, Provenance, TrailKey, VramManager, WorkerToken};
@@ -38,6 +39,13 @@ impl Place {
 
     pub fn builder(&self) -> AuditTrailBuilder {
         builder_at(self.temp.path())
+    }
+
+    /// A builder whose storage fails on command.
+    pub fn faulty(&self) -> (AuditTrailBuilder, StorageFaults) {
+        let faults = StorageFaults::dangerous_new();
+        let builder = self.builder().dangerous_storage_faults(faults.clone());
+        (builder, faults)
     }
 
     pub fn open(&self) -> AuditTrail {

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use ed25519_dalek::SigningKey;
 use vram_residency::audit::Outcome;
-use vram_residency::audit::faults::{Step, StorageError, StorageFaults};
+use vram_residency::audit::faults::{Step, StorageError};
 
 use crate::built::{ORIGIN, Trail, good, holds};
 use crate::numbers::{killed, numbered};
@@ -73,13 +73,8 @@ fn the_script_agrees() {
 #[test]
 fn the_script_agrees_on_trails_of_the_writer() {
     let place = Place::new();
-    let faults = StorageFaults::dangerous_new();
-    let trail = place
-        .builder()
-        .queue_records(16)
-        .dangerous_storage_faults(faults.clone())
-        .open()
-        .unwrap();
+    let (builder, faults) = place.faulty();
+    let trail = builder.queue_records(16).open().unwrap();
     let key = trail.verifier_key().clone();
     trail.note("before").unwrap();
     trail.flush().unwrap();
