@@ -9,7 +9,7 @@
 //! record -> queue (numbered, bounded) -> writer's thread -> one write, one sync -> receipt
 //! ```
 //!
-//! This module knows when a record is durable. It does not know what a shard or a device is.
+//! How it lies on the disk is in [`mod@format`]. This module knows when a record is durable. It does not know what a shard or a device is.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -42,6 +42,8 @@ pub(crate) mod clock;
 pub(crate) mod event;
 #[cfg(feature = "fault-injection")]
 pub mod faults;
+#[doc = include_str!("audit/FORMAT.md")]
+pub mod format {}
 pub(crate) mod guard;
 mod log;
 mod merkle;
