@@ -6,18 +6,19 @@
 //! from then on every new lease is refused and none is current. That is checked at run time, by
 //! whoever asks; only [`Shard::view`](super::Shard::view) is checked by the compiler.
 //!
-//! One number holds the answer: until when leases are good.
+//! One number holds the answer: until when leases are good. What tells about a shared shard takes no
+//! lock: in a forked child, a lock may be held by a thread that is not there.
 
 use std::fmt;
 use std::ops::{ControlFlow, Range};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
 use super::state::{LastCheck, Sealed, StateFacts, Verified, private::Facts};
 use super::verify::Unproven;
 use super::{Core, Shard, ShardHandle};
-use crate::audit::clock::Uptime;
+use crate::audit::clock::{Time, Uptime};
 use crate::audit::event::{Event, History, Subject};
 use crate::audit::{Recorder, Watched};
 use crate::device::Device;
@@ -68,6 +69,8 @@ struct Standing {
     good_until: AtomicU64,
     /// The `good_until` whose passing was recorded last.
     reported: AtomicU64,
+    /// The time of the last check that passed, in nanoseconds: for whoever may take no lock.
+    verified: AtomicI64,
     max_age: Option<Duration>,
     recorder: Recorder,
     subject: Subject,
@@ -88,6 +91,7 @@ impl<D: Device> Shared<D> {
         let standing = Arc::new(Standing {
             good_until: AtomicU64::new(good_until(check.began, max_age)),
             reported: AtomicU64::new(FAILED),
+            verified: AtomicI64::new(check.mark.time.0),
             max_age,
             recorder: home.recorder().clone(),
             subject: core.region.subject().clone(),
@@ -215,7 +219,7 @@ impl<D: Device> Shared<D> {
 
     /// When all of the shard was last found equal to its seal.
     pub fn verified_at(&self) -> SystemTime {
-        self.served.standing.last().check.mark.time.to_system_time()
+        self.served.standing.verified().to_system_time()
     }
 
     /// What may be told about the shard: its state is `shared`, or `revoked` where leases are
@@ -227,7 +231,7 @@ impl<D: Device> Shared<D> {
                 Ok(()) => "shared",
                 Err(_) => "revoked",
             },
-            verified: standing.last().history.last_verified_time,
+            verified: Some(standing.verified()),
             ..self.sealed.facts()
         })
     }
@@ -327,6 +331,7 @@ impl Standing {
             if check.began > last.check.began {
                 last.history = check.after(last.history);
                 last.check = check;
+                self.verified.store(check.mark.time.0, Ordering::Release);
             }
         }
         let until = good_until(check.began, self.max_age);
@@ -351,6 +356,11 @@ impl Standing {
                 max_age_ms: u64::try_from(max_age.as_millis()).unwrap_or(u64::MAX),
             });
         }
+    }
+
+    /// When all of the shard was last found equal to its seal.
+    fn verified(&self) -> Time {
+        Time(self.verified.load(Ordering::Acquire))
     }
 
     fn last(&self) -> MutexGuard<'_, Last> {
