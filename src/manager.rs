@@ -30,6 +30,11 @@ pub const DEFAULT_SHARD_LIMIT: u64 = 100_000_000_000;
 pub enum Assurance {
     /// The record of an allocation, a sealing or a passed verification is on disk before the
     /// operation succeeds. When the trail cannot write, nothing is allocated, sealed or verified.
+    ///
+    /// A record that was not durable in time stays queued and may be written later. One of an
+    /// allocation is then followed by `VramDeallocated`, one of a sealing by
+    /// `VerificationInconclusive`, which take it back. One of a passed verification is not taken
+    /// back: the bytes were equal, although the caller got the shard back without that proof.
     Durable,
     /// The record is queued, and on disk within a second. When the trail cannot take it, that is
     /// counted, logged and recorded as a gap, and serving goes on.

@@ -242,6 +242,36 @@ fn under_durable_assurance_nothing_succeeds_without_its_record() {
     assert_eq!(worker.manager.capacity().live, 0);
 }
 
+/// The record of a sealing that its caller was refused is written once there is room. It must not
+/// stand as the last word on a shard that nobody sealed.
+#[test]
+fn a_sealing_that_was_given_up_is_taken_back_on_record() {
+    let worker = durable();
+    let shard = worker.written("s", &pattern(100));
+    worker.disk.fail(Step::Sync, StorageError::Io, 1);
+    worker.disk.fail(Step::Create, StorageError::Io, 1);
+    let error = shard.seal(Provenance::UnpinnedFirstUse).unwrap_err();
+    assert!(matches!(error, SealError::Unrecorded { .. }), "{error:?}");
+    error.into_shard().unwrap().release().unwrap();
+    worker.disk.heal();
+    let records = worker.close();
+    let about: Vec<_> = records
+        .iter()
+        .filter(|record| record["shard"] == "s")
+        .map(|record| record["event"].as_str().unwrap())
+        .collect();
+    // A segment that was given up may have some of them a second time, void.
+    let last = about.len() - 3;
+    assert_eq!(
+        about[last..],
+        ["VramSealed", "VerificationInconclusive", "VramDeallocated"],
+        "{about:?}"
+    );
+    let back = &of_event(&records, "VerificationInconclusive")[0];
+    assert_eq!(back["operation"], "seal");
+    assert!(back["cause"].as_str().unwrap().contains("given up"));
+}
+
 #[test]
 fn under_queued_assurance_a_full_disk_stops_nothing_but_an_incident_says_so() {
     let worker = Worker::with_trail(
