@@ -54,6 +54,7 @@ fn limits_hold_and_every_refusal_is_on_record() {
         Err(AllocateError::TooLarge {
             requested: 1001,
             limit: 1000,
+            available: 1500,
             ..
         })
     ));
@@ -90,6 +91,9 @@ fn limits_hold_and_every_refusal_is_on_record() {
         .map(|record| &record["requested_bytes"])
         .collect();
     assert_eq!(requested, [0, 1001, 501, 10]);
+    assert_eq!(failed[1]["available_bytes"], 1500);
+    let reason = failed[1]["reason"].as_str().unwrap();
+    assert!(reason.contains("1500 can be had"), "{reason}");
     assert_eq!(failed[2]["available_bytes"], 500);
 }
 
@@ -107,6 +111,32 @@ fn more_than_the_machine_has_is_refused_with_numbers() {
         assert!(needed == len && available > 0 && available < len);
     }
     assert_eq!(worker.manager.capacity().used, 0);
+}
+
+/// A limit above what the machine has is not what is available.
+#[test]
+fn at_the_managers_limit_the_least_of_all_limits_is_told() {
+    let worker = Worker::with(|builder| builder.shard_limit(u64::MAX).limit(1 << 60));
+    let refused = worker.manager.allocate(id("s"), model(), (1 << 60) + 1);
+    let Err(AllocateError::NoRoom {
+        needed,
+        available,
+        bound,
+        ..
+    }) = refused
+    else {
+        panic!("{refused:?}")
+    };
+    assert_eq!(needed, (1 << 60) + 1);
+    assert!(matches!(bound, Bound::MemAvailable | Bound::Cgroup));
+    // As good as the same: other processes come and go meanwhile.
+    let capacity = worker.manager.capacity().available;
+    assert!(
+        available / 2 < capacity && capacity / 2 < available,
+        "{available}, {capacity}"
+    );
+    let record = &worker.recorded("VramAllocationFailed")[0];
+    assert_eq!(record["available_bytes"], available);
 }
 
 #[test]
