@@ -242,8 +242,9 @@ pub(crate) mod backend {
         /// Overwrites everything with zeros and checks it; makes the memory writable first.
         fn wipe(&self, memory: &mut Self::Memory) -> Result<(), DeviceError>;
 
-        /// Gives the memory back; wipes it before, if that has not been done. Afterwards there are no
-        /// bytes any more, and every operation but dropping is pointless.
+        /// Gives the memory back, and fails only if that did: what it held is wiped before, by
+        /// [`wipe`](Self::wipe). Afterwards there are no bytes any more, and every operation but
+        /// dropping is pointless.
         fn free(&self, memory: &mut Self::Memory) -> Result<(), DeviceError>;
 
         /// The bytes.

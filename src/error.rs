@@ -54,14 +54,15 @@ pub enum AllocateError {
     NoRoom {
         /// Bytes needed.
         needed: u64,
-        /// Bytes that can be had.
+        /// Bytes that can be had: the least of what the manager's limit leaves, what Linux has and
+        /// what the cgroup leaves.
         available: u64,
-        /// What sets the limit.
+        /// Which of them that is.
         bound: Bound,
     },
     /// More than one shard may have.
     #[error(
-        "{requested} bytes are more than the {limit} that one shard may have: split it, or build the manager with a higher `shard_limit`"
+        "{requested} bytes are more than the {limit} that one shard may have ({available} can be had): split it, or build the manager with a higher `shard_limit`"
     )]
     #[non_exhaustive]
     TooLarge {
@@ -69,6 +70,8 @@ pub enum AllocateError {
         requested: u64,
         /// Bytes that one shard may have.
         limit: u64,
+        /// Bytes that can be had by shards within that limit.
+        available: u64,
     },
     /// The record of the allocation is not durable, and the manager's assurance demands that. The
     /// memory was freed again.

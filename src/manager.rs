@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::audit::event::{Event, Subject, Violation};
 use crate::audit::{AuditTrail, NotDurable, Receipt, Recorder};
 use crate::device::backend::Permit;
-use crate::device::{Bound, Device};
+use crate::device::{Available, Bound, Device};
 use crate::error::{AllocateError, BuildError};
 use crate::id::{ModelRef, ShardId};
 use crate::key::{KeyError, KeyId, SealKey, WorkerToken, fill_random};
@@ -30,6 +30,11 @@ pub const DEFAULT_SHARD_LIMIT: u64 = 100_000_000_000;
 pub enum Assurance {
     /// The record of an allocation, a sealing or a passed verification is on disk before the
     /// operation succeeds. When the trail cannot write, nothing is allocated, sealed or verified.
+    ///
+    /// A record that was not durable in time stays queued and may be written later. One of an
+    /// allocation is then followed by `VramDeallocated`, one of a sealing by
+    /// `VerificationInconclusive`, which take it back. One of a passed verification is not taken
+    /// back: the bytes were equal, although the caller got the shard back without that proof.
     Durable,
     /// The record is queued, and on disk within a second. When the trail cannot take it, that is
     /// counted, logged and recorded as a gap, and serving goes on.
@@ -293,15 +298,26 @@ impl<D: Device> Home<D> {
 
     fn capacity(&self) -> Capacity {
         let used = self.account.used.load(Ordering::Acquire);
-        let limit = self.account.limit;
         Capacity {
-            limit,
+            limit: self.account.limit,
             used,
-            available: limit
-                .saturating_sub(used)
-                .min(self.device.available().bytes),
+            available: self.available_beside(used).bytes,
             shard_limit: self.options.shard_limit,
             live: self.account.live.load(Ordering::Acquire),
+        }
+    }
+
+    /// What could be allocated when the shards have `used` bytes, and what sets that limit.
+    fn available_beside(&self, used: u64) -> Available {
+        let left = Available {
+            bytes: self.account.limit.saturating_sub(used),
+            bound: Bound::ManagerLimit,
+        };
+        let device = self.device.available();
+        if left.bytes <= device.bytes {
+            left
+        } else {
+            device
         }
     }
 
@@ -318,6 +334,7 @@ impl<D: Device> Home<D> {
             return Err(AllocateError::TooLarge {
                 requested: len,
                 limit: self.options.shard_limit,
+                available: self.capacity().available,
             });
         }
         let subject = self
@@ -335,19 +352,28 @@ impl<D: Device> Home<D> {
         subject: Subject,
         len: u64,
     ) -> Result<Region<D>, AllocateError> {
-        let memory = self.account.take(len).and_then(|()| {
-            self.device.allocate(len, Permit::mint()).map_err(|error| {
-                self.account.give_back(len);
-                AllocateError::from(error)
-            })
-        });
-        match memory {
+        match self.allocate_memory(len) {
             Ok(memory) => Ok(Region::new(Arc::clone(self), memory, subject, len)),
             Err(error) => {
                 self.recorder.retire(&subject);
                 Err(error)
             }
         }
+    }
+
+    fn allocate_memory(&self, len: u64) -> Result<D::Memory, AllocateError> {
+        self.account.take(len).map_err(|used| {
+            let Available { bytes, bound, .. } = self.available_beside(used);
+            AllocateError::NoRoom {
+                needed: len,
+                available: bytes,
+                bound,
+            }
+        })?;
+        self.device.allocate(len, Permit::mint()).map_err(|error| {
+            self.account.give_back(len);
+            AllocateError::from(error)
+        })
     }
 
     fn record_allocation(
@@ -385,7 +411,11 @@ impl<D: Device> Home<D> {
             shard,
             device: Arc::clone(&self.device_name),
             requested_bytes: len,
-            available_bytes: self.capacity().available,
+            available_bytes: match error {
+                AllocateError::NoRoom { available, .. }
+                | AllocateError::TooLarge { available, .. } => *available,
+                _ => self.capacity().available,
+            },
             reason: error.to_string().into(),
         });
     }
@@ -393,8 +423,8 @@ impl<D: Device> Home<D> {
 
 impl Account {
     /// Takes `len` bytes, if the limit allows: one step, so that two callers cannot both have the
-    /// last bytes.
-    fn take(&self, len: u64) -> Result<(), AllocateError> {
+    /// last bytes. Otherwise says how many are used.
+    fn take(&self, len: u64) -> Result<(), u64> {
         let taken = self
             .used
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |used| {
@@ -405,11 +435,7 @@ impl Account {
                 self.live.fetch_add(1, Ordering::AcqRel);
                 Ok(())
             }
-            Err(used) => Err(AllocateError::NoRoom {
-                needed: len,
-                available: self.limit.saturating_sub(used),
-                bound: Bound::ManagerLimit,
-            }),
+            Err(used) => Err(used),
         }
     }
 

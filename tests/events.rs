@@ -414,6 +414,8 @@ fn a_device_that_fails() {
             |_| ControlFlow::Continue(()),
         )
         .unwrap_err();
+    // It is tried twice.
+    stage.faults.fail(Operation::Wipe, 0, Culpability::Broken);
     stage.faults.fail(Operation::Wipe, 0, Culpability::Broken);
     shard.release().unwrap_err();
     let shard = filled(&stage.manager, "b", LEN);
@@ -425,7 +427,7 @@ fn a_device_that_fails() {
     let records = stage.records();
     let failed = of_event(&records, "DeviceFailed");
     let operations: Vec<&Value> = failed.iter().map(|failure| &failure["operation"]).collect();
-    assert_eq!(operations, ["write", "load", "wipe", "free"]);
+    assert_eq!(operations, ["write", "load", "wipe", "wipe", "free"]);
     for failure in &failed {
         expect(failure, "WARN failure", &[SUBJECT, "operation cause"]);
         assert!(!failure["cause"].as_str().unwrap().is_empty());

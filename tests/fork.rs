@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::SystemTime;
 
 use rustix::process::{Pid, WaitOptions, waitpid};
 use support::{Place, builder_at, child, child_command, filled, manager, model, sealed, segments};
@@ -28,8 +30,9 @@ const LEN: usize = 1 << 20;
 
 /// Forks, runs `body` in the child, and returns the child. The child has `seconds` to live.
 fn fork(seconds: u32, body: impl FnOnce()) -> Pid {
-    // SAFETY: the process runs one test on its main thread, and the trail's writer, which sleeps
-    // and holds no lock of the allocator or of the standard library.
+    // SAFETY: the child allocates at most, which glibc allows after a fork; it takes no lock that a
+    // thread of the parent may hold, such as the trail's writer, since every call is refused or
+    // answered before one. That it is, is what is tested: `alarm` ends a child that waits.
     let pid = unsafe { libc::fork() };
     assert!(pid >= 0, "fork failed");
     if pid != 0 {
@@ -168,6 +171,10 @@ fn borrow_everything(everything: &Everything, place: &Path) {
     });
     is(shared.lease(), |error| matches!(error, Revoked::Forked(_)));
     assert!(!lease.is_current() && !lease.clone().is_current());
+    // What is told is as it was when the process forked.
+    assert!(shared.verified_at() <= SystemTime::now());
+    let told = serde_json::to_value(shared.handle()).unwrap();
+    assert!(told["verified_time"].is_string());
     is(sealed.dangerous_flip_bit(0, 0), |error| {
         matches!(error, DeviceError::Forked(_))
     });
@@ -281,6 +288,40 @@ fn take_everything(everything: Everything) {
     is(trail.close(), |error| {
         matches!(error, CloseError::Forked(_))
     });
+}
+
+/// Threads of the parent are in the middle of everything when it forks; none of them is in the child.
+#[test]
+fn what_is_told_about_a_shared_shard_waits_for_no_thread_that_is_not_there() {
+    alone(
+        "what_is_told_about_a_shared_shard_waits_for_no_thread_that_is_not_there",
+        |place| {
+            let trail = builder_at(place).open().unwrap();
+            let manager = manager(&trail);
+            let shared = sealed(&manager, "shared", 64).verify().unwrap().share();
+            let done = AtomicBool::new(false);
+            let busy = |work: &(dyn Fn() + Sync)| {
+                while !done.load(Ordering::Relaxed) {
+                    work();
+                }
+            };
+            std::thread::scope(|scope| {
+                scope.spawn(|| busy(&|| assert!(shared.verified_at() <= SystemTime::now())));
+                scope.spawn(|| busy(&|| drop(shared.handle())));
+                scope.spawn(|| busy(&|| shared.check().unwrap()));
+                let forks = std::panic::AssertUnwindSafe(|| {
+                    for _ in 0..300 {
+                        expect_well(fork(5, || {
+                            let _told = (shared.verified_at(), shared.handle());
+                        }));
+                    }
+                });
+                let outcome = std::panic::catch_unwind(forks);
+                done.store(true, Ordering::Relaxed);
+                outcome.unwrap();
+            });
+        },
+    );
 }
 
 #[test]

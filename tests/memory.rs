@@ -54,6 +54,7 @@ fn limits_hold_and_every_refusal_is_on_record() {
         Err(AllocateError::TooLarge {
             requested: 1001,
             limit: 1000,
+            available: 1500,
             ..
         })
     ));
@@ -90,6 +91,9 @@ fn limits_hold_and_every_refusal_is_on_record() {
         .map(|record| &record["requested_bytes"])
         .collect();
     assert_eq!(requested, [0, 1001, 501, 10]);
+    assert_eq!(failed[1]["available_bytes"], 1500);
+    let reason = failed[1]["reason"].as_str().unwrap();
+    assert!(reason.contains("1500 can be had"), "{reason}");
     assert_eq!(failed[2]["available_bytes"], 500);
 }
 
@@ -107,6 +111,32 @@ fn more_than_the_machine_has_is_refused_with_numbers() {
         assert!(needed == len && available > 0 && available < len);
     }
     assert_eq!(worker.manager.capacity().used, 0);
+}
+
+/// A limit above what the machine has is not what is available.
+#[test]
+fn at_the_managers_limit_the_least_of_all_limits_is_told() {
+    let worker = Worker::with(|builder| builder.shard_limit(u64::MAX).limit(1 << 60));
+    let refused = worker.manager.allocate(id("s"), model(), (1 << 60) + 1);
+    let Err(AllocateError::NoRoom {
+        needed,
+        available,
+        bound,
+        ..
+    }) = refused
+    else {
+        panic!("{refused:?}")
+    };
+    assert_eq!(needed, (1 << 60) + 1);
+    assert!(matches!(bound, Bound::MemAvailable | Bound::Cgroup));
+    // As good as the same: other processes come and go meanwhile.
+    let capacity = worker.manager.capacity().available;
+    assert!(
+        available / 2 < capacity && capacity / 2 < available,
+        "{available}, {capacity}"
+    );
+    let record = &worker.recorded("VramAllocationFailed")[0];
+    assert_eq!(record["available_bytes"], available);
 }
 
 #[test]
@@ -161,9 +191,11 @@ fn a_shard_can_be_released_in_every_state() {
 fn memory_that_is_not_wiped_or_not_freed_is_reported_and_on_record() {
     let worker = Worker::new();
     let shard = worker.verified("s", &pattern(5000));
-    worker
-        .faults
-        .fail(Operation::Wipe, 0, Culpability::Inconclusive);
+    for _ in 0..2 {
+        worker
+            .faults
+            .fail(Operation::Wipe, 0, Culpability::Inconclusive);
+    }
     assert!(matches!(
         shard.release(),
         Err(ReleaseError::NotWiped { .. })
@@ -184,10 +216,8 @@ fn memory_that_is_not_wiped_or_not_freed_is_reported_and_on_record() {
     );
     let records = worker.close();
     let failed = of_event(&records, "DeviceFailed");
-    assert_eq!(
-        (&failed[0]["operation"], &failed[1]["operation"]),
-        (&json!("wipe"), &json!("free"))
-    );
+    let operations: Vec<_> = failed.iter().map(|record| &record["operation"]).collect();
+    assert_eq!(operations, ["wipe", "wipe", "free"]);
     let freed = of_event(&records, "VramDeallocated");
     assert_eq!(
         (&freed[0]["wiped"], &freed[0]["freed"]),
@@ -199,6 +229,23 @@ fn memory_that_is_not_wiped_or_not_freed_is_reported_and_on_record() {
     );
     assert_eq!(freed[1]["freed_bytes"], 0);
     assert!(freed.iter().all(|record| record["severity"] == "WARN"));
+}
+
+#[test]
+fn a_wipe_that_fails_once_is_tried_again_and_what_is_told_is_what_was_done() {
+    for operation in [Operation::Wipe, Operation::Synchronize] {
+        let worker = Worker::new();
+        let shard = worker.verified("s", &pattern(5000));
+        worker.faults.fail(operation, 0, Culpability::Inconclusive);
+        shard.release().unwrap();
+        let records = worker.close();
+        assert_eq!(of_event(&records, "DeviceFailed")[0]["operation"], "wipe");
+        let gone = &of_event(&records, "VramDeallocated")[0];
+        assert_eq!(
+            (&gone["wiped"], &gone["freed"], &gone["severity"]),
+            (&json!(true), &json!(true), &json!("INFO"))
+        );
+    }
 }
 
 fn durable() -> Worker {
@@ -240,6 +287,36 @@ fn under_durable_assurance_nothing_succeeds_without_its_record() {
     worker.disk.heal();
     drop(error.into_shard().unwrap().verify().unwrap());
     assert_eq!(worker.manager.capacity().live, 0);
+}
+
+/// The record of a sealing that its caller was refused is written once there is room. It must not
+/// stand as the last word on a shard that nobody sealed.
+#[test]
+fn a_sealing_that_was_given_up_is_taken_back_on_record() {
+    let worker = durable();
+    let shard = worker.written("s", &pattern(100));
+    worker.disk.fail(Step::Sync, StorageError::Io, 1);
+    worker.disk.fail(Step::Create, StorageError::Io, 1);
+    let error = shard.seal(Provenance::UnpinnedFirstUse).unwrap_err();
+    assert!(matches!(error, SealError::Unrecorded { .. }), "{error:?}");
+    error.into_shard().unwrap().release().unwrap();
+    worker.disk.heal();
+    let records = worker.close();
+    let about: Vec<_> = records
+        .iter()
+        .filter(|record| record["shard"] == "s")
+        .map(|record| record["event"].as_str().unwrap())
+        .collect();
+    // A segment that was given up may have some of them a second time, void.
+    let last = about.len() - 3;
+    assert_eq!(
+        about[last..],
+        ["VramSealed", "VerificationInconclusive", "VramDeallocated"],
+        "{about:?}"
+    );
+    let back = &of_event(&records, "VerificationInconclusive")[0];
+    assert_eq!(back["operation"], "seal");
+    assert!(back["cause"].as_str().unwrap().contains("given up"));
 }
 
 #[test]

@@ -366,6 +366,7 @@ fn failures(seen: &Seen, manager: &VramManager<Host>, faults: &Faults, bytes: &[
     let error = error.into_shared().unwrap().reclaim().unwrap_err();
     seen.error(&error);
     faults.fail(Operation::Wipe, 0, Culpability::Broken);
+    faults.fail(Operation::Wipe, 0, Culpability::Broken);
     seen.error(&error.into_shared().unwrap_err().release().unwrap_err());
 }
 

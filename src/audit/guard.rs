@@ -88,23 +88,25 @@ impl OpenVerification {
         })
     }
 
-    /// The shard is sealed. Under [`Assurance::Durable`] this fails if the record does.
+    /// The shard is sealed. Under [`Assurance::Durable`] this fails if the record does. Then there is
+    /// no sealed shard, but its record may stay queued and be written later: another one, behind it,
+    /// says that the sealing was given up.
     pub(crate) fn sealed(mut self, sealed: Sealing) -> Result<Mark, NotDurable> {
         self.open = false;
-        self.succeed(Event::VramSealed {
+        let outcome = self.succeed(Event::VramSealed {
             subject: self.subject.clone(),
             sealed: Box::new(sealed),
-        })
+        });
+        if outcome.is_err() {
+            self.give_up("the sealing was given up: its record was not durable in time".into());
+        }
+        outcome
     }
 
     /// There is no answer, and that says nothing about the bytes.
     pub(crate) fn inconclusive(mut self, cause: Arc<str>) -> Mark {
         self.open = false;
-        self.recorder.emit(Event::VerificationInconclusive {
-            subject: self.subject.clone(),
-            operation: self.operation,
-            cause,
-        })
+        self.give_up(cause)
     }
 
     /// The verification failed. Returns once the record is durable, or proven not to be.
@@ -121,6 +123,14 @@ impl OpenVerification {
                 outcome.map(|_| mark)
             }
         }
+    }
+
+    fn give_up(&self, cause: Arc<str>) -> Mark {
+        self.recorder.emit(Event::VerificationInconclusive {
+            subject: self.subject.clone(),
+            operation: self.operation,
+            cause,
+        })
     }
 
     fn fail(&self, reason: Reason, findings: Findings) -> Incident {

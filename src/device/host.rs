@@ -189,7 +189,7 @@ impl Backend for Host {
         process::check()?;
         #[cfg(feature = "fault-injection")]
         self.strike(Operation::Free)?;
-        memory.wipe_and_unmap()
+        memory.unmap()
     }
 
     fn view<'a>(&self, memory: &'a HostMemory) -> &'a [u8] {
@@ -334,20 +334,18 @@ impl HostMemory {
         Ok(())
     }
 
-    /// Unmaps in any case, once; an error of either step is returned. What is left has no bytes.
-    fn wipe_and_unmap(&mut self) -> Result<(), DeviceError> {
+    /// Unmaps, once. What is left has no bytes.
+    fn unmap(&mut self) -> Result<(), DeviceError> {
         if self.mapped == 0 {
             return Ok(());
         }
-        let wiped = self.wipe();
         let address = self.address();
         let mapped = std::mem::take(&mut self.mapped);
         self.len = 0;
         self.base = NonNull::<u64>::dangling().cast();
         // SAFETY: the range was exactly our mapping until now; `self` has forgotten it, so it is not
         // reached or unmapped again, and `self` is borrowed mutably, so no borrow of the bytes is left.
-        let unmapped = unsafe { rustix::mm::munmap(address, mapped) };
-        wiped.and(unmapped.map_err(os("munmap")))
+        unsafe { rustix::mm::munmap(address, mapped) }.map_err(os("munmap"))
     }
 }
 
@@ -356,7 +354,7 @@ impl Drop for HostMemory {
     /// somebody else's.
     fn drop(&mut self) {
         if self.mapped > 0 && process::check().is_ok() {
-            let _nobody_to_tell = self.wipe_and_unmap();
+            let _nobody_to_tell = (self.wipe(), self.unmap());
         }
     }
 }

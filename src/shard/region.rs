@@ -142,9 +142,14 @@ impl<D: Device> Region<D> {
         freed.and(wiped)
     }
 
+    /// Tries twice: what failed once may have passed, and afterwards nobody can wipe the memory.
+    fn wipe(&mut self) -> Result<(), ReleaseError> {
+        self.try_to_wipe().or_else(|_on_record| self.try_to_wipe())
+    }
+
     /// A device that cannot even be waited for is still asked to wipe: that costs nothing, and it
     /// may have been the waiting alone that failed.
-    fn wipe(&mut self) -> Result<(), ReleaseError> {
+    fn try_to_wipe(&mut self) -> Result<(), ReleaseError> {
         let waited = self.settle();
         let wiped = self.home.device().wipe(&mut self.memory);
         waited.and(wiped).map_err(|source| {

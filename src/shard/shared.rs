@@ -6,18 +6,19 @@
 //! from then on every new lease is refused and none is current. That is checked at run time, by
 //! whoever asks; only [`Shard::view`](super::Shard::view) is checked by the compiler.
 //!
-//! One number holds the answer: until when leases are good.
+//! One number holds the answer: until when leases are good. What tells about a shared shard takes no
+//! lock: in a forked child, a lock may be held by a thread that is not there.
 
 use std::fmt;
 use std::ops::{ControlFlow, Range};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
 use super::state::{LastCheck, Sealed, StateFacts, Verified, private::Facts};
 use super::verify::Unproven;
 use super::{Core, Shard, ShardHandle};
-use crate::audit::clock::Uptime;
+use crate::audit::clock::{Time, Uptime};
 use crate::audit::event::{Event, History, Subject};
 use crate::audit::{Recorder, Watched};
 use crate::device::Device;
@@ -64,10 +65,11 @@ struct Served<D: Device> {
 #[derive(Debug)]
 struct Standing {
     /// Boot time in nanoseconds until which leases are good, [`ALWAYS`] or [`FAILED`]. Once it is
-    /// [`FAILED`] it stays so; otherwise it only grows.
+    /// [`FAILED`] it stays so; otherwise it only grows, under the lock of `last`, of which it is the
+    /// limit.
     good_until: AtomicU64,
-    /// The `good_until` whose passing was recorded last.
-    reported: AtomicU64,
+    /// The time of the last check that passed, in nanoseconds: for whoever may take no lock.
+    verified: AtomicI64,
     max_age: Option<Duration>,
     recorder: Recorder,
     subject: Subject,
@@ -79,6 +81,8 @@ struct Standing {
 struct Last {
     check: LastCheck,
     history: History,
+    /// That it has become too old is on record.
+    overdue: bool,
 }
 
 impl<D: Device> Shared<D> {
@@ -87,13 +91,14 @@ impl<D: Device> Shared<D> {
         let max_age = home.options().max_age;
         let standing = Arc::new(Standing {
             good_until: AtomicU64::new(good_until(check.began, max_age)),
-            reported: AtomicU64::new(FAILED),
+            verified: AtomicI64::new(check.mark.time.0),
             max_age,
             recorder: home.recorder().clone(),
             subject: core.region.subject().clone(),
             last: Mutex::new(Last {
                 check,
                 history: sealed.history,
+                overdue: false,
             }),
         });
         if max_age.is_some() {
@@ -110,12 +115,7 @@ impl<D: Device> Shared<D> {
     /// A lease, unless a check has failed or the last one is too old.
     pub fn lease(&self) -> Result<Lease<D>, Revoked> {
         process::check()?;
-        let standing = &self.served.standing;
-        standing.judge().inspect_err(|revoked| {
-            if *revoked == Revoked::Overdue {
-                standing.record_overdue();
-            }
-        })?;
+        self.served.standing.judge_on_record()?;
         Ok(Lease(Arc::clone(&self.served)))
     }
 
@@ -215,7 +215,7 @@ impl<D: Device> Shared<D> {
 
     /// When all of the shard was last found equal to its seal.
     pub fn verified_at(&self) -> SystemTime {
-        self.served.standing.last().check.mark.time.to_system_time()
+        self.served.standing.verified().to_system_time()
     }
 
     /// What may be told about the shard: its state is `shared`, or `revoked` where leases are
@@ -227,7 +227,7 @@ impl<D: Device> Shared<D> {
                 Ok(()) => "shared",
                 Err(_) => "revoked",
             },
-            verified: standing.last().history.last_verified_time,
+            verified: Some(standing.verified()),
             ..self.sealed.facts()
         })
     }
@@ -320,37 +320,58 @@ impl Standing {
         }
     }
 
+    /// The same; and where leases have run out, that is recorded, once for each time.
+    fn judge_on_record(&self) -> Result<(), Revoked> {
+        match self.judge() {
+            Err(Revoked::Overdue) => self.record_overdue(),
+            verdict => verdict,
+        }
+    }
+
+    /// Judges once more: by now a check may have passed, and then nothing is overdue. Under the lock
+    /// the limit is that of the last check, so the record says what was judged.
+    fn record_overdue(&self) -> Result<(), Revoked> {
+        let mut last = self.last();
+        let verdict = self.judge();
+        if let Some(max_age) = self.max_age
+            && verdict == Err(Revoked::Overdue)
+            && !std::mem::replace(&mut last.overdue, true)
+        {
+            let history = last.history;
+            drop(last);
+            self.recorder.emit(Event::VerificationOverdue {
+                subject: self.subject.clone(),
+                history,
+                max_age_ms: u64::try_from(max_age.as_millis()).unwrap_or(u64::MAX),
+            });
+        }
+        verdict
+    }
+
     /// A check of everything passed. It may have run beside one that failed, or that began later.
     fn pass(&self, check: LastCheck) {
-        {
-            let mut last = self.last();
-            if check.began > last.check.began {
-                last.history = check.after(last.history);
-                last.check = check;
-            }
+        let mut last = self.last();
+        if check.began <= last.check.began {
+            return;
         }
+        *last = Last {
+            check,
+            history: check.after(last.history),
+            overdue: false,
+        };
+        self.verified.store(check.mark.time.0, Ordering::Release);
         let until = good_until(check.began, self.max_age);
         // Refused where it is FAILED: the answer is the old value, which nobody needs.
         let _before = self
             .good_until
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |old| {
-                (old != FAILED).then_some(old.max(until))
+                (old != FAILED).then_some(until)
             });
     }
 
-    /// Once for each time that leases ran out.
-    fn record_overdue(&self) {
-        let until = self.good_until.load(Ordering::Acquire);
-        let reported = self.reported.fetch_max(until, Ordering::AcqRel);
-        if let Some(max_age) = self.max_age
-            && reported < until
-        {
-            self.recorder.emit(Event::VerificationOverdue {
-                subject: self.subject.clone(),
-                history: self.last().history,
-                max_age_ms: u64::try_from(max_age.as_millis()).unwrap_or(u64::MAX),
-            });
-        }
+    /// When all of the shard was last found equal to its seal.
+    fn verified(&self) -> Time {
+        Time(self.verified.load(Ordering::Acquire))
     }
 
     fn last(&self) -> MutexGuard<'_, Last> {
@@ -360,9 +381,7 @@ impl Standing {
 
 impl Watched for Standing {
     fn tick(&self) {
-        if self.judge() == Err(Revoked::Overdue) {
-            self.record_overdue();
-        }
+        let _nobody_to_refuse = self.judge_on_record();
     }
 }
 
@@ -395,5 +414,83 @@ impl<D: Device> fmt::Debug for Lease<D> {
             .field("id", self.id())
             .field("standing", &self.0.standing.judge())
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::audit::event::{Mark, Seq};
+    use crate::{AuditTrail, TrailKey};
+
+    const MAX_AGE: Duration = Duration::from_secs(60);
+
+    /// A check that began so long ago, and has this number.
+    fn check(age: Duration, seq: u64) -> LastCheck {
+        let age = i64::try_from(age.as_nanos()).unwrap();
+        LastCheck {
+            mark: Mark {
+                seq: Some(Seq(seq)),
+                time: Time::now(),
+            },
+            began: Uptime::from_nanoseconds(Uptime::now().nanoseconds() - age),
+        }
+    }
+
+    fn standing(trail: &AuditTrail, check: LastCheck) -> Standing {
+        Standing {
+            good_until: AtomicU64::new(good_until(check.began, Some(MAX_AGE))),
+            verified: AtomicI64::new(check.mark.time.0),
+            max_age: Some(MAX_AGE),
+            recorder: trail.recorder(),
+            subject: Subject {
+                shard: "s".parse().unwrap(),
+                allocation: 0,
+                device: "host".into(),
+            },
+            last: Mutex::new(Last {
+                check,
+                history: check.after(History::default()),
+                overdue: false,
+            }),
+        }
+    }
+
+    /// Which checks are on record as overdue.
+    fn overdue(trail: &AuditTrail, dir: &std::path::Path) -> Vec<u64> {
+        trail.flush().unwrap();
+        let text = std::fs::read_to_string(dir.join("000000.jsonl")).unwrap();
+        text.lines()
+            .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+            .filter(|record| record["event"] == "VerificationOverdue")
+            .map(|record| record["last_verified_seq"].as_u64().unwrap())
+            .collect()
+    }
+
+    /// A thread finds that leases have run out; before it can say so, a check passes.
+    #[test]
+    fn a_check_that_passes_meanwhile_is_not_called_overdue_and_is_once_it_is() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = temp.path().join("trail");
+        let key = TrailKey::open_or_create(temp.path().join("key.pem")).unwrap();
+        let trail = AuditTrail::builder("worker-1".parse().unwrap(), &dir, key)
+            .open()
+            .unwrap();
+        let standing = standing(&trail, check(MAX_AGE * 3, 1));
+        assert_eq!(standing.judge(), Err(Revoked::Overdue));
+        standing.pass(check(Duration::ZERO, 2));
+        assert_eq!(standing.record_overdue(), Ok(()));
+        assert!(overdue(&trail, &dir).is_empty());
+
+        // What passed last was begun long ago: its own limit is over at once.
+        let standing = self::standing(&trail, check(MAX_AGE * 3, 3));
+        assert_eq!(standing.judge(), Err(Revoked::Overdue));
+        standing.pass(check(MAX_AGE * 2, 4));
+        for _ in 0..2 {
+            assert_eq!(standing.judge_on_record(), Err(Revoked::Overdue));
+        }
+        standing.pass(check(MAX_AGE * 4, 5));
+        assert_eq!(standing.judge_on_record(), Err(Revoked::Overdue));
+        assert_eq!(overdue(&trail, &dir), [4]);
     }
 }

@@ -92,6 +92,34 @@ fn wiped_memory_is_zero_to_the_end_of_its_last_page_and_then_unmapped() {
     assert!(door.read_exact_at(&mut [0], address).is_err());
 }
 
+/// The kernel refuses to make the memory writable again: part of it has become a file's, and that was
+/// opened for reading only.
+#[test]
+fn memory_that_cannot_be_wiped_is_freed_all_the_same() {
+    let host = Host::new();
+    let page = rustix::param::page_size();
+    let mut memory = memory(&host, 2 * page as u64);
+    host.write(&mut memory, 0, &[0xab; 10]).unwrap();
+    host.protect(&mut memory).unwrap();
+    let file = fs::File::open("/proc/self/exe").unwrap();
+    // SAFETY: the last page of the mapping is below its end.
+    let last = unsafe { memory.base.as_ptr().add(page) };
+    let flags = MapFlags::SHARED | MapFlags::FIXED;
+    // SAFETY: replaces one page of our own mapping, of which nobody borrows anything, by another that
+    // is readable, too.
+    unsafe { rustix::mm::mmap(last.cast(), page, ProtFlags::READ, flags, &file, 0) }.unwrap();
+    assert!(matches!(
+        host.wipe(&mut memory),
+        Err(DeviceError::Os {
+            operation: "mprotect",
+            ..
+        })
+    ));
+    let address = address(&memory);
+    assert_eq!(host.free(&mut memory), Ok(()));
+    assert_eq!(mapping(address), None);
+}
+
 #[test]
 fn memory_that_is_dropped_is_wiped_and_unmapped_too() {
     let host = Host::new();
