@@ -10,9 +10,11 @@
 //! of that happened, 2 if it was called wrongly, 1 for everything else.
 
 use std::error::Error;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Read, Write};
+use std::io::{self, Read, Write};
 use std::ops::{ControlFlow, Range};
+use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -24,6 +26,9 @@ use vram_residency::{
     AuditTrail, Host, ModelRef, Provenance, Shared, TrailKey, VramManager, WorkerToken,
 };
 
+#[path = "worker/model.rs"]
+mod model;
+
 const USAGE: &str = "usage: worker [MODEL] [--expect fsverity:HEX|sha256sum:HEX] [--shards N] \
                      [--trail DIR] [--keep-clean]";
 
@@ -34,7 +39,7 @@ fn main() -> ExitCode {
         .with_max_level(tracing::Level::WARN)
         .with_writer(io::stderr)
         .init();
-    let plan = match Plan::from_args(std::env::args().skip(1)) {
+    let plan = match Plan::from_args(std::env::args_os().skip(1)) {
         Ok(plan) => plan,
         Err(problem) => {
             eprintln!("worker: {problem}\n{USAGE}");
@@ -70,7 +75,7 @@ struct Plan {
 }
 
 impl Plan {
-    fn from_args(mut args: impl Iterator<Item = String>) -> Result<Self, String> {
+    fn from_args(mut args: impl Iterator<Item = OsString>) -> Result<Self, String> {
         let mut plan = Self {
             model: None,
             expect: Provenance::UnpinnedFirstUse,
@@ -79,17 +84,25 @@ impl Plan {
             keep_clean: false,
         };
         while let Some(arg) = args.next() {
-            let mut value = || args.next().ok_or(format!("{arg} needs a value"));
-            match arg.as_str() {
-                "--expect" => plan.expect = parse_expectation(&value()?)?,
-                "--shards" => plan.shards = parse_shards(&value()?)?,
-                "--trail" => plan.trail = value()?.into(),
-                "--keep-clean" => plan.keep_clean = true,
-                option if option.starts_with('-') => {
-                    return Err(format!("unknown option {option}"));
+            let mut value = || {
+                args.next()
+                    .ok_or_else(|| format!("{} needs a value", arg.display()))
+            };
+            match arg.to_str() {
+                Some("--expect") => {
+                    plan.expect = parse_expectation(&value()?.to_string_lossy())?;
                 }
-                model if plan.model.is_none() => plan.model = Some(model.into()),
-                more => return Err(format!("one model at a time, and {more} is a second")),
+                Some("--shards") => plan.shards = parse_shards(&value()?.to_string_lossy())?,
+                Some("--trail") => plan.trail = parse_trail(value()?.as_ref())?,
+                Some("--keep-clean") => plan.keep_clean = true,
+                _ if arg.as_encoded_bytes().starts_with(b"-") => {
+                    return Err(format!("unknown option {}", arg.display()));
+                }
+                _ if plan.model.is_none() => plan.model = Some(arg.into()),
+                _ => {
+                    let more = arg.display();
+                    return Err(format!("one model at a time, and {more} is a second"));
+                }
             }
         }
         if plan.shards > 1 && !matches!(plan.expect, Provenance::UnpinnedFirstUse) {
@@ -102,9 +115,9 @@ impl Plan {
 
     /// Beside the trail's directory, never in it: what vouches for a trail's end must not go with it.
     fn beside(&self, suffix: &str) -> PathBuf {
-        let mut path = self.trail.clone().into_os_string();
-        path.push(suffix);
-        path.into()
+        let mut name = self.trail.file_name().unwrap_or_default().to_owned();
+        name.push(suffix);
+        self.trail.with_file_name(name)
     }
 }
 
@@ -132,6 +145,18 @@ fn parse_shards(text: &str) -> Result<u32, String> {
     }
 }
 
+/// Without a slash or dot at the end: there is a name to put others beside.
+fn parse_trail(path: &Path) -> Result<PathBuf, String> {
+    let path: PathBuf = path.components().collect();
+    match path.file_name() {
+        Some(_) => Ok(path),
+        None => Err(format!(
+            "--trail {}: say the name of a directory; key, anchor and evidence are put beside it",
+            path.display()
+        )),
+    }
+}
+
 /// A part of the model file that becomes a shard.
 struct Part {
     number: u32,
@@ -143,10 +168,10 @@ fn run(plan: &Plan) -> Result<(), Failure> {
     fs::create_dir_all(&evidence).map_err(|error| at(&evidence, &error))?;
     let path = match &plan.model {
         Some(path) => path.clone(),
-        None => make_model(&evidence.join("model.safetensors"))?,
+        None => model::make(&evidence.join("model.safetensors"))?,
     };
-    let len = check_model(&path)?;
-    let parts = split(len, plan.shards)?;
+    let len = model::check(&path)?;
+    let parts = model::split(len, plan.shards)?;
 
     let key = TrailKey::open_or_create(plan.beside(".key.pem"))?;
     let trail = AuditTrail::builder("worker-1".parse()?, &plan.trail, key).open()?;
@@ -230,7 +255,7 @@ fn bring_up(
 ) -> Result<Shared<Host>, Failure> {
     let len = part.bytes.end - part.bytes.start;
     let id = format!("shard-{:04}", part.number).parse()?;
-    let model = ModelRef::new(&model_name(path), part.number, plan.shards)?;
+    let model = ModelRef::new(&model::name(path), part.number, plan.shards)?;
     let mut shard = manager.allocate(id, model, len)?;
     println!("allocated     {} with {len} bytes", shard.id());
     // The plain SHA-256 is slower than the tree: it is computed only where it can be of use.
@@ -346,32 +371,57 @@ fn tell_reviewer(
     }
     println!("\nCheck it without us:");
     for shard in served {
-        println!(
-            "  {}",
-            digest_command(path, evidence, served.len(), &shard.part)
-        );
+        print_command(&digest_command(path, evidence, served.len(), &shard.part))?;
     }
-    println!(
-        "  openssl pkeyutl -verify -pubin -inkey {} -rawin -in {} -sigfile {}",
-        key.display(),
-        message.display(),
-        signature.display()
-    );
-    Ok(())
+    let mut command = OsString::from("openssl pkeyutl -verify -pubin -inkey ");
+    command.push(quoted(&key));
+    command.push(" -rawin -in ");
+    command.push(quoted(&message));
+    command.push(" -sigfile ");
+    command.push(quoted(&signature));
+    print_command(&command)
 }
 
-fn digest_command(path: &Path, evidence: &Path, parts: usize, part: &Part) -> String {
-    if parts == 1 {
-        return format!("fsverity digest {}", path.display());
+fn digest_command(path: &Path, evidence: &Path, parts: usize, part: &Part) -> OsString {
+    let mut command = OsString::new();
+    let mut file = path.to_owned();
+    if parts > 1 {
+        file = evidence.join(format!("part-{:04}", part.number));
+        command.push(format!("tail -c +{} ", part.bytes.start + 1));
+        command.push(quoted(path));
+        command.push(format!(
+            " | head -c {} > ",
+            part.bytes.end - part.bytes.start
+        ));
+        command.push(quoted(&file));
+        command.push(" && ");
     }
-    let copy = evidence.join(format!("part-{:04}", part.number));
-    format!(
-        "tail -c +{} {} | head -c {} > {copy} && fsverity digest {copy}",
-        part.bytes.start + 1,
-        path.display(),
-        part.bytes.end - part.bytes.start,
-        copy = copy.display(),
-    )
+    command.push("fsverity digest ");
+    command.push(quoted(&file));
+    command
+}
+
+/// To the byte: a path need not be text.
+fn print_command(command: &OsStr) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    out.write_all(b"  ")?;
+    out.write_all(command.as_encoded_bytes())?;
+    Ok(out.write_all(b"\n")?)
+}
+
+/// As a shell reads it back, and no tool takes it for an option.
+fn quoted(path: &Path) -> OsString {
+    let mut text = Vec::new();
+    if path.as_os_str().as_encoded_bytes().starts_with(b"-") {
+        text.extend_from_slice(b"./");
+    }
+    text.extend_from_slice(path.as_os_str().as_encoded_bytes());
+    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"/._-+:,@%".contains(byte);
+    if !text.iter().all(plain) {
+        let parts: Vec<&[u8]> = text.split(|byte| *byte == b'\'').collect();
+        text = [b"'", parts.join(&b"'\\''"[..]).as_slice(), b"'"].concat();
+    }
+    OsString::from_vec(text)
 }
 
 fn at(path: &Path, error: &dyn Error) -> Failure {
@@ -394,115 +444,4 @@ fn with_bar<T>(
     });
     bar.finish_and_clear();
     outcome
-}
-
-/// The file's name as far as a model's name may have its characters.
-fn model_name(path: &Path) -> String {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let name = name.chars().take(200).map(|c| match c {
-        c if c.is_ascii_alphanumeric() || "-_.".contains(c) => c,
-        _ => '_',
-    });
-    name.collect()
-}
-
-fn split(len: u64, shards: u32) -> Result<Vec<Range<u64>>, Failure> {
-    let size = len.div_ceil(shards.into());
-    let parts: Vec<Range<u64>> = (0..u64::from(shards))
-        .map(|i| (i * size).min(len)..((i + 1) * size).min(len))
-        .filter(|part| !part.is_empty())
-        .collect();
-    if parts.len() != shards as usize {
-        return Err(format!("{len} bytes do not fill {shards} shards").into());
-    }
-    Ok(parts)
-}
-
-/// The file's length, if it is there, has bytes, and, where it is safetensors, all of them.
-fn check_model(path: &Path) -> Result<u64, Failure> {
-    let mut file = File::open(path).map_err(|error| at(path, &error))?;
-    let data = file.metadata().map_err(|error| at(path, &error))?;
-    if !data.is_file() {
-        return Err(format!("{}: not a regular file", path.display()).into());
-    }
-    let len = data.len();
-    if len == 0 {
-        return Err(format!("{}: the file is empty", path.display()).into());
-    }
-    if path
-        .extension()
-        .is_some_and(|extension| extension == "safetensors")
-    {
-        let expected = safetensors_len(&mut file, len)
-            .map_err(|error| format!("{}: not a safetensors file: {error}", path.display()))?;
-        if expected != len {
-            return Err(format!(
-                "{}: its header says {expected} bytes, and it has {len}: it is {}",
-                path.display(),
-                if len < expected {
-                    "truncated"
-                } else {
-                    "longer than its tensors"
-                }
-            )
-            .into());
-        }
-    }
-    Ok(len)
-}
-
-/// How long the file must be by its header: 8 bytes of length, JSON, tensors.
-fn safetensors_len(file: &mut File, len: u64) -> Result<u64, Failure> {
-    let mut prefix = [0; 8];
-    file.read_exact(&mut prefix)?;
-    let header_len = u64::from_le_bytes(prefix);
-    if header_len > len.min(100 << 20) {
-        return Err("its header is longer than the file may have: it is truncated".into());
-    }
-    let header: serde_json::Value = serde_json::from_reader(file.take(header_len))?;
-    let tensors = header.as_object().ok_or("its header is no JSON object")?;
-    let end = tensors
-        .values()
-        .filter_map(|tensor| tensor["data_offsets"][1].as_u64())
-        .max()
-        .unwrap_or(0);
-    8u64.checked_add(header_len)
-        .and_then(|start| start.checked_add(end))
-        .ok_or_else(|| "its offsets are absurd".into())
-}
-
-/// A valid safetensors file of 64 MiB with one tensor of noise.
-fn make_model(path: &Path) -> Result<PathBuf, Failure> {
-    const LEN: u64 = 64 << 20;
-    println!(
-        "no MODEL given: making {} (64 MiB, one tensor of noise)",
-        path.display()
-    );
-    let mut header = Vec::new();
-    for _ in 0..2 {
-        let data = LEN - 8 - header.len() as u64;
-        header =
-            format!(r#"{{"noise":{{"dtype":"U8","shape":[{data}],"data_offsets":[0,{data}]}}}}"#)
-                .into_bytes();
-    }
-    let write = || -> io::Result<()> {
-        let mut file = BufWriter::new(File::create(path)?);
-        file.write_all(&(header.len() as u64).to_le_bytes())?;
-        file.write_all(&header)?;
-        let mut left = LEN - 8 - header.len() as u64;
-        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-        while left > 0 {
-            // xorshift64: noise that is the same every time.
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            let bytes = state.to_le_bytes();
-            let take = left.min(8) as usize;
-            file.write_all(&bytes[..take])?;
-            left -= take as u64;
-        }
-        file.into_inner()?.sync_all()
-    };
-    write().map_err(|error| at(path, &error))?;
-    Ok(path.into())
 }

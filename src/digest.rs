@@ -61,6 +61,7 @@ pub enum Stream {
 /// The progress callback answered [`ControlFlow::Break`](std::ops::ControlFlow::Break).
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("stopped by the progress callback")]
+#[non_exhaustive]
 pub struct Stopped;
 
 /// A text that is no digest.

@@ -12,7 +12,7 @@ use std::ops::Range;
 use crate::audit::{Incident, NotDurable, Receipt};
 use crate::device::backend::DigestFailure;
 use crate::device::{Bound, Culpability, Device, DeviceError};
-use crate::digest::{Stopped, StreamError};
+use crate::digest::Stopped;
 use crate::id::ShardId;
 use crate::process::Forked;
 use crate::shard::{Allocated, Quarantined, Sealed, Shard, Shared};
@@ -294,6 +294,7 @@ pub enum CheckError {
     #[error(
         "an earlier check of this shard failed: drop its leases, reclaim it, and load it again"
     )]
+    #[non_exhaustive]
     AlreadyFailed,
     /// The shard is not what was sealed, or its device failed. Leases are refused from now on.
     #[error(
@@ -309,7 +310,11 @@ pub enum CheckError {
     Forked(#[from] Forked),
     /// There is no answer. Leases stay as they were.
     #[error("the check came to no answer: try again")]
-    Inconclusive(#[source] NoAnswer),
+    #[non_exhaustive]
+    Inconclusive {
+        /// Why.
+        source: NoAnswer,
+    },
     /// There are no such windows.
     #[error("windows {}..{} are not all among the shard's {count}, or none at all", windows.start, windows.end)]
     #[non_exhaustive]
@@ -324,10 +329,15 @@ pub enum CheckError {
     #[error(
         "the check could not be put on record, which `Assurance::Durable` demands: check again once the trail can write"
     )]
-    Unrecorded(#[source] NotDurable),
+    #[non_exhaustive]
+    Unrecorded {
+        /// Why.
+        source: NotDurable,
+    },
 }
 
-/// A lease was refused.
+/// A lease was refused. An answer and no evidence, which anybody may build and compare; what failed
+/// is in the [`CheckError`] of the check, and on record.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Revoked {
@@ -482,18 +492,6 @@ impl From<DigestFailure> for NoAnswer {
         match failure {
             DigestFailure::Device(error) => Self::Device(error),
             DigestFailure::Stopped => Self::Stopped(Stopped),
-        }
-    }
-}
-
-impl From<StreamError<DeviceError>> for LoadError {
-    fn from(error: StreamError<DeviceError>) -> Self {
-        match error {
-            StreamError::Read(source) => Self::Reader(source),
-            StreamError::Sink(source) => Self::Device(source),
-            StreamError::Stopped => Self::Stopped(Stopped),
-            StreamError::TooLong { expected } => Self::TooLong { expected },
-            StreamError::TooShort { expected, got } => Self::TooShort { expected, got },
         }
     }
 }

@@ -101,10 +101,13 @@ fn a_check_that_fails_revokes_leases_for_ever_and_is_on_disk_before_it_returns()
 
     // The bit flips back; that does not make up for it.
     shared.dangerous_flip_bit(4999, 0).unwrap();
-    assert!(matches!(shared.check(), Err(CheckError::AlreadyFailed)));
+    assert!(matches!(
+        shared.check(),
+        Err(CheckError::AlreadyFailed { .. })
+    ));
     assert!(matches!(
         shared.check_window(0..1),
-        Err(CheckError::AlreadyFailed)
+        Err(CheckError::AlreadyFailed { .. })
     ));
     assert!(shared.lease().is_err());
 
@@ -217,18 +220,24 @@ fn a_check_without_an_answer_leaves_leases_as_they_were() {
     let stopped = shared.check_with_progress(|_| ControlFlow::Break(()));
     assert!(matches!(
         stopped,
-        Err(CheckError::Inconclusive(NoAnswer::Stopped(_)))
+        Err(CheckError::Inconclusive {
+            source: NoAnswer::Stopped(_),
+            ..
+        })
     ));
     for operation in [Operation::Digest, Operation::Synchronize] {
         worker.faults.fail(operation, 0, Culpability::Inconclusive);
-        assert!(matches!(shared.check(), Err(CheckError::Inconclusive(_))));
+        assert!(matches!(
+            shared.check(),
+            Err(CheckError::Inconclusive { .. })
+        ));
     }
     worker
         .faults
         .fail(Operation::Windows, 0, Culpability::Inconclusive);
     assert!(matches!(
         shared.check_window(0..1),
-        Err(CheckError::Inconclusive(_))
+        Err(CheckError::Inconclusive { .. })
     ));
     assert!(matches!(
         shared.check_window(0..2),

@@ -15,11 +15,12 @@ use static_assertions::{
     assert_impl_all, assert_not_impl_any, assert_type_eq_all, const_assert, const_assert_eq,
     const_assert_ne,
 };
+use vram_residency::audit::faults::StorageFaults;
 use vram_residency::audit::{
     AuditTrailBuilder, Checkpoint, CloseError, Incident, NotDurable, OpenError, Receipt,
     RecordError, VerifierKey,
 };
-use vram_residency::device::{Device, DeviceError};
+use vram_residency::device::{Device, DeviceError, Faults};
 use vram_residency::error::{
     AllocateError, BuildError, CheckError, LoadError, NoAnswer, ReclaimError, ReleaseError,
     Revoked, SealError, VerifyError, WriteError,
@@ -90,6 +91,12 @@ fn no_state_turns_into_another_by_conversion() {
     none!(InAllocated => [From<InSealed>, From<InVerified>, From<InQuarantined>]);
     none!(Verified => [From<Allocated>, From<Sealed>, From<Quarantined>]);
     none!(Lease<Host> => [From<InVerified>, From<InSealed>, From<Shared<Host>>]);
+}
+
+/// What injects faults says so by its name.
+#[test]
+fn faults_are_made_by_a_dangerous_name_only() {
+    none!(StorageFaults, Faults => [Default]);
 }
 
 #[test]

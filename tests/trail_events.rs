@@ -69,7 +69,11 @@ fn what_the_trail_says_of_itself() {
     let opened = one(&all, "TrailOpened", "INFO success", &[HEADER, SETTINGS]);
     assert_eq!(opened["queue_records"], 16);
     assert_eq!(opened["reserved_records"], 1024);
-    assert_eq!(opened["features"], json!(["fault-injection"]));
+    let features: &[&str] = match cfg!(feature = "cli") {
+        true => &["cli", "fault-injection"],
+        false => &["fault-injection"],
+    };
+    assert_eq!(opened["features"], json!(features));
     assert_eq!(
         json!([opened["key"], opened["origin"]]),
         json!([key, origin])

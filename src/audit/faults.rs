@@ -38,7 +38,7 @@ pub enum StorageError {
 }
 
 /// A handle on the faults of a storage; clones act on the same storage.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct StorageFaults(Arc<Inner>);
 
 #[derive(Default)]
@@ -62,7 +62,7 @@ struct Failing {
 impl StorageFaults {
     /// A storage without faults so far.
     pub fn dangerous_new() -> Self {
-        Self::default()
+        Self(Arc::default())
     }
 
     /// Lets the next `count` occurrences of a step fail. A failing write leaves half of its bytes.

@@ -8,8 +8,8 @@ use std::ops::ControlFlow;
 
 use super::Shard;
 use super::state::{Allocated, Content, Coverage};
-use crate::device::Device;
-use crate::digest::{Digest, Progress, Stream, StreamDigest, read_stream};
+use crate::device::{Device, DeviceError};
+use crate::digest::{Digest, Progress, Stopped, Stream, StreamDigest, StreamError, read_stream};
 use crate::error::{LoadError, WriteError};
 use crate::process;
 
@@ -99,6 +99,18 @@ impl<D: Device> Shard<Allocated, D> {
                 whole.add(0..len);
                 whole
             }
+        }
+    }
+}
+
+impl From<StreamError<DeviceError>> for LoadError {
+    fn from(error: StreamError<DeviceError>) -> Self {
+        match error {
+            StreamError::Read(source) => Self::Reader(source),
+            StreamError::Sink(source) => Self::Device(source),
+            StreamError::Stopped => Self::Stopped(Stopped),
+            StreamError::TooLong { expected } => Self::TooLong { expected },
+            StreamError::TooShort { expected, got } => Self::TooShort { expected, got },
         }
     }
 }

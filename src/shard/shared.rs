@@ -295,8 +295,8 @@ impl Latch<'_> {
         self.armed = matches!(outcome, Err(Unproven::Broken(_)));
         outcome.map_err(|unproven| match unproven {
             Unproven::Broken(incident) => CheckError::Broken { incident },
-            Unproven::Inconclusive(cause) => CheckError::Inconclusive(cause),
-            Unproven::Unrecorded(cause) => CheckError::Unrecorded(cause),
+            Unproven::Inconclusive(source) => CheckError::Inconclusive { source },
+            Unproven::Unrecorded(source) => CheckError::Unrecorded { source },
         })
     }
 }
