@@ -37,7 +37,10 @@ impl Desk {
     }
 
     fn run_os(&self, args: &[&OsStr]) -> Output {
-        Command::new(example())
+        // It never waits for anything; one that does must not hang the test.
+        Command::new("timeout")
+            .arg("120")
+            .arg(example())
             .args(args)
             .current_dir(self.0.path())
             .output()
