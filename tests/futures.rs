@@ -224,3 +224,29 @@ fn whatever_becomes_of_its_future_a_blocking_verification_is_recorded() {
         assert_eq!(failure["reason"], "digest_mismatch");
     }
 }
+
+/// The other case, as the README says it: nothing is read, so nothing is said about the bytes.
+#[test]
+fn a_blocking_verification_that_never_starts_only_gives_its_memory_back() {
+    let place = Place::new();
+    let trail = place.open();
+    let manager = manager(&trail);
+    let shard = sealed(&manager, "waiting", LEN);
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let handle = runtime.handle().clone();
+    runtime.shutdown_background();
+    drop(handle.spawn_blocking(move || shard.verify().map(drop)));
+    let patience = Instant::now() + Duration::from_secs(5);
+    while manager.capacity().live > 0 {
+        assert!(Instant::now() < patience, "the shard is kept");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    trail.flush().unwrap();
+    let events: Vec<String> = place
+        .records()
+        .iter()
+        .filter(|record| record["shard"] == "waiting")
+        .map(|record| record["event"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(events, ["VramAllocated", "VramSealed", "VramDeallocated"]);
+}
