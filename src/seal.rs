@@ -6,7 +6,7 @@
 //! manager, worker or key has the wrong tag. What this detects is corruption and confusion inside our
 //! own process, not somebody who can run code in it.
 //!
-//! A [`Match`] says that freshly computed bytes were found equal to a seal whose tag is right. It is
+//! A `Match` says that freshly computed bytes were found equal to a seal whose tag is right. It is
 //! made here and nowhere else. This module does not know where digests come from or what follows.
 
 use subtle::ConstantTimeEq;
