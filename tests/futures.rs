@@ -232,21 +232,10 @@ fn a_blocking_verification_that_never_starts_only_gives_its_memory_back() {
     let trail = place.open();
     let manager = manager(&trail);
     let shard = sealed(&manager, "waiting", LEN);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .max_blocking_threads(1)
-        .build()
-        .unwrap();
-    let (occupied, begins) = std::sync::mpsc::channel();
-    let (let_go, ends) = std::sync::mpsc::channel::<()>();
-    drop(runtime.spawn_blocking(move || {
-        occupied.send(()).unwrap();
-        let _gone = ends.recv();
-    }));
-    begins.recv().unwrap();
-    drop(runtime.spawn_blocking(move || shard.verify().map(drop)));
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let handle = runtime.handle().clone();
     runtime.shutdown_background();
-    drop(let_go);
+    drop(handle.spawn_blocking(move || shard.verify().map(drop)));
     let patience = Instant::now() + Duration::from_secs(5);
     while manager.capacity().live > 0 {
         assert!(Instant::now() < patience, "the shard is kept");
