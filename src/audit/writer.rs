@@ -86,7 +86,7 @@ impl<S: Storage> Writer<S> {
     }
 
     /// What is due about twice in each durability interval.
-    fn tick(&mut self) {
+    pub(super) fn tick(&mut self) {
         if let Some(step_ns) = self.clock.step() {
             tracing::warn!(step_ns, "the wall clock was stepped");
             self.own.push(Event::ClockStepped { step_ns });
@@ -105,7 +105,7 @@ impl<S: Storage> Writer<S> {
 
     /// Writes what is there now, until that is done, the disk refuses, or it is time for something
     /// else. What comes meanwhile waits for its own turn: a batch grows while the disk is busy.
-    fn drain(&mut self, until: Instant) {
+    pub(super) fn drain(&mut self, until: Instant) {
         self.take();
         while !self.pending.is_empty() && self.commit().is_ok() && Instant::now() < until {
             if self.shared.queue.first_gap().is_some() {
@@ -240,7 +240,11 @@ impl<S: Storage> Writer<S> {
     }
 
     /// Writes what is left, then `TrailClosed`; tries again until the deadline.
-    fn close(mut self, deadline: Instant, pause: Duration) -> Result<Receipt, CloseError> {
+    pub(super) fn close(
+        mut self,
+        deadline: Instant,
+        pause: Duration,
+    ) -> Result<Receipt, CloseError> {
         let mut closing = Some(self.shared.closing_event());
         loop {
             self.drain(deadline);
