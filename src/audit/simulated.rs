@@ -184,10 +184,7 @@ impl Disk {
             }
         }
         for file in files {
-            for write in std::mem::take(&mut file.unsynced) {
-                write.tear(&mut file.durable, random.fork());
-            }
-            file.cached.clone_from(&file.durable);
+            file.lose(random);
         }
         names.clone_from(durable_names);
     }
@@ -257,9 +254,25 @@ impl State {
         result
     }
 
+    /// From here on processes see what is on the medium. Only what counts as written back can be
+    /// forgotten, and behind a sync that is all there is.
+    fn forget_cached(&mut self, id: usize) {
+        self.files[id].lose(&mut self.random);
+    }
+
     fn id(&self, segment: u64) -> io::Result<usize> {
         let id = self.names.get(&segment_name(segment));
         id.copied().ok_or(Errno::NOENT.into())
+    }
+}
+
+impl FileState {
+    /// What is not durable meets its end.
+    fn lose(&mut self, random: &mut Random) {
+        for write in std::mem::take(&mut self.unsynced) {
+            write.tear(&mut self.durable, random.fork());
+        }
+        self.cached.clone_from(&self.durable);
     }
 }
 
@@ -345,7 +358,9 @@ impl Storage for Disk {
     fn sync(&self, segment: u64) -> io::Result<()> {
         let mut state = self.state();
         let id = state.id(segment)?;
-        state.sync(id)
+        state.sync(id)?;
+        state.forget_cached(id);
+        Ok(())
     }
 
     fn read(&self, segment: u64) -> io::Result<Box<dyn Read>> {
