@@ -394,7 +394,7 @@ fn live(seed: u64, place: &Path) {
         key: None,
         place,
     };
-    let steps = 10 + world.random.below(30);
+    let steps = 6 + world.random.below(20);
     for _ in 0..steps {
         world.step();
     }
