@@ -293,7 +293,7 @@ impl World<'_> {
             self.disk.fail(150);
         }
         if self.process.is_none() && self.random.chance(250) {
-            self.disk.end_after(self.random.below(10));
+            self.disk.end_after(self.random.below(14));
         }
     }
 
