@@ -177,7 +177,7 @@ impl Disk {
             changes,
             ..
         } = &mut *self.state();
-        let kept = [0, 500, 1000][random.index(3)];
+        let kept = [0, 500, 500, 1000][random.index(4)];
         for change in changes.drain(..) {
             if random.chance(kept) {
                 change.apply(durable_names);
@@ -398,6 +398,10 @@ impl Storage for Disk {
         let mut state = self.state();
         let (from, to) = (unfinished(segment), segment_name(segment));
         let id = *state.names.get(&from).ok_or(Errno::NOENT)?;
+        // Between a rename and its sync is the worst place to end.
+        if state.calls_left.is_some() && state.random.chance(400) {
+            state.calls_left = Some(0);
+        }
         state.call(|state| state.change(Change::Rename(from, to, id)))
     }
 

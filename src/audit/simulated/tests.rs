@@ -15,7 +15,7 @@
 //! which numbers, and for which of them a receipt was given. The writer runs on the test's own
 //! thread, so a seed always does the same.
 //!
-//! `VRAM_SIM_SEEDS` is how many seeds are tried (20 000), `VRAM_SIM_FROM` the first of them (0).
+//! `VRAM_SIM_SEEDS` is how many seeds are tried (10 000), `VRAM_SIM_FROM` the first of them (0).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -269,6 +269,7 @@ impl World<'_> {
             self.open();
             if self.process.is_none() {
                 self.end();
+                self.trouble();
             }
             return;
         }
@@ -288,11 +289,17 @@ impl World<'_> {
         if self.disk.state().ended {
             self.end();
         }
-        // The next opening may fail or die, too.
-        if self.process.is_none() && self.random.chance(250) {
+        if self.process.is_none() {
+            self.trouble();
+        }
+    }
+
+    /// The next opening may fail or die, too.
+    fn trouble(&mut self) {
+        if self.random.chance(250) {
             self.disk.fail(150);
         }
-        if self.process.is_none() && self.random.chance(250) {
+        if self.random.chance(250) {
             self.disk.end_after(self.random.below(14));
         }
     }
@@ -413,7 +420,7 @@ fn number(variable: &str, otherwise: u64) -> u64 {
 #[test]
 fn what_has_a_receipt_survives_whatever_a_disk_may_do() {
     let from = number("VRAM_SIM_FROM", 0);
-    let seeds = number("VRAM_SIM_SEEDS", 20_000);
+    let seeds = number("VRAM_SIM_SEEDS", 10_000);
     let threads = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
     let failed = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
