@@ -60,12 +60,14 @@ impl Random {
     }
 }
 
+type Action = Box<dyn FnMut() + Send>;
+
 /// A handle on a disk; clones act on the same one.
 #[derive(Clone)]
 struct Disk {
     state: Arc<Mutex<State>>,
     /// Called while a segment is written or synced: what other threads do meanwhile.
-    meanwhile: Arc<Mutex<Option<Box<dyn FnMut() + Send>>>>,
+    meanwhile: Arc<Mutex<Option<Action>>>,
 }
 
 struct State {
@@ -116,6 +118,16 @@ enum Fate {
     Ends(bool),
 }
 
+impl Fate {
+    fn answer(self) -> io::Result<()> {
+        match self {
+            Self::Done => Ok(()),
+            Self::Fails(error, _) => Err(error.into()),
+            Self::Ends(_) => Err(Errno::IO.into()),
+        }
+    }
+}
+
 impl Disk {
     fn new(seed: u64) -> Self {
         let state = State {
@@ -148,13 +160,8 @@ impl Disk {
         self.state().calls_left = Some(calls);
     }
 
-    /// Whether process or machine have ended, or will.
-    fn is_ending(&self) -> bool {
-        self.state().calls_left.is_some()
-    }
-
     /// What other threads do while the writer is busy; nothing, for `None`.
-    fn meanwhile(&self, action: Option<Box<dyn FnMut() + Send>>) {
+    fn meanwhile(&self, action: Option<Action>) {
         *self.meanwhile.lock().unwrap() = action;
     }
 
@@ -169,34 +176,26 @@ impl Disk {
     /// The machine has lost its power and is on again.
     fn cut_power(&self) {
         self.kill();
-        let State {
-            random,
-            files,
-            names,
-            durable_names,
-            changes,
-            ..
-        } = &mut *self.state();
+        let state = &mut *self.state();
+        let random = &mut state.random;
         let kept = [0, 500, 500, 1000][random.index(4)];
-        for change in changes.drain(..) {
+        for change in state.changes.drain(..) {
             if random.chance(kept) {
-                change.apply(durable_names);
+                change.apply(&mut state.durable_names);
             }
         }
-        for file in files {
+        for file in &mut state.files {
             file.lose(random);
         }
-        names.clone_from(durable_names);
+        state.names.clone_from(&state.durable_names);
     }
 
     /// The named segments as processes see them.
     fn contents(&self) -> BTreeMap<u64, Vec<u8>> {
         let state = self.state();
         let named = state.names.iter().filter_map(|(name, &id)| {
-            Some((
-                parse_segment_name(name.as_ref())?,
-                state.files[id].cached.clone(),
-            ))
+            let segment = parse_segment_name(name.as_ref())?;
+            Some((segment, state.files[id].cached.clone()))
         });
         named.collect()
     }
@@ -227,11 +226,7 @@ impl State {
         if let Fate::Done | Fate::Fails(_, true) | Fate::Ends(true) = fate {
             work(self);
         }
-        match fate {
-            Fate::Done => Ok(()),
-            Fate::Fails(error, _) => Err(error.into()),
-            Fate::Ends(_) => Err(Errno::IO.into()),
-        }
+        fate.answer()
     }
 
     fn change(&mut self, change: Change) {
@@ -252,12 +247,6 @@ impl State {
             }
         }
         result
-    }
-
-    /// From here on processes see what is on the medium. Only what counts as written back can be
-    /// forgotten, and behind a sync that is all there is.
-    fn forget_cached(&mut self, id: usize) {
-        self.files[id].lose(&mut self.random);
     }
 
     fn id(&self, segment: u64) -> io::Result<usize> {
@@ -283,11 +272,10 @@ impl Unsynced {
         match random.below(4) {
             0 => put(durable, self.offset, &self.bytes),
             1 => {}
-            2 => put(
-                durable,
-                self.offset,
-                &self.bytes[..random.index(length + 1)],
-            ),
+            2 => {
+                let length = random.index(length + 1);
+                put(durable, self.offset, &self.bytes[..length]);
+            }
             _ => {
                 let mut at = 0;
                 while at < length {
@@ -335,7 +323,7 @@ fn put(durable: &mut Vec<u8>, offset: usize, bytes: &[u8]) {
 
 impl fmt::Debug for Disk {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Disk").finish_non_exhaustive()
+        f.write_str("Disk")
     }
 }
 
@@ -356,10 +344,11 @@ impl Storage for Disk {
     }
 
     fn sync(&self, segment: u64) -> io::Result<()> {
-        let mut state = self.state();
+        let state = &mut *self.state();
         let id = state.id(segment)?;
         state.sync(id)?;
-        state.forget_cached(id);
+        // What counts as written back can be forgotten, and behind a sync that is all there is.
+        state.files[id].lose(&mut state.random);
         Ok(())
     }
 
@@ -478,11 +467,7 @@ impl Write for OpenFile {
             });
             file.cached.extend_from_slice(&bytes[..length]);
         }
-        match fate {
-            Fate::Done => Ok(length),
-            Fate::Fails(error, _) => Err(error.into()),
-            Fate::Ends(_) => Err(Errno::IO.into()),
-        }
+        fate.answer().map(|()| length)
     }
 
     fn flush(&mut self) -> io::Result<()> {

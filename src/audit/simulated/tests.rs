@@ -132,7 +132,8 @@ impl World<'_> {
 
     /// Whether nothing fails and nothing ends from here on.
     fn is_healthy(&self) -> bool {
-        self.disk.state().failing == 0 && !self.disk.is_ending()
+        let state = self.disk.state();
+        state.failing == 0 && state.calls_left.is_none()
     }
 
     fn until(&mut self) -> Instant {
