@@ -51,6 +51,8 @@ mod open;
 mod queue;
 mod receipt;
 mod segment;
+#[cfg(test)]
+mod simulated;
 mod storage;
 mod verify;
 mod writer;

@@ -56,6 +56,25 @@ fn a_failed_sync_poisons_the_segment_and_nothing_acknowledged_is_lost() {
 }
 
 #[test]
+fn a_segment_that_is_given_up_while_closing_is_no_unclean_end() {
+    let place = Place::new();
+    let (builder, faults) = place.faulty();
+    let trail = builder.open().unwrap();
+    let key = trail.verifier_key().clone();
+    faults.fail(Step::Sync, StorageError::Io, 1);
+    let last = trail.close().unwrap();
+    let records = place.records();
+    assert_eq!(of_event(&records, "SegmentPoisoned").len(), 1);
+    assert_eq!(records.last().unwrap()["event"], "TrailClosed");
+    assert_eq!(records.last().unwrap()["seq"], last.seq().value());
+    let report = place.verify(&key, &[last.checkpoint().clone()]);
+    assert_eq!(report.outcome, Outcome::Holds, "{report}");
+    assert!(report.closed && report.end_vouched_for, "{report}");
+    place.open().close().unwrap();
+    assert!(of_event(&place.records(), "TailRecovered").is_empty());
+}
+
+#[test]
 fn every_step_that_fails_is_said_and_made_good() {
     for step in [
         Step::Create,

@@ -7,6 +7,7 @@ exit status 0 or 1. The Merkle roots are computed by RFC 6962's recursive defini
 import base64, hashlib, json, os, pathlib, re, subprocess, sys, tempfile
 
 COMMON = ["seq", "time", "mono_us", "boot", "worker", "event", "severity", "outcome"]
+FORM = rb'\{"checkpoint":"[^"\\]+\\n[0-9]+\\n[^"\\]{44}\\n\\n\xe2\x80\x94 [^"\\ ]+ [^"\\]{92}\\n"\}'
 problems, remarks = [], []
 
 def b64(text):
@@ -95,23 +96,24 @@ def read_line(line, tree, key, size):
 def check_segment(number, data, tree, key, end):
     """Returns the records that are acknowledged, the end, and the last checkpoint's text."""
     acknowledged, waiting, good, note, offset, size = [], [], 0, None, 0, tree.size
-    wrong, closed, beyond = None, False, False  # since the last matching checkpoint
+    wrong, whole, closed, beyond = None, False, False, False  # since the last matching checkpoint
     for line in data[:end].split(b"\n")[:-1]:
         start, offset = offset, offset + len(line) + 1
-        beyond = beyond or closed
-        closed = closed or line.startswith(b'{"checkpoint":')
         try:
             value = read_line(line, tree, key, size)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             wrong, value = wrong or f"segment {number:06}, byte {start}: {error}", None
+        starts = line.startswith(b'{"checkpoint":')
+        beyond = beyond or whole or (closed and (starts or value is not None))
+        closed, whole = closed or starts, whole or re.fullmatch(FORM, line) is not None
         if not isinstance(value, str):
             waiting += [value] if value else []
             continue
         problems.extend(filter(None, [wrong]))
         acknowledged, waiting, good, note, size = acknowledged + waiting, [], offset, value, tree.size
-        wrong, closed, beyond = None, False, False
+        wrong, whole, closed, beyond = None, False, False, False
     tree.cut(size)
-    beyond = beyond or (closed and offset < len(data[:end]))
+    beyond = beyond or (whole and offset < len(data[:end]))
     if note is None or beyond or (end is not None and good != end):
         problems.append(wrong or f"segment {number:06}: no matching checkpoint where one must be")
     if good < len(data):

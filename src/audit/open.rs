@@ -234,6 +234,27 @@ impl AuditTrailBuilder {
 
     fn open_on<S: Storage>(self, storage: S) -> Result<AuditTrail, OpenError> {
         let path = self.dir.clone();
+        let (writer, shared) = self.prepare(storage)?;
+        let writer = std::thread::Builder::new()
+            .name("vram-audit".into())
+            .spawn(move || writer.run())
+            .map_err(|source| OpenError::Io {
+                path,
+                operation: "start the writer of",
+                source,
+            })?;
+        Ok(AuditTrail {
+            shared,
+            writer: Some(writer),
+        })
+    }
+
+    /// Everything but the writer's thread: the trail is open, and `TrailOpened` is durable.
+    pub(super) fn prepare<S: Storage>(
+        self,
+        storage: S,
+    ) -> Result<(Writer<S>, Arc<Shared>), OpenError> {
+        let path = self.dir.clone();
         let io = |operation| {
             let path = path.clone();
             move |source| OpenError::Io {
@@ -290,15 +311,7 @@ impl AuditTrailBuilder {
             live: Mutex::new(Live::default()),
             watched: Mutex::new(Vec::new()),
         });
-        let writer = Writer::new(log, Arc::clone(&shared));
-        let writer = std::thread::Builder::new()
-            .name("vram-audit".into())
-            .spawn(move || writer.run())
-            .map_err(io("start the writer of"))?;
-        Ok(AuditTrail {
-            shared,
-            writer: Some(writer),
-        })
+        Ok((Writer::new(log, Arc::clone(&shared)), shared))
     }
 }
 

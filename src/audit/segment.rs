@@ -65,6 +65,8 @@ pub(crate) struct Behind {
     pub(crate) checkpoints: u64,
     /// Checkpoints that are validly signed.
     pub(crate) signed: u64,
+    /// One of the checkpoints is in its one form.
+    pub(crate) whole: bool,
     /// Bytes stand behind a checkpoint: more than one batch, where one may be unacknowledged.
     pub(crate) many_batches: bool,
 }
@@ -238,7 +240,11 @@ impl<'a> Walk<'a> {
     /// Keeps the account of what stands behind the last matching checkpoint.
     fn count(&mut self, line: &Line<'_>, length: u64) {
         let behind = &mut self.summary.behind;
-        behind.many_batches |= behind.checkpoints > 0;
+        // What was to be a checkpoint may be damaged like any line, and then go on behind a newline
+        // that is itself damage. Another line of the trail cannot come out of that.
+        let is_readable = matches!(line, Line::Checkpoint(_) | Line::Record(..));
+        behind.many_batches |= behind.whole || (behind.checkpoints > 0 && is_readable);
+        behind.whole |= matches!(line, Line::Checkpoint(Ok(_)));
         behind.bytes = behind.bytes.saturating_add(length);
         match line {
             Line::Checkpoint(_) => behind.checkpoints = behind.checkpoints.saturating_add(1),

@@ -12,7 +12,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
+use rustix::fs::{Advice, AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use super::open::OpenError;
@@ -28,7 +28,8 @@ pub(crate) trait Storage: Send + fmt::Debug + 'static {
     /// The numbers of the named segments, in ascending order.
     fn segments(&self) -> io::Result<Vec<u64>>;
 
-    /// Makes what an earlier run wrote into a named segment durable.
+    /// Makes what an earlier run wrote into a named segment durable. From here on, reading it shows
+    /// what is on the medium.
     fn sync(&self, segment: u64) -> io::Result<()>;
 
     /// Opens a named segment for reading.
@@ -217,7 +218,11 @@ impl Storage for Directory {
     }
 
     fn sync(&self, segment: u64) -> io::Result<()> {
-        self.open_segment(segment)?.sync_data()
+        let file = self.open_segment(segment)?;
+        file.sync_data()?;
+        // If a sync of the earlier run has failed, the page cache holds, marked clean, what the
+        // medium does not, and this sync said nothing of it. Without those pages, one sees.
+        Ok(rustix::fs::fadvise(&file, 0, None, Advice::DontNeed)?)
     }
 
     fn read(&self, segment: u64) -> io::Result<Box<dyn Read>> {

@@ -39,7 +39,7 @@ pub(crate) struct Writer<S: Storage> {
     header: Option<Record>,
     clock: ClockWatch,
     ratio: FailureRatio,
-    /// The receipt of `TrailClosed`.
+    /// The receipt of `TrailClosed`, if that is the last record.
     closed: Option<Receipt>,
 }
 
@@ -86,7 +86,7 @@ impl<S: Storage> Writer<S> {
     }
 
     /// What is due about twice in each durability interval.
-    fn tick(&mut self) {
+    pub(super) fn tick(&mut self) {
         if let Some(step_ns) = self.clock.step() {
             tracing::warn!(step_ns, "the wall clock was stepped");
             self.own.push(Event::ClockStepped { step_ns });
@@ -105,7 +105,7 @@ impl<S: Storage> Writer<S> {
 
     /// Writes what is there now, until that is done, the disk refuses, or it is time for something
     /// else. What comes meanwhile waits for its own turn: a batch grows while the disk is busy.
-    fn drain(&mut self, until: Instant) {
+    pub(super) fn drain(&mut self, until: Instant) {
         self.take();
         while !self.pending.is_empty() && self.commit().is_ok() && Instant::now() < until {
             if self.shared.queue.first_gap().is_some() {
@@ -220,9 +220,8 @@ impl<S: Storage> Writer<S> {
         for record in settled {
             last = Some(record.seq);
             anchor |= record.is_worth_anchoring();
-            if matches!(record.event, Event::TrailClosed { .. }) {
-                self.closed = Some(Receipt::new(record.seq, Arc::clone(&checkpoint)));
-            }
+            self.closed = matches!(record.event, Event::TrailClosed { .. })
+                .then(|| Receipt::new(record.seq, Arc::clone(&checkpoint)));
         }
         self.shared
             .queue
@@ -239,28 +238,32 @@ impl<S: Storage> Writer<S> {
         self.shared.queue.report_failure(error.to_failure());
     }
 
-    /// Writes what is left, then `TrailClosed`; tries again until the deadline.
-    fn close(mut self, deadline: Instant, pause: Duration) -> Result<Receipt, CloseError> {
-        let mut closing = Some(self.shared.closing_event());
+    /// Writes what is left, then `TrailClosed`; tries again until the deadline. `TrailClosed` must be
+    /// the last record: it is written once more if a segment was given up over it.
+    pub(super) fn close(
+        mut self,
+        deadline: Instant,
+        pause: Duration,
+    ) -> Result<Receipt, CloseError> {
+        let mut tried = false;
         loop {
             self.drain(deadline);
-            if self.pending.is_empty() {
-                match closing.take() {
-                    Some(event) => {
-                        self.own.push(event);
-                        continue;
-                    }
-                    None => break,
-                }
+            let written = self.pending.is_empty();
+            if let Some(receipt) = self.closed.take_if(|_| written) {
+                self.shared.publish_counters();
+                return Ok(receipt);
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            if left.is_zero() && (tried || !written) {
                 return Err(self.abandon());
             }
-            std::thread::sleep(left.min(pause));
+            if written {
+                tried = true;
+                self.own.push(self.shared.closing_event());
+            } else {
+                std::thread::sleep(left.min(pause));
+            }
         }
-        self.shared.publish_counters();
-        self.closed.ok_or(CloseError::WriterStopped)
     }
 
     /// The disk refused until the deadline: what is left is lost, and counted.

@@ -128,6 +128,21 @@ fn a_last_batch_that_does_not_match_is_a_tail_and_a_second_one_is_damage() {
     broken(&trail.verify(&[]), "another root");
 }
 
+/// The checkpoint line's last sector holds something else, newlines among it.
+#[test]
+fn a_last_checkpoint_whose_end_is_garbage_is_a_tail() {
+    let mut trail = good();
+    let end = trail.end;
+    trail.notes(1).checkpoint();
+    let length = trail.segments[2].len();
+    trail.segments[2][length - 60..].fill(b'\n');
+    let report = trail.verify(&[]);
+    holds(&report);
+    assert_eq!(report.tail.unwrap().bytes, (length as u64) - end as u64);
+    trail.notes(1);
+    broken(&trail.verify(&[]), "");
+}
+
 #[test]
 fn an_old_checkpoint_at_the_end_is_not_a_tail() {
     let mut trail = good();

@@ -32,6 +32,12 @@ fn the_script_agrees() {
     killed.recovered(4).notes(1).checkpoint();
     let mut tail = good();
     tail.notes(1);
+    let mut garbage = good();
+    garbage.notes(1).checkpoint();
+    let end = garbage.segments[2].len();
+    garbage.segments[2][end - 60..].fill(b'\n');
+    let mut more = garbage.clone();
+    more.notes(1);
     let mut damaged = good();
     let at = damaged.segments[1].len() / 2;
     damaged.segments[1][at] ^= 1;
@@ -48,6 +54,8 @@ fn the_script_agrees() {
         ("good", good()),
         ("killed", killed),
         ("tail", tail),
+        ("garbage in the last checkpoint", garbage),
+        ("a record behind garbage", more),
         ("damaged", damaged),
         ("swapped", swapped),
         ("forged", forged),

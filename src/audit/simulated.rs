@@ -1,0 +1,499 @@
+//! A disk that exists in memory alone and does to a trail what a real one may do, by a seed.
+//!
+//! It knows two truths: what processes see, and what is on the medium. A write, a new name, a
+//! rename and a removal are seen at once; on the medium they are only after the sync that belongs
+//! to them. A power cut keeps of what was not synced whatever the seed says: a write whole, not at
+//! all, shortened, or sector by sector (kept, zeros, garbage), and each change of a name or not. A
+//! process that is killed loses nothing that it wrote, and syncs nothing either. Any call may fail,
+//! with or without having done its work, and after a failed sync the bytes count as written back:
+//! later syncs succeed and leave them where they are. Real kernels hardly ever show this in a test.
+//!
+//! Changes of names that a failed directory sync left behind are written by the next one: the
+//! journal of a real file system does not go on after such an error. This module knows nothing of
+//! trails beyond the names of segments.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use rustix::io::Errno;
+
+use super::storage::{SegmentFile, Storage, parse_segment_name, segment_name};
+
+mod tests;
+
+/// What a medium writes as a whole.
+const SECTOR: usize = 512;
+
+/// SplitMix64: the same numbers from the same seed, for ever.
+#[derive(Clone, Debug)]
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// A number below `end`.
+    fn below(&mut self, end: u64) -> u64 {
+        self.next() % end
+    }
+
+    fn index(&mut self, end: usize) -> usize {
+        usize::try_from(self.below(end as u64)).unwrap()
+    }
+
+    /// Another sequence, so that this one goes on alike however many numbers are taken there: how
+    /// long a line is, depends on the clock.
+    fn fork(&mut self) -> Self {
+        Self(self.next())
+    }
+
+    /// True so many times in a thousand.
+    fn chance(&mut self, per_mille: u64) -> bool {
+        self.below(1000) < per_mille
+    }
+}
+
+type Action = Box<dyn FnMut() + Send>;
+
+/// A handle on a disk; clones act on the same one.
+#[derive(Clone)]
+struct Disk {
+    state: Arc<Mutex<State>>,
+    /// Called while a segment is written or synced: what other threads do meanwhile.
+    meanwhile: Arc<Mutex<Option<Action>>>,
+}
+
+struct State {
+    random: Random,
+    files: Vec<FileState>,
+    /// What processes see.
+    names: BTreeMap<String, usize>,
+    /// What is on the medium.
+    durable_names: BTreeMap<String, usize>,
+    /// What leads from the latter to the former.
+    changes: Vec<Change>,
+    /// How many calls in a thousand fail.
+    failing: u64,
+    /// So many calls more, and the machine or the process ends.
+    calls_left: Option<u64>,
+    ended: bool,
+}
+
+#[derive(Default)]
+struct FileState {
+    /// What processes see.
+    cached: Vec<u8>,
+    durable: Vec<u8>,
+    unsynced: Vec<Unsynced>,
+}
+
+struct Unsynced {
+    offset: usize,
+    bytes: Vec<u8>,
+    /// A failed sync has marked it as written back.
+    clean: bool,
+}
+
+#[derive(Clone)]
+enum Change {
+    Link(String, usize),
+    Rename(String, String, usize),
+    Unlink(String),
+}
+
+/// What becomes of a call.
+#[derive(Clone, Copy)]
+enum Fate {
+    Done,
+    /// It answers with an error, after its work or instead of it.
+    Fails(Errno, bool),
+    /// Process or machine ends, after its work or before.
+    Ends(bool),
+}
+
+impl Fate {
+    fn answer(self) -> io::Result<()> {
+        match self {
+            Self::Done => Ok(()),
+            Self::Fails(error, _) => Err(error.into()),
+            Self::Ends(_) => Err(Errno::IO.into()),
+        }
+    }
+}
+
+impl Disk {
+    fn new(seed: u64) -> Self {
+        let state = State {
+            random: Random(seed),
+            files: Vec::new(),
+            names: BTreeMap::new(),
+            durable_names: BTreeMap::new(),
+            changes: Vec::new(),
+            failing: 0,
+            calls_left: None,
+            ended: false,
+        };
+        Self {
+            state: Arc::new(Mutex::new(state)),
+            meanwhile: Arc::default(),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    /// Lets so many calls in a thousand fail from now on.
+    fn fail(&self, per_mille: u64) {
+        self.state().failing = per_mille;
+    }
+
+    /// Lets process or machine end at a call to come.
+    fn end_after(&self, calls: u64) {
+        self.state().calls_left = Some(calls);
+    }
+
+    /// What other threads do while the writer is busy; nothing, for `None`.
+    fn meanwhile(&self, action: Option<Action>) {
+        *self.meanwhile.lock().unwrap() = action;
+    }
+
+    /// The process has ended: what it wrote is in the page cache, and is seen by the next one.
+    fn kill(&self) {
+        let mut state = self.state();
+        state.ended = false;
+        state.calls_left = None;
+        state.failing = 0;
+    }
+
+    /// The machine has lost its power and is on again.
+    fn cut_power(&self) {
+        self.kill();
+        let state = &mut *self.state();
+        let random = &mut state.random;
+        let kept = [0, 500, 500, 1000][random.index(4)];
+        for change in state.changes.drain(..) {
+            if random.chance(kept) {
+                change.apply(&mut state.durable_names);
+            }
+        }
+        for file in &mut state.files {
+            file.lose(random);
+        }
+        state.names.clone_from(&state.durable_names);
+    }
+
+    /// The named segments as processes see them.
+    fn contents(&self) -> BTreeMap<u64, Vec<u8>> {
+        let state = self.state();
+        let named = state.names.iter().filter_map(|(name, &id)| {
+            let segment = parse_segment_name(name.as_ref())?;
+            Some((segment, state.files[id].cached.clone()))
+        });
+        named.collect()
+    }
+}
+
+impl State {
+    fn fate(&mut self) -> Fate {
+        if self.ended {
+            return Fate::Ends(false);
+        }
+        let after = self.random.chance(500);
+        if let Some(left) = &mut self.calls_left {
+            if *left == 0 {
+                self.ended = true;
+                return Fate::Ends(after);
+            }
+            *left -= 1;
+        }
+        if self.random.chance(self.failing) {
+            let errors = [Errno::IO, Errno::NOSPC, Errno::INTR];
+            return Fate::Fails(errors[self.random.index(3)], after);
+        }
+        Fate::Done
+    }
+
+    fn call(&mut self, work: impl FnOnce(&mut Self)) -> io::Result<()> {
+        let fate = self.fate();
+        if let Fate::Done | Fate::Fails(_, true) | Fate::Ends(true) = fate {
+            work(self);
+        }
+        fate.answer()
+    }
+
+    fn change(&mut self, change: Change) {
+        change.apply(&mut self.names);
+        self.changes.push(change);
+    }
+
+    fn sync(&mut self, id: usize) -> io::Result<()> {
+        let result = self.call(|state| {
+            let file = &mut state.files[id];
+            for write in file.unsynced.extract_if(.., |write| !write.clean) {
+                put(&mut file.durable, write.offset, &write.bytes);
+            }
+        });
+        if result.is_err() && !self.ended {
+            for write in &mut self.files[id].unsynced {
+                write.clean = true;
+            }
+        }
+        result
+    }
+
+    fn id(&self, segment: u64) -> io::Result<usize> {
+        let id = self.names.get(&segment_name(segment));
+        id.copied().ok_or(Errno::NOENT.into())
+    }
+}
+
+impl FileState {
+    /// What is not durable meets its end.
+    fn lose(&mut self, random: &mut Random) {
+        for write in std::mem::take(&mut self.unsynced) {
+            write.tear(&mut self.durable, random.fork());
+        }
+        self.cached.clone_from(&self.durable);
+    }
+}
+
+impl Unsynced {
+    /// Puts on the medium what a power cut leaves of this write.
+    fn tear(&self, durable: &mut Vec<u8>, mut random: Random) {
+        let length = self.bytes.len();
+        match random.below(4) {
+            0 => put(durable, self.offset, &self.bytes),
+            1 => {}
+            2 => {
+                let length = random.index(length + 1);
+                put(durable, self.offset, &self.bytes[..length]);
+            }
+            _ => {
+                let mut at = 0;
+                while at < length {
+                    let end = length.min(at + SECTOR - (self.offset + at) % SECTOR);
+                    let mut sector = self.bytes[at..end].to_vec();
+                    match random.below(3) {
+                        0 => {}
+                        1 => sector.fill(0),
+                        _ => sector.fill_with(|| random.next().to_le_bytes()[0]),
+                    }
+                    put(durable, self.offset + at, &sector);
+                    at = end;
+                }
+            }
+        }
+    }
+}
+
+impl Change {
+    fn apply(&self, names: &mut BTreeMap<String, usize>) {
+        match self {
+            Self::Link(name, id) => {
+                names.insert(name.clone(), *id);
+            }
+            Self::Rename(from, to, id) => {
+                if names.get(from) == Some(id) {
+                    names.remove(from);
+                }
+                names.insert(to.clone(), *id);
+            }
+            Self::Unlink(name) => {
+                names.remove(name);
+            }
+        }
+    }
+}
+
+fn put(durable: &mut Vec<u8>, offset: usize, bytes: &[u8]) {
+    let end = offset + bytes.len();
+    if durable.len() < end {
+        durable.resize(end, 0);
+    }
+    durable[offset..end].copy_from_slice(bytes);
+}
+
+impl fmt::Debug for Disk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Disk")
+    }
+}
+
+fn unfinished(segment: u64) -> String {
+    segment_name(segment) + ".new"
+}
+
+impl Storage for Disk {
+    type File = OpenFile;
+
+    fn segments(&self) -> io::Result<Vec<u64>> {
+        let mut state = self.state();
+        state.call(|_| {})?;
+        let names = state.names.keys();
+        Ok(names
+            .filter_map(|name| parse_segment_name(name.as_ref()))
+            .collect())
+    }
+
+    fn sync(&self, segment: u64) -> io::Result<()> {
+        let state = &mut *self.state();
+        let id = state.id(segment)?;
+        state.sync(id)?;
+        // What counts as written back can be forgotten, and behind a sync that is all there is.
+        state.files[id].lose(&mut state.random);
+        Ok(())
+    }
+
+    fn read(&self, segment: u64) -> io::Result<Box<dyn Read>> {
+        let mut state = self.state();
+        state.call(|_| {})?;
+        let bytes = state.files[state.id(segment)?].cached.clone();
+        Ok(Box::new(Reader {
+            random: state.random.fork(),
+            failing: state.failing,
+            bytes,
+            at: 0,
+        }))
+    }
+
+    fn create(&self, segment: u64) -> io::Result<OpenFile> {
+        let name = unfinished(segment);
+        let mut state = self.state();
+        if state.names.contains_key(&name) {
+            let old = Change::Unlink(name.clone());
+            state.call(|state| state.change(old))?;
+        }
+        let id = state.files.len();
+        state.call(|state| {
+            state.files.push(FileState::default());
+            state.change(Change::Link(name, id));
+        })?;
+        Ok(OpenFile {
+            disk: self.clone(),
+            id,
+            was_short: false,
+        })
+    }
+
+    fn publish(&self, segment: u64) -> io::Result<()> {
+        let mut state = self.state();
+        let (from, to) = (unfinished(segment), segment_name(segment));
+        let id = *state.names.get(&from).ok_or(Errno::NOENT)?;
+        // Between a rename and its sync is the worst place to end.
+        if state.calls_left.is_some() && state.random.chance(400) {
+            state.calls_left = Some(0);
+        }
+        state.call(|state| state.change(Change::Rename(from, to, id)))
+    }
+
+    fn sync_names(&self) -> io::Result<()> {
+        self.state().call(|state| {
+            for change in state.changes.drain(..) {
+                change.apply(&mut state.durable_names);
+            }
+        })
+    }
+
+    fn remove_unfinished(&self) -> io::Result<()> {
+        let mut state = self.state();
+        let names: Vec<String> = state.names.keys().cloned().collect();
+        for name in names.into_iter().filter(|name| name.ends_with(".new")) {
+            state.call(|state| state.change(Change::Unlink(name)))?;
+        }
+        Ok(())
+    }
+}
+
+/// A segment's file, opened for appending.
+#[derive(Debug)]
+struct OpenFile {
+    disk: Disk,
+    id: usize,
+    /// Something was written only in part. That happens once, so that the number of calls does not
+    /// depend on how long the lines are.
+    was_short: bool,
+}
+
+impl OpenFile {
+    fn meanwhile(&self) {
+        if let Some(action) = &mut *self.disk.meanwhile.lock().unwrap() {
+            action();
+        }
+    }
+}
+
+impl SegmentFile for OpenFile {
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.meanwhile();
+        self.was_short = false;
+        self.write_all(bytes)
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.meanwhile();
+        self.disk.state().sync(self.id)
+    }
+}
+
+impl Write for OpenFile {
+    /// May write less than asked.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut state = self.disk.state();
+        let was_ended = state.ended;
+        let fate = state.fate();
+        let length = match fate {
+            Fate::Done if state.failing > 0 && !self.was_short && state.random.chance(300) => {
+                self.was_short = true;
+                1 + state.random.index(bytes.len())
+            }
+            Fate::Done => bytes.len(),
+            Fate::Ends(true) if !was_ended => state.random.index(bytes.len() + 1),
+            Fate::Fails(..) | Fate::Ends(_) => 0,
+        };
+        if length > 0 {
+            let file = &mut state.files[self.id];
+            file.unsynced.push(Unsynced {
+                offset: file.cached.len(),
+                bytes: bytes[..length].to_vec(),
+                clean: false,
+            });
+            file.cached.extend_from_slice(&bytes[..length]);
+        }
+        fate.answer().map(|()| length)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Reads what was cached when it was opened, in pieces.
+struct Reader {
+    random: Random,
+    failing: u64,
+    bytes: Vec<u8>,
+    at: usize,
+}
+
+impl Read for Reader {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        if self.random.chance(self.failing / 4) {
+            return Err([Errno::IO, Errno::INTR][self.random.index(2)].into());
+        }
+        let mut length = out.len().min(self.bytes.len() - self.at);
+        if length > 1 && self.failing > 0 {
+            length = 1 + self.random.index(length);
+        }
+        out[..length].copy_from_slice(&self.bytes[self.at..self.at + length]);
+        self.at += length;
+        Ok(length)
+    }
+}

@@ -1,0 +1,453 @@
+//! A worker dies, and a court asks for its records.
+//!
+//! A call has returned with a receipt: this violation is on record. The machine loses its power in
+//! the middle of the next write. Of what was not synced, the medium has kept one sector, lost the
+//! next and filled a third with garbage; a segment's name is there or not. The worker starts again,
+//! runs into a full disk, is killed, starts again. If one of those steps forgets a sync, syncs
+//! twice where the first answer was no, or names a file before it is whole, the record behind the
+//! receipt is gone, and nobody notices until it is asked for. If the check is too strict, an honest
+//! trail is called forged. A real disk shows neither: it keeps nearly everything, nearly always.
+//!
+//! So each seed lets a random worker live on a disk that forgets whatever it may: notes, critical
+//! records, flushes, closes, failing calls, calls of other threads while the writer is busy, kills
+//! and power cuts at any call, and openings that fail or die themselves. After each end, the trail
+//! is checked, and compared with a list that the test keeps itself: which texts were given under
+//! which numbers, and for which of them a receipt was given. The writer runs on the test's own
+//! thread, so a seed always does the same.
+//!
+//! `VRAM_SIM_SEEDS` is how many seeds are tried (10 000), `VRAM_SIM_FROM` the first of them (0).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::super::event::{Event, Seq, Violation};
+use super::super::open::AuditTrailBuilder;
+use super::super::queue::Lane;
+use super::super::writer::Writer;
+use super::super::{
+    AnchorState, Checkpoint, NotDurable, OpenError, Outcome, Report, Shared, VerifierKey, verify,
+};
+use super::{Disk, Random};
+use crate::key::TrailKey;
+
+/// Long enough for everything here.
+const LONG: Duration = Duration::from_secs(600);
+
+/// What the test knows, without asking the library.
+#[derive(Default)]
+struct Model {
+    /// Each record given, by its text's number.
+    given: Vec<Given>,
+    /// The numbers of what had no room, run by run.
+    refused: Vec<(usize, u64)>,
+    /// Those that must be accounted for, since something behind them has a receipt.
+    explained: BTreeSet<u64>,
+    run: usize,
+    newest: Option<Checkpoint>,
+    /// None: it cannot be known.
+    closed: Option<bool>,
+    opened: bool,
+}
+
+struct Given {
+    run: usize,
+    seq: u64,
+    taken: bool,
+    acknowledged: bool,
+}
+
+/// One worker's process.
+struct Process {
+    writer: Writer<Disk>,
+    shared: Arc<Shared>,
+}
+
+struct World<'a> {
+    random: Random,
+    disk: Disk,
+    model: Arc<Mutex<Model>>,
+    process: Option<Process>,
+    key: Option<VerifierKey>,
+    place: &'a Path,
+}
+
+impl Model {
+    fn give(&mut self, shared: &Shared, critical: bool, length: usize) -> Option<Seq> {
+        let text = format!("{} {}", self.given.len(), "x".repeat(length));
+        let (event, lane) = if critical {
+            let violation = Box::new(Violation {
+                shard: None,
+                policy: text.into(),
+                violation: "v".into(),
+                details: "d".into(),
+                action: "a".into(),
+            });
+            (Event::PolicyViolation { violation }, Lane::Critical)
+        } else {
+            (Event::Note { text: text.into() }, Lane::Ordinary)
+        };
+        let (mark, taken) = shared.push(event, lane);
+        // None: the trail is being closed.
+        let seq = mark.seq?;
+        if let Err(error) = &taken {
+            assert!(matches!(error, NotDurable::QueueFull { .. }), "{error}");
+            self.refused.push((self.run, seq.0));
+        }
+        self.given.push(Given {
+            run: self.run,
+            seq: seq.0,
+            taken: taken.is_ok(),
+            acknowledged: false,
+        });
+        taken.is_ok().then_some(seq)
+    }
+
+    /// A receipt for this number was given: everything before it is durable, too.
+    fn acknowledge(&mut self, last: u64) {
+        let run = self.run;
+        for given in self.given.iter_mut().rev().take_while(|g| g.run == run) {
+            given.acknowledged |= given.taken && given.seq <= last;
+        }
+        let refused = self.refused.iter().rev().take_while(|entry| entry.0 == run);
+        self.explained
+            .extend(refused.map(|entry| entry.1).filter(|seq| *seq <= last));
+    }
+
+    fn receive(&mut self, checkpoint: &Checkpoint) {
+        if let Some(newest) = &self.newest {
+            assert!(newest.size() <= checkpoint.size(), "receipts go back");
+        }
+        self.newest = Some(checkpoint.clone());
+    }
+}
+
+impl World<'_> {
+    fn model(&self) -> MutexGuard<'_, Model> {
+        self.model.lock().unwrap()
+    }
+
+    /// Whether nothing fails and nothing ends from here on.
+    fn is_healthy(&self) -> bool {
+        let state = self.disk.state();
+        state.failing == 0 && state.calls_left.is_none()
+    }
+
+    fn until(&mut self) -> Instant {
+        let now = Instant::now();
+        if self.random.chance(800) {
+            now + LONG
+        } else {
+            now
+        }
+    }
+
+    fn open(&mut self) {
+        let worker = "w".parse().unwrap();
+        let key = TrailKey::open_or_create(self.place.join("key")).unwrap();
+        let builder = AuditTrailBuilder::new(worker, "/simulated".into(), key).queue_records(16);
+        match builder.prepare(self.disk.clone()) {
+            Ok((writer, shared)) => {
+                let mut model = self.model();
+                model.run += 1;
+                model.opened = true;
+                model.closed = Some(false);
+                drop(model);
+                self.key = Some(shared.verifier.clone());
+                self.process = Some(Process { writer, shared });
+            }
+            Err(error) => {
+                assert!(!self.is_healthy(), "an honest trail is refused: {error}");
+                assert!(matches!(error, OpenError::Io { .. }), "{error}");
+                let mut model = self.model();
+                model.closed = model.closed.filter(|closed| !closed);
+            }
+        }
+    }
+
+    fn note(&mut self) {
+        let length = self.random.index(300);
+        let process = self.process.as_ref().unwrap();
+        self.model().give(&process.shared, false, length);
+    }
+
+    fn violation(&mut self) {
+        let (length, until) = (self.random.index(900), self.until());
+        let healthy = self.is_healthy() && until > Instant::now();
+        let mut process = self.process.take().unwrap();
+        let seq = self.model().give(&process.shared, true, length);
+        process.writer.drain(until);
+        let queue = &process.shared.queue;
+        let result = seq.map(|seq| queue.wait_durable(seq, Duration::ZERO));
+        match result {
+            Some(Ok(receipt)) => {
+                let mut model = self.model();
+                model.acknowledge(receipt.seq().0);
+                model.receive(receipt.checkpoint());
+            }
+            other => assert!(!healthy, "a healthy disk gives no receipt: {other:?}"),
+        }
+        self.process = Some(process);
+    }
+
+    fn flush(&mut self) {
+        let until = self.until();
+        let healthy = self.is_healthy() && until > Instant::now();
+        let mut process = self.process.take().unwrap();
+        let queue = &process.shared.queue;
+        match queue.hurry() {
+            None => self.model().acknowledge(u64::MAX),
+            Some(last) => {
+                process.writer.drain(until);
+                match queue.wait_durable(last, Duration::ZERO) {
+                    Ok(receipt) => {
+                        let mut model = self.model();
+                        model.acknowledge(last.0);
+                        model.receive(receipt.checkpoint());
+                    }
+                    Err(error) => assert!(!healthy, "a healthy disk does not flush: {error}"),
+                }
+            }
+        }
+        self.process = Some(process);
+    }
+
+    /// The records stay, or their loss is told.
+    fn close(&mut self) {
+        let healthy = self.is_healthy();
+        let process = self.process.take().unwrap();
+        let deadline = Instant::now() + if healthy { LONG } else { Duration::ZERO };
+        process.shared.queue.close(deadline);
+        match process.writer.close(deadline, Duration::ZERO) {
+            Ok(receipt) => {
+                let mut model = self.model();
+                model.acknowledge(u64::MAX);
+                model.receive(receipt.checkpoint());
+                model.closed = Some(true);
+            }
+            Err(error) => {
+                assert!(!healthy, "a healthy disk does not close: {error}");
+                self.model().closed = None;
+            }
+        }
+        self.end();
+    }
+
+    /// The process or the machine ends, and the trail is checked.
+    fn end(&mut self) {
+        self.process = None;
+        self.disk.meanwhile(None);
+        if self.random.chance(400) {
+            self.disk.kill();
+        } else {
+            self.disk.cut_power();
+        }
+        // Signatures are what takes time; what is wrong now is mostly still wrong at the end.
+        if self.random.chance(300) {
+            self.check();
+        }
+    }
+
+    /// Other threads record while the writer is in the storage.
+    fn meanwhile(&mut self) {
+        let process = self.process.as_ref().unwrap();
+        let (shared, model) = (Arc::clone(&process.shared), Arc::clone(&self.model));
+        let mut random = self.random.fork();
+        self.disk.meanwhile(Some(Box::new(move || {
+            let notes = random.below(30).saturating_sub(20);
+            for _ in 0..notes {
+                let (critical, length) = (random.chance(200), random.index(200));
+                model.lock().unwrap().give(&shared, critical, length);
+            }
+        })));
+    }
+
+    fn step(&mut self) {
+        if self.process.is_none() {
+            self.open();
+            if self.process.is_none() {
+                self.end();
+                self.trouble();
+            }
+            return;
+        }
+        match self.random.below(100) {
+            0..30 => self.note(),
+            30..36 => (0..self.random.below(25)).for_each(|_| self.note()),
+            36..60 => self.violation(),
+            60..68 => self.flush(),
+            68..73 => self.disk.fail([100, 300, 800, 1000][self.random.index(4)]),
+            73..79 => self.disk.fail(0),
+            79..84 => self.disk.end_after(self.random.below(12)),
+            84..88 => self.meanwhile(),
+            88..90 => self.process.as_mut().unwrap().writer.tick(),
+            90..95 => self.close(),
+            _ => self.end(),
+        }
+        if self.disk.state().ended {
+            self.end();
+        }
+        if self.process.is_none() {
+            self.trouble();
+        }
+    }
+
+    /// The next opening may fail or die, too.
+    fn trouble(&mut self) {
+        if self.random.chance(250) {
+            self.disk.fail(150);
+        }
+        if self.random.chance(250) {
+            self.disk.end_after(self.random.below(14));
+        }
+    }
+
+    fn check(&self) {
+        let contents = self.disk.contents();
+        let model = self.model();
+        let Some(key) = &self.key else {
+            assert!(!model.opened);
+            return;
+        };
+        let directory = self.place.join("trail");
+        let _none_before = std::fs::remove_dir_all(&directory);
+        std::fs::create_dir(&directory).unwrap();
+        for (segment, bytes) in &contents {
+            std::fs::write(directory.join(format!("{segment:06}.jsonl")), bytes).unwrap();
+        }
+        let anchors: Vec<Checkpoint> = model.newest.iter().cloned().collect();
+        let report = verify(&directory, std::slice::from_ref(key), &anchors);
+        model.agrees(&report, &contents);
+    }
+}
+
+impl Model {
+    fn agrees(&self, report: &Report, contents: &BTreeMap<u64, Vec<u8>>) {
+        assert_eq!(report.outcome, Outcome::Holds, "{report}");
+        assert!(!report.older_segments_absent, "{report}");
+        for anchor in &report.anchors {
+            assert_eq!(anchor.state, AnchorState::Confirmed, "{report}");
+        }
+        if let Some(closed) = self.closed {
+            assert_eq!(report.closed, closed, "{report}");
+            assert!(!closed || report.tail.is_none(), "{report}");
+        }
+        let mut lost = BTreeSet::new();
+        for [first, last] in &report.lost {
+            lost.extend(*first..=*last);
+        }
+        assert_eq!(report.records_lost, lost.len() as u64, "{report}");
+        let refused: BTreeSet<u64> = self.refused.iter().map(|entry| entry.1).collect();
+        assert!(lost.is_subset(&refused), "a loss is invented: {report}");
+        assert!(self.explained.is_subset(&lost), "a loss is kept: {report}");
+
+        let records = acknowledged(contents, report.leaves);
+        assert_eq!(records.len() as u64, report.records, "{report}");
+        let mut found = BTreeSet::new();
+        for record in &records {
+            let text = match record["event"].as_str().unwrap() {
+                "Note" => &record["text"],
+                "PolicyViolation" => &record["policy"],
+                _ => continue,
+            };
+            let text = text.as_str().unwrap();
+            let number: usize = text.split(' ').next().unwrap().parse().unwrap();
+            let given = &self.given[number];
+            assert!(given.taken, "text {number} was refused and is there");
+            assert_eq!(record["seq"], given.seq, "text {number}");
+            assert!(found.insert(number), "text {number} is there twice");
+        }
+        for (number, given) in self.given.iter().enumerate() {
+            assert!(
+                !given.acknowledged || found.contains(&number),
+                "text {number}, record {}, has a receipt and is gone\n{report}",
+                given.seq
+            );
+        }
+    }
+}
+
+/// The first `leaves` records, void bytes left out: read as the format says, by other means than
+/// the library's.
+fn acknowledged(contents: &BTreeMap<u64, Vec<u8>>, leaves: u64) -> Vec<Value> {
+    let mut records = Vec::new();
+    for (segment, bytes) in contents {
+        let next = contents.get(&(segment + 1)).map(|next| {
+            let header = next.split(|byte| *byte == b'\n').next().unwrap();
+            let header: Value = serde_json::from_slice(header).unwrap();
+            usize::try_from(header["previous"]["end"].as_u64().unwrap()).unwrap()
+        });
+        for line in bytes[..next.unwrap_or(bytes.len())].split(|byte| *byte == b'\n') {
+            if records.len() as u64 == leaves || line.is_empty() {
+                break;
+            }
+            if !line.starts_with(b"{\"checkpoint\"") {
+                records.push(serde_json::from_slice(line).unwrap());
+            }
+        }
+    }
+    records
+}
+
+fn live(seed: u64, place: &Path) {
+    let mut random = Random(seed);
+    let mut world = World {
+        disk: Disk::new(random.next()),
+        random,
+        model: Arc::default(),
+        process: None,
+        key: None,
+        place,
+    };
+    let steps = 6 + world.random.below(20);
+    for _ in 0..steps {
+        world.step();
+    }
+    // The disk is well again, and whatever happened, the trail goes on and closes.
+    world.end();
+    world.open();
+    world.violation();
+    world.close();
+    world.check();
+}
+
+fn number(variable: &str, otherwise: u64) -> u64 {
+    std::env::var(variable).map_or(otherwise, |text| text.replace('_', "").parse().unwrap())
+}
+
+#[test]
+fn what_has_a_receipt_survives_whatever_a_disk_may_do() {
+    let from = number("VRAM_SIM_FROM", 0);
+    let seeds = number("VRAM_SIM_SEEDS", 10_000);
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
+    let failed = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for thread in 0..threads {
+            let failed = &failed;
+            scope.spawn(move || {
+                let memory = Path::new("/dev/shm");
+                let place = if memory.is_dir() {
+                    tempfile::tempdir_in(memory)
+                } else {
+                    tempfile::tempdir()
+                };
+                let place = place.unwrap();
+                for seed in (from + thread..from + seeds).step_by(threads as usize) {
+                    let run = std::panic::AssertUnwindSafe(|| live(seed, place.path()));
+                    if std::panic::catch_unwind(run).is_err() {
+                        println!("failed: VRAM_SIM_FROM={seed} VRAM_SIM_SEEDS=1");
+                        failed.lock().unwrap().push(seed);
+                    }
+                    if failed.lock().unwrap().len() >= 5 {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    let failed = failed.into_inner().unwrap();
+    assert!(failed.is_empty(), "seeds that fail: {failed:?}");
+}
