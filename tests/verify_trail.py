@@ -7,7 +7,7 @@ exit status 0 or 1. The Merkle roots are computed by RFC 6962's recursive defini
 import base64, hashlib, json, os, pathlib, re, subprocess, sys, tempfile
 
 COMMON = ["seq", "time", "mono_us", "boot", "worker", "event", "severity", "outcome"]
-FORM = rb'\{"checkpoint":"[^"\\]+\\n[0-9]+\\n[^"\\]{44}\\n\\n\xe2\x80\x94 [^"\\ ]+ [^"\\]{92}\\n"\}'
+START, FORM = b'{"checkpoint":', rb'\{"checkpoint":"[^"\\]+\\n[0-9]+\\n[^"\\]{44}\\n\\n\xe2\x80\x94 [^"\\ ]+ [^"\\]{92}\\n"\}'
 problems, remarks = [], []
 
 def b64(text):
@@ -103,9 +103,8 @@ def check_segment(number, data, tree, key, end):
             value = read_line(line, tree, key, size)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             wrong, value = wrong or f"segment {number:06}, byte {start}: {error}", None
-        starts = line.startswith(b'{"checkpoint":')
-        beyond = beyond or whole or (closed and (starts or value is not None))
-        closed, whole = closed or starts, whole or re.fullmatch(FORM, line) is not None
+        beyond = beyond or whole or (closed and (line.startswith(START) or value is not None))
+        closed, whole = closed or line.startswith(START), whole or re.fullmatch(FORM, line) is not None
         if not isinstance(value, str):
             waiting += [value] if value else []
             continue
