@@ -55,12 +55,7 @@ fn a_full_disk_stops_nothing_and_loses_nothing_unsaid() {
         .env(support::CHILD, place.temp.path())
         .output()
         .unwrap();
-    assert!(
-        output.status.success(),
-        "{}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    );
+    support::ran_well(&output);
 }
 
 /// In the child: everything in one life, since the disk has to be filled and emptied once.

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 use rustix::process::{Pid, WaitOptions, waitpid};
-use support::{Place, builder_at, child, child_command, filled, manager, model, sealed, segments};
+use support::{alone, builder_at, filled, manager, model, sealed, segments};
 use vram_residency::audit::{
     CloseError, NotDurable, OpenError, Outcome, PolicyViolation, RecordError,
 };
@@ -51,22 +51,6 @@ fn expect_well(child: Pid) {
         (status.exit_status(), status.terminating_signal()),
         (Some(0), None),
         "the child failed an assertion, or hung"
-    );
-}
-
-/// Runs a test's body in a process of its own, where nothing else forks or waits.
-fn alone(test: &str, body: impl FnOnce(&Path)) {
-    if let Some(place) = child() {
-        body(&place);
-        return;
-    }
-    let place = Place::new();
-    let output = child_command(test, place.temp.path()).output().unwrap();
-    assert!(
-        output.status.success(),
-        "{}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
     );
 }
 

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
-use support::{Place, child, child_command, manager, sealed};
+use support::{alone, manager, sealed};
 use vram_residency::AuditTrail;
 use vram_residency::audit::PolicyViolation;
 use vram_residency::audit::faults::{Step, StorageError, StorageFaults};
@@ -18,20 +18,6 @@ use vram_residency::audit::faults::{Step, StorageError, StorageFaults};
 const ATTEMPTS: &str = "vram.audit.emit_attempts";
 const FAILURES: &str = "vram.audit.emit_failures";
 const CRITICAL: &str = "vram.audit.critical_emit_failures";
-
-fn alone(test: &str, body: impl FnOnce(&Path)) {
-    if let Some(place) = child() {
-        return body(&place);
-    }
-    let place = Place::new();
-    let output = child_command(test, place.temp.path()).output().unwrap();
-    assert!(
-        output.status.success(),
-        "{}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    );
-}
 
 fn install() -> Snapshotter {
     let recorder = DebuggingRecorder::new();

@@ -7,16 +7,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use support::{Place, of_event, segments};
+use support::{Place, VIOLATION, of_event, segments};
 use vram_residency::audit::{OpenError, Outcome, PolicyViolation, RecordError};
 use vram_residency::{AuditTrail, TrailKey};
-
-const VIOLATION: PolicyViolation<'static> = PolicyViolation {
-    policy: "models-are-pinned",
-    violation: "unpinned model",
-    details: "asked for by the operator",
-    action: "refused",
-};
 
 #[test]
 fn a_record_has_its_common_fields_in_the_order_of_the_format() {

@@ -5,19 +5,12 @@ mod support;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use support::{Place, of_event, records_in, segments};
+use support::{Place, VIOLATION, of_event, records_in, segments};
 use vram_residency::audit::faults::{Step, StorageError, StorageFaults};
 use vram_residency::audit::{
-    self, CloseError, NotDurable, OpenError, Outcome, PolicyViolation, RecordError, VerifierKey,
+    self, CloseError, NotDurable, OpenError, Outcome, RecordError, VerifierKey,
 };
 use vram_residency::{AuditTrail, TrailKey};
-
-const VIOLATION: PolicyViolation<'static> = PolicyViolation {
-    policy: "models-are-pinned",
-    violation: "unpinned model",
-    details: "asked for by the operator",
-    action: "refused",
-};
 
 #[test]
 fn a_failed_sync_poisons_the_segment_and_nothing_acknowledged_is_lost() {

@@ -7,13 +7,15 @@
 pub mod fields;
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 use std::time::Duration;
 
 use serde_json::Value;
 use tempfile::TempDir;
 use vram_residency::audit::faults::StorageFaults;
-use vram_residency::audit::{self, AuditTrailBuilder, Checkpoint, Report, VerifierKey};
+use vram_residency::audit::{
+    self, AuditTrailBuilder, Checkpoint, PolicyViolation, Report, VerifierKey,
+};
 use vram_residency::shard::{Allocated, Sealed, Shard};
 use vram_residency::{AuditTrail, Host, ModelRef, Provenance, TrailKey, VramManager, WorkerToken};
 
@@ -103,6 +105,14 @@ pub fn sealed(manager: &VramManager<Host>, id: &str, len: usize) -> Shard<Sealed
         .unwrap()
 }
 
+/// A critical record, for whoever needs just one.
+pub const VIOLATION: PolicyViolation<'static> = PolicyViolation {
+    policy: "models-are-pinned",
+    violation: "unpinned model",
+    details: "asked for by the operator",
+    action: "refused",
+};
+
 /// What [`child`] reads.
 pub const CHILD: &str = "VRAM_TEST_CHILD";
 
@@ -116,6 +126,26 @@ pub fn child_command(test: &str, value: &Path) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(only(test)).env(CHILD, value);
     command
+}
+
+/// Runs a test's body in a process of its own, where nothing else forks, waits or installs.
+pub fn alone(test: &str, body: impl FnOnce(&Path)) {
+    if let Some(place) = child() {
+        return body(&place);
+    }
+    let place = Place::new();
+    ran_well(&child_command(test, place.temp.path()).output().unwrap());
+}
+
+/// The child has run its one test: a name that fits none would pass, too.
+#[track_caller]
+pub fn ran_well(output: &Output) {
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && told.contains("1 passed"),
+        "{told}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
 
 /// What the parent gave, if this is a process that it started.
