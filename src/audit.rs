@@ -17,15 +17,16 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+pub use builder::{
+    AuditTrailBuilder, DEFAULT_CRITICAL_DEADLINE, DEFAULT_DURABLE_WITHIN, DEFAULT_QUEUE_RECORDS,
+    RESERVED_RECORDS,
+};
 pub use checkpoint::{Checkpoint, NoteError, VerifierKey};
 pub use event::{MAX_TEXT_BYTES, Reason, Seq};
 pub use guard::Incident;
-pub use open::{
-    AuditTrailBuilder, DEFAULT_CRITICAL_DEADLINE, DEFAULT_DURABLE_WITHIN, DEFAULT_QUEUE_RECORDS,
-    OpenError, RESERVED_RECORDS,
-};
+pub use open::OpenError;
 pub use receipt::{CloseError, NotDurable, Receipt, RecordError};
 pub use verify::{AnchorReport, AnchorState, Finding, Outcome, Report, Unacknowledged, verify};
 
@@ -33,10 +34,12 @@ use crate::health::AuditCounts;
 use crate::id::{ShardId, WorkerId};
 use crate::key::TrailKey;
 use crate::process;
+use builder::Settings;
 use clock::Time;
 use event::{Event, LiveShard, MAX_LISTED_SHARDS, Mark, Subject, Violation};
 use queue::{Lane, Queue};
 
+mod builder;
 pub(crate) mod checkpoint;
 pub(crate) mod clock;
 pub(crate) mod event;
@@ -85,8 +88,7 @@ pub(crate) struct Shared {
     queue: Queue,
     worker: WorkerId,
     verifier: VerifierKey,
-    critical_deadline: Duration,
-    durable_within: Duration,
+    settings: Settings,
     live: Mutex<Live>,
     watched: Mutex<Vec<Weak<dyn Watched>>>,
     /// Whether a record was refused because the trail is closed.
@@ -211,7 +213,7 @@ impl AuditTrail {
             return Err(CloseError::WriterStopped);
         };
         process::check()?;
-        let limit = self.shared.critical_deadline;
+        let limit = self.shared.settings.critical_deadline;
         let started = Instant::now();
         let deadline = started.checked_add(limit).unwrap_or(started);
         // The writer gives up earlier, so that it can still say what is lost; only a system call
@@ -273,7 +275,7 @@ impl Recorder {
         let queue = &self.0.queue;
         let (mark, queued) = self.0.push(event, Lane::Critical);
         let outcome = match (queued, mark.seq) {
-            (Ok(()), Some(seq)) => queue.wait_durable(seq, self.0.critical_deadline),
+            (Ok(()), Some(seq)) => queue.wait_durable(seq, self.0.settings.critical_deadline),
             (Ok(()), None) => Err(NotDurable::Closed),
             (Err(error), _) => Err(error),
         };
@@ -292,7 +294,7 @@ impl Recorder {
             Some(last) => self
                 .0
                 .queue
-                .wait_durable(last, self.0.critical_deadline)
+                .wait_durable(last, self.0.settings.critical_deadline)
                 .map(drop),
         }
     }

@@ -60,7 +60,7 @@ impl<S: Storage> Writer<S> {
     /// Runs until the trail is closed; the receipt is that of `TrailClosed`.
     pub(crate) fn run(mut self) -> Result<Receipt, CloseError> {
         let _stopped = StopOnDrop(Arc::clone(&self.shared));
-        let interval = self.shared.durable_within;
+        let interval = self.shared.settings.durable_within;
         let tick = interval.checked_div(2).unwrap_or(interval);
         let mut next_tick = Instant::now();
         loop {

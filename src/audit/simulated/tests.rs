@@ -24,8 +24,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use super::super::builder::AuditTrailBuilder;
 use super::super::event::{Event, Seq, Violation};
-use super::super::open::AuditTrailBuilder;
 use super::super::queue::Lane;
 use super::super::writer::Writer;
 use super::super::{
