@@ -21,7 +21,7 @@ use std::time::Instant;
 
 pub use builder::{
     AuditTrailBuilder, DEFAULT_CRITICAL_DEADLINE, DEFAULT_DURABLE_WITHIN, DEFAULT_QUEUE_RECORDS,
-    RESERVED_RECORDS,
+    DEFAULT_SEGMENT_AGE, DEFAULT_SEGMENT_BYTES, RESERVED_RECORDS, Retention,
 };
 pub use checkpoint::{Checkpoint, NoteError, VerifierKey};
 pub use event::{MAX_TEXT_BYTES, Reason, Seq};

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use support::{Place, VIOLATION, of_event, segments};
-use vram_residency::audit::{OpenError, Outcome, PolicyViolation, RecordError};
+use vram_residency::audit::{OpenError, Outcome, PolicyViolation, RecordError, Retention};
 use vram_residency::{AuditTrail, TrailKey};
 
 #[test]
@@ -352,5 +352,14 @@ fn deadlines_and_intervals_have_bounds() {
     }
     let error = place.builder().queue_records(15).open().unwrap_err();
     assert!(error.to_string().contains("queue_records"), "{error}");
+    let error = place.builder().segment_bytes(4095).open().unwrap_err();
+    assert!(error.to_string().contains("segment_bytes"), "{error}");
+    let error = place.builder().segment_age(Duration::ZERO).open();
+    let error = error.unwrap_err();
+    assert!(error.to_string().contains("segment_age"), "{error}");
+    for wrong in [Retention::years(0, "law"), Retention::months(6, "")] {
+        let error = place.builder().retention(wrong).open().unwrap_err();
+        assert!(error.to_string().contains("retention"), "{error}");
+    }
     assert!(!place.dir().exists());
 }

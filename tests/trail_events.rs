@@ -11,9 +11,9 @@ use vram_residency::audit::faults::{Step, StorageError};
 use vram_residency::{Host, Provenance, VramManager, WorkerToken};
 
 const LEN: usize = 1_500_000;
-const HEADER: &str = "segment first_leaf origin key";
+const HEADER: &str = "segment first_leaf origin key retention";
 const SETTINGS: &str = "crate_version features fault_injection critical_deadline_ms \
-    durable_within_ms queue_records reserved_records";
+    durable_within_ms queue_records reserved_records segment_bytes segment_age_s";
 const VIOLATION: PolicyViolation<'static> = PolicyViolation {
     policy: "p",
     violation: "v",
@@ -69,6 +69,8 @@ fn what_the_trail_says_of_itself() {
     let opened = one(&all, "TrailOpened", "INFO success", &[HEADER, SETTINGS]);
     assert_eq!(opened["queue_records"], 16);
     assert_eq!(opened["reserved_records"], 1024);
+    assert_eq!(opened["segment_bytes"], 64 << 20);
+    assert_eq!(opened["segment_age_s"], 86_400);
     let features: &[&str] = match cfg!(feature = "cli") {
         true => &["cli", "fault-injection"],
         false => &["fault-injection"],
@@ -104,10 +106,19 @@ fn what_the_trail_says_of_itself() {
     assert!(gap["first_time"].as_str() <= gap["last_time"].as_str());
     assert!(gap["last_time"].as_str() <= gap["time"].as_str());
 
-    let closed = one(&all, "TrailClosed", "INFO success", &["live_shards live"]);
+    let closed = one(
+        &all,
+        "TrailClosed",
+        "INFO success",
+        &["live_shards live offset"],
+    );
     assert_eq!(closed["live_shards"], 1);
     let live = json!([{"shard": "outlives", "allocation": 1, "device": "host", "bytes": LEN}]);
     assert_eq!(closed["live"], live);
+    let last = std::fs::read(support::segments(&place.dir()).pop().unwrap()).unwrap();
+    let at = usize::try_from(closed["offset"].as_u64().unwrap()).unwrap();
+    assert!(last[at..].starts_with(format!("{{\"seq\":{},", closed["seq"]).as_bytes()));
+    assert_eq!(last[at - 1], b'\n');
     drop(shard);
 }
 

@@ -3,11 +3,15 @@
 //! This module knows which settings make sense and how `TrailOpened` states them. It does not know
 //! how a trail is opened: that is `open`.
 
+use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use serde::Serialize;
+
 use super::AuditTrail;
-use super::event::Configuration;
+use super::event::{Configuration, MAX_TEXT_BYTES};
 use super::open::OpenError;
 use super::storage::Directory;
 use crate::id::WorkerId;
@@ -26,8 +30,17 @@ pub const DEFAULT_QUEUE_RECORDS: usize = 16_384;
 /// How many critical records have room beyond that.
 pub const RESERVED_RECORDS: usize = 1_024;
 
+/// How many bytes a segment has when the next one is begun, unless configured.
+pub const DEFAULT_SEGMENT_BYTES: u64 = 64 << 20;
+
+/// How old a segment is when the next one is begun, unless configured.
+pub const DEFAULT_SEGMENT_AGE: Duration = Duration::from_secs(24 * 3600);
+
 /// The longest deadline or interval that can be configured.
 const LONGEST: Duration = Duration::from_secs(3600);
+
+/// The highest age of a segment that can be configured.
+const LONGEST_AGE: Duration = Duration::from_secs(366 * 24 * 3600);
 
 /// A trail that is about to be opened.
 #[derive(Debug)]
@@ -36,6 +49,7 @@ pub struct AuditTrailBuilder {
     pub(super) worker: WorkerId,
     pub(super) dir: PathBuf,
     pub(super) key: TrailKey,
+    pub(super) previous_key: Option<TrailKey>,
     pub(super) settings: Settings,
     #[cfg(feature = "fault-injection")]
     faults: Option<super::faults::StorageFaults>,
@@ -47,6 +61,65 @@ pub(crate) struct Settings {
     pub(crate) critical_deadline: Duration,
     pub(crate) durable_within: Duration,
     pub(crate) queue_records: usize,
+    pub(crate) segment_bytes: u64,
+    pub(crate) segment_age: Duration,
+    pub(crate) retention: Retention,
+}
+
+/// How long records are to be kept, and why: a statement for whoever removes old segments. This
+/// library never removes one.
+///
+/// The default, seven years, is this project's own policy and follows from no law.
+///
+/// ```
+/// use vram_residency::audit::Retention;
+///
+/// let retention = Retention::months(6, "EU AI Act, Article 26(6)");
+/// assert_eq!(retention.to_string(), "P6M (EU AI Act, Article 26(6))");
+/// ```
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+pub struct Retention {
+    /// As ISO 8601 writes it.
+    period: Arc<str>,
+    basis: Arc<str>,
+    #[serde(skip)]
+    is_zero: bool,
+}
+
+impl Retention {
+    /// So many years, on a legal or other basis of 1 to [`MAX_TEXT_BYTES`] bytes.
+    pub fn years(years: u16, basis: impl Into<Arc<str>>) -> Self {
+        Self {
+            period: format!("P{years}Y").into(),
+            basis: basis.into(),
+            is_zero: years == 0,
+        }
+    }
+
+    /// So many months, on a legal or other basis of 1 to [`MAX_TEXT_BYTES`] bytes.
+    pub fn months(months: u16, basis: impl Into<Arc<str>>) -> Self {
+        Self {
+            period: format!("P{months}M").into(),
+            basis: basis.into(),
+            is_zero: months == 0,
+        }
+    }
+
+    fn makes_sense(&self) -> bool {
+        !self.is_zero && (1..=MAX_TEXT_BYTES).contains(&self.basis.len())
+    }
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self::years(7, "policy of the vram-residency project")
+    }
+}
+
+impl fmt::Display for Retention {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.period, self.basis)
+    }
 }
 
 impl AuditTrailBuilder {
@@ -56,6 +129,7 @@ impl AuditTrailBuilder {
             // Without a slash at its end, with which a symbolic link would be followed.
             dir: dir.components().collect(),
             key,
+            previous_key: None,
             settings: Settings::default(),
             #[cfg(feature = "fault-injection")]
             faults: None,
@@ -80,6 +154,35 @@ impl AuditTrailBuilder {
     /// more). The room is reserved here, so that recording never allocates.
     pub fn queue_records(mut self, records: usize) -> Self {
         self.settings.queue_records = records;
+        self
+    }
+
+    /// How many bytes a segment has when the next one is begun (default 64 MiB).
+    ///
+    /// A critical record that waits goes first: while there always is one, a segment grows to twice
+    /// this size.
+    pub fn segment_bytes(mut self, bytes: u64) -> Self {
+        self.settings.segment_bytes = bytes;
+        self
+    }
+
+    /// How old a segment is when the next one is begun (default 24 h). Nothing happens while nothing
+    /// is recorded.
+    pub fn segment_age(mut self, age: Duration) -> Self {
+        self.settings.segment_age = age;
+        self
+    }
+
+    /// How long the records are to be kept, stated in each segment's header (default 7 years).
+    pub fn retention(mut self, retention: Retention) -> Self {
+        self.settings.retention = retention;
+        self
+    }
+
+    /// The key that the trail was signed with until now: its last act is to sign `KeyChanged`, the
+    /// record that names the new one. Not used if the trail has the new key already.
+    pub fn previous_key(mut self, key: TrailKey) -> Self {
+        self.previous_key = Some(key);
         self
     }
 
@@ -114,6 +217,9 @@ impl Default for Settings {
             critical_deadline: DEFAULT_CRITICAL_DEADLINE,
             durable_within: DEFAULT_DURABLE_WITHIN,
             queue_records: DEFAULT_QUEUE_RECORDS,
+            segment_bytes: DEFAULT_SEGMENT_BYTES,
+            segment_age: DEFAULT_SEGMENT_AGE,
+            retention: Retention::default(),
         }
     }
 }
@@ -129,6 +235,18 @@ impl Settings {
         }
         if !(16..=1 << 24).contains(&self.queue_records) {
             return wrong("queue_records", "from 16 to 16777216");
+        }
+        if !(4096..=1 << 40).contains(&self.segment_bytes) {
+            return wrong("segment_bytes", "from 4 KiB to 1 TiB");
+        }
+        if !(Duration::from_secs(1)..=LONGEST_AGE).contains(&self.segment_age) {
+            return wrong("segment_age", "from 1 second to 366 days");
+        }
+        if !self.retention.makes_sense() {
+            return wrong(
+                "retention",
+                "at least a month, with a basis of 1 to 1024 bytes",
+            );
         }
         Ok(())
     }
@@ -152,6 +270,8 @@ impl Settings {
             durable_within_ms: milliseconds(self.durable_within),
             queue_records: self.queue_records as u64,
             reserved_records: RESERVED_RECORDS as u64,
+            segment_bytes: self.segment_bytes,
+            segment_age_s: self.segment_age.as_secs(),
         }
     }
 }

@@ -139,7 +139,7 @@ mod tests {
         };
         let mut line = Vec::new();
         let worker = "worker-1".parse().unwrap();
-        record.write_to("boot", &worker, &mut line).unwrap();
+        record.write_to("boot", &worker, 0, &mut line).unwrap();
         let value: Value = serde_json::from_slice(&line).unwrap();
         let fields = value.as_object().unwrap();
         assert_eq!(fields.len(), 9, "eight common fields and one of its own");

@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 
+use super::builder::Retention;
 use super::clock::Time;
 use crate::digest::{Digest, StreamDigest};
 use crate::id::{ModelRef, ShardId, WorkerId};
@@ -169,6 +170,7 @@ pub(crate) struct Header {
     pub(crate) first_leaf: u64,
     pub(crate) origin: Arc<str>,
     pub(crate) key: Arc<str>,
+    pub(crate) retention: Retention,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) previous: Option<Previous>,
 }
@@ -183,6 +185,8 @@ pub(crate) struct Configuration {
     pub(crate) durable_within_ms: u64,
     pub(crate) queue_records: u64,
     pub(crate) reserved_records: u64,
+    pub(crate) segment_bytes: u64,
+    pub(crate) segment_age_s: u64,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -229,6 +233,11 @@ pub(crate) enum Event {
         subject: Subject,
         operation: &'static str,
         cause: Arc<str>,
+    },
+    /// The last record under a trail's old key: what follows is signed with another one.
+    KeyChanged {
+        previous_key: Arc<str>,
+        key: Arc<str>,
     },
     Note {
         text: Arc<str>,
@@ -364,6 +373,7 @@ impl Event {
             Self::AuditDegraded { .. } => "AuditDegraded",
             Self::ClockStepped { .. } => "ClockStepped",
             Self::DeviceFailed { .. } => "DeviceFailed",
+            Self::KeyChanged { .. } => "KeyChanged",
             Self::Note { .. } => "Note",
             Self::PolicyViolation { .. } => "PolicyViolation",
             Self::RecordsLost { .. } => "RecordsLost",
@@ -400,6 +410,7 @@ impl Event {
             Self::AuditDegraded {
                 degraded: false, ..
             }
+            | Self::KeyChanged { .. }
             | Self::Note { .. }
             | Self::SealVerified { .. }
             | Self::SegmentOpened { .. }
@@ -442,14 +453,19 @@ struct Line<'a> {
     outcome: Outcome,
     #[serde(flatten)]
     fields: &'a Event,
+    /// Where the line starts in its segment: said by a trail's last record, so that whoever deletes
+    /// a checkpoint before it is noticed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    offset: Option<u64>,
 }
 
 impl Record {
-    /// Appends the line, without its newline, to `out`.
+    /// Appends the line that starts at `offset` of its segment, without its newline, to `out`.
     pub(crate) fn write_to(
         &self,
         boot: &str,
         worker: &WorkerId,
+        offset: u64,
         out: &mut Vec<u8>,
     ) -> Result<(), serde_json::Error> {
         serde_json::to_writer(
@@ -464,6 +480,7 @@ impl Record {
                 severity: self.event.severity(),
                 outcome: self.event.outcome(),
                 fields: &self.event,
+                offset: matches!(self.event, Event::TrailClosed { .. }).then_some(offset),
             },
         )
     }

@@ -7,8 +7,11 @@
 use std::error::Error;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
+use super::builder::Retention;
 use super::checkpoint::{Checkpoint, VerifierKey, encode_base64};
+use super::clock::Uptime;
 use super::event::{Header, Previous, Record};
 use super::merkle::{Frontier, leaf_hash};
 use super::open::OpenError;
@@ -38,9 +41,14 @@ pub(crate) struct Log<S: Storage> {
     verifier: VerifierKey,
     boot: Arc<str>,
     worker: WorkerId,
+    retention: Retention,
     /// None before the first segment of a trail.
     pub(crate) position: Option<Position>,
     file: Option<S::File>,
+    /// When the open segment was begun.
+    begun: Uptime,
+    /// The file of the next segment, if that exists already. It is empty and has no name.
+    next: Option<S::File>,
     buffer: Vec<u8>,
 }
 
@@ -72,6 +80,10 @@ fn failed<E: Into<Cause>>(operation: &'static str) -> impl FnOnce(E) -> LogError
     }
 }
 
+fn not_open() -> LogError {
+    failed("append")(Cause::NotOpen)
+}
+
 impl<S: Storage> Log<S> {
     pub(crate) fn new(
         storage: S,
@@ -79,6 +91,7 @@ impl<S: Storage> Log<S> {
         verifier: VerifierKey,
         boot: Arc<str>,
         worker: WorkerId,
+        retention: Retention,
         position: Option<Position>,
     ) -> Self {
         Self {
@@ -87,8 +100,11 @@ impl<S: Storage> Log<S> {
             verifier,
             boot,
             worker,
+            retention,
             position,
             file: None,
+            begun: Uptime::now(),
+            next: None,
             buffer: Vec::new(),
         }
     }
@@ -100,6 +116,7 @@ impl<S: Storage> Log<S> {
             first_leaf: self.frontier().size(),
             origin: self.verifier.name().into(),
             key: self.verifier.to_string().into(),
+            retention: self.retention.clone(),
             previous: self.position.as_ref().map(|position| Previous {
                 segment: position.segment,
                 end: position.end,
@@ -132,6 +149,26 @@ impl<S: Storage> Log<S> {
         self.file.is_some()
     }
 
+    /// How many bytes the open segment has, and how old it is.
+    pub(super) fn extent(&self) -> (u64, Duration) {
+        let bytes = self.position.as_ref().map_or(0, |position| position.end);
+        (bytes, Uptime::now().since(self.begun))
+    }
+
+    /// Signs with another key from here on. The next segment has to be begun.
+    pub(super) fn change_key(&mut self, key: TrailKey, verifier: VerifierKey) {
+        self.key = key;
+        self.verifier = verifier;
+        self.file = None;
+    }
+
+    /// Makes the file of the next segment, so that beginning it fails less often.
+    pub(super) fn prepare_segment(&mut self) -> Result<(), LogError> {
+        let file = self.storage.create(self.next_segment());
+        self.next = Some(file.map_err(failed("create segment"))?);
+        Ok(())
+    }
+
     /// Appends records and a checkpoint to the open segment and syncs them. On failure the segment
     /// is given up.
     pub(super) fn append<'a>(
@@ -139,9 +176,9 @@ impl<S: Storage> Log<S> {
         records: impl Iterator<Item = &'a Record>,
     ) -> Result<(), LogError> {
         let (Some(mut file), Some(position)) = (self.file.take(), self.position.clone()) else {
-            return Err(failed("append")(Cause::NotOpen));
+            return Err(not_open());
         };
-        let batch = self.encode(records);
+        let batch = self.encode(position.end, records);
         let (frontier, checkpoint) = match batch {
             Ok(batch) => batch,
             Err(error) => {
@@ -169,12 +206,14 @@ impl<S: Storage> Log<S> {
         header: &'a Record,
         records: impl Iterator<Item = &'a Record>,
     ) -> Result<(), LogError> {
+        // Whatever comes of this, the segment before has its end: the header states it.
+        self.file = None;
         let segment = self.next_segment();
-        let (frontier, checkpoint) = self.encode(std::iter::once(header).chain(records))?;
-        let mut file = self
-            .storage
-            .create(segment)
-            .map_err(failed("create segment"))?;
+        let (frontier, checkpoint) = self.encode(0, std::iter::once(header).chain(records))?;
+        if self.next.is_none() {
+            self.prepare_segment()?;
+        }
+        let mut file = self.next.take().ok_or_else(not_open)?;
         file.append(&self.buffer).map_err(failed("write"))?;
         file.sync().map_err(failed("sync"))?;
         self.storage
@@ -184,6 +223,7 @@ impl<S: Storage> Log<S> {
             .sync_names()
             .map_err(failed("sync directory"))?;
         self.file = Some(file);
+        self.begun = Uptime::now();
         self.position = Some(Position {
             segment,
             end: self.buffer.len() as u64,
@@ -193,17 +233,19 @@ impl<S: Storage> Log<S> {
         Ok(())
     }
 
-    /// Puts lines and their checkpoint into the buffer.
+    /// Puts lines that start at `offset` of their segment, and their checkpoint, into the buffer.
     fn encode<'a>(
         &mut self,
+        offset: u64,
         records: impl Iterator<Item = &'a Record>,
     ) -> Result<(Frontier, Arc<Checkpoint>), LogError> {
         let mut tree = self.frontier();
         self.buffer.clear();
         for record in records {
             let start = self.buffer.len();
+            let offset = offset.saturating_add(start as u64);
             record
-                .write_to(&self.boot, &self.worker, &mut self.buffer)
+                .write_to(&self.boot, &self.worker, offset, &mut self.buffer)
                 .map_err(failed("encode"))?;
             tree.push(leaf_hash(self.buffer.get(start..).unwrap_or_default()));
             self.buffer.push(b'\n');

@@ -12,10 +12,10 @@ use std::sync::{Arc, Mutex};
 use super::builder::{AuditTrailBuilder, RESERVED_RECORDS};
 use super::checkpoint::VerifierKey;
 use super::clock::Uptime;
-use super::event::{Event, Seq};
-use super::log::{Log, Position};
+use super::event::{Event, Record, Seq};
+use super::log::{Log, LogError, Position};
 use super::queue::Queue;
-use super::segment::{self, Seen};
+use super::segment::{self, Fact, Seen};
 use super::storage::{Storage, segment_name};
 use super::writer::{Writer, announce};
 use super::{AuditTrail, Live, Shared};
@@ -87,7 +87,7 @@ pub enum OpenError {
     },
     /// The trail is signed with another key.
     #[error(
-        "the trail in {path} belongs to the key {theirs}, and the key given is {ours}: give the key that the trail was created with, or start a trail in a new directory"
+        "the trail in {path} belongs to the key {theirs}, and the key given is {ours}: give the key that the trail ends with (as `previous_key` if it is to change), or start a trail in a new directory"
     )]
     OtherKey {
         /// The trail's directory.
@@ -171,39 +171,52 @@ impl AuditTrailBuilder {
         };
         let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
             .map_err(io("read the boot id for"))?;
-        let configuration = self.settings.configuration();
         let queue = Queue::new(
             end.next,
             Uptime::now(),
             self.settings.queue_records,
             RESERVED_RECORDS,
         );
+        let verifier = self.verifier(end.verifier.name());
+        // The key that the trail has so far announces the next one with its last checkpoint.
+        let (signer, signed_as, successor) = match self.previous_key {
+            Some(previous) if end.is_under_another_key => {
+                (previous, end.verifier.clone(), Some(self.key))
+            }
+            _ => (self.key, verifier.clone(), None),
+        };
         let mut log = Log::new(
             storage,
-            self.key,
-            end.verifier.clone(),
+            signer,
+            signed_as,
             boot.trim().into(),
             self.worker.clone(),
+            self.settings.retention.clone(),
             end.position,
         );
-        let header = queue.number(Event::TrailOpened {
+        let header = Event::TrailOpened {
             header: Box::new(log.next_header()),
-            configuration: Box::new(configuration),
+            configuration: Box::new(self.settings.configuration()),
+        };
+        let changed = successor.is_some().then(|| Event::KeyChanged {
+            previous_key: end.verifier.to_string().into(),
+            key: verifier.to_string().into(),
         });
-        let recovered = end.recovered.map(|event| queue.number(event));
-        log.begin_segment(&header, recovered.iter())
-            .map_err(|error| error.into_open_error(&path))?;
-        if let Some(position) = &log.position {
-            queue.settle(None, Arc::clone(&position.checkpoint), 0);
-            if recovered.is_some() {
-                announce(&position.checkpoint);
-            }
+        let events = end.recovered.into_iter().chain(changed);
+        begin(&mut log, &queue, header, events).map_err(|error| error.into_open_error(&path))?;
+        if let Some(key) = successor {
+            log.change_key(key, verifier.clone());
+            let header = Event::SegmentOpened {
+                header: Box::new(log.next_header()),
+            };
+            begin(&mut log, &queue, header, [].into_iter())
+                .map_err(|error| error.into_open_error(&path))?;
         }
         let shared = Arc::new(Shared {
             queue,
             refused: AtomicBool::new(false),
             worker: self.worker,
-            verifier: end.verifier,
+            verifier,
             settings: self.settings,
             live: Mutex::new(Live::default()),
             watched: Mutex::new(Vec::new()),
@@ -234,17 +247,17 @@ impl AuditTrailBuilder {
         let header = segment::read_header(storage.read(last).map_err(io)?)
             .map_err(io)?
             .ok_or_else(|| damaged("its first line is not the header of a segment"))?;
-        let verifier = self.own_key(&header)?;
-        let mut closed = false;
-        let mut last_event_closes = false;
+        let verifier = self.key_of(&header)?;
+        let mut latest = Latest::Other;
+        let mut acknowledged = Latest::Other;
         let summary = segment::read(
             storage.read(last).map_err(io)?,
             last,
             std::slice::from_ref(&verifier),
             None,
             &mut |seen| match seen {
-                Seen::Record(_, record, _) => last_event_closes = record.event == "TrailClosed",
-                Seen::Acknowledged => closed = last_event_closes,
+                Seen::Record(_, record, _) => latest = Latest::of(record),
+                Seen::Acknowledged => acknowledged = std::mem::take(&mut latest),
                 Seen::Start(_) => {}
             },
         )
@@ -263,7 +276,8 @@ impl AuditTrailBuilder {
         let checkpoint = summary
             .checkpoint
             .ok_or_else(|| damaged("it has no checkpoint that this key signed and that fits"))?;
-        let clean = closed && summary.behind.bytes == 0;
+        let is_under_another_key = self.has_yet_to_change(&verifier, &acknowledged)?;
+        let clean = matches!(acknowledged, Latest::Closed) && summary.behind.bytes == 0;
         let recovered = (!clean).then_some(Event::TailRecovered {
             segment: last,
             void_from: summary.end,
@@ -281,27 +295,95 @@ impl AuditTrailBuilder {
                 checkpoint: Arc::new(checkpoint),
             }),
             recovered,
+            is_under_another_key,
         })
     }
 
-    /// Our own key under the trail's name, if the trail says that it is ours. That it says so
-    /// proves nothing; that its last checkpoint verifies under this key does.
-    fn own_key(&self, header: &segment::Header) -> Result<VerifierKey, OpenError> {
+    /// The key that a segment names, if it is the one given, or the one before. That the segment says
+    /// so proves nothing; that its last checkpoint verifies under this key does.
+    fn key_of(&self, header: &segment::Header) -> Result<VerifierKey, OpenError> {
         if !header.origin.starts_with(&origin_prefix(&self.worker)) {
             return Err(OpenError::OtherWorker {
                 path: self.dir.clone(),
                 origin: header.origin.clone(),
             });
         }
-        let ours = VerifierKey::new(header.origin.as_str().into(), self.key.verifying_key());
-        if header.key != ours.to_string() {
-            return Err(OpenError::OtherKey {
-                path: self.dir.clone(),
-                theirs: header.key.clone(),
-                ours: ours.to_string(),
-            });
+        let ours = self.verifier(&header.origin);
+        let previous = self
+            .previous_key
+            .as_ref()
+            .map(|key| VerifierKey::new(header.origin.as_str().into(), key.verifying_key()));
+        previous
+            .into_iter()
+            .chain([ours])
+            .find(|key| key.to_string() == header.key)
+            .ok_or_else(|| self.other_key(&header.origin, &header.key))
+    }
+
+    /// Whether the trail, which ends under the key `verifier`, has yet to change to ours.
+    fn has_yet_to_change(
+        &self,
+        verifier: &VerifierKey,
+        latest: &Latest,
+    ) -> Result<bool, OpenError> {
+        let ours = self.verifier(verifier.name());
+        match latest {
+            Latest::KeyChanged(key) if *key != ours.to_string() => {
+                Err(self.other_key(verifier.name(), key))
+            }
+            Latest::KeyChanged(_) => Ok(false),
+            Latest::Closed | Latest::Other => Ok(*verifier != ours),
         }
-        Ok(ours)
+    }
+
+    fn verifier(&self, origin: &str) -> VerifierKey {
+        VerifierKey::new(origin.into(), self.key.verifying_key())
+    }
+
+    fn other_key(&self, origin: &str, theirs: &str) -> OpenError {
+        OpenError::OtherKey {
+            path: self.dir.clone(),
+            theirs: theirs.to_owned(),
+            ours: self.verifier(origin).to_string(),
+        }
+    }
+}
+
+/// Begins a segment with a header and what else is to be said, all of it durable on return.
+fn begin<S: Storage>(
+    log: &mut Log<S>,
+    queue: &Queue,
+    header: Event,
+    events: impl Iterator<Item = Event>,
+) -> Result<(), LogError> {
+    let header = queue.number(header);
+    let records: Vec<Record> = events.map(|event| queue.number(event)).collect();
+    log.begin_segment(&header, records.iter())?;
+    if let Some(position) = &log.position {
+        queue.settle(None, Arc::clone(&position.checkpoint), 0);
+        if records.iter().any(Record::is_worth_anchoring) {
+            announce(&position.checkpoint);
+        }
+    }
+    Ok(())
+}
+
+/// What the last acknowledged record says about how the trail goes on.
+#[derive(Default)]
+enum Latest {
+    Closed,
+    KeyChanged(String),
+    #[default]
+    Other,
+}
+
+impl Latest {
+    fn of(record: &segment::Record<'_>) -> Self {
+        match &record.fact {
+            Fact::KeyChanged(changed) => Self::KeyChanged(changed.key.clone()),
+            _ if record.event == "TrailClosed" => Self::Closed,
+            _ => Self::Other,
+        }
     }
 }
 
@@ -312,6 +394,8 @@ struct End {
     position: Option<Position>,
     /// `TailRecovered`, if the last run did not close the trail.
     recovered: Option<Event>,
+    /// The trail's key has yet to announce the one that was given.
+    is_under_another_key: bool,
 }
 
 impl End {
@@ -325,6 +409,7 @@ impl End {
             verifier: VerifierKey::new(origin.into(), key.verifying_key()),
             position: None,
             recovered: None,
+            is_under_another_key: false,
         })
     }
 }

@@ -382,6 +382,11 @@ impl Queue {
         })
     }
 
+    /// Whether somebody waits for a record that the writer has not taken.
+    pub(crate) fn is_urgent(&self) -> bool {
+        self.lock().urgent
+    }
+
     pub(crate) fn is_failing(&self) -> bool {
         self.lock().failure.is_some()
     }
@@ -454,6 +459,7 @@ impl Record {
             self.event,
             Event::AuditDegraded { .. }
                 | Event::ClockStepped { .. }
+                | Event::KeyChanged { .. }
                 | Event::RecordsLost { .. }
                 | Event::SegmentOpened { .. }
                 | Event::SegmentPoisoned { .. }
@@ -474,6 +480,9 @@ impl Record {
     /// Whether an anchor should learn of this record at once.
     pub(crate) fn is_worth_anchoring(&self) -> bool {
         self.event.severity() == Severity::Critical
-            || matches!(self.event, Event::TrailClosed { .. })
+            || matches!(
+                self.event,
+                Event::KeyChanged { .. } | Event::TrailClosed { .. }
+            )
     }
 }

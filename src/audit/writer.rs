@@ -107,7 +107,11 @@ impl<S: Storage> Writer<S> {
     /// else. What comes meanwhile waits for its own turn: a batch grows while the disk is busy.
     pub(super) fn drain(&mut self, until: Instant) {
         self.take();
-        while !self.pending.is_empty() && self.commit().is_ok() && Instant::now() < until {
+        while !self.pending.is_empty() && self.commit().is_ok() {
+            self.rotate();
+            if Instant::now() >= until {
+                break;
+            }
             if self.shared.queue.first_gap().is_some() {
                 // The disk works: what was lost meanwhile goes on record before what came behind.
                 self.take();
@@ -206,6 +210,30 @@ impl<S: Storage> Writer<S> {
             self.header = Some(header);
         }
         outcome
+    }
+
+    /// Begins the next segment if this one is large or old enough. A critical record that waits goes
+    /// first, until the segment has twice its size or age.
+    fn rotate(&mut self) {
+        let settings = &self.shared.settings;
+        let patience = if self.shared.queue.is_urgent() { 2 } else { 1 };
+        let (bytes, age) = self.log.extent();
+        let is_due = bytes >= settings.segment_bytes.saturating_mul(patience.into())
+            || age >= settings.segment_age.saturating_mul(patience);
+        if !is_due || self.closed.is_some() {
+            return;
+        }
+        // Without a file for it nothing has happened yet, and this segment can go on.
+        let outcome = match self.log.prepare_segment() {
+            Ok(()) => self.begin_segment(0),
+            Err(error) => Err(error),
+        };
+        match outcome {
+            Ok(()) => self.settle(0),
+            Err(error) => {
+                tracing::error!(%error, "the audit trail cannot begin its next segment, and tries again");
+            }
+        }
     }
 
     /// The first `count` records are durable.

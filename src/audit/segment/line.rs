@@ -52,6 +52,7 @@ pub(crate) struct Record<'a> {
 /// What a record says about the trail itself.
 pub(crate) enum Fact {
     Header(Box<Header>),
+    KeyChanged(KeyChanged),
     Lost(Lost),
     Other,
     Recovered(Recovered),
@@ -66,6 +67,12 @@ pub(crate) struct Header {
     /// For reading comfort: a verifier trusts only the key that it was given.
     pub(crate) key: String,
     pub(crate) previous: Option<Previous>,
+}
+
+/// What a `KeyChanged` says: with which key the trail goes on.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct KeyChanged {
+    pub(crate) key: String,
 }
 
 /// The numbers in a `RecordsLost`.
@@ -159,6 +166,7 @@ fn parse_checkpoint(line: &[u8]) -> Result<Checkpoint, &'static str> {
 fn parse_record(line: &[u8]) -> Option<Record<'_>> {
     let common: Common<'_> = serde_json::from_slice(line).ok()?;
     let fact = match common.event {
+        "KeyChanged" => Fact::KeyChanged(serde_json::from_slice(line).ok()?),
         "RecordsLost" => Fact::Lost(serde_json::from_slice(line).ok()?),
         "SegmentOpened" | "TrailOpened" => Fact::Header(serde_json::from_slice(line).ok()?),
         "TailRecovered" => Fact::Recovered(serde_json::from_slice(line).ok()?),

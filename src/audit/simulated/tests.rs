@@ -13,7 +13,8 @@
 //! and power cuts at any call, and openings that fail or die themselves. After each end, the trail
 //! is checked, and compared with a list that the test keeps itself: which texts were given under
 //! which numbers, and for which of them a receipt was given. The writer runs on the test's own
-//! thread, so a seed always does the same.
+//! thread, so a seed always does the same. Segments are as small as may be, and now and then the worker
+//! comes back with another key.
 //!
 //! `VRAM_SIM_SEEDS` is how many seeds are tried (10 000), `VRAM_SIM_FROM` the first of them (0).
 
@@ -71,7 +72,12 @@ struct World<'a> {
     disk: Disk,
     model: Arc<Mutex<Model>>,
     process: Option<Process>,
-    key: Option<VerifierKey>,
+    /// How many changes of the trail's key there were, the one under way included.
+    keys: u64,
+    /// An opening with the newest key has not succeeded yet.
+    changing: bool,
+    /// None before the first opening that succeeded.
+    origin: Option<String>,
     place: &'a Path,
 }
 
@@ -147,8 +153,17 @@ impl World<'_> {
 
     fn open(&mut self) {
         let worker = "w".parse().unwrap();
-        let key = TrailKey::open_or_create(self.place.join("key")).unwrap();
-        let builder = AuditTrailBuilder::new(worker, "/simulated".into(), key).queue_records(16);
+        if self.origin.is_some() && !self.changing && self.random.chance(150) {
+            self.keys += 1;
+            self.changing = true;
+        }
+        let builder = AuditTrailBuilder::new(worker, "/simulated".into(), self.key(self.keys))
+            .queue_records(16)
+            .segment_bytes(4096);
+        let builder = match self.keys {
+            0 => builder,
+            key => builder.previous_key(self.key(key - 1)),
+        };
         match builder.prepare(self.disk.clone()) {
             Ok((writer, shared)) => {
                 let mut model = self.model();
@@ -156,7 +171,8 @@ impl World<'_> {
                 model.opened = true;
                 model.closed = Some(false);
                 drop(model);
-                self.key = Some(shared.verifier.clone());
+                self.origin = Some(shared.verifier.name().to_owned());
+                self.changing = false;
                 self.process = Some(Process { writer, shared });
             }
             Err(error) => {
@@ -166,6 +182,10 @@ impl World<'_> {
                 model.closed = model.closed.filter(|closed| !closed);
             }
         }
+    }
+
+    fn key(&self, number: u64) -> TrailKey {
+        TrailKey::open_or_create(self.place.join(format!("key-{number}"))).unwrap()
     }
 
     fn note(&mut self) {
@@ -308,7 +328,7 @@ impl World<'_> {
     fn check(&self) {
         let contents = self.disk.contents();
         let model = self.model();
-        let Some(key) = &self.key else {
+        let Some(origin) = &self.origin else {
             assert!(!model.opened);
             return;
         };
@@ -319,7 +339,10 @@ impl World<'_> {
             std::fs::write(directory.join(format!("{segment:06}.jsonl")), bytes).unwrap();
         }
         let anchors: Vec<Checkpoint> = model.newest.iter().cloned().collect();
-        let report = verify(&directory, std::slice::from_ref(key), &anchors);
+        let keys = (0..=self.keys).map(|number| {
+            VerifierKey::new(origin.as_str().into(), self.key(number).verifying_key())
+        });
+        let report = verify(&directory, &keys.collect::<Vec<_>>(), &anchors);
         model.agrees(&report, &contents);
     }
 }
@@ -399,7 +422,9 @@ fn live(seed: u64, place: &Path) {
         random,
         model: Arc::default(),
         process: None,
-        key: None,
+        keys: 0,
+        origin: None,
+        changing: false,
         place,
     };
     let steps = 6 + world.random.below(20);

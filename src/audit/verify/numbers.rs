@@ -79,7 +79,9 @@ impl Numbers {
     pub(super) fn record(&mut self, place: Place, record: &Record<'_>, before: Option<Run>) {
         let result = match &record.fact {
             Fact::Header(_) => self.place_header(record.seq),
-            Fact::Lost(_) | Fact::Other | Fact::Recovered(_) => self.place(record.seq),
+            Fact::KeyChanged(_) | Fact::Lost(_) | Fact::Other | Fact::Recovered(_) => {
+                self.place(record.seq)
+            }
         };
         self.complain(place, result);
         let result = match &record.fact {
@@ -90,7 +92,7 @@ impl Numbers {
                 self.run_from = self.next;
                 Ok(())
             }
-            Fact::Header(_) | Fact::Other => Ok(()),
+            Fact::Header(_) | Fact::KeyChanged(_) | Fact::Other => Ok(()),
         };
         self.complain(place, result);
         self.first = Some(self.first.map_or(record.seq, |first| first.min(record.seq)));
