@@ -47,6 +47,7 @@ pub(crate) mod event;
 pub mod faults;
 #[doc = include_str!("audit/FORMAT.md")]
 pub mod format {}
+mod files;
 pub(crate) mod guard;
 mod log;
 mod merkle;

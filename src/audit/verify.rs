@@ -12,9 +12,8 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
-use rustix::fs::{Mode, OFlags};
-
 use super::checkpoint::{Checkpoint, VerifierKey};
+use super::files::{list, open, stated_end};
 use super::merkle::Frontier;
 use super::segment::{self, Behind, Header, Place, Seen, SegmentSummary};
 
@@ -39,41 +38,6 @@ pub fn verify(dir: &Path, keys: &[VerifierKey], anchors: &[Checkpoint]) -> Repor
         Ok(numbers) => check.segments(dir, &numbers),
     }
     check.finish()
-}
-
-/// The numbers of the segments in `dir`, ascending. Other files are none of ours.
-fn list(dir: &Path) -> io::Result<Vec<u64>> {
-    let mut numbers = Vec::new();
-    for entry in std::fs::read_dir(dir)? {
-        let name = entry?.file_name();
-        let number = name
-            .to_str()
-            .and_then(|name| name.strip_suffix(".jsonl"))
-            .and_then(|stem| stem.parse::<u64>().ok())
-            .filter(|number| name == *file_name(*number));
-        numbers.extend(number);
-    }
-    numbers.sort_unstable();
-    Ok(numbers)
-}
-
-fn file_name(number: u64) -> String {
-    format!("{number:06}.jsonl")
-}
-
-/// Opens a segment without following a link and without waiting for a pipe's other end.
-fn open(dir: &Path, number: u64) -> io::Result<File> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = File::from(rustix::fs::open(
-        dir.join(file_name(number)),
-        flags,
-        Mode::empty(),
-    )?);
-    if file.metadata()?.is_file() {
-        Ok(file)
-    } else {
-        Err(io::Error::other("it is not a regular file"))
-    }
 }
 
 struct Check<'a> {
@@ -138,13 +102,7 @@ impl<'a> Check<'a> {
 
     fn segment(&mut self, dir: &Path, number: u64, next: Option<u64>) {
         let before = self.before.take();
-        // An unreadable next segment is reported when its turn comes.
-        let stated = next
-            .filter(|next| Some(*next) == number.checked_add(1))
-            .and_then(|next| open(dir, next).ok())
-            .and_then(|file| segment::read_header(file).ok().flatten())
-            .and_then(|header| header.previous);
-        let end = stated.map(|previous| previous.end);
+        let end = stated_end(dir, number, next);
         let summary =
             open(dir, number).and_then(|file| self.read(file, number, end, before.as_ref()));
         match summary {

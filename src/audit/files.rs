@@ -1,0 +1,46 @@
+//! The files of a trail, for readers: which segments there are, and how one is opened.
+//!
+//! Whoever can write to the disk chooses what lies there, so nothing here follows a link or waits for
+//! a pipe. The writer has its own way to the same files (`storage`), under a lock.
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
+use rustix::fs::{Mode, OFlags};
+
+use super::segment;
+use super::storage::{parse_segment_name, segment_name};
+
+/// The numbers of the segments in `dir`, ascending. Other files are none of ours.
+pub(super) fn list(dir: &Path) -> io::Result<Vec<u64>> {
+    let mut numbers = Vec::new();
+    for entry in std::fs::read_dir(dir)? {
+        numbers.extend(parse_segment_name(&entry?.file_name()));
+    }
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+/// Opens a segment without following a link and without waiting for a pipe's other end.
+pub(super) fn open(dir: &Path, number: u64) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = File::from(rustix::fs::open(
+        dir.join(segment_name(number)),
+        flags,
+        Mode::empty(),
+    )?);
+    if file.metadata()?.is_file() {
+        Ok(file)
+    } else {
+        Err(io::Error::other("it is not a regular file"))
+    }
+}
+
+/// Where the acknowledged part of segment `number` ends by the account of the `next` one that is
+/// there. None if that one is absent or says nothing: it is reported when its turn comes.
+pub(super) fn stated_end(dir: &Path, number: u64, next: Option<u64>) -> Option<u64> {
+    let next = next.filter(|next| Some(*next) == number.checked_add(1))?;
+    let header = segment::read_header(open(dir, next).ok()?).ok().flatten()?;
+    Some(header.previous?.end)
+}
