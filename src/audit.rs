@@ -27,7 +27,11 @@ pub use checkpoint::{Checkpoint, NoteError, VerifierKey};
 pub use event::{MAX_TEXT_BYTES, Reason, Seq};
 pub use guard::Incident;
 pub use open::OpenError;
+pub use proof::{
+    MAX_PROOF_BYTES, Proof, ProofError, ProveError, newest_checkpoint, prove, stated_keys,
+};
 pub use receipt::{CloseError, NotDurable, Receipt, RecordError};
+pub use unchecked::{UncheckedLine, read_unchecked};
 pub use verify::{AnchorReport, AnchorState, Finding, Outcome, Report, Unacknowledged, verify};
 
 use crate::health::AuditCounts;
@@ -52,12 +56,14 @@ pub(crate) mod guard;
 mod log;
 mod merkle;
 mod open;
+mod proof;
 mod queue;
 mod receipt;
 mod segment;
 #[cfg(test)]
 mod simulated;
 mod storage;
+mod unchecked;
 mod verify;
 mod writer;
 

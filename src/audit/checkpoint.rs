@@ -352,7 +352,7 @@ pub(crate) fn encode_base64(bytes: &[u8]) -> String {
 }
 
 /// A number as the format writes it: no sign, no leading zero.
-fn parse_decimal(text: &str) -> Option<u64> {
+pub(crate) fn parse_decimal(text: &str) -> Option<u64> {
     let value: u64 = text.parse().ok()?;
     (value.to_string() == text).then_some(value)
 }

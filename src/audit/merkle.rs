@@ -4,7 +4,11 @@
 //! maximal complete subtrees are kept: enough to append and to know the root. This module does not
 //! know what a leaf says.
 
+mod path;
+
 use sha2::{Digest as _, Sha256};
+
+pub(crate) use path::{AuditPath, MAX_PATH, root_of};
 
 /// The hash of a leaf or a node.
 pub(crate) type Node = [u8; 32];
@@ -76,7 +80,7 @@ mod tests {
     use super::*;
 
     /// The tree of RFC 6962 by its recursive definition, which the frontier never uses.
-    fn recursive_root(leaves: &[Node]) -> Node {
+    pub(super) fn recursive_root(leaves: &[Node]) -> Node {
         match leaves {
             [] => Sha256::digest([]).into(),
             [leaf] => *leaf,

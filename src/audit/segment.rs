@@ -12,14 +12,14 @@
 mod line;
 
 use std::io::{self, Read};
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 
 use super::checkpoint::{Checkpoint, VerifierKey, decode_base64, encode_base64};
 use super::event::Previous;
 use super::merkle::{Frontier, leaf_hash};
 
-pub(crate) use line::{Fact, Header, Lost, Record, Recovered};
-use line::{Line, Lines};
+use line::Lines;
+pub(crate) use line::{Fact, Header, Line, Lost, MAX_LINE_BYTES, Record, Recovered};
 
 /// The most damage that is listed for one segment; the count is exact.
 const MAX_LISTED: usize = 32;
@@ -159,6 +159,30 @@ pub(crate) fn read_header(source: impl Read) -> io::Result<Option<Header>> {
         )) => Some(*header),
         _ => None,
     })
+}
+
+/// Shows the lines that begin before `end`, as they are: nothing is compared with anything. Without
+/// an `end`, all of them.
+///
+/// # Errors
+///
+/// Those of `source`.
+pub(crate) fn each_line(
+    source: impl Read,
+    end: Option<u64>,
+    visit: &mut dyn FnMut(Line<'_>) -> ControlFlow<()>,
+) -> io::Result<()> {
+    let mut lines = Lines::new(source);
+    let mut offset = 0u64;
+    while end.is_none_or(|end| offset < end)
+        && let Some((line, length)) = lines.next()?
+    {
+        offset = offset.saturating_add(length);
+        if visit(line).is_break() {
+            break;
+        }
+    }
+    Ok(())
 }
 
 struct Walk<'a> {

@@ -34,7 +34,7 @@ pub(super) struct Lines<R> {
 }
 
 /// What stands between two newlines.
-pub(super) enum Line<'a> {
+pub(crate) enum Line<'a> {
     Checkpoint(Result<Checkpoint, &'static str>),
     Record(Record<'a>, &'a [u8]),
     /// The file ends before the newline.

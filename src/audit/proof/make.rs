@@ -1,0 +1,277 @@
+//! Proofs made from a trail's files.
+//!
+//! Two passes: the first finds the record, and what matching checkpoints cover behind it; the second
+//! hashes the leaves from there on. Memory is a few hundred bytes for each segment. Nothing here is
+//! trusted that no given key has signed; a proof that is made is checked before it is returned.
+
+use std::fs::File;
+use std::io;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use rustix::io::Errno;
+
+use super::super::checkpoint::{Checkpoint, VerifierKey};
+use super::super::files::{list, open, stated_end};
+use super::super::merkle::{AuditPath, Frontier, leaf_hash};
+use super::super::segment::{self, Line, Seen};
+use super::super::storage::segment_name;
+
+use super::Proof;
+
+/// Why no proof or checkpoint came out of a trail.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProveError {
+    /// The trail changed between two readings of the same bytes.
+    #[error("{path} changed while it was read: verify the trail, and look for who writes to it")]
+    #[non_exhaustive]
+    Changed {
+        /// The trail's directory.
+        path: PathBuf,
+    },
+    /// The trail cannot be read, or not be made durable before something is said about it.
+    #[error("{path} cannot be read")]
+    #[non_exhaustive]
+    Io {
+        /// The directory or file.
+        path: PathBuf,
+        /// What the system answered.
+        #[source]
+        source: io::Error,
+    },
+    /// No matching checkpoint was found.
+    #[error(
+        "the last segment in {path} has no checkpoint that matches and that a given key signed: verify the trail"
+    )]
+    #[non_exhaustive]
+    NoCheckpoint {
+        /// The trail's directory.
+        path: PathBuf,
+    },
+    /// No record with that number is acknowledged by a checkpoint.
+    #[error(
+        "no record that a given key signed for has the number {seq}: it was lost, is not acknowledged yet, or stands in a part that is absent or damaged"
+    )]
+    #[non_exhaustive]
+    NoRecord {
+        /// The number.
+        seq: u64,
+    },
+    /// The directory holds no segment.
+    #[error("{path} holds no segment of a trail: give the directory of a trail")]
+    #[non_exhaustive]
+    NoTrail {
+        /// The directory.
+        path: PathBuf,
+    },
+}
+
+/// Proves that the record numbered `seq` is in the trail in `dir`, against the newest checkpoint
+/// that matches its leaves and that one of `keys` has signed.
+///
+/// If the trail is damaged behind the record, the checkpoint is the newest one before the damage: a
+/// proof says nothing about the rest. Reads the trail from its beginning, and from the record's
+/// segment a second time. What the proof rests on is made durable first, since a proof that was
+/// handed out is an anchor, too.
+///
+/// # Errors
+///
+/// [`ProveError::NoRecord`] if there is no such record or none that is acknowledged.
+pub fn prove(dir: &Path, keys: &[VerifierKey], seq: u64) -> Result<Proof, ProveError> {
+    let mut search = Search::new(seq);
+    let numbers = segments(dir)?;
+    for (index, number) in numbers.iter().copied().enumerate() {
+        let next = numbers.get(index.saturating_add(1)).copied();
+        if !search.segment(dir, keys, number, next)? {
+            break;
+        }
+    }
+    let Search { found, parts, .. } = search;
+    let (Some(found), Some(last)) = (found, parts.last()) else {
+        return Err(ProveError::NoRecord { seq });
+    };
+    let file = open(dir, last.segment).map_err(|source| at(dir, last.segment, source))?;
+    make_durable(&file).map_err(|source| at(dir, last.segment, source))?;
+    let changed = || ProveError::Changed { path: dir.into() };
+    let (record, path) = read_path(dir, &found, &parts)?.ok_or_else(changed)?;
+    let proof = Proof {
+        record,
+        index: found.leaf,
+        path: path.finish(),
+        checkpoint: last.checkpoint.clone(),
+    };
+    if proof.is_included() {
+        Ok(proof)
+    } else {
+        Err(changed())
+    }
+}
+
+/// The newest checkpoint of the trail in `dir` that matches its leaves and that one of `keys` has
+/// signed: the one to keep elsewhere, as an anchor.
+///
+/// Only the last segment is read. It is made durable first: an anchor must not know more than a
+/// disk after a power cut.
+///
+/// # Errors
+///
+/// [`ProveError::NoCheckpoint`] if the last segment holds none.
+pub fn newest_checkpoint(dir: &Path, keys: &[VerifierKey]) -> Result<Checkpoint, ProveError> {
+    let numbers = segments(dir)?;
+    let none = || ProveError::NoCheckpoint { path: dir.into() };
+    let last = *numbers.last().ok_or_else(none)?;
+    let read = || {
+        let file = open(dir, last)?;
+        let summary = segment::read(&file, last, keys, None, &mut |_| {})?;
+        make_durable(&file)?;
+        Ok(summary.checkpoint)
+    };
+    read()
+        .map_err(|source| at(dir, last, source))?
+        .ok_or_else(none)
+}
+
+/// The verifier keys that the segments of the trail in `dir` name as their own, each once.
+///
+/// They prove nothing: whoever wrote the trail chose them. A reviewer has the key from elsewhere.
+///
+/// # Errors
+///
+/// [`ProveError::NoTrail`] if there is no segment.
+pub fn stated_keys(dir: &Path) -> Result<Vec<VerifierKey>, ProveError> {
+    let mut keys: Vec<VerifierKey> = Vec::new();
+    for number in segments(dir)? {
+        let header = open(dir, number).and_then(segment::read_header);
+        let header = header.map_err(|source| at(dir, number, source))?;
+        let key = header.and_then(|header| header.key.parse().ok());
+        keys.extend(key.filter(|key| !keys.contains(key)));
+    }
+    Ok(keys)
+}
+
+/// Where the record stands.
+struct Found {
+    /// The tree where its segment begins.
+    start: Frontier,
+    leaf: u64,
+}
+
+/// The acknowledged part of one segment.
+struct Part {
+    segment: u64,
+    end: u64,
+    checkpoint: Checkpoint,
+    tree: Frontier,
+}
+
+/// The first pass.
+struct Search {
+    seq: u64,
+    found: Option<Found>,
+    /// From the record's segment on, without a gap.
+    parts: Vec<Part>,
+}
+
+impl Search {
+    fn new(seq: u64) -> Self {
+        Self {
+            seq,
+            found: None,
+            parts: Vec::new(),
+        }
+    }
+
+    /// Reads one segment. False if nothing behind it can belong to the proof.
+    fn segment(
+        &mut self,
+        dir: &Path,
+        keys: &[VerifierKey],
+        number: u64,
+        next: Option<u64>,
+    ) -> Result<bool, ProveError> {
+        let (mut start, mut seen, mut acknowledged) = (Frontier::default(), None, None);
+        let file = open(dir, number).map_err(|source| at(dir, number, source))?;
+        let end = stated_end(dir, number, next);
+        let summary = segment::read(file, number, keys, end, &mut |line| match line {
+            Seen::Start(tree) => start.clone_from(tree),
+            Seen::Record(place, record, _) if record.seq == self.seq => seen = Some(place.leaf),
+            Seen::Record(..) => {}
+            Seen::Acknowledged => acknowledged = acknowledged.or(seen),
+        })
+        .map_err(|source| at(dir, number, source))?;
+        if self.found.is_some() {
+            let continues =
+                |last: &Part| Some(number) == last.segment.checked_add(1) && start == last.tree;
+            if !self.parts.last().is_some_and(continues) {
+                return Ok(false);
+            }
+        }
+        if self.found.is_none() {
+            self.found = acknowledged.map(|leaf| Found { start, leaf });
+        }
+        let (Some(checkpoint), true) = (summary.checkpoint, self.found.is_some()) else {
+            return Ok(self.found.is_none());
+        };
+        self.parts.push(Part {
+            segment: number,
+            end: summary.end,
+            checkpoint,
+            tree: summary.frontier,
+        });
+        Ok(true)
+    }
+}
+
+/// The second pass: the record's line and its path, unless the leaves are no longer there.
+fn read_path(
+    dir: &Path,
+    found: &Found,
+    parts: &[Part],
+) -> Result<Option<(String, AuditPath)>, ProveError> {
+    let mut tree = found.start.clone();
+    let mut proven: Option<(Vec<u8>, AuditPath)> = None;
+    for part in parts {
+        let mut visit = |line: Line<'_>| {
+            let Line::Record(_, leaf) = line else {
+                return ControlFlow::Continue(());
+            };
+            match &mut proven {
+                Some((_, path)) => path.push(leaf_hash(leaf)),
+                None if tree.size() < found.leaf => tree.push(leaf_hash(leaf)),
+                None => proven = Some((leaf.to_vec(), AuditPath::new(&tree))),
+            }
+            ControlFlow::Continue(())
+        };
+        open(dir, part.segment)
+            .and_then(|file| segment::each_line(file, Some(part.end), &mut visit))
+            .map_err(|source| at(dir, part.segment, source))?;
+    }
+    Ok(proven.and_then(|(record, path)| Some((String::from_utf8(record).ok()?, path))))
+}
+
+fn segments(dir: &Path) -> Result<Vec<u64>, ProveError> {
+    let numbers = list(dir).map_err(|source| ProveError::Io {
+        path: dir.into(),
+        source,
+    })?;
+    if numbers.is_empty() {
+        return Err(ProveError::NoTrail { path: dir.into() });
+    }
+    Ok(numbers)
+}
+
+/// A file system that is mounted read-only or has no sync holds nothing that is not durable.
+fn make_durable(file: &File) -> io::Result<()> {
+    match rustix::fs::fdatasync(file) {
+        Ok(()) | Err(Errno::INVAL | Errno::ROFS) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+fn at(dir: &Path, segment: u64, source: io::Error) -> ProveError {
+    ProveError::Io {
+        path: dir.join(segment_name(segment)),
+        source,
+    }
+}

@@ -1,0 +1,69 @@
+//! The lines of a trail as they stand in its files, for whoever wants to look at them.
+//!
+//! Nothing here proves anything: no signature is verified, no leaf compared. Whoever wants to rely on
+//! a record verifies the trail, or asks for a proof.
+
+use std::io;
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use super::checkpoint::Checkpoint;
+use super::files::{list, open, stated_end};
+use super::segment::{self, Line};
+
+/// One line of a trail, unproven.
+#[derive(Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum UncheckedLine<'a> {
+    /// A line in the form of a checkpoint.
+    Checkpoint(Checkpoint),
+    /// A line in the form of a record, without its newline.
+    Record(&'a [u8]),
+    /// Anything else: torn or damaged.
+    Unreadable,
+}
+
+/// Shows the lines of the trail in `dir` in order, each with the number of its segment, until `visit`
+/// answers [`ControlFlow::Break`]. Lines that a later segment declares void are left out: they were
+/// never acknowledged, and may stand there again.
+///
+/// The directory and the segments are read while they may still be written. Memory is one line.
+///
+/// # Errors
+///
+/// What the system answers when the directory or a segment cannot be read, or
+/// [`NotFound`](io::ErrorKind::NotFound) if there is no segment.
+pub fn read_unchecked(
+    dir: &Path,
+    visit: &mut dyn FnMut(u64, UncheckedLine<'_>) -> ControlFlow<()>,
+) -> io::Result<()> {
+    let numbers = list(dir)?;
+    if numbers.is_empty() {
+        return Err(io::Error::new(
+            io::ErrorKind::NotFound,
+            "the directory holds no segment of a trail",
+        ));
+    }
+    let mut flow = ControlFlow::Continue(());
+    for (index, number) in numbers.iter().copied().enumerate() {
+        let next = numbers.get(index.saturating_add(1)).copied();
+        let end = stated_end(dir, number, next);
+        segment::each_line(open(dir, number)?, end, &mut |line| {
+            flow = visit(
+                number,
+                match line {
+                    Line::Checkpoint(Ok(checkpoint)) => UncheckedLine::Checkpoint(checkpoint),
+                    Line::Record(_, line) => UncheckedLine::Record(line),
+                    Line::Checkpoint(Err(_)) | Line::Torn | Line::Unreadable(_) => {
+                        UncheckedLine::Unreadable
+                    }
+                },
+            );
+            flow
+        })?;
+        if flow.is_break() {
+            break;
+        }
+    }
+    Ok(())
+}
