@@ -181,7 +181,7 @@ fn lose_some(trail: &AuditTrail) -> Vec<u64> {
 /// The critical records stand before every `RecordsLost` and before whatever has a higher number;
 /// no number is missing, and those that are lost are exactly those that callers were told of.
 fn expect_all_accounted_for(dir: &Path, critical: [u64; 2], lost: &[u64]) {
-    let records: Vec<Value> = acknowledged(dir);
+    let records: Vec<Value> = support::acknowledged(dir, u64::MAX);
     let at = |seq: u64| {
         let found: Vec<usize> = (0..records.len())
             .filter(|i| records[*i]["seq"] == seq)
@@ -222,27 +222,6 @@ fn expect_all_accounted_for(dir: &Path, critical: [u64; 2], lost: &[u64]) {
     assert_eq!(seqs, (0..seqs.len() as u64).collect::<Vec<_>>());
     let poisoned = of_event(&records, "SegmentPoisoned");
     assert!(!poisoned.is_empty() && poisoned[0]["cause"].as_str().unwrap().contains("No space"));
-}
-
-/// The records that count: of a segment that was given up, those before the place that its
-/// successor names.
-fn acknowledged(dir: &Path) -> Vec<Value> {
-    let segments = support::segments(dir);
-    let mut all = Vec::new();
-    for (i, path) in segments.iter().enumerate() {
-        let bytes = std::fs::read(path).unwrap();
-        let end = segments.get(i + 1).map_or(bytes.len(), |next| {
-            let header = &support::records_in(next)[0];
-            header["previous"]["end"].as_u64().unwrap() as usize
-        });
-        let text = std::str::from_utf8(&bytes[..end]).unwrap();
-        all.extend(
-            text.lines()
-                .map(|line| serde_json::from_str::<Value>(line).unwrap())
-                .filter(|line| line["seq"].is_u64()),
-        );
-    }
-    all
 }
 
 fn wait_for(mut condition: impl FnMut() -> bool, what: &str) {

@@ -3,20 +3,23 @@
 
 mod support;
 
-use std::io::{BufRead, BufReader};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::Stdio;
-use std::time::Duration;
 
 use rustix::process::{Signal, getpid, kill_process};
 use serde_json::Value;
-use support::{Place, child, child_command, manager, of_event, records_in, sealed, segments};
-use vram_residency::audit::{Checkpoint, Outcome, PolicyViolation, VerifierKey};
+use support::worker::{Told, Worker, record_for_ever};
+use support::{
+    Place, Random, child, child_command, manager, number, of_event, records_in, say, sealed,
+    segments,
+};
+use vram_residency::audit::{Checkpoint, Outcome, VerifierKey};
 use vram_residency::error::VerifyError;
 
 const LANES: u64 = 4;
 const KILLS_PER_LANE: u64 = 50;
+const KILLS_PER_TRAIL: u64 = 5;
 
 #[test]
 fn a_failed_verification_is_on_disk_when_its_error_exists() {
@@ -102,66 +105,45 @@ fn verifier_key(dir: &Path) -> VerifierKey {
     first["key"].as_str().unwrap().parse().unwrap()
 }
 
+/// `VRAM_KILLS=1000` is the long form.
 #[test]
 fn no_receipt_is_lost_whenever_the_worker_is_killed() {
     if let Some(place) = child() {
-        tell_receipts_for_ever(&place);
+        record_for_ever(&place);
     }
-    let place = Place::new();
-    place.open().close().unwrap();
-    let key = verifier_key(&place.dir());
-    let mut told = Vec::new();
-    for run in 0..12 {
-        let mut worker = child_command(
-            "no_receipt_is_lost_whenever_the_worker_is_killed",
-            place.temp.path(),
-        )
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-        let mut lines = BufReader::new(worker.stdout.take().unwrap()).lines();
-        while !lines.next().unwrap().unwrap().contains("ready") {}
-        std::thread::sleep(Duration::from_micros(3_700 * run));
-        worker.kill().unwrap();
-        worker.wait().unwrap();
-        // A line that the kill tore is not one that anybody was told.
-        told.extend(lines.map_while(Result::ok).filter_map(|line| {
-            let number = line.strip_prefix("receipt ")?.strip_suffix('.')?;
-            number.parse::<u64>().ok()
-        }));
-    }
-    let receipt = place.open().close().unwrap();
-    let report = place.verify(&key, &[receipt.checkpoint().clone()]);
-    assert_eq!(report.outcome, Outcome::Holds, "{report}");
-    let written: Vec<u64> = of_event(&place.records(), "PolicyViolation")
-        .iter()
-        .map(|record| record["seq"].as_u64().unwrap())
-        .collect();
-    assert!(
-        told.len() >= 12,
-        "killed before anything was told: {told:?}"
-    );
-    for seq in told {
-        assert!(written.contains(&seq), "record {seq} was acknowledged");
-    }
+    let test = "no_receipt_is_lost_whenever_the_worker_is_killed";
+    let kills = number("VRAM_KILLS", 100);
+    let random = Random::told(test);
+    let told: usize = std::thread::scope(|scope| {
+        let lanes: Vec<_> = (0..LANES)
+            .map(|lane| {
+                let (mut random, kills) = (random.lane(lane), (kills + lane) / LANES);
+                scope.spawn(move || kill_at_random(test, kills, &mut random))
+            })
+            .collect();
+        lanes.into_iter().map(|lane| lane.join().unwrap()).sum()
+    });
+    say(&format!("{test}: {kills} kills, {told} receipts, 0 lost"));
+    assert!(told as u64 > kills, "killed before anything was told");
 }
 
-fn tell_receipts_for_ever(place: &Path) -> ! {
-    let trail = support::builder_at(place).open().unwrap();
-    println!("ready");
-    loop {
-        trail.note("between").unwrap();
-        let receipt = trail
-            .policy_violation(PolicyViolation {
-                policy: "p",
-                violation: "v",
-                details: "d",
-                action: "a",
-            })
-            .unwrap();
-        println!("receipt {}.", receipt.seq());
+/// How many receipts were told. A trail lives through several kills, some of them while it opens.
+fn kill_at_random(test: &str, kills: u64, random: &mut Random) -> usize {
+    let mut receipts = 0;
+    let mut left = kills;
+    while left > 0 {
+        let place = Place::new();
+        let mut told = Told::default();
+        for _ in 0..left.min(KILLS_PER_TRAIL) {
+            let worker = Worker::until_a_moment(test, place.temp.path(), random);
+            told.and(worker.kill());
+            told.expect_kept(&place.dir());
+        }
+        left = left.saturating_sub(KILLS_PER_TRAIL);
+        receipts += told.receipts.len();
+        told.expect_continued(place.temp.path());
     }
+    receipts
 }
 
 #[test]

@@ -5,7 +5,9 @@
 #![allow(dead_code, unreachable_pub, reason = "each test uses a part of it")]
 
 pub mod fields;
+pub mod worker;
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
@@ -183,6 +185,29 @@ pub fn records_in(path: &Path) -> Vec<Value> {
         .collect()
 }
 
+/// The first `leaves` records. Of a segment that is not the last, those before the place where its
+/// successor says that it ends.
+pub fn acknowledged(dir: &Path, leaves: u64) -> Vec<Value> {
+    let segments = segments(dir);
+    let mut records = Vec::new();
+    for (i, path) in segments.iter().enumerate() {
+        let bytes = std::fs::read(path).unwrap();
+        let end = segments.get(i + 1).map_or(bytes.len(), |next| {
+            let header = &records_in(next)[0];
+            header["previous"]["end"].as_u64().unwrap() as usize
+        });
+        for line in bytes[..end].split(|byte| *byte == b'\n') {
+            if records.len() as u64 == leaves || line.is_empty() {
+                break;
+            }
+            if !line.starts_with(b"{\"checkpoint\"") {
+                records.push(serde_json::from_slice(line).unwrap());
+            }
+        }
+    }
+    records
+}
+
 /// The records of one event.
 pub fn of_event(records: &[Value], event: &str) -> Vec<Value> {
     records
@@ -198,5 +223,46 @@ pub fn skip(why: &str) {
         std::env::var_os("VRAM_REQUIRE_TOOLS").is_none_or(|value| value != "1"),
         "VRAM_REQUIRE_TOOLS=1, and {why}"
     );
-    eprintln!("SKIPPED: {why}");
+    say(&format!("SKIPPED: {why}"));
+}
+
+/// Says something that is to be seen although the test passes: the harness keeps back what
+/// `eprintln!` says.
+pub fn say(text: &str) {
+    std::io::stderr()
+        .write_all(format!("{text}\n").as_bytes())
+        .unwrap();
+}
+
+/// A number that the long form of a test sets.
+pub fn number(variable: &str, otherwise: u64) -> u64 {
+    std::env::var(variable).map_or(otherwise, |text| text.replace('_', "").parse().unwrap())
+}
+
+/// SplitMix64: the same numbers from the same seed, for ever.
+#[derive(Clone, Debug)]
+pub struct Random(pub u64);
+
+impl Random {
+    /// From a seed that `VRAM_SEED` gives or chance does, and that is told.
+    pub fn told(test: &str) -> Self {
+        let chance = rustix::time::clock_gettime(rustix::time::ClockId::Realtime).tv_nsec;
+        let seed = number("VRAM_SEED", chance as u64);
+        say(&format!("{test}: VRAM_SEED={seed}"));
+        Self(seed)
+    }
+
+    /// Another sequence from the same seed.
+    pub fn lane(&self, lane: u64) -> Self {
+        Self(Self(self.0 ^ lane).below(u64::MAX))
+    }
+
+    /// A number below `end`.
+    pub fn below(&mut self, end: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % end
+    }
 }

@@ -1,0 +1,199 @@
+//! A real kernel whose disk is cut off in the middle of a write.
+//!
+//! The story: a worker records on a disk of its own. At a random moment the file system is told to
+//! stop where it stands, without writing its log: what was only in memory is gone, as if the power
+//! had failed. The worker is killed, the disk is mounted again, the kernel replays its journal. Then
+//! every record whose receipt the worker has told must be there, nothing may be called broken, and
+//! the next run goes on in the trail. That the kernel did lose something is counted: bytes that had
+//! been written to a segment and are not there afterwards. Were there none, nothing would be shown.
+//!
+//! A cut takes the kernel some microseconds, and a sync in flight meanwhile is at times told to have
+//! worked when it has not (ext4 of Linux 6.18). Without power nobody would have been told anything,
+//! so what must be there is what was told before the cut began.
+//!
+//! This needs root and loop devices. `VRAM_CUTS=500` is the long form.
+
+mod support;
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use rustix::ioctl::{Setter, ioctl};
+use support::worker::{Told, Worker, now, record_for_ever};
+use support::{Place, Random, child, number, say, segments, skip};
+
+/// A trail lives through so many cuts, some of them while it is opened.
+const CUTS_PER_TRAIL: u64 = 5;
+
+#[test]
+fn no_receipt_is_lost_when_ext4_is_cut_off() {
+    let test = "no_receipt_is_lost_when_ext4_is_cut_off";
+    cut_off_again_and_again(test, &["mkfs.ext4", "-q", "-F"], 64 << 20);
+}
+
+#[test]
+fn no_receipt_is_lost_when_xfs_is_cut_off() {
+    let test = "no_receipt_is_lost_when_xfs_is_cut_off";
+    // The least that mkfs.xfs takes.
+    cut_off_again_and_again(test, &["mkfs.xfs", "-q"], 300 << 20);
+}
+
+fn cut_off_again_and_again(test: &str, mkfs: &[&str], bytes: u64) {
+    if let Some(place) = child() {
+        record_for_ever(&place);
+    }
+    let place = Place::new();
+    let Some(disk) = Disk::made(place.temp.path(), mkfs, bytes) else {
+        return;
+    };
+    let cuts = number("VRAM_CUTS", 20);
+    let mut random = Random::told(test);
+    let (mut receipts, mut meanwhile, mut bites, mut left) = (0, 0, 0, cuts);
+    while left > 0 {
+        let life = disk.directory(&format!("life-{left}"));
+        let mut told = Told::default();
+        for _ in 0..left.min(CUTS_PER_TRAIL) {
+            let worker = Worker::until_a_moment(test, &life, &mut random);
+            let written = just_written(&life);
+            let began = now();
+            disk.cut_off();
+            let mut heard = worker.kill();
+            let before = heard.receipts.len();
+            heard.receipts.retain(|_, (at, _)| *at < began);
+            meanwhile += before - heard.receipts.len();
+            told.and(heard);
+            disk.unmount();
+            disk.mount().unwrap();
+            bites += u64::from(is_shorter(written));
+            told.expect_kept(&life.join("trail"));
+        }
+        receipts += told.receipts.len() as u64;
+        told.expect_continued(&life);
+        fs::remove_dir_all(&life).unwrap();
+        left = left.saturating_sub(CUTS_PER_TRAIL);
+    }
+    say(&format!(
+        "{test}: {cuts} cuts, {receipts} receipts, 0 lost ({meanwhile} more came during a cut); \
+         {bites} cuts lost an unacknowledged tail"
+    ));
+    assert!(receipts > cuts, "cut off before anything was told");
+    assert!(bites > 0, "the disk has never lost anything");
+}
+
+/// Waits for a write, a little while, so that it is cut off before its sync has ended. Returns the
+/// last segment, and how much of it there is.
+fn just_written(life: &Path) -> Option<(PathBuf, u64)> {
+    let patience = Instant::now() + Duration::from_millis(10);
+    let before = last_segment(life);
+    loop {
+        let now = last_segment(life);
+        if now != before || Instant::now() > patience {
+            return now;
+        }
+    }
+}
+
+fn last_segment(life: &Path) -> Option<(PathBuf, u64)> {
+    let dir = life.join("trail");
+    let last = dir.is_dir().then(|| segments(&dir).pop())??;
+    let length = fs::metadata(&last).ok()?.len();
+    Some((last, length))
+}
+
+fn is_shorter(written: Option<(PathBuf, u64)>) -> bool {
+    written.is_some_and(|(path, length)| match fs::metadata(path) {
+        Ok(now) => now.len() < length,
+        Err(_) => true,
+    })
+}
+
+/// A file system in a file, mounted where this test's thread and its children see it and nobody
+/// else does: however the test ends, nothing is left behind.
+struct Disk {
+    image: PathBuf,
+    at: PathBuf,
+}
+
+impl Disk {
+    /// None where that cannot be.
+    fn made(place: &Path, mkfs: &[&str], bytes: u64) -> Option<Self> {
+        if !rustix::process::geteuid().is_root() {
+            say("SKIPPED: mounting a disk needs root");
+            return None;
+        }
+        // SAFETY: no memory is involved; only this thread's view of the mounts changes.
+        if unsafe { libc::unshare(libc::CLONE_NEWNS) } != 0 {
+            let why = std::io::Error::last_os_error();
+            say(&format!("SKIPPED: no mounts of our own: {why}"));
+            return None;
+        }
+        let disk = Self {
+            image: place.join("image"),
+            at: place.join("disk"),
+        };
+        fs::create_dir(&disk.at).unwrap();
+        File::create(&disk.image).unwrap().set_len(bytes).unwrap();
+        let made = Command::new(mkfs[0])
+            .args(&mkfs[1..])
+            .arg(&disk.image)
+            .output();
+        match made {
+            Ok(made) => assert!(made.status.success(), "{made:?}"),
+            Err(error) => {
+                skip(&format!("`{}` does not run: {error}", mkfs[0]));
+                return None;
+            }
+        }
+        run("mount", &["--make-rprivate".as_ref(), "/".as_ref()]).unwrap();
+        if let Err(why) = disk.mount() {
+            say(&format!("SKIPPED: no disk can be mounted: {why}"));
+            return None;
+        }
+        Some(disk)
+    }
+
+    fn mount(&self) -> Result<(), String> {
+        run(
+            "mount",
+            &["-o".as_ref(), "loop".as_ref(), &self.image, &self.at],
+        )
+    }
+
+    fn unmount(&self) {
+        run("umount", &[&self.at]).unwrap();
+    }
+
+    /// Stops the file system where it stands: `GOINGDOWN` without a flush of the log, as ext4, XFS
+    /// and others understand it.
+    fn cut_off(&self) {
+        const GOINGDOWN: u32 = 0x8004_587d;
+        const NO_LOG_FLUSH: u32 = 2;
+        let root = File::open(&self.at).unwrap();
+        // SAFETY: this call reads one u32.
+        let stop = unsafe { Setter::<GOINGDOWN, u32>::new(NO_LOG_FLUSH) };
+        // SAFETY: as above; the descriptor is open.
+        unsafe { ioctl(&root, stop) }.unwrap();
+    }
+
+    /// A directory on it, with a key for a trail: both are there to stay.
+    fn directory(&self, name: &str) -> PathBuf {
+        let path = self.at.join(name);
+        fs::create_dir(&path).unwrap();
+        let _key = support::key_at(&path);
+        rustix::fs::syncfs(File::open(&path).unwrap()).unwrap();
+        path
+    }
+}
+
+fn run(program: &str, arguments: &[&Path]) -> Result<(), String> {
+    let output = Command::new(program)
+        .args(arguments)
+        .output()
+        .map_err(|error| format!("`{program}` does not run: {error}"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(String::from_utf8_lossy(&output.stderr).into_owned())
+}
