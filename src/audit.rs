@@ -35,6 +35,7 @@ pub use unchecked::{UncheckedLine, read_unchecked};
 pub use verify::{AnchorReport, AnchorState, Finding, Outcome, Report, Unacknowledged, verify};
 
 use crate::health::AuditCounts;
+use crate::health::hook::HookThread;
 use crate::id::{ShardId, WorkerId};
 use crate::key::TrailKey;
 use crate::process;
@@ -87,6 +88,8 @@ pub struct AuditTrail {
     shared: Arc<Shared>,
     /// None once the trail is closed.
     writer: Option<JoinHandle<Result<Receipt, CloseError>>>,
+    /// None once the trail is closed, or if there is no hook.
+    hook: Option<HookThread>,
 }
 
 /// What owner, recorders and writer share.
@@ -234,7 +237,11 @@ impl AuditTrail {
                 waited: started.elapsed(),
             });
         }
-        writer.join().unwrap_or(Err(CloseError::WriterStopped))
+        let outcome = writer.join().unwrap_or(Err(CloseError::WriterStopped));
+        if let Some(hook) = self.hook.take() {
+            hook.wait(deadline);
+        }
+        outcome
     }
 }
 
@@ -374,7 +381,7 @@ impl Shared {
     }
 
     fn publish_counters(&self) {
-        crate::health::publish(&self.worker, self.counts());
+        crate::health::publish_counters(&self.worker, self.counts());
     }
 
     fn tick_watched(&self) {

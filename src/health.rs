@@ -1,18 +1,23 @@
-//! How the recording of the trail is doing: three counters, how they reach a metrics exporter, and
-//! whether too much was lost of late.
+//! How the recording of the trail is doing: counters and gauges, how they reach a metrics exporter,
+//! and whether too much was lost of late.
 //!
 //! The truth is in the trail's own counters; the writer's thread copies them to whatever recorder
 //! the [`metrics`] facade has at that time, so it does not matter whether an exporter is installed
-//! before or after the trail is opened. Every counter is published from the start, at zero: an
-//! alert on a counter that does not exist stays silent.
+//! before or after the trail is opened. All of them are published from the start: an alert on a
+//! metric that does not exist stays silent. `ops/alerts.yml` has alerts for each of them.
+//!
+//! This module knows nothing of queues, files or exporters.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
+
+use metrics::Unit;
 
 use crate::audit::clock::Uptime;
-use crate::audit::event::Event;
 use crate::id::WorkerId;
+
+pub(crate) mod hook;
 
 /// Records that were given or refused a number, from outside the trail.
 pub const EMIT_ATTEMPTS: &str = "vram.audit.emit_attempts";
@@ -20,6 +25,22 @@ pub const EMIT_ATTEMPTS: &str = "vram.audit.emit_attempts";
 pub const EMIT_FAILURES: &str = "vram.audit.emit_failures";
 /// Records that had to be durable, and whose caller was told that they are not.
 pub const CRITICAL_EMIT_FAILURES: &str = "vram.audit.critical_emit_failures";
+/// Verifications that failed: each is a `SealVerificationFailed`, whether or not it is on disk.
+pub const VERIFICATION_FAILURES: &str = "vram.audit.verification_failures";
+/// Gauge: 1 while more records are lost than the threshold allows, and 0 otherwise.
+pub const DEGRADED: &str = "vram.audit.degraded";
+/// Gauge: when the writer's thread was last seen at work, in seconds since 1970 (UTC). It comes
+/// every few seconds, and stands still when the writer hangs, has ended, or the trail is closed.
+pub const HEARTBEAT: &str = "vram.audit.heartbeat";
+/// Gauge: the age in seconds of the oldest acknowledged record that no anchor holds; 0 if there is
+/// no such record, or no anchor.
+pub const UNANCHORED_SECONDS: &str = "vram.audit.unanchored_seconds";
+
+/// Over which time losses are compared with attempts, unless configured.
+pub const DEFAULT_FAILURE_WINDOW: Duration = Duration::from_secs(300);
+
+/// Of a thousand records in that time, so many may be lost, unless configured.
+pub const DEFAULT_FAILURE_THRESHOLD_PER_MILLE: u16 = 10;
 
 /// The counters of one trail since it was opened.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -31,6 +52,8 @@ pub struct AuditCounts {
     pub failures: u64,
     /// See [`CRITICAL_EMIT_FAILURES`]. Such a record may still be written later.
     pub critical_failures: u64,
+    /// See [`VERIFICATION_FAILURES`].
+    pub verification_failures: u64,
 }
 
 /// The counters of one trail, as they change. They do so under the queue's lock only, so a load and a
@@ -40,6 +63,7 @@ pub(crate) struct Counters {
     attempts: AtomicU64,
     failures: AtomicU64,
     critical_failures: AtomicU64,
+    verification_failures: AtomicU64,
 }
 
 impl Counters {
@@ -55,11 +79,16 @@ impl Counters {
         add(&self.critical_failures, 1);
     }
 
+    pub(crate) fn count_verification_failure(&self) {
+        add(&self.verification_failures, 1);
+    }
+
     pub(crate) fn read(&self) -> AuditCounts {
         AuditCounts {
             attempts: self.attempts.load(Ordering::Relaxed),
             failures: self.failures.load(Ordering::Relaxed),
             critical_failures: self.critical_failures.load(Ordering::Relaxed),
+            verification_failures: self.verification_failures.load(Ordering::Relaxed),
         }
     }
 }
@@ -70,29 +99,85 @@ fn add(counter: &AtomicU64, count: u64) {
 }
 
 /// Hands the counters to the installed metrics recorder, labelled with the worker.
-pub(crate) fn publish(worker: &WorkerId, counts: AuditCounts) {
+pub(crate) fn publish_counters(worker: &WorkerId, counts: AuditCounts) {
     for (name, value) in [
         (EMIT_ATTEMPTS, counts.attempts),
         (EMIT_FAILURES, counts.failures),
         (CRITICAL_EMIT_FAILURES, counts.critical_failures),
+        (VERIFICATION_FAILURES, counts.verification_failures),
     ] {
         metrics::counter!(name, "worker" => worker.as_str().to_owned()).absolute(value);
     }
 }
 
-/// The time over which losses are compared with attempts.
-const WINDOW: Duration = Duration::from_secs(300);
+/// Hands over the gauges likewise, among them the heartbeat: for the writer's thread alone.
+pub(crate) fn publish_gauges(worker: &WorkerId, degraded: bool, unanchored: Duration) {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    for (name, value) in [
+        (DEGRADED, f64::from(u8::from(degraded))),
+        (HEARTBEAT, now.unwrap_or_default().as_secs_f64()),
+        (UNANCHORED_SECONDS, unanchored.as_secs_f64()),
+    ] {
+        metrics::gauge!(name, "worker" => worker.as_str().to_owned()).set(value);
+    }
+}
 
-/// How far apart two samples are at least: a window holds 301 of them.
-const SAMPLE_EVERY: Duration = Duration::from_secs(1);
+/// Tells the installed recorder what the metrics mean. A recorder that comes later has not heard it,
+/// so this is said again and again.
+pub(crate) fn describe() {
+    metrics::describe_counter!(
+        EMIT_ATTEMPTS,
+        "Audit records that were given to the trail or refused"
+    );
+    metrics::describe_counter!(EMIT_FAILURES, "Audit records that were lost");
+    metrics::describe_counter!(
+        CRITICAL_EMIT_FAILURES,
+        "Critical audit records whose caller was told that they are not durable"
+    );
+    metrics::describe_counter!(
+        VERIFICATION_FAILURES,
+        "Verifications of weights that failed"
+    );
+    metrics::describe_gauge!(
+        DEGRADED,
+        "1 while more audit records are lost than the threshold allows"
+    );
+    metrics::describe_gauge!(
+        HEARTBEAT,
+        Unit::Seconds,
+        "When the audit trail's writer was last at work, in seconds since 1970"
+    );
+    metrics::describe_gauge!(
+        UNANCHORED_SECONDS,
+        Unit::Seconds,
+        "Age of the oldest acknowledged audit record that no anchor holds"
+    );
+}
 
-/// Recording is degraded when more than one attempt in this many failed within the window.
-const ONE_IN: u64 = 100;
+/// The share of lost records has crossed the threshold.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct Degradation {
+    /// True if more is lost than allowed from now on, false if no more than allowed again.
+    pub degraded: bool,
+    /// The time over which was counted: the last so many seconds.
+    pub window: Duration,
+    /// The records that were given to the trail or refused in that time.
+    pub attempts: u64,
+    /// Those that were lost.
+    pub failures: u64,
+}
 
-/// Watches the share of attempts that failed within the last five minutes.
+/// How many samples a window is divided into.
+const SAMPLES: u32 = 300;
+
+/// Watches the share of attempts that failed within the window behind now.
 #[derive(Debug)]
 pub(crate) struct FailureRatio {
-    /// Oldest first; the first one is at the window's beginning, or before it.
+    window: Duration,
+    threshold_per_mille: u64,
+    /// Oldest first, [`SAMPLES`] and two at most; the first one is at the window's beginning, or
+    /// before it.
     samples: VecDeque<Sample>,
     degraded: bool,
 }
@@ -105,8 +190,10 @@ struct Sample {
 
 impl FailureRatio {
     /// Begins with nothing attempted.
-    pub(crate) fn new(now: Uptime) -> Self {
+    pub(crate) fn new(now: Uptime, window: Duration, threshold_per_mille: u16) -> Self {
         Self {
+            window,
+            threshold_per_mille: threshold_per_mille.into(),
             samples: VecDeque::from([Sample {
                 at: now,
                 counts: AuditCounts::default(),
@@ -115,22 +202,27 @@ impl FailureRatio {
         }
     }
 
-    /// What is to be recorded if the share has crossed the threshold since the last look, in
-    /// either direction.
-    pub(crate) fn look(&mut self, now: Uptime, counts: AuditCounts) -> Option<Event> {
+    /// Whether more was lost than allowed when last looked.
+    pub(crate) fn is_degraded(&self) -> bool {
+        self.degraded
+    }
+
+    /// Whether the share has crossed the threshold since the last look, in either direction.
+    pub(crate) fn look(&mut self, now: Uptime, counts: AuditCounts) -> Option<Degradation> {
         self.forget(now);
         let start = self.samples.front().map(|sample| sample.counts)?;
         let attempts = counts.attempts.saturating_sub(start.attempts);
         let failures = counts.failures.saturating_sub(start.failures);
         self.sample(Sample { at: now, counts });
-        let degraded = failures.saturating_mul(ONE_IN) > attempts;
+        let allowed = attempts.saturating_mul(self.threshold_per_mille);
+        let degraded = failures.saturating_mul(1000) > allowed;
         if degraded == self.degraded {
             return None;
         }
         self.degraded = degraded;
-        Some(Event::AuditDegraded {
+        Some(Degradation {
             degraded,
-            window_s: WINDOW.as_secs(),
+            window: self.window,
             attempts,
             failures,
         })
@@ -141,17 +233,18 @@ impl FailureRatio {
         while self
             .samples
             .get(1)
-            .is_some_and(|second| now.since(second.at) >= WINDOW)
+            .is_some_and(|second| now.since(second.at) >= self.window)
         {
             self.samples.pop_front();
         }
     }
 
     fn sample(&mut self, sample: Sample) {
+        let apart = self.window.checked_div(SAMPLES).unwrap_or(self.window);
         if self
             .samples
             .back()
-            .is_none_or(|last| sample.at.since(last.at) >= SAMPLE_EVERY)
+            .is_none_or(|last| sample.at.since(last.at) >= apart)
         {
             self.samples.push_back(sample);
         }
@@ -159,60 +252,4 @@ impl FailureRatio {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn at(seconds: i64) -> Uptime {
-        Uptime::from_nanoseconds(seconds * 1_000_000_000)
-    }
-
-    fn counts(attempts: u64, failures: u64) -> AuditCounts {
-        AuditCounts {
-            attempts,
-            failures,
-            critical_failures: 0,
-        }
-    }
-
-    #[test]
-    fn exactly_one_percent_is_healthy_and_more_is_not() {
-        let mut ratio = FailureRatio::new(at(0));
-        assert!(ratio.look(at(1), counts(0, 0)).is_none(), "idle");
-        assert!(ratio.look(at(2), counts(1000, 10)).is_none(), "1.0 %");
-        assert!(matches!(
-            ratio.look(at(3), counts(1000, 11)),
-            Some(Event::AuditDegraded {
-                degraded: true,
-                window_s: 300,
-                attempts: 1000,
-                failures: 11
-            })
-        ));
-        assert!(
-            ratio.look(at(4), counts(1000, 12)).is_none(),
-            "once for each crossing"
-        );
-    }
-
-    #[test]
-    fn losses_are_forgotten_after_the_window() {
-        let mut ratio = FailureRatio::new(at(0));
-        assert!(ratio.look(at(10), counts(100, 50)).is_some());
-        for second in 11..310 {
-            assert!(
-                ratio.look(at(second), counts(100, 50)).is_none(),
-                "{second}"
-            );
-        }
-        assert!(matches!(
-            ratio.look(at(310), counts(200, 50)),
-            Some(Event::AuditDegraded {
-                degraded: false,
-                attempts: 100,
-                failures: 0,
-                ..
-            })
-        ));
-        assert!(ratio.samples.len() <= 302);
-    }
-}
+mod tests;

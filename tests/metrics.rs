@@ -1,5 +1,5 @@
-//! The three counters, as an exporter sees them: there at zero from the start, whether the exporter
-//! came before the trail or after it, and after that exactly what the definitions say.
+//! The metrics, as a real exporter shows them: all there from the start, whether the exporter came
+//! before the trail or after it, and after that exactly what the definitions say.
 //!
 //! A recorder is installed once in a process, so each order has a process of its own.
 
@@ -7,55 +7,57 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
-use support::{alone, manager, sealed};
-use vram_residency::AuditTrail;
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use support::{alone, filled, manager, sealed};
 use vram_residency::audit::PolicyViolation;
 use vram_residency::audit::faults::{Step, StorageError, StorageFaults};
+use vram_residency::{AuditTrail, Provenance};
 
-const ATTEMPTS: &str = "vram.audit.emit_attempts";
-const FAILURES: &str = "vram.audit.emit_failures";
-const CRITICAL: &str = "vram.audit.critical_emit_failures";
-
-fn install() -> Snapshotter {
-    let recorder = DebuggingRecorder::new();
-    let snapshotter = recorder.snapshotter();
-    recorder.install().unwrap();
-    snapshotter
+fn install() -> PrometheusHandle {
+    PrometheusBuilder::new().install_recorder().unwrap()
 }
 
-/// What has been published: name, labels, value.
-fn published(snapshotter: &Snapshotter) -> BTreeMap<String, u64> {
-    let mut values = BTreeMap::new();
-    for (key, _, _, value) in snapshotter.snapshot().into_vec() {
-        let (_, key) = key.into_parts();
-        let labels: Vec<(&str, &str)> = key.labels().map(|l| (l.key(), l.value())).collect();
-        assert_eq!(labels, [("worker", "worker-1")]);
-        let DebugValue::Counter(value) = value else {
-            panic!("{} is no counter", key.name());
-        };
-        values.insert(key.name().to_owned(), value);
-    }
-    values
+/// What the exporter shows, without the prefix that all names have.
+fn shown(exporter: &PrometheusHandle) -> BTreeMap<String, f64> {
+    let text = exporter.render();
+    let series = text
+        .lines()
+        .filter(|line| !line.is_empty() && !line.starts_with('#'));
+    series
+        .map(|line| {
+            let (series, value) = line.rsplit_once(' ').unwrap();
+            let name = series.strip_suffix(r#"{worker="worker-1"}"#).unwrap();
+            let name = name.strip_prefix("vram_audit_").unwrap();
+            (name.to_owned(), value.parse().unwrap())
+        })
+        .collect()
 }
 
-/// A snapshot empties the recorder's counters, and the writer publishes absolute values; so what is
-/// seen is compared until a tick has come.
+/// The counters, in this order: attempts, failures, critical failures, failed verifications.
 #[track_caller]
-fn expect(snapshotter: &Snapshotter, attempts: u64, failures: u64, critical: u64) {
-    let expected: BTreeMap<String, u64> = [
-        (ATTEMPTS, attempts),
-        (FAILURES, failures),
-        (CRITICAL, critical),
-    ]
-    .map(|(name, value)| (name.to_owned(), value))
-    .into();
-    let deadline = Instant::now() + Duration::from_secs(5);
+fn expect(exporter: &PrometheusHandle, counters: [u64; 4]) {
+    let names = [
+        "emit_attempts",
+        "emit_failures",
+        "critical_emit_failures",
+        "verification_failures",
+    ];
+    let mut expected: BTreeMap<String, f64> = names
+        .into_iter()
+        .zip(counters)
+        .map(|(name, count)| (name.to_owned(), count as f64))
+        .collect();
+    let degraded = counters[1] * 100 > counters[0];
+    expected.insert("degraded".into(), f64::from(u8::from(degraded)));
+    expected.insert("unanchored_seconds".into(), 0.0);
+    let deadline = Instant::now() + Duration::from_secs(10);
     loop {
-        let seen = published(snapshotter);
-        if seen == expected {
+        let mut seen = shown(exporter);
+        // It has a value of its own each time; see below.
+        let heartbeat = seen.remove("heartbeat");
+        if seen == expected && heartbeat.is_some() {
             return;
         }
         assert!(Instant::now() < deadline, "{seen:?}, not {expected:?}");
@@ -73,7 +75,7 @@ fn open(place: &Path, faults: &StorageFaults) -> AuditTrail {
 
 /// Attempts: each record from outside, taken or not. Failures: those that are lost. Critical
 /// failures: those whose caller was told that they are not durable, also if they are written later.
-fn follow(trail: AuditTrail, faults: &StorageFaults, snapshotter: &Snapshotter) {
+fn follow(trail: AuditTrail, faults: &StorageFaults, exporter: &PrometheusHandle) {
     let violation = PolicyViolation {
         policy: "p",
         violation: "v",
@@ -82,58 +84,105 @@ fn follow(trail: AuditTrail, faults: &StorageFaults, snapshotter: &Snapshotter) 
     };
     trail.note("one").unwrap();
     trail.policy_violation(violation).unwrap();
-    let shard = sealed(&manager(&trail), "a", 100); // VramAllocated, VramSealed
+    let manager = manager(&trail);
+    let shard = sealed(&manager, "a", 100); // VramAllocated, VramSealed
     let shard = shard.verify().unwrap(); // SealVerified
-    expect(snapshotter, 5, 0, 0);
+    expect(exporter, [5, 0, 0, 0]);
+    let broken = sealed(&manager, "b", 100);
+    broken.dangerous_flip_bit(7, 0).unwrap();
+    drop(broken.verify().unwrap_err()); // SealVerificationFailed, VramDeallocated
+    expect(exporter, [9, 0, 0, 1]);
+    let wrong = Provenance::FsVerity("0".repeat(64).parse().unwrap());
+    drop(filled(&manager, "c", 100).seal(wrong).unwrap_err()); // the same, and VramAllocated
+    expect(exporter, [12, 0, 0, 2]);
 
     for step in [Step::Write, Step::Create] {
         faults.fail(step, StorageError::NoSpace, u32::MAX);
     }
     trail.policy_violation(violation).unwrap_err();
-    expect(snapshotter, 6, 0, 1);
+    expect(exporter, [13, 0, 1, 2]);
     let lost = (0..50)
         .filter(|i| trail.note(format!("{i}")).is_err())
         .count() as u64;
     assert!(lost >= 30, "{lost}");
-    expect(snapshotter, 56, lost, 1);
+    expect(exporter, [63, lost, 1, 2]);
     drop(shard); // VramDeallocated finds no room either
-    expect(snapshotter, 57, lost + 1, 1);
+    expect(exporter, [64, lost + 1, 1, 2]);
 
     // The trail's own records (SegmentOpened, SegmentPoisoned, RecordsLost) are no attempts.
     faults.heal();
     trail.policy_violation(violation).unwrap();
-    expect(snapshotter, 58, lost + 1, 1);
+    expect(exporter, [65, lost + 1, 1, 2]);
     let counts = trail.counts();
-    let counts = (counts.attempts, counts.failures, counts.critical_failures);
-    assert_eq!(counts, (58, lost + 1, 1));
-    let held = sealed(&manager(&trail), "held", 100);
+    let told = (counts.attempts, counts.failures, counts.critical_failures);
+    assert_eq!(told, (65, lost + 1, 1));
+    assert_eq!(counts.verification_failures, 2);
+    let held = sealed(&manager, "held", 100);
     trail.close().unwrap();
     drop(held); // refused: the trail is closed, and so nobody but the caller can publish it
-    expect(snapshotter, 61, lost + 2, 1);
+    expect(exporter, [68, lost + 2, 1, 2]);
 }
 
 #[test]
-fn counters_are_there_at_zero_when_the_exporter_came_first() {
+fn everything_is_there_at_zero_when_the_exporter_came_first() {
     alone(
-        "counters_are_there_at_zero_when_the_exporter_came_first",
+        "everything_is_there_at_zero_when_the_exporter_came_first",
         |place| {
-            let snapshotter = install();
+            let exporter = install();
             let faults = StorageFaults::dangerous_new();
             let trail = open(place, &faults);
-            expect(&snapshotter, 0, 0, 0);
-            follow(trail, &faults, &snapshotter);
+            expect(&exporter, [0, 0, 0, 0]);
+            follow(trail, &faults, &exporter);
         },
     );
 }
 
 #[test]
-fn counters_are_there_when_the_exporter_came_later() {
-    alone("counters_are_there_when_the_exporter_came_later", |place| {
-        let faults = StorageFaults::dangerous_new();
-        let trail = open(place, &faults);
-        std::thread::sleep(Duration::from_millis(200));
-        let snapshotter = install();
-        expect(&snapshotter, 0, 0, 0);
-        follow(trail, &faults, &snapshotter);
-    });
+fn everything_is_there_when_the_exporter_came_later() {
+    alone(
+        "everything_is_there_when_the_exporter_came_later",
+        |place| {
+            let faults = StorageFaults::dangerous_new();
+            let trail = open(place, &faults);
+            std::thread::sleep(Duration::from_millis(200));
+            let exporter = install();
+            expect(&exporter, [0, 0, 0, 0]);
+            follow(trail, &faults, &exporter);
+        },
+    );
+}
+
+#[test]
+fn the_heartbeat_is_the_time_and_stands_still_when_the_writer_hangs_or_has_ended() {
+    alone(
+        "the_heartbeat_is_the_time_and_stands_still_when_the_writer_hangs_or_has_ended",
+        |place| {
+            let exporter = install();
+            let faults = StorageFaults::dangerous_new();
+            let trail = open(place, &faults);
+            expect(&exporter, [0, 0, 0, 0]);
+            let heartbeat = || shown(&exporter)["heartbeat"];
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+            let age = now.as_secs_f64() - heartbeat();
+            assert!(age.abs() < 5.0, "{age}");
+
+            faults.hang();
+            trail.note("held up").unwrap();
+            std::thread::sleep(Duration::from_secs(1));
+            let last = heartbeat();
+            std::thread::sleep(Duration::from_millis(500));
+            assert_eq!(heartbeat(), last, "the writer hangs");
+
+            faults.heal();
+            let deadline = Instant::now() + Duration::from_secs(10);
+            while heartbeat() <= last {
+                assert!(Instant::now() < deadline, "no heartbeat came");
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            trail.close().unwrap();
+            let last = heartbeat();
+            std::thread::sleep(Duration::from_millis(500));
+            assert_eq!(heartbeat(), last, "the trail is closed");
+        },
+    );
 }

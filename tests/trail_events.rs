@@ -13,7 +13,8 @@ use vram_residency::{Host, Provenance, VramManager, WorkerToken};
 const LEN: usize = 1_500_000;
 const HEADER: &str = "segment first_leaf origin key retention";
 const SETTINGS: &str = "crate_version features fault_injection critical_deadline_ms \
-    durable_within_ms queue_records reserved_records segment_bytes segment_age_s";
+    durable_within_ms queue_records reserved_records segment_bytes segment_age_s \
+    failure_window_s failure_threshold_per_mille";
 const VIOLATION: PolicyViolation<'static> = PolicyViolation {
     policy: "p",
     violation: "v",
@@ -71,6 +72,8 @@ fn what_the_trail_says_of_itself() {
     assert_eq!(opened["reserved_records"], 1024);
     assert_eq!(opened["segment_bytes"], 64 << 20);
     assert_eq!(opened["segment_age_s"], 86_400);
+    assert_eq!(opened["failure_window_s"], 300);
+    assert_eq!(opened["failure_threshold_per_mille"], 10);
     let features: &[&str] = match cfg!(feature = "cli") {
         true => &["cli", "fault-injection"],
         false => &["fault-injection"],

@@ -14,6 +14,8 @@ use super::AuditTrail;
 use super::event::{Configuration, MAX_TEXT_BYTES};
 use super::open::OpenError;
 use super::storage::Directory;
+use crate::health::hook::Hook;
+use crate::health::{DEFAULT_FAILURE_THRESHOLD_PER_MILLE, DEFAULT_FAILURE_WINDOW, Degradation};
 use crate::id::WorkerId;
 use crate::key::TrailKey;
 use crate::process;
@@ -36,6 +38,9 @@ pub const DEFAULT_SEGMENT_BYTES: u64 = 64 << 20;
 /// How old a segment is when the next one is begun, unless configured.
 pub const DEFAULT_SEGMENT_AGE: Duration = Duration::from_secs(24 * 3600);
 
+/// The longest time over which losses can be compared with attempts.
+const LONGEST_WINDOW: Duration = Duration::from_secs(24 * 3600);
+
 /// The longest deadline or interval that can be configured.
 const LONGEST: Duration = Duration::from_secs(3600);
 
@@ -51,6 +56,7 @@ pub struct AuditTrailBuilder {
     pub(super) key: TrailKey,
     pub(super) previous_key: Option<TrailKey>,
     pub(super) settings: Settings,
+    pub(super) hook: Option<Hook>,
     #[cfg(feature = "fault-injection")]
     faults: Option<super::faults::StorageFaults>,
 }
@@ -64,6 +70,8 @@ pub(crate) struct Settings {
     pub(crate) segment_bytes: u64,
     pub(crate) segment_age: Duration,
     pub(crate) retention: Retention,
+    pub(crate) failure_window: Duration,
+    pub(crate) failure_threshold_per_mille: u16,
 }
 
 /// How long records are to be kept, and why: a statement for whoever removes old segments. This
@@ -131,6 +139,7 @@ impl AuditTrailBuilder {
             key,
             previous_key: None,
             settings: Settings::default(),
+            hook: None,
             #[cfg(feature = "fault-injection")]
             faults: None,
         }
@@ -186,6 +195,32 @@ impl AuditTrailBuilder {
         self
     }
 
+    /// Over which time lost records are compared with attempts (default five minutes): whole seconds,
+    /// at most a day.
+    pub fn failure_window(mut self, window: Duration) -> Self {
+        self.settings.failure_window = window;
+        self
+    }
+
+    /// How many of a thousand records may be lost within the window (default 10, which is 1 %): if
+    /// it is more, the trail is degraded, and says so. With 0, every lost record degrades it.
+    pub fn failure_threshold_per_mille(mut self, records: u16) -> Self {
+        self.settings.failure_threshold_per_mille = records;
+        self
+    }
+
+    /// What is called when the trail degrades, and when it has recovered: once for each crossing of
+    /// the threshold, within seconds, whether or not anything can be written then.
+    ///
+    /// It has a thread of its own and may take its time or panic (which is logged, and it is called
+    /// again for the next crossing). Closing waits for it, at most the critical deadline. In a forked
+    /// child it is never called. While the writer hangs in a system call, nobody calls it: watch
+    /// [`HEARTBEAT`](crate::health::HEARTBEAT), too. Setting it again replaces it.
+    pub fn on_degraded(mut self, hook: impl FnMut(&Degradation) + Send + 'static) -> Self {
+        self.hook = Some(Hook::new(hook));
+        self
+    }
+
     /// Puts a storage that fails on command behind the trail.
     #[cfg(feature = "fault-injection")]
     pub fn dangerous_storage_faults(mut self, faults: super::faults::StorageFaults) -> Self {
@@ -220,6 +255,8 @@ impl Default for Settings {
             segment_bytes: DEFAULT_SEGMENT_BYTES,
             segment_age: DEFAULT_SEGMENT_AGE,
             retention: Retention::default(),
+            failure_window: DEFAULT_FAILURE_WINDOW,
+            failure_threshold_per_mille: DEFAULT_FAILURE_THRESHOLD_PER_MILLE,
         }
     }
 }
@@ -248,6 +285,14 @@ impl Settings {
                 "at least a month, with a basis of 1 to 1024 bytes",
             );
         }
+        if self.failure_window.subsec_nanos() != 0
+            || !(Duration::from_secs(1)..=LONGEST_WINDOW).contains(&self.failure_window)
+        {
+            return wrong("failure_window", "whole seconds from 1 s to 1 day");
+        }
+        if self.failure_threshold_per_mille > 999 {
+            return wrong("failure_threshold_per_mille", "from 0 to 999");
+        }
         Ok(())
     }
 
@@ -272,6 +317,8 @@ impl Settings {
             reserved_records: RESERVED_RECORDS as u64,
             segment_bytes: self.segment_bytes,
             segment_age_s: self.segment_age.as_secs(),
+            failure_window_s: self.failure_window.as_secs(),
+            failure_threshold_per_mille: self.failure_threshold_per_mille,
         }
     }
 }

@@ -187,6 +187,8 @@ pub(crate) struct Configuration {
     pub(crate) reserved_records: u64,
     pub(crate) segment_bytes: u64,
     pub(crate) segment_age_s: u64,
+    pub(crate) failure_window_s: u64,
+    pub(crate) failure_threshold_per_mille: u16,
 }
 
 #[derive(Clone, Debug, Serialize)]

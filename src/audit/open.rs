@@ -19,6 +19,7 @@ use super::segment::{self, Fact, Seen};
 use super::storage::{Storage, segment_name};
 use super::writer::{Writer, announce};
 use super::{AuditTrail, Live, Shared};
+use crate::health::hook::Hook;
 use crate::id::WorkerId;
 use crate::key::{SignError, TrailKey, fill_random};
 use crate::process::Forked;
@@ -130,20 +131,28 @@ pub enum OpenError {
 }
 
 impl AuditTrailBuilder {
-    pub(super) fn open_on<S: Storage>(self, storage: S) -> Result<AuditTrail, OpenError> {
+    pub(super) fn open_on<S: Storage>(mut self, storage: S) -> Result<AuditTrail, OpenError> {
         let path = self.dir.clone();
-        let (writer, shared) = self.prepare(storage)?;
+        let io = |operation| {
+            let path = path.clone();
+            move |source| OpenError::Io {
+                path,
+                operation,
+                source,
+            }
+        };
+        let hook = self.hook.take().map(Hook::start).transpose();
+        let (bell, hook) = hook.map_err(io("start the hook's thread of"))?.unzip();
+        let (mut writer, shared) = self.prepare(storage)?;
+        writer.bell = bell;
         let writer = std::thread::Builder::new()
             .name("vram-audit".into())
             .spawn(move || writer.run())
-            .map_err(|source| OpenError::Io {
-                path,
-                operation: "start the writer of",
-                source,
-            })?;
+            .map_err(io("start the writer of"))?;
         Ok(AuditTrail {
             shared,
             writer: Some(writer),
+            hook,
         })
     }
 

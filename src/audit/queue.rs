@@ -133,6 +133,9 @@ impl Queue {
     pub(crate) fn push(&self, event: Event, lane: Lane) -> (Mark, Result<(), NotDurable>) {
         let mut state = self.lock();
         self.counters.count_attempt();
+        if matches!(event, Event::SealVerificationFailed { .. }) {
+            self.counters.count_verification_failure();
+        }
         let time = Time::now();
         if let Some(refused) = state.refuses() {
             self.counters.count_failures(1);

@@ -13,18 +13,23 @@ use std::time::{Duration, Instant};
 
 use super::checkpoint::Checkpoint;
 use super::clock::{ClockWatch, Uptime};
-use super::event::{Event, Lost, Record, Severity};
+use super::event::{Event, Lost, Record};
 use super::log::{Log, LogError};
 use super::queue::{Wake, WriteFailure};
 use super::storage::Storage;
 use super::{CloseError, Receipt, Shared};
-use crate::health::FailureRatio;
+use crate::health::hook::Bell;
+use crate::health::{self, Degradation, FailureRatio};
 
 /// The most records in one write.
 const MAX_BATCH: usize = 4096;
 
 /// The most records in the first write after a failure: with little room, some may still fit.
 const CAUTIOUS_BATCH: usize = 64;
+
+/// The longest time between two ticks: however late a record may be durable, a heartbeat and an
+/// alarm come within seconds.
+const LONGEST_TICK: Duration = Duration::from_secs(5);
 
 /// The thread's state.
 #[derive(Debug)]
@@ -39,19 +44,28 @@ pub(crate) struct Writer<S: Storage> {
     header: Option<Record>,
     clock: ClockWatch,
     ratio: FailureRatio,
+    /// Who else learns that recording degrades.
+    pub(super) bell: Option<Bell>,
     /// The receipt of `TrailClosed`, if that is the last record.
     closed: Option<Receipt>,
 }
 
 impl<S: Storage> Writer<S> {
     pub(crate) fn new(log: Log<S>, shared: Arc<Shared>) -> Self {
+        let settings = &shared.settings;
+        let ratio = FailureRatio::new(
+            Uptime::now(),
+            settings.failure_window,
+            settings.failure_threshold_per_mille,
+        );
         Self {
             log,
             pending: VecDeque::with_capacity(shared.queue.room()),
             own: Vec::new(),
             header: None,
             clock: ClockWatch::new(),
-            ratio: FailureRatio::new(Uptime::now()),
+            ratio,
+            bell: None,
             closed: None,
             shared,
         }
@@ -62,10 +76,11 @@ impl<S: Storage> Writer<S> {
         let _stopped = StopOnDrop(Arc::clone(&self.shared));
         let interval = self.shared.settings.durable_within;
         let tick = interval.checked_div(2).unwrap_or(interval);
+        let tick = tick.min(LONGEST_TICK);
         let mut next_tick = Instant::now();
         loop {
             let wake = self.shared.queue.wait_for_work(self.patience(next_tick));
-            if Instant::now() >= next_tick {
+            if matches!(wake, Wake::Close(_)) || Instant::now() >= next_tick {
                 self.tick();
                 next_tick = Instant::now().checked_add(tick).unwrap_or(next_tick);
             }
@@ -85,22 +100,56 @@ impl<S: Storage> Writer<S> {
         }
     }
 
-    /// What is due about twice in each durability interval.
+    /// What is due about twice in each durability interval, and every few seconds at least.
     pub(super) fn tick(&mut self) {
         if let Some(step_ns) = self.clock.step() {
             tracing::warn!(step_ns, "the wall clock was stepped");
             self.own.push(Event::ClockStepped { step_ns });
         }
-        if let Some(event) = self.ratio.look(Uptime::now(), self.shared.counts()) {
-            if event.severity() == Severity::Critical {
-                tracing::error!("more than 1 % of the audit records of five minutes were lost");
-            } else {
-                tracing::warn!("the audit trail loses no more than 1 % of its records again");
-            }
-            self.own.push(event);
+        if let Some(crossing) = self.ratio.look(Uptime::now(), self.shared.counts()) {
+            self.tell(crossing);
         }
         self.shared.tick_watched();
         self.shared.publish_counters();
+        let unanchored = Duration::ZERO;
+        health::publish_gauges(&self.shared.worker, self.ratio.is_degraded(), unanchored);
+        health::describe();
+    }
+
+    /// The share of lost records has crossed the threshold. The record of it does not hurry; the log
+    /// and the hook learn it now, even if nothing can be written.
+    fn tell(&mut self, crossing: Degradation) {
+        let Degradation {
+            degraded,
+            window,
+            attempts,
+            failures,
+        } = crossing;
+        let window_s = window.as_secs();
+        if degraded {
+            tracing::error!(
+                window_s,
+                attempts,
+                failures,
+                "the audit trail loses more records than it may: see whether its disk is full, slow or failing"
+            );
+        } else {
+            tracing::warn!(
+                window_s,
+                attempts,
+                failures,
+                "the audit trail loses no more records than it may again"
+            );
+        }
+        self.own.push(Event::AuditDegraded {
+            degraded,
+            window_s,
+            attempts,
+            failures,
+        });
+        if let Some(bell) = &self.bell {
+            bell.ring(crossing);
+        }
     }
 
     /// Writes what is there now, until that is done, the disk refuses, or it is time for something
