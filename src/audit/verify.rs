@@ -5,21 +5,28 @@
 //! with one of three outcomes, and says what the answer does not cover. It knows nothing of what
 //! records mean, except those that are about the trail itself.
 
+mod anchors;
+mod meter;
 mod numbers;
 mod report;
+mod verdict;
 
 use std::fs::File;
 use std::io;
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use super::checkpoint::{Checkpoint, VerifierKey};
 use super::files::{list, open, stated_end};
-use super::merkle::Frontier;
 use super::segment::{self, Behind, Header, Place, Seen, SegmentSummary};
+use crate::digest::Progress;
 
+use anchors::Anchors;
+use meter::Meter;
 use numbers::{Numbers, Run};
 use report::push;
 pub use report::{AnchorReport, AnchorState, Finding, Outcome, Report, Unacknowledged};
+pub use verdict::{Missing, UnanchoredEnd, Verdict};
 
 /// Checks the trail in the directory `dir` against the verifier keys and the anchors (checkpoints
 /// that were kept where the worker cannot rewrite them).
@@ -28,7 +35,18 @@ pub use report::{AnchorReport, AnchorState, Finding, Outcome, Report, Unacknowle
 /// something else is broken. Without an anchor of the last checkpoint,
 /// [`Report::end_vouched_for`] is false: whoever has the disk can cut a trail at a checkpoint.
 pub fn verify(dir: &Path, keys: &[VerifierKey], anchors: &[Checkpoint]) -> Report {
-    let mut check = Check::new(keys, anchors);
+    verify_with_progress(dir, keys, anchors, |_| ControlFlow::Continue(()))
+}
+
+/// [`verify`], calling `progress` on the way with the bytes read. [`ControlFlow::Break`] stops; the
+/// rest was then not checked, and the outcome is that, unless something was broken before.
+pub fn verify_with_progress(
+    dir: &Path,
+    keys: &[VerifierKey],
+    anchors: &[Checkpoint],
+    mut progress: impl FnMut(Progress) -> ControlFlow<()>,
+) -> Report {
+    let mut check = Check::new(keys, anchors, Meter::new(&mut progress));
     match list(dir) {
         Err(error) => check.not_checked(format!("the directory cannot be read: {error}")),
         Ok(numbers) if numbers.is_empty() => {
@@ -42,6 +60,7 @@ pub fn verify(dir: &Path, keys: &[VerifierKey], anchors: &[Checkpoint]) -> Repor
 
 struct Check<'a> {
     keys: &'a [VerifierKey],
+    meter: Meter<'a>,
     anchors: Anchors<'a>,
     report: Report,
     /// Findings in segments whose origin fits no given key: they count only if the trail is ours.
@@ -55,9 +74,10 @@ struct Check<'a> {
 }
 
 impl<'a> Check<'a> {
-    fn new(keys: &'a [VerifierKey], anchors: &'a [Checkpoint]) -> Self {
+    fn new(keys: &'a [VerifierKey], anchors: &'a [Checkpoint], meter: Meter<'a>) -> Self {
         Self {
             keys,
+            meter,
             anchors: Anchors::new(anchors, keys),
             report: Report::new(),
             foreign: Vec::new(),
@@ -79,6 +99,10 @@ impl<'a> Check<'a> {
         if self.report.older_segments_absent {
             self.numbers.skip();
         }
+        self.meter.expect(numbers.iter().map(|number| {
+            let file = open(dir, *number).and_then(|file| file.metadata());
+            file.map_or(0, |file| file.len())
+        }));
         let mut expected = None;
         for (index, number) in numbers.iter().copied().enumerate() {
             if let Some(expected) = expected.filter(|expected| *expected != number) {
@@ -86,6 +110,10 @@ impl<'a> Check<'a> {
             }
             let next = numbers.get(index.saturating_add(1)).copied();
             self.segment(dir, number, next);
+            if self.meter.is_stopped() {
+                self.not_checked("the check was stopped".to_owned());
+                return;
+            }
             expected = Some(number.saturating_add(1));
         }
     }
@@ -106,6 +134,7 @@ impl<'a> Check<'a> {
         let summary =
             open(dir, number).and_then(|file| self.read(file, number, end, before.as_ref()));
         match summary {
+            Err(_) if self.meter.is_stopped() => self.numbers.skip(),
             Err(error) => {
                 self.not_checked(format!("segment {number:06} cannot be read: {error}"));
                 self.numbers.skip();
@@ -130,7 +159,8 @@ impl<'a> Check<'a> {
         });
         let (anchors, report, committed) = (&mut self.anchors, &mut self.report, &mut self.numbers);
         let mut numbers = committed.clone();
-        let summary = segment::read(file, number, self.keys, end, &mut |seen| match seen {
+        let source = self.meter.over(file);
+        let summary = segment::read(source, number, self.keys, end, &mut |seen| match seen {
             Seen::Start(tree) => {
                 anchors.see(tree);
                 if report.first_segment == Some(number) {
@@ -292,105 +322,4 @@ fn continues(before: &SegmentSummary, header: &Header) -> Option<&'static str> {
     }
     (stated.frontier != found.frontier)
         .then_some("the header names another frontier than the segment before it ends with")
-}
-
-/// Anchors, compared with the tree while it grows.
-struct Anchors<'a> {
-    anchors: &'a [Checkpoint],
-    states: Vec<Option<AnchorState>>,
-    /// Those signed by a given key, by size.
-    by_size: Vec<(u64, usize)>,
-    /// Compared since the last matching checkpoint.
-    seen: Vec<(usize, AnchorState)>,
-}
-
-impl<'a> Anchors<'a> {
-    fn new(anchors: &'a [Checkpoint], keys: &[VerifierKey]) -> Self {
-        let signed = |anchor: &Checkpoint| keys.iter().any(|key| anchor.is_signed_by(key));
-        let mut by_size = Vec::new();
-        let mut states = Vec::new();
-        for (index, anchor) in anchors.iter().enumerate() {
-            if signed(anchor) {
-                by_size.push((anchor.size(), index));
-                states.push(None);
-            } else {
-                states.push(Some(AnchorState::Foreign));
-            }
-        }
-        by_size.sort_unstable();
-        Self {
-            anchors,
-            states,
-            by_size,
-            seen: Vec::new(),
-        }
-    }
-
-    fn see(&mut self, tree: &Frontier) {
-        let from = self
-            .by_size
-            .partition_point(|(size, _)| *size < tree.size());
-        for (size, index) in self.by_size.iter().skip(from) {
-            if *size != tree.size() {
-                break;
-            }
-            let root = self.anchors.get(*index).map(Checkpoint::root);
-            self.seen.push((
-                *index,
-                if root == Some(tree.root()) {
-                    AnchorState::Confirmed
-                } else {
-                    AnchorState::Contradicts
-                },
-            ));
-        }
-    }
-
-    fn acknowledge(&mut self) {
-        for (index, state) in self.seen.drain(..) {
-            if let Some(known) = self.states.get_mut(index)
-                && *known != Some(AnchorState::Contradicts)
-            {
-                *known = Some(state);
-            }
-        }
-    }
-
-    fn forget(&mut self) {
-        self.seen.clear();
-    }
-
-    /// Writes the anchors into the report, and says whether one confirms the last checkpoint.
-    fn finish(&self, report: &mut Report) -> bool {
-        let everything_read = report.not_checked.is_empty();
-        let mut vouched = false;
-        for (anchor, state) in self.anchors.iter().zip(&self.states) {
-            let size = anchor.size();
-            let state = match state {
-                Some(state) => *state,
-                None if size > report.leaves && everything_read => AnchorState::Contradicts,
-                None => AnchorState::NotComparable,
-            };
-            if state == AnchorState::Contradicts {
-                report.find(Finding {
-                    words: format!(
-                        "the anchor at {size} leaves contradicts the trail, which has {} leaves \
-                         or another root there",
-                        report.leaves
-                    ),
-                    ..Finding::default()
-                });
-            }
-            vouched |= state == AnchorState::Confirmed && size == report.leaves;
-            push(
-                &mut report.anchors,
-                AnchorReport {
-                    origin: anchor.origin().to_owned(),
-                    size,
-                    state,
-                },
-            );
-        }
-        vouched
-    }
 }

@@ -10,6 +10,7 @@ mod numbers;
 mod script;
 #[path = "../support/mod.rs"]
 mod support;
+mod verdict;
 
 use std::fs;
 use std::process::Command;

@@ -57,9 +57,11 @@ pub(super) struct Run {
 }
 
 impl Numbers {
-    /// Some records before the next one were not read or not proven.
+    /// Some records before the next one were not read or not proven. They may hold the reason why
+    /// numbers before them are missing.
     pub(super) fn skip(&mut self) {
         self.unsure = true;
+        self.gaps.clear();
     }
 
     /// Takes the complaints and the lost ranges since the last call.

@@ -1,0 +1,110 @@
+//! The anchors, compared with the tree while it grows.
+//!
+//! An anchor is a checkpoint that was kept where the worker cannot rewrite it. It says something about
+//! a trail only if a given key has signed it. This module knows sizes and roots; it does not know
+//! where a checkpoint stands in a segment.
+
+use super::super::checkpoint::{Checkpoint, VerifierKey};
+use super::super::merkle::Frontier;
+use super::report::{AnchorReport, AnchorState, Finding, Report, push};
+
+/// Anchors, compared with the tree while it grows.
+pub(super) struct Anchors<'a> {
+    anchors: &'a [Checkpoint],
+    states: Vec<Option<AnchorState>>,
+    /// Those signed by a given key, by size.
+    by_size: Vec<(u64, usize)>,
+    /// Compared since the last matching checkpoint.
+    seen: Vec<(usize, AnchorState)>,
+}
+
+impl<'a> Anchors<'a> {
+    pub(super) fn new(anchors: &'a [Checkpoint], keys: &[VerifierKey]) -> Self {
+        let signed = |anchor: &Checkpoint| keys.iter().any(|key| anchor.is_signed_by(key));
+        let mut by_size = Vec::new();
+        let mut states = Vec::new();
+        for (index, anchor) in anchors.iter().enumerate() {
+            if signed(anchor) {
+                by_size.push((anchor.size(), index));
+                states.push(None);
+            } else {
+                states.push(Some(AnchorState::Foreign));
+            }
+        }
+        by_size.sort_unstable();
+        Self {
+            anchors,
+            states,
+            by_size,
+            seen: Vec::new(),
+        }
+    }
+
+    pub(super) fn see(&mut self, tree: &Frontier) {
+        let from = self
+            .by_size
+            .partition_point(|(size, _)| *size < tree.size());
+        for (size, index) in self.by_size.iter().skip(from) {
+            if *size != tree.size() {
+                break;
+            }
+            let root = self.anchors.get(*index).map(Checkpoint::root);
+            self.seen.push((
+                *index,
+                if root == Some(tree.root()) {
+                    AnchorState::Confirmed
+                } else {
+                    AnchorState::Contradicts
+                },
+            ));
+        }
+    }
+
+    pub(super) fn acknowledge(&mut self) {
+        for (index, state) in self.seen.drain(..) {
+            if let Some(known) = self.states.get_mut(index)
+                && *known != Some(AnchorState::Contradicts)
+            {
+                *known = Some(state);
+            }
+        }
+    }
+
+    pub(super) fn forget(&mut self) {
+        self.seen.clear();
+    }
+
+    /// Writes the anchors into the report, and says whether one confirms the last checkpoint.
+    pub(super) fn finish(&self, report: &mut Report) -> bool {
+        let everything_read = report.not_checked.is_empty();
+        let mut vouched = false;
+        for (anchor, state) in self.anchors.iter().zip(&self.states) {
+            let size = anchor.size();
+            let state = match state {
+                Some(state) => *state,
+                None if size > report.leaves && everything_read => AnchorState::Contradicts,
+                None => AnchorState::NotComparable,
+            };
+            if state == AnchorState::Contradicts {
+                report.find(Finding {
+                    words: format!(
+                        "the anchor at {size} leaves contradicts the trail, which has {} leaves \
+                         or another root there",
+                        report.leaves
+                    ),
+                    ..Finding::default()
+                });
+            }
+            vouched |= state == AnchorState::Confirmed && size == report.leaves;
+            push(
+                &mut report.anchors,
+                AnchorReport {
+                    origin: anchor.origin().to_owned(),
+                    size,
+                    state,
+                },
+            );
+        }
+        vouched
+    }
+}
