@@ -3,14 +3,17 @@
 //! A child has the parent's memory but none of its threads: a lock may be held for ever, sealed
 //! memory is not mapped (`MADV_DONTFORK`), and a record written there would be written twice. So
 //! every call in a child is refused before it touches a lock. The question is asked on the path of
-//! every record, where a `getpid` system call would be half the cost; one page that the kernel
-//! zeroes in children (`MADV_WIPEONFORK`, Linux 4.14) answers it with a load.
+//! every record and every lease, where a `getpid` system call would be half the cost. Numbers in
+//! memory that the kernel zeroes in children (`MADV_WIPEONFORK`, Linux 4.14) answer it with a load:
+//! one number is the mark of this process, and others carry, in the same load, something that is
+//! never true in a child.
 
-#![allow(unsafe_code, reason = "one page is mapped here and nowhere freed")]
+#![allow(unsafe_code, reason = "memory is mapped once here and nowhere freed")]
 
 use std::ptr;
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::slice;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 
@@ -21,37 +24,127 @@ use rustix::mm::{Advice, MapFlags, ProtFlags};
 )]
 pub struct Forked(());
 
-static MARK: OnceLock<rustix::io::Result<&'static AtomicU8>> = OnceLock::new();
+/// How many numbers there are. The kernel gives memory only for the pages that are used.
+const NUMBERS: usize = 1 << 20;
+
+static NUMBERS_AT: OnceLock<rustix::io::Result<&'static [AtomicU64]>> = OnceLock::new();
+
+/// Which numbers are in use, besides the first, the mark.
+static POOL: Mutex<Pool> = Mutex::new(Pool {
+    free: Vec::new(),
+    fresh: 1,
+});
+
+struct Pool {
+    /// Used before and given back.
+    free: Vec<usize>,
+    /// From here on none was ever used.
+    fresh: usize,
+}
 
 /// Prepares the answer; called when a trail is opened, before anything is recorded.
 pub(crate) fn watch_for_forks() -> std::io::Result<()> {
-    MARK.get_or_init(map_mark).map(drop).map_err(Into::into)
+    NUMBERS_AT
+        .get_or_init(map_numbers)
+        .map(drop)
+        .map_err(Into::into)
 }
 
-/// Fails in a forked child. Costs one load.
+/// Fails in a forked child. Costs one load, and that of where to look.
 pub(crate) fn check() -> Result<(), Forked> {
-    match MARK.get() {
-        Some(Ok(mark)) if mark.load(Ordering::Relaxed) == 0 => Err(Forked(())),
+    match numbers().first() {
+        Some(mark) if mark.load(Ordering::Relaxed) == 0 => Err(Forked(())),
         _ => Ok(()),
     }
 }
 
-fn map_mark() -> rustix::io::Result<&'static AtomicU8> {
-    let len = rustix::param::page_size();
+/// None before a trail is opened.
+fn numbers() -> &'static [AtomicU64] {
+    match NUMBERS_AT.get() {
+        Some(Ok(numbers)) => numbers,
+        _ => &[],
+    }
+}
+
+/// A number that is 0 in a forked child, and in the parent whatever was stored.
+#[derive(Debug)]
+pub(crate) struct WipedNumber {
+    at: &'static AtomicU64,
+    /// None: all are in use, and this one is 0 for ever.
+    index: Option<usize>,
+}
+
+impl WipedNumber {
+    pub(crate) fn new(value: u64) -> Self {
+        static NEVER: AtomicU64 = AtomicU64::new(0);
+        let mut pool = POOL.lock().unwrap_or_else(PoisonError::into_inner);
+        let index = pool.free.pop().unwrap_or(pool.fresh);
+        let Some(at) = numbers().get(index) else {
+            return Self {
+                at: &NEVER,
+                index: None,
+            };
+        };
+        pool.fresh = pool.fresh.max(index.saturating_add(1));
+        drop(pool);
+        at.store(value, Ordering::Release);
+        Self {
+            at,
+            index: Some(index),
+        }
+    }
+
+    pub(crate) fn load(&self) -> u64 {
+        self.at.load(Ordering::Acquire)
+    }
+
+    /// Sets it to 0, for good.
+    pub(crate) fn wipe(&self) {
+        self.at.store(0, Ordering::Release);
+    }
+
+    /// Sets it, unless it is 0.
+    pub(crate) fn set(&self, value: u64) {
+        // Refused where it is 0: the answer is the old value, which nobody needs.
+        let _before = self
+            .at
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |old| {
+                (old != 0).then_some(value)
+            });
+    }
+}
+
+impl Drop for WipedNumber {
+    fn drop(&mut self) {
+        // In a child the lock may be held for ever.
+        if let Some(index) = self.index
+            && check().is_ok()
+        {
+            self.wipe();
+            let mut pool = POOL.lock().unwrap_or_else(PoisonError::into_inner);
+            pool.free.push(index);
+        }
+    }
+}
+
+fn map_numbers() -> rustix::io::Result<&'static [AtomicU64]> {
+    let len = NUMBERS.saturating_mul(size_of::<AtomicU64>());
     // SAFETY: a new anonymous mapping at an address of the kernel's choice aliases nothing.
-    let page = unsafe {
+    let memory = unsafe {
         rustix::mm::mmap_anonymous(
             ptr::null_mut(),
             len,
             ProtFlags::READ | ProtFlags::WRITE,
-            MapFlags::PRIVATE,
+            MapFlags::PRIVATE | MapFlags::NORESERVE,
         )
     }?;
     // SAFETY: the range is the mapping made above, which nothing else uses yet.
-    unsafe { rustix::mm::madvise(page, len, Advice::LinuxWipeOnFork) }?;
-    // SAFETY: the page is mapped readable and writable, aligned to a page, zeroed (a valid
-    // `AtomicU8`), and never unmapped, so the reference is good for `'static`.
-    let mark = unsafe { AtomicU8::from_ptr(page.cast::<u8>()) };
-    mark.store(1, Ordering::Relaxed);
-    Ok(mark)
+    unsafe { rustix::mm::madvise(memory, len, Advice::LinuxWipeOnFork) }?;
+    // SAFETY: the mapping is readable and writable, aligned to a page, as long as so many numbers,
+    // zeroed (valid `AtomicU64`s), and never unmapped, so the reference is good for `'static`.
+    let numbers = unsafe { slice::from_raw_parts(memory.cast::<AtomicU64>(), NUMBERS) };
+    if let Some(mark) = numbers.first() {
+        mark.store(1, Ordering::Relaxed);
+    }
+    Ok(numbers)
 }

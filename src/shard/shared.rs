@@ -11,7 +11,7 @@
 
 use std::fmt;
 use std::ops::{ControlFlow, Range};
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
@@ -25,10 +25,10 @@ use crate::device::Device;
 use crate::digest::{Digest, Progress};
 use crate::error::{CheckError, ReclaimError, Revoked};
 use crate::id::ShardId;
-use crate::process;
+use crate::process::{self, WipedNumber};
 use crate::seal::Match;
 
-/// A check failed: no time is good any more.
+/// A check failed: no time is good any more. Also what a forked child reads.
 const FAILED: u64 = 0;
 
 /// There is no maximum age: every time is good.
@@ -67,7 +67,7 @@ struct Standing {
     /// Boot time in nanoseconds until which leases are good, [`ALWAYS`] or [`FAILED`]. Once it is
     /// [`FAILED`] it stays so; otherwise it only grows, under the lock of `last`, of which it is the
     /// limit.
-    good_until: AtomicU64,
+    good_until: WipedNumber,
     /// The time of the last check that passed, in nanoseconds: for whoever may take no lock.
     verified: AtomicI64,
     max_age: Option<Duration>,
@@ -90,7 +90,7 @@ impl<D: Device> Shared<D> {
         let home = core.region.home();
         let max_age = home.options().max_age;
         let standing = Arc::new(Standing {
-            good_until: AtomicU64::new(good_until(check.began, max_age)),
+            good_until: WipedNumber::new(good_until(check.began, max_age)),
             verified: AtomicI64::new(check.mark.time.0),
             max_age,
             recorder: home.recorder().clone(),
@@ -114,7 +114,6 @@ impl<D: Device> Shared<D> {
 
     /// A lease, unless a check has failed or the last one is too old.
     pub fn lease(&self) -> Result<Lease<D>, Revoked> {
-        process::check()?;
         self.served.standing.judge_on_record()?;
         Ok(Lease(Arc::clone(&self.served)))
     }
@@ -261,7 +260,7 @@ impl<D: Device> Lease<D> {
     /// Whether no check has failed and the last one is not too old: ask before each batch. In a
     /// forked child, where the memory is not mapped, no lease is current.
     pub fn is_current(&self) -> bool {
-        process::check().is_ok() && self.0.standing.judge().is_ok()
+        self.0.standing.judge().is_ok()
     }
 
     /// The shard's name.
@@ -304,7 +303,7 @@ impl Latch<'_> {
 impl Drop for Latch<'_> {
     fn drop(&mut self) {
         if self.armed {
-            self.standing.good_until.store(FAILED, Ordering::Release);
+            self.standing.good_until.wipe();
         }
     }
 }
@@ -312,9 +311,9 @@ impl Drop for Latch<'_> {
 impl Standing {
     /// One atomic load; the clock is read only if there is a maximum age.
     fn judge(&self) -> Result<(), Revoked> {
-        match self.good_until.load(Ordering::Acquire) {
+        match self.good_until.load() {
             ALWAYS => Ok(()),
-            FAILED => Err(Revoked::Failed),
+            FAILED => Err(process::check().map_or_else(Revoked::from, |()| Revoked::Failed)),
             until if now() <= until => Ok(()),
             _ => Err(Revoked::Overdue),
         }
@@ -360,13 +359,7 @@ impl Standing {
             overdue: false,
         };
         self.verified.store(check.mark.time.0, Ordering::Release);
-        let until = good_until(check.began, self.max_age);
-        // Refused where it is FAILED: the answer is the old value, which nobody needs.
-        let _before = self
-            .good_until
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |old| {
-                (old != FAILED).then_some(until)
-            });
+        self.good_until.set(good_until(check.began, self.max_age));
     }
 
     /// When all of the shard was last found equal to its seal.
@@ -439,7 +432,7 @@ mod tests {
 
     fn standing(trail: &AuditTrail, check: LastCheck) -> Standing {
         Standing {
-            good_until: AtomicU64::new(good_until(check.began, Some(MAX_AGE))),
+            good_until: WipedNumber::new(good_until(check.began, Some(MAX_AGE))),
             verified: AtomicI64::new(check.mark.time.0),
             max_age: Some(MAX_AGE),
             recorder: trail.recorder(),
