@@ -4,14 +4,16 @@
 //!
 //! * an ordinary record with room in the queue: nanoseconds and heap allocations;
 //! * the same at one record in a millisecond, beside `tracing-appender`'s non-blocking writer;
-//! * a durable critical record with one caller, beside a raw append + `fdatasync` of as many bytes.
+//! * a durable critical record with one caller, beside a raw append + `fdatasync` of as many bytes;
+//! * durable records with 64 and 256 callers, beside one caller;
+//! * ordinary records sustained to the disk: the highest rate at which none is lost.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::fs::OpenOptions;
 use std::hint::black_box;
 use std::io::Write;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
 use vram_residency::audit::PolicyViolation;
@@ -62,7 +64,11 @@ fn main() {
     burst(&trail);
     paced(&trail, dir.path());
     durable(&trail, dir.path());
+    for callers in [64, 256] {
+        together(&trail, callers);
+    }
     trail.close().unwrap();
+    sustained(dir.path());
 }
 
 /// One thread, room in the queue.
@@ -158,6 +164,89 @@ fn durable(trail: &AuditTrail, dir: &std::path::Path) {
         "us",
     );
     report("ratio", &mut ratios, "x");
+}
+
+/// Many callers at once: they share writes and syncs.
+fn together(trail: &AuditTrail, callers: usize) {
+    const ONE: usize = 200;
+    let each = (20 * ONE / callers).max(20);
+    let (mut alone, mut many, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..PAIRS {
+        let one = rate(trail, 1, ONE);
+        let all = rate(trail, callers, each);
+        alone.push(one);
+        many.push(all);
+        ratios.push(all / one);
+    }
+    report("durable records, one caller", &mut alone, "per second");
+    let name = format!("durable records, {callers} callers");
+    report(&name, &mut many, "per second");
+    report("ratio", &mut ratios, "x");
+}
+
+/// Durable records in a second, with so many callers that each record so many.
+fn rate(trail: &AuditTrail, callers: usize, each: usize) -> f64 {
+    let barrier = Barrier::new(callers + 1);
+    let elapsed = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..callers)
+            .map(|_| {
+                scope.spawn(|| {
+                    barrier.wait();
+                    for _ in 0..each {
+                        trail.policy_violation(violation()).unwrap();
+                    }
+                })
+            })
+            .collect();
+        barrier.wait();
+        let started = Instant::now();
+        for thread in threads {
+            thread.join().unwrap();
+        }
+        started.elapsed()
+    });
+    (callers * each) as f64 / elapsed.as_secs_f64()
+}
+
+/// Raises the rate of a single source until a record is lost. Every record is on the disk at the
+/// end of each step.
+fn sustained(dir: &std::path::Path) {
+    const STEP: Duration = Duration::from_secs(3);
+    let text: Arc<str> =
+        "sustained, with some text as records have it, to some two hundred bytes or so".into();
+    let mut highest = 0;
+    for rate in (100_000..2_000_000).step_by(50_000) {
+        let key = TrailKey::open_or_create(dir.join("key.pem")).unwrap();
+        let place = dir.join("sustained");
+        let trail = AuditTrail::builder("bench".parse().unwrap(), &place, key)
+            .open()
+            .unwrap();
+        let started = Instant::now();
+        let mut given = 0_u64;
+        while started.elapsed() < STEP {
+            let due = (started.elapsed().as_secs_f64() * f64::from(rate)) as u64;
+            while given < due {
+                let _counted_below = trail.note(Arc::clone(&text));
+                given += 1;
+            }
+            std::thread::sleep(Duration::from_micros(500));
+        }
+        trail.flush().unwrap();
+        let elapsed = started.elapsed().as_secs_f64();
+        let counts = trail.counts();
+        trail.close().unwrap();
+        std::fs::remove_dir_all(&place).unwrap();
+        let reached = given as f64 / elapsed;
+        println!(
+            "    {rate} asked for: {reached:.0} records per second on disk, {} lost",
+            counts.failures
+        );
+        if counts.failures > 0 || reached < 0.95 * f64::from(rate) {
+            break;
+        }
+        highest = rate;
+    }
+    println!("ordinary records sustained to disk, none lost: {highest} per second");
 }
 
 fn violation() -> PolicyViolation<'static> {
