@@ -17,17 +17,28 @@ use super::{Random, VIOLATION, acknowledged, builder_at, child_command, records_
 
 const THREADS: usize = 4;
 
+/// Few batches, so that a worker's end often meets the beginning of a segment.
+const SEGMENT_BYTES: u64 = 256 << 10;
+
+/// Between two critical records, so that a batch is not written at one stroke.
+const NOTES: usize = 16;
+
 /// In the child: opens the trail at `place`; several threads record until the process ends.
 pub fn record_for_ever(place: &Path) -> ! {
     // The harness has begun a line.
     println!("\nup");
-    let trail = builder_at(place).open().unwrap();
+    let trail = builder_at(place)
+        .segment_bytes(SEGMENT_BYTES)
+        .open()
+        .unwrap();
     println!("key {}", trail.verifier_key());
     std::thread::scope(|scope| {
         for _ in 0..THREADS {
             scope.spawn(|| {
                 loop {
-                    let _number = trail.note("between");
+                    for _ in 0..NOTES {
+                        let _number = trail.note("x".repeat(1000));
+                    }
                     if let Ok(receipt) = trail.policy_violation(VIOLATION) {
                         tell(&receipt);
                     }
@@ -107,7 +118,7 @@ pub fn now() -> Duration {
 }
 
 /// What workers have told about one trail.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Told {
     pub key: Option<VerifierKey>,
     /// By the record's number: when it was told, and the checkpoint that covers it.
@@ -126,6 +137,12 @@ impl Told {
             let receipt = (Duration::from_nanos(at), checkpoint.parse().unwrap());
             assert!(self.receipts.insert(seq, receipt).is_none(), "{line}");
         }
+    }
+
+    /// A receipt of this process.
+    pub fn receive(&mut self, receipt: &Receipt) {
+        let told = (now(), receipt.checkpoint().clone());
+        self.receipts.insert(receipt.seq().value(), told);
     }
 
     /// What a later worker has told about the same trail.
@@ -175,13 +192,8 @@ impl Told {
         let dir = place.join("trail");
         let trail = builder_at(place).open().unwrap();
         self.key.get_or_insert_with(|| trail.verifier_key().clone());
-        for receipt in [
-            trail.policy_violation(VIOLATION).unwrap(),
-            trail.close().unwrap(),
-        ] {
-            let told = (now(), receipt.checkpoint().clone());
-            self.receipts.insert(receipt.seq().value(), told);
-        }
+        self.receive(&trail.policy_violation(VIOLATION).unwrap());
+        self.receive(&trail.close().unwrap());
         let report = self.expect_kept(&dir).unwrap();
         assert!(report.closed && report.end_vouched_for, "{report}");
     }
