@@ -8,11 +8,11 @@ mod support;
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Output};
 
 use sha2::{Digest as _, Sha256};
-use support::{of_event, records, skip};
+use support::{example, of_event, records, skip};
 use tempfile::TempDir;
 use vram_residency::Digest;
 
@@ -40,7 +40,7 @@ impl Desk {
         // It never waits for anything; one that does must not hang the test.
         Command::new("timeout")
             .arg("120")
-            .arg(example())
+            .arg(example("worker"))
             .args(args)
             .current_dir(self.0.path())
             .output()
@@ -92,19 +92,6 @@ impl Desk {
         names.sort();
         names
     }
-}
-
-/// Examples are built beside the directory of this executable.
-fn example() -> PathBuf {
-    let deps = std::env::current_exe().unwrap();
-    let profile = deps.parent().and_then(Path::parent).unwrap();
-    let example = profile.join("examples/worker");
-    assert!(
-        example.exists(),
-        "{} is not there: `cargo build --example worker`",
-        example.display()
-    );
-    example
 }
 
 fn has_tools() -> bool {

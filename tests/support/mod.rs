@@ -266,3 +266,16 @@ impl Random {
         (z ^ (z >> 31)) % end
     }
 }
+
+/// A built example: `cargo test` puts it beside the directory of this executable.
+pub fn example(name: &str) -> PathBuf {
+    let deps = std::env::current_exe().unwrap();
+    let profile = deps.parent().and_then(Path::parent).unwrap();
+    let example = profile.join("examples").join(name);
+    assert!(
+        example.exists(),
+        "{} is not there: `cargo build --example {name}`",
+        example.display()
+    );
+    example
+}
