@@ -163,7 +163,30 @@ impl Digest {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn of_reader(reader: impl Read) -> io::Result<Self> {
-        stream::tree_of_reader(reader).map(|tree| tree.digest())
+        Digests::of_reader(reader, Stream::TreeOnly).map(|digests| digests.digest)
+    }
+}
+
+/// The digests of one stream.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct Digests {
+    /// What `fsverity digest` prints.
+    pub digest: Digest,
+    /// What `sha256sum` prints, if it was asked for.
+    pub sha256: Option<StreamDigest>,
+}
+
+impl Digests {
+    /// The digests of everything that `reader` yields, in one pass.
+    ///
+    /// Memory and errors are those of [`Digest::of_reader`].
+    pub fn of_reader(reader: impl Read, stream: Stream) -> io::Result<Self> {
+        let streamed = stream::whole_reader(reader, stream)?;
+        Ok(Self {
+            digest: streamed.tree.digest(),
+            sha256: streamed.sha256,
+        })
     }
 }
 

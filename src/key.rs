@@ -22,6 +22,7 @@ use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 use self::file::{file_error, read_secret, write_new};
+use crate::audit::{NoteError, VerifierKey};
 use crate::id::WorkerId;
 
 mod file;
@@ -305,6 +306,12 @@ impl TrailKey {
         }
     }
 
+    /// Opens the key in `path`, which must exist; the file must be as
+    /// [`open_or_create`](Self::open_or_create) says.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, KeyError> {
+        open_key(path.as_ref())
+    }
+
     /// A key that stays where it is (an HSM, an agent): its public half, and what signs with it.
     ///
     /// Each signature is verified before it is used. The signer is called from the trail's writer
@@ -319,6 +326,22 @@ impl TrailKey {
                 signer: Box::new(signer),
             })),
             _ => Err(KeyError::PublicKey),
+        }
+    }
+
+    /// The public half, as a reviewer of the trail `origin` needs it. A verifier key carries the
+    /// trail's name, which is in the trail and not in the key's file.
+    ///
+    /// # Errors
+    ///
+    /// [`NoteError::Key`] if `origin` can be no key's name: it is empty, or has white space or a `+`.
+    pub fn verifier_key(&self, origin: &str) -> Result<VerifierKey, NoteError> {
+        let key = VerifierKey::new(origin.into(), self.verifying_key());
+        let read: VerifierKey = key.to_string().parse()?;
+        if read == key {
+            Ok(key)
+        } else {
+            Err(NoteError::Key("the name has a `+`"))
         }
     }
 

@@ -78,11 +78,9 @@ pub(crate) fn read_stream<E>(
     }
 }
 
-/// The tree over all that a reader yields.
-pub(super) fn tree_of_reader(mut reader: impl Read) -> io::Result<Tree> {
-    let streamed: io::Result<Streamed> =
-        pump(&mut reader, u64::MAX, Stream::TreeOnly, |_, _| Ok(()));
-    streamed.map(|streamed| streamed.tree)
+/// What is computed over all that a reader yields.
+pub(super) fn whole_reader(mut reader: impl Read, stream: Stream) -> io::Result<Streamed> {
+    pump(&mut reader, u64::MAX, stream, |_, _| Ok(()))
 }
 
 /// A chunk and the number of its first window.
