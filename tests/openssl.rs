@@ -6,18 +6,9 @@ mod support;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use support::{Place, manager, sealed, segments, skip};
+use support::{Place, is_installed, manager, sealed, segments};
 use vram_residency::audit::faults::{Step, StorageError, StorageFaults};
 use vram_residency::audit::{Checkpoint, VerifierKey};
-
-fn is_installed(tool: &str) -> bool {
-    let installed = Command::new(tool).arg("--version").output().is_ok()
-        || Command::new(tool).arg("version").output().is_ok();
-    if !installed {
-        skip(&format!("`{tool}` is not installed"));
-    }
-    installed
-}
 
 fn script(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))

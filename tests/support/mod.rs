@@ -279,3 +279,13 @@ pub fn example(name: &str) -> PathBuf {
     );
     example
 }
+
+/// Whether a tool is here; says loudly if it is not.
+pub fn is_installed(tool: &str) -> bool {
+    let installed = Command::new(tool).arg("--version").output().is_ok()
+        || Command::new(tool).arg("version").output().is_ok();
+    if !installed {
+        skip(&format!("`{tool}` is not installed"));
+    }
+    installed
+}
