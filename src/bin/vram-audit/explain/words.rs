@@ -1,0 +1,414 @@
+//! What the events and fields of a trail mean, with units, and who says so.
+//!
+//! Fields that newer versions add are named as unknown, and never hidden.
+
+/// What an origin is.
+pub(super) const ORIGIN: &str =
+    "name of the trail: crate, worker, 16 random hexadecimal digits made with the trail";
+
+const UNKNOWN_FIELD: &str = "not known to this version of vram-audit";
+
+/// What happened when this event is recorded.
+pub(super) fn event(name: &str) -> &'static str {
+    let found = EVENTS.iter().find(|(event, _)| *event == name);
+    found.map_or(
+        "an event that this version of vram-audit does not know",
+        |(_, words)| words,
+    )
+}
+
+/// What a field of this event means.
+pub(super) fn field(event: &str, name: &str) -> &'static str {
+    let own = OF_EVENTS
+        .iter()
+        .find(|(events, field, _)| *field == name && events.contains(&event));
+    let general = || FIELDS.iter().find(|(field, _)| *field == name);
+    own.map(|(_, _, words)| *words)
+        .or_else(|| general().map(|(_, words)| *words))
+        .unwrap_or(UNKNOWN_FIELD)
+}
+
+const EVENTS: &[(&str, &str)] = &[
+    (
+        "AnchorContradicted",
+        "An anchor remembers another or a longer trail than the one in the directory.",
+    ),
+    (
+        "AnchorFailed",
+        "An anchor does not keep checkpoints: once for each outage.",
+    ),
+    ("AnchorRecovered", "An anchor keeps checkpoints again."),
+    (
+        "AuditDegraded",
+        "Too large a share of the records was lost, or that has ended.",
+    ),
+    (
+        "ClockStepped",
+        "The wall clock jumped against the time since boot.",
+    ),
+    (
+        "DeviceFailed",
+        "A device failed at a copy, a load or a free.",
+    ),
+    (
+        "KeyChanged",
+        "The last record under the trail's old key; the next segment is signed with the new one.",
+    ),
+    ("Note", "A text that the worker's own code put on record."),
+    (
+        "PolicyViolation",
+        "Something against the operator's own policy.",
+    ),
+    (
+        "RecordsLost",
+        "Records had a number and found no room: they are not in the trail.",
+    ),
+    (
+        "SealVerificationFailed",
+        "A shard's bytes or seal are not what they were proven to be; the shard is quarantined.",
+    ),
+    (
+        "SealVerified",
+        "A shard was read back from its device and found equal to its seal.",
+    ),
+    (
+        "SegmentOpened",
+        "The same process goes on in a new segment. This is its header.",
+    ),
+    (
+        "SegmentPoisoned",
+        "A write or sync failed; everything not yet durable was written again into a new segment.",
+    ),
+    (
+        "TailRecovered",
+        "The process before did not close the trail, or left bytes that no checkpoint acknowledges.",
+    ),
+    ("TrailClosed", "The worker closed the trail properly."),
+    (
+        "TrailOpened",
+        "A process opened the trail. This is the header of its first segment.",
+    ),
+    (
+        "VerificationInconclusive",
+        "A verification had no answer; nothing is said about the bytes.",
+    ),
+    (
+        "VerificationOverdue",
+        "The last whole check of a shared shard is older than allowed; its leases are not current.",
+    ),
+    ("VramAllocated", "Memory was given to a shard."),
+    ("VramAllocationFailed", "Memory was refused."),
+    ("VramDeallocated", "A shard's memory was given back."),
+    (
+        "VramSealed",
+        "A shard's bytes are fixed: this digest is what it must hold from now on.",
+    ),
+];
+
+/// Fields that mean something of their own in some events.
+const OF_EVENTS: &[(&[&str], &str, &str)] = &[
+    (
+        &["AnchorContradicted"],
+        "root",
+        "root of the Merkle tree that the anchor keeps",
+    ),
+    (
+        &["AnchorContradicted"],
+        "size",
+        "number of leaves that the anchor keeps",
+    ),
+    (
+        &["AnchorFailed"],
+        "size",
+        "number of leaves of the checkpoint that it does not keep",
+    ),
+    (
+        &["KeyChanged"],
+        "key",
+        "verifier key of everything that follows",
+    ),
+    (&["RecordsLost"], "count", "how many records"),
+    (&["RecordsLost"], "first", "number of the first one"),
+    (&["RecordsLost"], "last", "number of the last one"),
+    (
+        &["SegmentPoisoned"],
+        "segment",
+        "number of the segment that was given up",
+    ),
+    (
+        &["TailRecovered"],
+        "segment",
+        "number of the segment that the process before left",
+    ),
+    (
+        &["VramAllocationFailed"],
+        "reason",
+        "why, by the device's account",
+    ),
+];
+
+const FIELDS: &[(&str, &str)] = &[
+    (
+        "action",
+        "what was done about it, by the operator's account",
+    ),
+    (
+        "actual",
+        "digest of what was found, SHA-256: of the fs-verity format or plain, as `expected`",
+    ),
+    (
+        "allocated_bytes",
+        "bytes taken from the device, rounded up to its pages",
+    ),
+    (
+        "allocation",
+        "number of the allocation, from 1 in each process: tells shards of one name apart",
+    ),
+    ("anchor", "which anchor: its kind and address"),
+    (
+        "anchor_every_ms",
+        "after which time new records are handed to the anchors, in milliseconds",
+    ),
+    (
+        "anchor_every_records",
+        "after how many records a checkpoint is handed to the anchors",
+    ),
+    (
+        "anchors",
+        "names of the places that are given checkpoints, the log first",
+    ),
+    ("attempts", "records given to the trail within the window"),
+    (
+        "available_bytes",
+        "bytes that the device had left for shards, after this",
+    ),
+    ("basis", "why so long, by the operator's account"),
+    (
+        "boot",
+        "the kernel's boot id (/proc/sys/kernel/random/boot_id)",
+    ),
+    ("bytes", "length in bytes"),
+    (
+        "cause",
+        "what went wrong, in the words of the system or device",
+    ),
+    (
+        "contradiction",
+        "`different` or `shorter`: what the trail is, compared with the anchor",
+    ),
+    ("crate_version", "version of vram-residency that wrote this"),
+    (
+        "critical_deadline_ms",
+        "how long a critical record may take, in milliseconds",
+    ),
+    (
+        "damaged",
+        "windows of 512 KiB that differ: half-open ranges, at most 256 of them",
+    ),
+    (
+        "damaged_windows",
+        "how many windows of 512 KiB differ from the kept tree",
+    ),
+    ("degraded", "true: too much is lost; false: that has ended"),
+    ("detail", "more about it, in words"),
+    (
+        "details",
+        "what else a reviewer should know, by the operator's account",
+    ),
+    (
+        "device",
+        "the device that holds the shard, by its own account",
+    ),
+    (
+        "digest",
+        "fs-verity digest (SHA-256) of the device's bytes: `fsverity digest` of the same bytes",
+    ),
+    (
+        "durable_within_ms",
+        "within which time an ordinary record is durable, in milliseconds",
+    ),
+    (
+        "end_window",
+        "the window behind the last one checked (of 512 KiB, from 0)",
+    ),
+    (
+        "epoch",
+        "random number of the manager that sealed, hexadecimal: tells processes apart",
+    ),
+    ("event", "what happened: the name of the event"),
+    (
+        "expected",
+        "digest that was proven or asked for, SHA-256: of the fs-verity format or plain",
+    ),
+    (
+        "failure_threshold_per_mille",
+        "how many of a thousand records may be lost within that window before AuditDegraded",
+    ),
+    (
+        "failure_window_s",
+        "length of the window over which losses are looked at, in seconds",
+    ),
+    ("failures", "records lost within the window"),
+    (
+        "fault_injection",
+        "true: the worker was built to let faults be injected, which is for tests only",
+    ),
+    (
+        "features",
+        "features that the worker's library was built with",
+    ),
+    (
+        "first_leaf",
+        "number of leaves (records) before this segment",
+    ),
+    ("first_time", "time of the first lost record"),
+    (
+        "first_window",
+        "the first window checked (of 512 KiB, from 0)",
+    ),
+    ("freed", "whether the device took the memory back"),
+    ("freed_bytes", "bytes given back to the device"),
+    (
+        "highest_seq",
+        "the highest number seen in that segment, acknowledged or not",
+    ),
+    ("injected", "true: a test made this happen"),
+    (
+        "key",
+        "verifier key of this segment, for comfort: trust only a key that came to you otherwise",
+    ),
+    (
+        "key_id",
+        "name of the key that authenticates seals, hexadecimal; reveals nothing of it",
+    ),
+    ("last_time", "time of the last lost record"),
+    (
+        "last_verified_seq",
+        "number of the record of the last good verification",
+    ),
+    ("last_verified_time", "its time"),
+    ("live", "shards that still live, at most 128 of them"),
+    (
+        "live_shards",
+        "how many shards still lived: leaked, or outliving the trail",
+    ),
+    (
+        "max_age_ms",
+        "how old the last whole check may be, in milliseconds",
+    ),
+    (
+        "memory_locked",
+        "whether the kernel keeps the memory from being swapped",
+    ),
+    ("model", "name of the model, by the caller's account"),
+    ("model_index", "which part of the model, from 0"),
+    ("model_total", "in how many parts"),
+    (
+        "mono_us",
+        "microseconds since the process opened the trail, time asleep included; never jumps",
+    ),
+    (
+        "offset",
+        "byte at which this line starts in its segment: shows a line deleted before it",
+    ),
+    ("operation", "what was being done"),
+    ("origin", ORIGIN),
+    ("outcome", "success or failure"),
+    ("policy", "name of the policy, by the operator's account"),
+    (
+        "previous",
+        "end of the segment before: its number, byte offset, checkpoint, and the tree's frontier there",
+    ),
+    ("previous_key", "verifier key of everything before"),
+    (
+        "provenance",
+        "what the digest was compared with when sealed: fs_verity, sha256, or unpinned_first_use (nothing)",
+    ),
+    ("queue_records", "how many records can wait for the disk"),
+    (
+        "read_only",
+        "whether the MMU keeps the memory from being written",
+    ),
+    (
+        "reason",
+        "why: digest_mismatch, signature_invalid, provenance_mismatch, device_error, interrupted",
+    ),
+    ("requested_bytes", "bytes that the caller asked for"),
+    (
+        "reserved_records",
+        "how many critical records have room beyond that",
+    ),
+    (
+        "retention",
+        "how long these records are to be kept (ISO 8601) and on which basis, by the operator's account",
+    ),
+    ("sealed_seq", "number of the record of sealing"),
+    ("sealed_time", "time of sealing, wall clock"),
+    ("segment", "number of this segment, that of its file name"),
+    (
+        "segment_age_s",
+        "how old a segment is when the next one is begun, in seconds",
+    ),
+    (
+        "segment_bytes",
+        "how large a segment is when the next one is begun, in bytes",
+    ),
+    (
+        "seq",
+        "number of the record, given when it was made; no number is missing without a reason",
+    ),
+    ("severity", "INFO, WARN or CRITICAL"),
+    (
+        "shard",
+        "name of the shard: one allocation that holds one part of a model",
+    ),
+    ("size", "number of leaves (records) of the checkpoint"),
+    (
+        "step_ns",
+        "how far it jumped, in nanoseconds; negative is back",
+    ),
+    (
+        "stream_sha256",
+        "plain SHA-256 of the stream it was loaded from, as asked for: `sha256sum`",
+    ),
+    ("text", "the note, in the words of the worker's own code"),
+    (
+        "time",
+        "wall clock of the worker's machine, RFC 3339, UTC; whoever sets the clock chooses it",
+    ),
+    (
+        "used_bytes",
+        "bytes that the manager's shards use, after this",
+    ),
+    (
+        "violation",
+        "what was against it, by the operator's account",
+    ),
+    ("void_bytes", "how many bytes no checkpoint acknowledges"),
+    ("void_from", "byte at which they begin"),
+    ("void_records", "how many whole records are among them"),
+    (
+        "window_s",
+        "length of the window that is looked at, in seconds",
+    ),
+    ("wiped", "whether the bytes were overwritten first"),
+    ("worker", "name of the worker, as it was configured"),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lists_are_sorted_and_name_everything_once() {
+        assert!(EVENTS.is_sorted_by(|a, b| a.0 < b.0));
+        assert!(FIELDS.is_sorted_by(|a, b| a.0 < b.0));
+    }
+
+    #[test]
+    fn what_is_unknown_is_said_to_be() {
+        assert!(event("Nothing").contains("does not know"));
+        assert_eq!(field("Note", "nothing"), UNKNOWN_FIELD);
+        assert_ne!(field("KeyChanged", "key"), field("TrailOpened", "key"));
+    }
+}

@@ -1,0 +1,196 @@
+//! `show`: the records of a trail, for people and for pipes.
+
+use std::io;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::ValueEnum;
+use jiff::Timestamp;
+use serde_json::Value;
+use vram_residency::audit::{UncheckedLine, read_unchecked};
+
+use crate::output::{Colour, Failure, Out, tell};
+use crate::record::{Record, parse_moment};
+
+/// The most characters that are shown of one value; `--json` shows all.
+const MAX_VALUE: usize = 120;
+
+/// Fields that have a column of their own, or that say little to people.
+const NOT_REPEATED: [&str; 9] = [
+    "seq", "time", "mono_us", "boot", "worker", "event", "severity", "outcome", "shard",
+];
+
+/// Show the records of a trail
+///
+/// Prints one line for each record: time, number, severity, event, shard, and the event's own fields.
+/// Conditions can be combined; what meets all of them is shown. Void copies of records that were
+/// written again in a later segment are left out.
+///
+/// Showing is not verifying: nothing is compared with any signature here. Run `vram-audit verify`
+/// before you rely on what you see.
+#[derive(clap::Args)]
+#[command(after_long_help = "\
+Exit status:
+  0  everything was shown
+  1  there are lines that are neither record nor checkpoint, but for a torn end: verify the trail
+  2  the trail cannot be read
+
+Examples:
+  vram-audit show /var/lib/worker/trail --severity WARN
+  vram-audit show /var/lib/worker/trail --event SealVerificationFailed --shard llama-8b
+  vram-audit show /var/lib/worker/trail --since 2026-11-01 --until 2026-12-01 --json | jq .digest")]
+pub(crate) struct Args {
+    /// The trail's directory
+    #[arg(value_name = "DIR")]
+    dir: PathBuf,
+    /// Only what happened at this time or later: a date (in UTC) or an RFC 3339 time
+    #[arg(long, value_name = "TIME", value_parser = parse_moment)]
+    since: Option<Timestamp>,
+    /// Only what happened before this time: a date (its first moment in UTC) or an RFC 3339 time
+    #[arg(long, value_name = "TIME", value_parser = parse_moment)]
+    until: Option<Timestamp>,
+    /// Only records about this shard; may be given several times
+    #[arg(long, value_name = "ID")]
+    shard: Vec<String>,
+    /// Only these events, such as SealVerificationFailed; may be given several times
+    #[arg(long, value_name = "NAME")]
+    event: Vec<String>,
+    /// Only records of this severity or a higher one
+    #[arg(long, value_name = "LEVEL", value_enum, ignore_case = true)]
+    severity: Option<Severity>,
+    /// Print the records' exact lines (JSON), with which their leaves can be computed
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, Eq, Ord, PartialEq, PartialOrd, ValueEnum)]
+#[value(rename_all = "UPPER")]
+enum Severity {
+    Info,
+    Warn,
+    Critical,
+}
+
+/// What is counted on the way.
+#[derive(Default)]
+struct Seen {
+    /// Records since the last checkpoint.
+    unacknowledged: u64,
+    /// Lines that are none, since the last checkpoint or segment.
+    unreadable_behind: u64,
+    /// Lines that are none, before a checkpoint.
+    unreadable: u64,
+}
+
+pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
+    tell("showing is not verifying: run `vram-audit verify` before you rely on this");
+    let mut out = Out::new();
+    let mut written = Ok(());
+    let mut seen = Seen::default();
+    read_unchecked(&args.dir, &mut |_, line| {
+        match line {
+            UncheckedLine::Checkpoint(_) => {
+                seen.unacknowledged = 0;
+                seen.unreadable = seen.unreadable.saturating_add(seen.unreadable_behind);
+                seen.unreadable_behind = 0;
+            }
+            UncheckedLine::Record(line) => {
+                seen.unacknowledged = seen.unacknowledged.saturating_add(1);
+                written = show(args, line, &mut out);
+            }
+            _ => seen.unreadable_behind = seen.unreadable_behind.saturating_add(1),
+        }
+        match written {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(_) => ControlFlow::Break(()),
+        }
+    })
+    .map_err(|error| Failure::CouldNot(format!("{}: {error}", args.dir.display())))?;
+    written?;
+    out.finish()?;
+    if seen.unacknowledged > 0 {
+        tell(format_args!(
+            "no checkpoint acknowledges the last {} record(s)",
+            seen.unacknowledged
+        ));
+    }
+    if seen.unreadable > 0 {
+        return Err(Failure::Wrong(format!(
+            "{} line(s) are neither record nor checkpoint: verify the trail",
+            seen.unreadable
+        )));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn show(args: &Args, line: &[u8], out: &mut Out) -> io::Result<()> {
+    let Some(record) = Record::parse(line).filter(|record| args.wants(record)) else {
+        return Ok(());
+    };
+    if args.json {
+        out.bytes(line)?;
+        return out.bytes(b"\n");
+    }
+    let severity = record.text("severity");
+    let colour = match severity {
+        "CRITICAL" => Colour::Bad,
+        "WARN" => Colour::Warning,
+        _ => Colour::Plain,
+    };
+    let seq = record.number("seq").unwrap_or_default();
+    out.coloured(Colour::Dim, record.text("time"))?;
+    out.text(format_args!(" {seq:>6} "))?;
+    out.coloured(colour, format_args!("{severity:<8}"))?;
+    out.text(format_args!(" {}", record.text("event")))?;
+    let shard = record.text("shard");
+    if !shard.is_empty() {
+        out.text(format_args!(" {}", value(&Value::from(shard))))?;
+    }
+    for (name, field) in &record.fields {
+        if !NOT_REPEATED.contains(&name.as_str()) {
+            out.coloured(Colour::Dim, format_args!(" {name}="))?;
+            out.text(value(field))?;
+        }
+    }
+    out.text("\n")
+}
+
+impl Args {
+    fn wants(&self, record: &Record) -> bool {
+        let any = |given: &[String], name: &str| {
+            given.is_empty() || given.iter().any(|wanted| wanted == record.text(name))
+        };
+        let time = record.time();
+        let severity = Severity::from_str(record.text("severity"), true).ok();
+        any(&self.event, "event")
+            && any(&self.shard, "shard")
+            && self
+                .since
+                .is_none_or(|since| time.is_some_and(|time| time >= since))
+            && self
+                .until
+                .is_none_or(|until| time.is_some_and(|time| time < until))
+            && self.severity <= severity
+    }
+}
+
+/// A value in one word if it is one, as JSON otherwise. No newline can be in it.
+fn value(value: &Value) -> String {
+    let plain = |text: &str| {
+        !text.is_empty()
+            && text
+                .chars()
+                .all(|c| !c.is_whitespace() && !c.is_control() && c != '"')
+    };
+    let text = match value {
+        Value::String(text) if plain(text) => text.clone(),
+        other => other.to_string(),
+    };
+    if text.chars().count() > MAX_VALUE {
+        let mut short: String = text.chars().take(MAX_VALUE).collect();
+        short.push('…');
+        return short;
+    }
+    text
+}

@@ -1,0 +1,189 @@
+//! `verify`: whether a trail holds, and what that answer does not cover.
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use serde::Serialize;
+use serde_json::Value;
+use vram_residency::audit::{
+    Checkpoint, Missing, Report, UnanchoredEnd, Verdict, verify_with_progress,
+};
+
+use crate::keys::{TrustedKeys, read_text};
+use crate::output::{Colour, Failure, Out, progress_bar, tell};
+
+/// The most bytes that are read of a file of anchors.
+const MAX_ANCHOR_FILE_BYTES: u64 = 16 << 20;
+
+/// Check a whole trail
+///
+/// Reads every segment once, in constant memory: each checkpoint must be signed by a given key and
+/// match the records before it, segments must fit together, and no number may be missing without a
+/// reason. It does not stop at the first bad line.
+///
+/// What a trail cannot show by itself is whether its end was cut off: for that, a checkpoint must
+/// have been kept where the worker cannot rewrite it, an anchor.
+#[derive(clap::Args)]
+#[command(after_long_help = "\
+Exit status:
+  0  the trail holds, was closed, nothing is lost, and an anchor vouches for its end (or
+     --accept-unanchored-end was given)
+  1  the trail is broken: something contradicts the checkpoints, the anchors or the numbers
+  2  the trail could not be checked: bad arguments, files that cannot be read, no key that fits
+  3  what is there holds, and something is missing: the end is not vouched for, the trail was not
+     closed, its tail is not acknowledged, records are lost, or older segments are absent
+  If several apply, 1 goes before 2, and 2 before 3.
+
+Anchor files hold one or more checkpoints: as text, as `vram-audit anchor` prints them, or on lines
+of JSON with the text in the field `checkpoint`, as they stand in a trail or in a collected log
+(there also inside the field `fields`). Empty lines are skipped; anything else is refused.
+
+Examples:
+  vram-audit verify /var/lib/worker/trail --key @verifier.key --anchor anchor.txt
+  vram-audit verify trail --key @verifier.key --accept-unanchored-end --json | jq .verdict")]
+pub(crate) struct Args {
+    /// The trail's directory
+    #[arg(value_name = "DIR")]
+    dir: PathBuf,
+    #[command(flatten)]
+    keys: TrustedKeys,
+    /// A file of checkpoints that were kept where the worker cannot rewrite them; may be given
+    /// several times
+    #[arg(long = "anchor", value_name = "FILE")]
+    anchors: Vec<PathBuf>,
+    /// Do without an anchor of the last checkpoint: whoever could write to the trail may then have
+    /// cut off its end, and this answer does not say so by its exit status
+    #[arg(long)]
+    accept_unanchored_end: bool,
+    /// Print the report as one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// The report, and what it comes to.
+#[derive(Serialize)]
+struct Answer<'a> {
+    verdict: Verdict,
+    exit_status: u8,
+    missing: &'a [Missing],
+    #[serde(flatten)]
+    report: &'a Report,
+}
+
+pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
+    let keys = args.keys.read()?;
+    let mut anchors = Vec::new();
+    for path in &args.anchors {
+        read_anchors(path, &mut anchors)?;
+    }
+    let bar = progress_bar(0, "verify".to_owned());
+    let report = verify_with_progress(&args.dir, &keys, &anchors, |progress| {
+        bar.set_length(progress.total);
+        bar.set_position(progress.done);
+        ControlFlow::Continue(())
+    });
+    bar.finish_and_clear();
+    let end = if args.accept_unanchored_end {
+        UnanchoredEnd::Accepted
+    } else {
+        UnanchoredEnd::Refused
+    };
+    let (verdict, missing) = (report.verdict(end), report.missing(end));
+    let answer = Answer {
+        verdict,
+        exit_status: verdict.exit_code(),
+        missing: &missing,
+        report: &report,
+    };
+    let told = if args.json {
+        print_json(&answer)
+    } else {
+        print(&answer)
+    };
+    // That nobody listens does not change what was found.
+    let mut code = answer.exit_status;
+    if let Err(Failure::CouldNot(words)) = told {
+        tell(words);
+        code = if code == 1 { 1 } else { 2 };
+    }
+    Ok(ExitCode::from(code))
+}
+
+fn print_json(answer: &Answer<'_>) -> Result<(), Failure> {
+    let mut json = serde_json::to_vec(answer)
+        .map_err(|error| Failure::CouldNot(format!("the report cannot be written: {error}")))?;
+    json.push(b'\n');
+    let mut out = Out::new();
+    out.bytes(&json)?;
+    Ok(out.finish()?)
+}
+
+fn print(answer: &Answer<'_>) -> Result<(), Failure> {
+    let colour = match answer.verdict {
+        Verdict::Sound => Colour::Good,
+        Verdict::Lacking => Colour::Warning,
+        _ => Colour::Bad,
+    };
+    let text = answer.report.to_string();
+    let (first, rest) = text.split_once('\n').unwrap_or((&text, ""));
+    let mut out = Out::new();
+    out.coloured(colour, first)?;
+    out.text("\n")?;
+    out.text(rest)?;
+    for missing in answer.missing {
+        out.coloured(Colour::Warning, format_args!("missing:  {missing}"))?;
+        out.text("\n")?;
+    }
+    Ok(out.finish()?)
+}
+
+/// Adds the checkpoints in a file. What is no checkpoint is refused: an anchor that is passed over
+/// in silence would vouch for nothing.
+fn read_anchors(path: &Path, anchors: &mut Vec<Checkpoint>) -> Result<(), Failure> {
+    let text = read_text(path, MAX_ANCHOR_FILE_BYTES)?;
+    let before = anchors.len();
+    let wrong = |line: usize, words: &str| {
+        Failure::CouldNot(format!("{}, line {line}: {words}", path.display()))
+    };
+    let mut lines = (1..).zip(text.split_inclusive('\n')).peekable();
+    while let Some((number, line)) = lines.next() {
+        if line.trim().is_empty() {
+            continue;
+        }
+        let mut note = if line.starts_with('{') {
+            from_json(line).ok_or_else(|| wrong(number, "there is no field `checkpoint`"))?
+        } else {
+            line.to_owned()
+        };
+        if !line.starts_with('{') {
+            let mut signed = false;
+            while let Some((_, more)) = lines.next_if(|(_, next)| !signed || next.starts_with('—'))
+            {
+                signed |= more.starts_with('—');
+                note.push_str(more);
+            }
+        }
+        let checkpoint = note
+            .parse()
+            .map_err(|error: vram_residency::audit::NoteError| wrong(number, &error.to_string()))?;
+        anchors.push(checkpoint);
+    }
+    if anchors.len() == before {
+        let path = path.display();
+        return Err(Failure::CouldNot(format!(
+            "{path}: the file holds no checkpoint"
+        )));
+    }
+    Ok(())
+}
+
+/// The checkpoint in a line of a trail, or of a log that `tracing-subscriber` wrote as JSON.
+fn from_json(line: &str) -> Option<String> {
+    let value: Value = serde_json::from_str(line).ok()?;
+    let fields = value.get("fields");
+    let note = value
+        .get("checkpoint")
+        .or_else(|| fields?.get("checkpoint"))?;
+    Some(note.as_str()?.to_owned())
+}

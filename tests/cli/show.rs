@@ -1,0 +1,200 @@
+//! `show` and `inspect`.
+
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::process::Stdio;
+
+use serde_json::Value;
+
+use crate::support::segments;
+use crate::{Ended, Trail};
+
+fn records(ended: &Ended) -> Vec<Value> {
+    let lines = ended.out.lines();
+    lines
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+#[test]
+fn json_is_the_exact_lines_without_those_that_are_void() {
+    let trail = Trail::new();
+    let shown = trail
+        .run("show trail --json")
+        .with(0)
+        .says("showing is not verifying");
+    let numbers: Vec<u64> = records(&shown)
+        .iter()
+        .map(|record| record["seq"].as_u64().unwrap())
+        .collect();
+    let mut once = numbers.clone();
+    once.sort_unstable();
+    once.dedup();
+    assert_eq!(once.len(), numbers.len());
+    assert_eq!(numbers.len() as u64, trail.last.size());
+    let written = segments(&trail.place.dir())
+        .iter()
+        .map(|path| std::fs::read_to_string(path).unwrap())
+        .collect::<String>();
+    for line in shown.out.lines() {
+        assert!(written.contains(&format!("{line}\n")), "{line}");
+    }
+}
+
+#[test]
+fn conditions_are_met_all_at_once() {
+    let trail = Trail::new();
+    let all = records(&trail.run("show trail --json").with(0));
+    let count = |words: &str| {
+        let shown = records(&trail.run(&format!("show trail --json {words}")).with(0));
+        shown.len()
+    };
+    let expected =
+        |wanted: &dyn Fn(&Value) -> bool| all.iter().filter(|record| wanted(record)).count();
+    assert_eq!(count("--event Note"), 20);
+    assert_eq!(count("--event Note --event TrailClosed"), 22);
+    assert_eq!(count("--severity INFO"), all.len());
+    let critical = expected(&|record| record["severity"] == "CRITICAL");
+    assert!(critical >= 3);
+    assert_eq!(count("--severity critical"), critical);
+    assert_eq!(
+        count("--severity WARN"),
+        expected(&|record| record["severity"] != "INFO")
+    );
+    let about = expected(&|record| record["shard"] == "shard-a");
+    assert!(about > 2);
+    assert_eq!(count("--shard shard-a"), about);
+    assert_eq!(count("--shard shard-a --event Note"), 0);
+    assert_eq!(count("--shard nobody"), 0);
+    let middle = all[all.len() / 2]["time"].as_str().unwrap();
+    let before = expected(&|record| record["time"].as_str().unwrap() < middle);
+    assert_eq!(count(&format!("--until {middle}")), before);
+    assert_eq!(count(&format!("--since {middle}")), all.len() - before);
+    assert_eq!(count("--since 2000-01-01 --until 2100-01-01"), all.len());
+    assert_eq!(count("--until 2000-01-01"), 0);
+}
+
+#[test]
+fn people_get_a_line_for_each_record_without_control_characters() {
+    let trail = Trail::new();
+    let shown = trail.run("show trail").with(0);
+    assert_eq!(shown.out.lines().count() as u64, trail.last.size());
+    let failed = shown
+        .out
+        .lines()
+        .find(|line| line.contains("SealVerificationFailed"))
+        .unwrap();
+    for part in [
+        "CRITICAL",
+        " shard-a ",
+        " reason=digest_mismatch",
+        " damaged_windows=1",
+    ] {
+        assert!(failed.contains(part), "{part}: {failed}");
+    }
+    let note = shown
+        .out
+        .lines()
+        .find(|line| line.contains("Note"))
+        .unwrap();
+    assert!(note.ends_with("Note text=\"note 0\""), "{note}");
+    // Whoever wrote a trail may want to write to the reviewer's terminal.
+    trail.tamper(0, "note 7", "\u{9b}31m\u{202e}evil\\u001b[2J");
+    let shown = trail.run("show trail --event Note").with(0);
+    assert!(shown.out.contains("evil"));
+    assert!(
+        shown
+            .out
+            .chars()
+            .all(|c| c == '\n' || !(c.is_control() || c == '\u{202e}'))
+    );
+}
+
+#[test]
+fn what_is_no_record_is_counted_and_a_torn_end_is_not_held_against_the_trail() {
+    let trail = Trail::new();
+    let last = segments(&trail.place.dir()).pop().unwrap();
+    let mut file = OpenOptions::new().append(true).open(last).unwrap();
+    file.write_all(b"{\"seq\":99").unwrap();
+    trail.run("show trail").with(0);
+    trail.tamper(0, "{\"seq\":3", "{\"sex\":3");
+    trail
+        .run("show trail")
+        .with(1)
+        .says("1 line(s) are neither record nor checkpoint");
+}
+
+#[test]
+fn every_field_of_every_record_is_explained() {
+    let trail = Trail::new();
+    let lines = trail.run("show trail --json").with(0).out;
+    let piped = trail.write("lines", &lines);
+    let mut command = trail.command("inspect -");
+    command.stdin(std::fs::File::open(piped).unwrap());
+    let ended = Ended::of(command.output().unwrap()).with(0);
+    assert!(
+        !ended.out.contains("not known to this version"),
+        "{}",
+        ended.out
+    );
+    assert!(!ended.out.contains("does not know"), "{}", ended.out);
+    for words in [
+        "SealVerificationFailed\n",
+        "reason = digest_mismatch\n",
+        "step_ns",
+        "microseconds",
+    ] {
+        assert_eq!(ended.out.contains(words), words != "step_ns", "{words}");
+    }
+}
+
+#[test]
+fn a_checkpoint_line_is_explained_and_anything_else_is_status_1() {
+    let trail = Trail::new();
+    let last = segments(&trail.place.dir()).pop().unwrap();
+    let text = std::fs::read_to_string(last).unwrap();
+    let inspect = |line: &str| {
+        let mut command = trail.command("inspect");
+        Ended::of(command.arg(line).output().unwrap())
+    };
+    let ended = inspect(text.lines().last().unwrap()).with(0);
+    assert!(ended.out.starts_with("checkpoint\n"));
+    assert!(
+        ended
+            .out
+            .contains(&format!("size = {}\n", trail.last.size()))
+    );
+    for wrong in [
+        "",
+        "{",
+        "[]",
+        "{}",
+        "5",
+        "{\"checkpoint\":\"\"}",
+        "{\"seq\":1}",
+        "\u{1b}[2J",
+        "--seq",
+    ] {
+        inspect(wrong)
+            .with(1)
+            .says("neither a record nor a checkpoint");
+    }
+    let mut child = trail
+        .command("inspect -")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    stdin
+        .write_all(&[b"x".repeat(1_000_000), b"\n\xff\n".to_vec()].concat())
+        .unwrap();
+    drop(stdin);
+    let ended = Ended::of(child.wait_with_output().unwrap()).with(1);
+    assert!(
+        ended.err.contains("line 1:") && ended.err.contains("line 2:"),
+        "{ended:?}"
+    );
+    assert!(!ended.err.contains("line 3:"), "{ended:?}");
+}

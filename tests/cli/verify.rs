@@ -1,0 +1,184 @@
+//! `verify`: its four exit statuses, and what it takes for anchors and keys.
+
+use std::fs;
+
+use serde_json::{Value, json};
+use vram_residency::TrailKey;
+
+use crate::Trail;
+use crate::support::{Place, VIOLATION, segments};
+
+const GOOD: &str = "verify trail --key @verifier.key --anchor anchor.txt";
+const UNANCHORED: &str = "verify trail --key @verifier.key";
+
+#[test]
+fn a_closed_and_anchored_trail_that_lost_nothing_is_status_0() {
+    let trail = Trail::new();
+    trail
+        .run(GOOD)
+        .with(0)
+        .says("HOLDS")
+        .says("vouched for by an anchor");
+    let key = &trail.key;
+    trail
+        .run(&format!("verify trail --key {key} --anchor anchor.txt"))
+        .with(0);
+    trail
+        .run(&format!("{UNANCHORED} --accept-unanchored-end"))
+        .with(0);
+}
+
+#[test]
+fn what_is_missing_is_named_under_status_3() {
+    let trail = Trail::new();
+    trail
+        .run(UNANCHORED)
+        .with(3)
+        .says("missing:  no anchor vouches for the end");
+
+    let place = Place::new();
+    let open = place.open();
+    open.policy_violation(VIOLATION).unwrap();
+    let living = format!(
+        "verify {} --key {}",
+        place.dir().display(),
+        open.verifier_key()
+    );
+    trail
+        .run(&format!("{living} --accept-unanchored-end"))
+        .with(3)
+        .says("missing:  the trail was not closed");
+    drop(open);
+
+    fs::remove_file(&segments(&trail.place.dir())[0]).unwrap();
+    trail.run(GOOD).with(3).says("older segments are absent");
+}
+
+#[test]
+fn a_changed_trail_is_status_1_and_every_damage_is_listed() {
+    let trail = Trail::new();
+    trail.tamper(0, "note 3", "note 4");
+    trail.tamper(2, "unpinned model", "a pinned model");
+    let ended = trail.run(GOOD).with(1).says("BROKEN");
+    assert!(ended.out.contains("segment 000000") && ended.out.contains("segment 000002"));
+    // Broken goes before missing, and before what cannot be read.
+    trail.run(UNANCHORED).with(1);
+    let second = &segments(&trail.place.dir())[1];
+    fs::remove_file(second).unwrap();
+    fs::create_dir(second).unwrap();
+    trail.run(GOOD).with(1);
+}
+
+#[test]
+fn a_trail_that_was_cut_is_caught_by_its_anchor_alone() {
+    let trail = Trail::new();
+    fs::remove_file(&segments(&trail.place.dir())[2]).unwrap();
+    trail.run(GOOD).with(1).says("CONTRADICTS");
+    trail
+        .run(&format!("{UNANCHORED} --accept-unanchored-end"))
+        .with(0);
+}
+
+#[test]
+fn what_cannot_be_checked_is_status_2() {
+    let trail = Trail::new();
+    let other = TrailKey::open_or_create(trail.path("other.pem")).unwrap();
+    let stranger = other
+        .verifier_key("vram-residency/worker-1/0000000000000000")
+        .unwrap();
+    trail
+        .run(&format!(
+            "verify trail --key {stranger} --accept-unanchored-end"
+        ))
+        .with(2)
+        .says("no given key");
+    let second = &segments(&trail.place.dir())[1];
+    fs::remove_file(second).unwrap();
+    std::os::unix::fs::symlink("/dev/zero", second).unwrap();
+    trail
+        .run(&format!("{UNANCHORED} --accept-unanchored-end"))
+        .with(2);
+}
+
+#[test]
+fn json_is_one_object_that_says_what_the_status_says() {
+    let trail = Trail::new();
+    for (words, code, verdict, missing) in [
+        (GOOD, 0, "sound", json!([])),
+        (UNANCHORED, 3, "lacking", json!(["end_vouched_for"])),
+    ] {
+        let ended = trail.run(&format!("{words} --json")).with(code);
+        let report: Value = serde_json::from_str(&ended.out).unwrap();
+        assert_eq!(ended.out.lines().count(), 1);
+        assert_eq!(report["verdict"], verdict);
+        assert_eq!(report["exit_status"], code);
+        assert_eq!(report["missing"], missing);
+        assert_eq!(report["segments"], 3);
+        assert_eq!(report["leaves"], trail.last.size());
+    }
+}
+
+#[test]
+fn an_anchor_file_holds_checkpoints_in_any_of_their_forms() {
+    let trail = Trail::new();
+    let note = trail.last.to_string();
+    let line = json!({ "checkpoint": note }).to_string();
+    let logged = json!({ "level": "INFO", "fields": { "checkpoint": note } }).to_string();
+    let older: Vec<String> = fs::read_to_string(&segments(&trail.place.dir())[2])
+        .unwrap()
+        .lines()
+        .filter_map(|line| {
+            serde_json::from_str::<Value>(line).unwrap()["checkpoint"]
+                .as_str()
+                .map(str::to_owned)
+        })
+        .collect();
+    assert!(older.len() > 1);
+    for (form, count) in [
+        (format!("{note}\n\n{note}"), 2),
+        (format!("{line}\n"), 1),
+        (line.clone(), 1),
+        (logged, 1),
+        (
+            format!("{}{note}{line}\n\n", older.concat()),
+            older.len() + 2,
+        ),
+    ] {
+        trail.write("anchors", &form);
+        let words = "verify trail --key @verifier.key --anchor anchors --json";
+        let report: Value = serde_json::from_str(&trail.run(words).with(0).out).unwrap();
+        assert_eq!(report["anchors"].as_array().unwrap().len(), count, "{form}");
+    }
+    for (wrong, words) in [
+        (String::new(), "holds no checkpoint"),
+        (String::from("\n \n"), "holds no checkpoint"),
+        (format!("{note}nonsense\n"), "line 6"),
+        (format!("nonsense\n{note}"), "line 1"),
+        (note.replace("\n\n", "\n"), "line 1"),
+        (String::from("{}"), "no field `checkpoint`"),
+        (String::from("{\"checkpoint\":5}"), "no field `checkpoint`"),
+        (String::from("\u{0}\u{1b}[2J"), "line 1"),
+    ] {
+        trail.write("anchors", &wrong);
+        let ended = trail
+            .run("verify trail --key @verifier.key --anchor anchors")
+            .with(2);
+        assert!(ended.err.contains(words), "{wrong:?}: {ended:?}");
+    }
+    trail.write("anchors", b"\xff\xfe");
+    for file in ["anchors", "missing", "trail", "/dev/zero"] {
+        let words = format!("verify trail --key @verifier.key --anchor {file}");
+        assert!(trail.run(&words).with(2).out.is_empty(), "{file}");
+    }
+}
+
+#[test]
+fn an_anchor_of_somebody_else_vouches_for_nothing() {
+    let trail = Trail::new();
+    let other = Trail::new();
+    trail.write("foreign", other.last.to_string());
+    trail
+        .run("verify trail --key @verifier.key --anchor foreign")
+        .with(3)
+        .says("of another trail or key");
+}
