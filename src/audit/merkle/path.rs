@@ -131,10 +131,10 @@ mod tests {
         for size in 1..=leaves.len() {
             let tree = &leaves[..size];
             let root = recursive_root(tree);
-            for index in 0..size {
+            for (index, leaf) in tree.iter().enumerate() {
                 let path = path(index, tree);
                 assert_eq!(path, recursive_path(index, tree), "leaf {index} of {size}");
-                let found = root_of(leaves[index], index as u64, size as u64, &path);
+                let found = root_of(*leaf, index as u64, size as u64, &path);
                 assert_eq!(found, Some(root), "leaf {index} of {size}");
             }
         }
@@ -144,16 +144,17 @@ mod tests {
     fn a_path_leads_to_the_root_from_no_other_place() {
         let leaves: Vec<Node> = (0..33u64).map(|i| leaf_hash(&i.to_le_bytes())).collect();
         for size in 1..=leaves.len() {
-            let root = Some(recursive_root(&leaves[..size]));
-            for index in 0..size {
-                let path = path(index, &leaves[..size]);
+            let tree = &leaves[..size];
+            let root = Some(recursive_root(tree));
+            for (index, leaf) in tree.iter().enumerate() {
+                let path = path(index, tree);
                 for other in (0..=size).filter(|other| *other != index) {
-                    let found = root_of(leaves[index], other as u64, size as u64, &path);
+                    let found = root_of(*leaf, other as u64, size as u64, &path);
                     assert_ne!(found, root, "leaf {index} of {size} at {other}");
                 }
                 let mut longer = path.clone();
                 longer.push([0; 32]);
-                let at = |path: &[Node]| root_of(leaves[index], index as u64, size as u64, path);
+                let at = |path: &[Node]| root_of(*leaf, index as u64, size as u64, path);
                 assert_eq!(at(&longer), None);
                 if let Some((_, shorter)) = path.split_last() {
                     assert_ne!(at(shorter), root);
