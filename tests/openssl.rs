@@ -1,14 +1,15 @@
-//! The evidence without us: OpenSSL verifies a checkpoint of a real run, and a script that shares
-//! nothing with the library recomputes the Merkle roots of a real trail; both refuse altered ones.
+//! The evidence without us: OpenSSL verifies a checkpoint of a real run, Go's checksum-database
+//! packages open every checkpoint and check the proof of every record, and a script that shares
+//! nothing with the library recomputes the Merkle roots of a real trail; all refuse altered ones.
 
 mod support;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use support::{Place, is_installed, manager, sealed, segments};
+use support::{Place, is_installed, manager, sealed, segments, skip};
 use vram_residency::audit::faults::{Step, StorageError, StorageFaults};
-use vram_residency::audit::{Checkpoint, VerifierKey};
+use vram_residency::audit::{Checkpoint, VerifierKey, prove};
 
 fn script(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -154,4 +155,106 @@ fn a_script_of_its_own_reads_a_real_trail_and_sees_what_was_changed() {
         std::fs::write(&path, intact).unwrap();
     }
     assert!(check(true).0);
+}
+
+/// Where Debian's `golang-golang-x-mod-dev` puts the sources.
+const GO_PATH: &str = "/usr/share/gocode";
+
+/// Builds `tests/go/sumdb.go` from Debian's packages, without a network.
+fn sumdb(place: &Place) -> Option<PathBuf> {
+    if !is_installed("go") {
+        return None;
+    }
+    if !Path::new(GO_PATH)
+        .join("src/golang.org/x/mod/sumdb")
+        .exists()
+    {
+        skip("`golang-golang-x-mod-dev` is not installed");
+        return None;
+    }
+    let program = place.temp.path().join("sumdb");
+    let built = Command::new("go")
+        .args(["build", "-o"])
+        .arg(&program)
+        .arg(script("go/sumdb.go"))
+        .envs([
+            ("GO111MODULE", "off"),
+            ("GOPATH", GO_PATH),
+            ("CGO_ENABLED", "0"),
+        ])
+        .env("GOCACHE", place.temp.path().join("go-cache"))
+        .output()
+        .unwrap();
+    assert!(built.status.success(), "{built:?}");
+    Some(program)
+}
+
+#[test]
+fn go_opens_every_checkpoint_and_checks_the_proof_of_every_record() {
+    let place = Place::new();
+    let (key, last) = run(&place);
+    let Some(program) = sumdb(&place) else {
+        return;
+    };
+    let check = |key: &VerifierKey, proofs: &[PathBuf]| -> Output {
+        Command::new(&program)
+            .arg(key.to_string())
+            .args(segments(&place.dir()))
+            .arg("--")
+            .args(proofs)
+            .output()
+            .unwrap()
+    };
+    let mut proofs = Vec::new();
+    for seq in 0..last.size() {
+        let proof = prove(&place.dir(), std::slice::from_ref(&key), seq).unwrap();
+        let path = place.temp.path().join(format!("{seq}.tlog-proof"));
+        std::fs::write(&path, proof.to_string()).unwrap();
+        proofs.push(path);
+    }
+    let lines: Vec<String> = segments(&place.dir())
+        .iter()
+        .flat_map(|path| {
+            let text = std::fs::read_to_string(path).unwrap();
+            text.lines().map(str::to_owned).collect::<Vec<_>>()
+        })
+        .collect();
+    let checkpoints = lines
+        .iter()
+        .filter(|line| line.starts_with("{\"checkpoint\":"));
+    let told = format!(
+        "{} checkpoints, {} proofs\n",
+        checkpoints.count(),
+        proofs.len()
+    );
+    let good = check(&key, &proofs);
+    assert!(good.status.success(), "{good:?}");
+    assert_eq!(String::from_utf8_lossy(&good.stdout), told);
+
+    // Every line of a proof counts: one character of each, changed.
+    let intact = std::fs::read_to_string(&proofs[100]).unwrap();
+    let altered = place.temp.path().join("altered");
+    let mut offset = 0;
+    for line in intact.split_inclusive('\n') {
+        if line.len() > 1 {
+            let mut bytes = intact.clone().into_bytes();
+            let at = offset + line.len() / 2;
+            bytes[at] = if bytes[at] == b'7' { b'8' } else { b'7' };
+            std::fs::write(&altered, bytes).unwrap();
+            let refused = check(&key, std::slice::from_ref(&altered));
+            assert_eq!(refused.status.code(), Some(1), "{line}");
+        }
+        offset += line.len();
+    }
+    let stranger = Place::new().open().verifier_key().clone();
+    assert_eq!(check(&stranger, &[]).status.code(), Some(1));
+
+    // And so does every checkpoint of the trail.
+    let segment = &segments(&place.dir())[1];
+    let text = std::fs::read_to_string(segment).unwrap();
+    let at = text.rfind("\\n\\n").unwrap() - 5;
+    let mut bytes = text.into_bytes();
+    bytes[at] = if bytes[at] == b'7' { b'8' } else { b'7' };
+    std::fs::write(segment, bytes).unwrap();
+    assert_eq!(check(&key, &[]).status.code(), Some(1));
 }
