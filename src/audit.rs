@@ -17,8 +17,12 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+pub use anchor::{
+    Anchor, AnchorError, Anchored, Contradiction, DEFAULT_ANCHOR_EVERY,
+    DEFAULT_ANCHOR_EVERY_RECORDS, SameHostCopy, SocketAnchor,
+};
 pub use builder::{
     AuditTrailBuilder, DEFAULT_CRITICAL_DEADLINE, DEFAULT_DURABLE_WITHIN, DEFAULT_QUEUE_RECORDS,
     DEFAULT_SEGMENT_AGE, DEFAULT_SEGMENT_BYTES, RESERVED_RECORDS, Retention,
@@ -42,11 +46,13 @@ use crate::health::hook::HookThread;
 use crate::id::{ShardId, WorkerId};
 use crate::key::TrailKey;
 use crate::process;
+use anchor::Anchors;
 use builder::Settings;
 use clock::Time;
 use event::{Event, LiveShard, MAX_LISTED_SHARDS, Mark, Subject, Violation};
 use queue::{Lane, Queue};
 
+mod anchor;
 mod builder;
 pub(crate) mod checkpoint;
 pub(crate) mod clock;
@@ -104,6 +110,7 @@ pub(crate) struct Shared {
     settings: Settings,
     live: Mutex<Live>,
     watched: Mutex<Vec<Weak<dyn Watched>>>,
+    anchors: Anchors,
     /// Whether a record was refused because the trail is closed.
     refused: AtomicBool,
 }
@@ -162,6 +169,19 @@ impl AuditTrail {
         self.shared.queue.newest_checkpoint()
     }
 
+    /// The newest checkpoint that an anchor keeps, besides the log: what lies behind it could still be
+    /// cut off unnoticed. None if no anchor has said that it keeps one, and in a forked child.
+    pub fn anchored_until(&self) -> Option<Anchored> {
+        process::check().ok()?;
+        self.shared.anchors.kept()
+    }
+
+    /// For how long there have been durable records that no anchor keeps, besides the log. Zero if
+    /// there are none, if there is no such anchor, and in a forked child.
+    pub fn unanchored_for(&self) -> Duration {
+        process::check().map_or(Duration::ZERO, |()| self.shared.anchors.unanchored())
+    }
+
     /// What was given to the trail, and what was lost, since it was opened.
     pub fn counts(&self) -> AuditCounts {
         self.shared.counts()
@@ -212,7 +232,9 @@ impl AuditTrail {
     /// Writes what is queued and `TrailClosed`, and returns the receipt of the latter: its
     /// checkpoint is the one to anchor. Whatever is recorded afterwards is refused and counted.
     ///
-    /// Waits at most the critical deadline, even if the disk hangs.
+    /// Then the anchors get that checkpoint, and are waited for; one that does not keep it is logged
+    /// at ERROR, and is no reason to fail: the trail is closed, and its receipt can still be anchored
+    /// by hand. Waits at most the critical deadline, even if the disk hangs.
     pub fn close(mut self) -> Result<Receipt, CloseError> {
         self.finish()
     }
@@ -235,7 +257,9 @@ impl AuditTrail {
         self.shared
             .queue
             .close(deadline.checked_sub(margin).unwrap_or(deadline));
-        if !self.shared.queue.wait_stopped(deadline) {
+        let stopped = self.shared.queue.wait_stopped(deadline);
+        self.shared.anchors.close(deadline);
+        if !stopped {
             return Err(CloseError::TimedOut {
                 waited: started.elapsed(),
             });

@@ -4,10 +4,11 @@ mod support;
 
 use std::io::Write;
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
+use std::time::{Duration, Instant};
 
 use support::{Place, filled, manager, of_event, segments};
-use vram_residency::audit::PolicyViolation;
 use vram_residency::audit::faults::{Step, StorageError};
+use vram_residency::audit::{Anchor, AnchorError, Checkpoint, PolicyViolation};
 
 /// What was logged by whatever thread of this process.
 #[derive(Clone, Default)]
@@ -51,6 +52,20 @@ impl Log {
             .filter(|line| line.contains(containing))
             .map(str::to_owned)
             .collect()
+    }
+
+    /// Waits for a line that a thread of its own logs.
+    #[track_caller]
+    fn wait_for(&self, containing: &str) -> Vec<String> {
+        let started = Instant::now();
+        loop {
+            let lines = self.lines(containing);
+            if !lines.is_empty() {
+                return lines;
+            }
+            assert!(started.elapsed().as_secs() < 60, "never: {containing}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 }
 
@@ -120,7 +135,7 @@ fn a_recovered_tail_reaches_the_log_collector() {
 
     let trail = place.open();
     let checkpoint = trail.checkpoint().expect("known from the opening on");
-    let announced = log.lines("vram_residency::checkpoint");
+    let announced = log.wait_for("vram_residency::checkpoint");
     assert_eq!(announced.len(), 1, "{announced:?}");
     let root = checkpoint.to_string().lines().nth(2).unwrap().to_owned();
     assert!(
@@ -146,6 +161,8 @@ fn checkpoints_of_critical_records_and_of_closing_are_logged_whole() {
             action: "a",
         })
         .unwrap();
+    // The newest wins: if the end came at once, it would be the only one.
+    log.wait_for("vram_residency::checkpoint");
     let last = trail.close().unwrap();
     assert_eq!(log.lines("vram_residency::checkpoint").len(), 2);
     for checkpoint in [receipt.checkpoint(), last.checkpoint()] {
@@ -156,5 +173,42 @@ fn checkpoints_of_critical_records_and_of_closing_are_logged_whole() {
         {
             assert!(!log.lines(line).is_empty(), "not in the log: {line}");
         }
+    }
+}
+
+/// Keeps nothing.
+struct Unplugged;
+
+impl Anchor for Unplugged {
+    fn name(&self) -> &str {
+        "unplugged"
+    }
+
+    fn keep(&mut self, _: &Checkpoint) -> Result<(), AnchorError> {
+        Err(AnchorError::Other("no current".into()))
+    }
+
+    fn newest(&mut self, _: &str) -> Result<Option<Checkpoint>, AnchorError> {
+        Ok(None)
+    }
+}
+
+#[test]
+fn an_outage_of_an_anchor_is_logged_once_and_an_end_that_is_not_anchored_too() {
+    let (log, _alone) = capture();
+    let place = Place::new();
+    let trail = place.builder().anchor(Unplugged).open().unwrap();
+    log.wait_for("an anchor fails");
+    for _ in 0..3 {
+        trail.policy_violation(support::VIOLATION).unwrap();
+    }
+    trail.close().unwrap();
+    let outage = log.lines("an anchor fails");
+    assert_eq!(outage.len(), 1, "{outage:?}");
+    let end = log.lines("last checkpoint is not anchored");
+    assert_eq!(end.len(), 1, "{end:?}");
+    for line in [&outage[0], &end[0]] {
+        let told = ["ERROR", "anchor=unplugged", "cause=no current"];
+        assert!(told.iter().all(|part| line.contains(part)), "{line}");
     }
 }

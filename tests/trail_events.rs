@@ -14,7 +14,8 @@ const LEN: usize = 1_500_000;
 const HEADER: &str = "segment first_leaf origin key retention";
 const SETTINGS: &str = "crate_version features fault_injection critical_deadline_ms \
     durable_within_ms queue_records reserved_records segment_bytes segment_age_s \
-    failure_window_s failure_threshold_per_mille";
+    failure_window_s failure_threshold_per_mille \
+    anchors anchor_every_records anchor_every_ms";
 const VIOLATION: PolicyViolation<'static> = PolicyViolation {
     policy: "p",
     violation: "v",

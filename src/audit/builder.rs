@@ -11,6 +11,9 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::AuditTrail;
+use super::anchor::{
+    self, Anchor, DEFAULT_ANCHOR_EVERY, DEFAULT_ANCHOR_EVERY_RECORDS, MAX_ANCHORS, Schedule,
+};
 use super::event::{Configuration, MAX_TEXT_BYTES};
 use super::open::OpenError;
 use super::storage::Directory;
@@ -57,6 +60,7 @@ pub struct AuditTrailBuilder {
     pub(super) previous_key: Option<TrailKey>,
     pub(super) settings: Settings,
     pub(super) hook: Option<Hook>,
+    pub(super) anchors: Vec<Box<dyn Anchor>>,
     #[cfg(feature = "fault-injection")]
     faults: Option<super::faults::StorageFaults>,
 }
@@ -72,6 +76,8 @@ pub(crate) struct Settings {
     pub(crate) retention: Retention,
     pub(crate) failure_window: Duration,
     pub(crate) failure_threshold_per_mille: u16,
+    pub(crate) anchor_every_records: u64,
+    pub(crate) anchor_every: Duration,
 }
 
 /// How long records are to be kept, and why: a statement for whoever removes old segments. This
@@ -140,6 +146,7 @@ impl AuditTrailBuilder {
             previous_key: None,
             settings: Settings::default(),
             hook: None,
+            anchors: Vec::new(),
             #[cfg(feature = "fault-injection")]
             faults: None,
         }
@@ -221,6 +228,29 @@ impl AuditTrailBuilder {
         self
     }
 
+    /// Hands checkpoints to `anchor`, too; may be called again for others, at most 16. If the trail
+    /// exists, opening it waits until its anchors have answered what they remember of it, at most the
+    /// critical deadline.
+    pub fn anchor(mut self, anchor: impl Anchor) -> Self {
+        self.anchors.push(Box::new(anchor));
+        self
+    }
+
+    /// After how many records anchors get a checkpoint (default 10 000). After every critical record
+    /// and when the trail is closed they get one anyway.
+    pub fn anchor_every_records(mut self, records: u64) -> Self {
+        self.settings.anchor_every_records = records;
+        self
+    }
+
+    /// After which time new records are anchored (default 60 s): the longest time for which a
+    /// rewritten trail could go unnoticed, if the anchors work. It is looked at twice in each
+    /// interval of [`durable_within`](Self::durable_within), and every few seconds at least.
+    pub fn anchor_every(mut self, interval: Duration) -> Self {
+        self.settings.anchor_every = interval;
+        self
+    }
+
     /// Puts a storage that fails on command behind the trail.
     #[cfg(feature = "fault-injection")]
     pub fn dangerous_storage_faults(mut self, faults: super::faults::StorageFaults) -> Self {
@@ -231,6 +261,12 @@ impl AuditTrailBuilder {
     /// Opens the trail, creating it if the directory holds none, and records `TrailOpened`.
     pub fn open(self) -> Result<AuditTrail, OpenError> {
         self.settings.check()?;
+        if self.anchors.len() > MAX_ANCHORS || !anchor::are_named_well(&self.anchors) {
+            return Err(OpenError::Configuration {
+                setting: "anchor",
+                allowed: "at most 16 with different names of 1 to 256 printable characters, none of them `tracing`",
+            });
+        }
         process::watch_for_forks().map_err(|source| OpenError::Io {
             path: PathBuf::from("/proc/self"),
             operation: "prepare to notice forks",
@@ -257,6 +293,8 @@ impl Default for Settings {
             retention: Retention::default(),
             failure_window: DEFAULT_FAILURE_WINDOW,
             failure_threshold_per_mille: DEFAULT_FAILURE_THRESHOLD_PER_MILLE,
+            anchor_every_records: DEFAULT_ANCHOR_EVERY_RECORDS,
+            anchor_every: DEFAULT_ANCHOR_EVERY,
         }
     }
 }
@@ -293,11 +331,25 @@ impl Settings {
         if self.failure_threshold_per_mille > 999 {
             return wrong("failure_threshold_per_mille", "from 0 to 999");
         }
+        if self.anchor_every_records == 0 {
+            return wrong("anchor_every_records", "at least 1");
+        }
+        if !(Duration::from_millis(1)..=LONGEST).contains(&self.anchor_every) {
+            return wrong("anchor_every", "from 1 ms to 1 hour");
+        }
         Ok(())
     }
 
+    pub(super) fn schedule(&self) -> Schedule {
+        Schedule {
+            every_records: self.anchor_every_records,
+            every: self.anchor_every,
+            patience: self.critical_deadline,
+        }
+    }
+
     /// As `TrailOpened` states them.
-    pub(super) fn configuration(&self) -> Configuration {
+    pub(super) fn configuration(&self, anchors: Vec<Arc<str>>) -> Configuration {
         let milliseconds =
             |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         let mut features = Vec::new();
@@ -319,6 +371,9 @@ impl Settings {
             segment_age_s: self.segment_age.as_secs(),
             failure_window_s: self.failure_window.as_secs(),
             failure_threshold_per_mille: self.failure_threshold_per_mille,
+            anchors,
+            anchor_every_records: self.anchor_every_records,
+            anchor_every_ms: milliseconds(self.anchor_every),
         }
     }
 }

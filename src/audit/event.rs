@@ -189,6 +189,10 @@ pub(crate) struct Configuration {
     pub(crate) segment_age_s: u64,
     pub(crate) failure_window_s: u64,
     pub(crate) failure_threshold_per_mille: u16,
+    /// The names of the anchors, that of the log first.
+    pub(crate) anchors: Vec<Arc<str>>,
+    pub(crate) anchor_every_records: u64,
+    pub(crate) anchor_every_ms: u64,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -220,6 +224,24 @@ pub(crate) enum LossCause {
 #[derive(Clone, Debug, Serialize)]
 #[serde(untagged)]
 pub(crate) enum Event {
+    AnchorContradicted {
+        anchor: Arc<str>,
+        /// `different` or `shorter`: what the trail is.
+        contradiction: &'static str,
+        /// What the anchor keeps, and this trail's key has signed.
+        size: u64,
+        root: Arc<str>,
+    },
+    AnchorFailed {
+        anchor: Arc<str>,
+        cause: Arc<str>,
+        /// The size of the checkpoint that it does not keep.
+        size: u64,
+    },
+    AnchorRecovered {
+        anchor: Arc<str>,
+        size: u64,
+    },
     AuditDegraded {
         /// False when it has ended.
         degraded: bool,
@@ -372,6 +394,9 @@ pub(crate) struct Violation {
 impl Event {
     pub(crate) fn name(&self) -> &'static str {
         match self {
+            Self::AnchorContradicted { .. } => "AnchorContradicted",
+            Self::AnchorFailed { .. } => "AnchorFailed",
+            Self::AnchorRecovered { .. } => "AnchorRecovered",
             Self::AuditDegraded { .. } => "AuditDegraded",
             Self::ClockStepped { .. } => "ClockStepped",
             Self::DeviceFailed { .. } => "DeviceFailed",
@@ -397,19 +422,22 @@ impl Event {
 
     pub(crate) fn severity(&self) -> Severity {
         match self {
-            Self::AuditDegraded { degraded: true, .. }
+            Self::AnchorContradicted { .. }
+            | Self::AuditDegraded { degraded: true, .. }
             | Self::PolicyViolation { .. }
             | Self::SealVerificationFailed { .. }
             | Self::SegmentPoisoned { .. }
             | Self::TailRecovered { .. }
             | Self::VerificationOverdue { .. } => Severity::Critical,
-            Self::ClockStepped { .. }
+            Self::AnchorFailed { .. }
+            | Self::ClockStepped { .. }
             | Self::DeviceFailed { .. }
             | Self::RecordsLost { .. }
             | Self::VerificationInconclusive { .. }
             | Self::VramAllocationFailed { .. } => Severity::Warn,
             Self::VramDeallocated { wiped, freed, .. } if !(*wiped && *freed) => Severity::Warn,
-            Self::AuditDegraded {
+            Self::AnchorRecovered { .. }
+            | Self::AuditDegraded {
                 degraded: false, ..
             }
             | Self::KeyChanged { .. }

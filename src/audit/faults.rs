@@ -9,7 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use rustix::io::Errno;
 
-use super::storage::{Directory, SegmentFile, Storage};
+use super::storage::{Directory, SegmentFile, SegmentReader, Storage};
 
 /// A step of the storage that can fail.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -159,6 +159,10 @@ impl Storage for Faulty {
 
     fn read(&self, segment: u64) -> io::Result<Box<dyn Read>> {
         self.inner.read(segment)
+    }
+
+    fn reader(&self) -> io::Result<SegmentReader> {
+        self.inner.reader()
     }
 
     fn create(&self, segment: u64) -> io::Result<Self::File> {

@@ -298,7 +298,7 @@ fn with_sources(error: &dyn Error) -> String {
 }
 
 /// A cause as it may stand in a record.
-fn shorten(text: &str) -> Arc<str> {
+pub(super) fn shorten(text: &str) -> Arc<str> {
     text.chars()
         .take(MAX_CAUSE_CHARS)
         .collect::<String>()

@@ -8,7 +8,9 @@
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
+use super::anchor::{Anchors, Contradiction, Earlier};
 use super::builder::{AuditTrailBuilder, RESERVED_RECORDS};
 use super::checkpoint::VerifierKey;
 use super::clock::Uptime;
@@ -17,7 +19,7 @@ use super::log::{Log, LogError, Position};
 use super::queue::Queue;
 use super::segment::{self, Fact, Seen};
 use super::storage::{Storage, segment_name};
-use super::writer::{Writer, announce};
+use super::writer::Writer;
 use super::{AuditTrail, Live, Shared};
 use crate::health::hook::Hook;
 use crate::id::WorkerId;
@@ -38,6 +40,21 @@ pub enum OpenError {
         setting: &'static str,
         /// What it may be.
         allowed: &'static str,
+    },
+    /// The trail is not the one that an anchor knows: records that this trail's key has vouched for
+    /// were cut off, or the directory is an older copy that went on.
+    #[error(
+        "the trail in {path} contradicts the anchor `{anchor}`, which keeps a checkpoint of {size} records ({contradiction}): keep the directory for the investigation, and put the right one in its place or start a trail in a new one"
+    )]
+    Contradicts {
+        /// The trail's directory.
+        path: PathBuf,
+        /// The anchor's name.
+        anchor: String,
+        /// How many records its checkpoint covers.
+        size: u64,
+        /// What is wrong with them.
+        contradiction: Contradiction,
     },
     /// The trail is damaged before its last checkpoint.
     #[error(
@@ -158,7 +175,7 @@ impl AuditTrailBuilder {
 
     /// Everything but the writer's thread: the trail is open, and `TrailOpened` is durable.
     pub(super) fn prepare<S: Storage>(
-        self,
+        mut self,
         storage: S,
     ) -> Result<(Writer<S>, Arc<Shared>), OpenError> {
         let path = self.dir.clone();
@@ -180,6 +197,7 @@ impl AuditTrailBuilder {
         };
         let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
             .map_err(io("read the boot id for"))?;
+        let anchors = self.ask_anchors(&storage, segments, &end)?;
         let queue = Queue::new(
             end.next,
             Uptime::now(),
@@ -205,22 +223,24 @@ impl AuditTrailBuilder {
         );
         let header = Event::TrailOpened {
             header: Box::new(log.next_header()),
-            configuration: Box::new(self.settings.configuration()),
+            configuration: Box::new(self.settings.configuration(anchors.names())),
         };
         let changed = successor.is_some().then(|| Event::KeyChanged {
             previous_key: end.verifier.to_string().into(),
             key: verifier.to_string().into(),
         });
         let events = end.recovered.into_iter().chain(changed);
-        begin(&mut log, &queue, header, events).map_err(|error| error.into_open_error(&path))?;
+        begin(&mut log, &queue, &anchors, header, events)
+            .map_err(|error| error.into_open_error(&path))?;
         if let Some(key) = successor {
             log.change_key(key, verifier.clone());
             let header = Event::SegmentOpened {
                 header: Box::new(log.next_header()),
             };
-            begin(&mut log, &queue, header, [].into_iter())
+            begin(&mut log, &queue, &anchors, header, [].into_iter())
                 .map_err(|error| error.into_open_error(&path))?;
         }
+        anchors.begin();
         let shared = Arc::new(Shared {
             queue,
             refused: AtomicBool::new(false),
@@ -229,8 +249,55 @@ impl AuditTrailBuilder {
             settings: self.settings,
             live: Mutex::new(Live::default()),
             watched: Mutex::new(Vec::new()),
+            anchors,
         });
         Ok((Writer::new(log, Arc::clone(&shared)), shared))
+    }
+
+    /// Starts the anchors, and waits until they have compared what they remember with the trail that
+    /// was found, at most the critical deadline.
+    fn ask_anchors<S: Storage>(
+        &mut self,
+        storage: &S,
+        segments: Vec<u64>,
+        end: &End,
+    ) -> Result<Anchors, OpenError> {
+        let io = |operation| {
+            let path = self.dir.clone();
+            move |source| OpenError::Io {
+                path,
+                operation,
+                source,
+            }
+        };
+        let origin = end.verifier.name();
+        let keys = self
+            .previous(origin)
+            .into_iter()
+            .chain([self.verifier(origin)]);
+        let earlier = match &end.position {
+            None => None,
+            Some(position) => Some(Earlier {
+                keys: keys.collect(),
+                segments,
+                end: position.clone(),
+                reader: storage.reader().map_err(io("read the segments in"))?,
+            }),
+        };
+        let anchors = std::mem::take(&mut self.anchors);
+        let anchors = Anchors::start(anchors, earlier, self.settings.schedule())
+            .map_err(io("start the anchors of"))?;
+        let asked = Instant::now();
+        let deadline = asked.checked_add(self.settings.critical_deadline);
+        match anchors.wait_compared(deadline.unwrap_or(asked)) {
+            None => Ok(anchors),
+            Some((anchor, refuted)) => Err(OpenError::Contradicts {
+                path: self.dir.clone(),
+                anchor: anchor.as_ref().into(),
+                size: refuted.checkpoint.size(),
+                contradiction: refuted.contradiction,
+            }),
+        }
     }
 
     /// Reads the last segment and finds the point behind which the trail goes on.
@@ -318,11 +385,7 @@ impl AuditTrailBuilder {
             });
         }
         let ours = self.verifier(&header.origin);
-        let previous = self
-            .previous_key
-            .as_ref()
-            .map(|key| VerifierKey::new(header.origin.as_str().into(), key.verifying_key()));
-        previous
+        self.previous(&header.origin)
             .into_iter()
             .chain([ours])
             .find(|key| key.to_string() == header.key)
@@ -345,6 +408,11 @@ impl AuditTrailBuilder {
         }
     }
 
+    fn previous(&self, origin: &str) -> Option<VerifierKey> {
+        let key = self.previous_key.as_ref()?;
+        Some(VerifierKey::new(origin.into(), key.verifying_key()))
+    }
+
     fn verifier(&self, origin: &str) -> VerifierKey {
         VerifierKey::new(origin.into(), self.key.verifying_key())
     }
@@ -362,6 +430,7 @@ impl AuditTrailBuilder {
 fn begin<S: Storage>(
     log: &mut Log<S>,
     queue: &Queue,
+    anchors: &Anchors,
     header: Event,
     events: impl Iterator<Item = Event>,
 ) -> Result<(), LogError> {
@@ -370,9 +439,8 @@ fn begin<S: Storage>(
     log.begin_segment(&header, records.iter())?;
     if let Some(position) = &log.position {
         queue.settle(None, Arc::clone(&position.checkpoint), 0);
-        if records.iter().any(Record::is_worth_anchoring) {
-            announce(&position.checkpoint);
-        }
+        let urgent = records.iter().any(Record::is_worth_anchoring);
+        anchors.settled(&position.checkpoint, urgent);
     }
     Ok(())
 }

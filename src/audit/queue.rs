@@ -460,7 +460,10 @@ impl Record {
     pub(crate) fn is_from_outside(&self) -> bool {
         !matches!(
             self.event,
-            Event::AuditDegraded { .. }
+            Event::AnchorContradicted { .. }
+                | Event::AnchorFailed { .. }
+                | Event::AnchorRecovered { .. }
+                | Event::AuditDegraded { .. }
                 | Event::ClockStepped { .. }
                 | Event::KeyChanged { .. }
                 | Event::RecordsLost { .. }

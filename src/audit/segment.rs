@@ -19,7 +19,9 @@ use super::event::Previous;
 use super::merkle::{Frontier, leaf_hash};
 
 use line::Lines;
-pub(crate) use line::{Fact, Header, Line, Lost, MAX_LINE_BYTES, Record, Recovered};
+pub(crate) use line::{
+    Fact, Header, Line, Lost, MAX_LINE_BYTES, Record, Recovered, parse_checkpoint,
+};
 
 /// The most damage that is listed for one segment; the count is exact.
 const MAX_LISTED: usize = 32;

@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use rustix::io::Errno;
 
-use super::storage::{SegmentFile, Storage, parse_segment_name, segment_name};
+use super::storage::{SegmentFile, SegmentReader, Storage, parse_segment_name, segment_name};
 
 mod tests;
 
@@ -362,6 +362,11 @@ impl Storage for Disk {
             bytes,
             at: 0,
         }))
+    }
+
+    fn reader(&self) -> io::Result<SegmentReader> {
+        let disk = self.clone();
+        Ok(Box::new(move |segment| disk.read(segment)))
     }
 
     fn create(&self, segment: u64) -> io::Result<OpenFile> {

@@ -21,6 +21,9 @@ use crate::process;
 /// The name of the lock file in a trail's directory.
 const LOCK: &str = "lock";
 
+/// Opens named segments for reading, like [`Storage::read`], beside the storage and for longer.
+pub(crate) type SegmentReader = Box<dyn Fn(u64) -> io::Result<Box<dyn Read>> + Send + Sync>;
+
 /// Storage of segments.
 pub(crate) trait Storage: Send + fmt::Debug + 'static {
     type File: SegmentFile;
@@ -34,6 +37,9 @@ pub(crate) trait Storage: Send + fmt::Debug + 'static {
 
     /// Opens a named segment for reading.
     fn read(&self, segment: u64) -> io::Result<Box<dyn Read>>;
+
+    /// The same for other threads. It holds no lock, and keeps nobody from opening the trail.
+    fn reader(&self) -> io::Result<SegmentReader>;
 
     /// Creates the file of a segment that has no name yet, empty.
     fn create(&self, segment: u64) -> io::Result<Self::File>;
@@ -133,16 +139,6 @@ impl Directory {
         })
     }
 
-    /// For reading; a link, a pipe or a device is refused without waiting for it.
-    fn open_segment(&self, segment: u64) -> io::Result<File> {
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let file = rustix::fs::openat(&self.dir, segment_name(segment), flags, Mode::empty())?;
-        if FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode) != FileType::RegularFile {
-            return Err(io::Error::other("a segment is not a regular file"));
-        }
-        Ok(File::from(file))
-    }
-
     fn names(&self) -> io::Result<Vec<std::ffi::OsString>> {
         use std::os::unix::ffi::OsStrExt;
 
@@ -161,6 +157,16 @@ impl Drop for Directory {
             let _unlocked = self.lock.unlock();
         }
     }
+}
+
+/// For reading; a link, a pipe or a device is refused without waiting for it.
+fn open_segment(dir: &OwnedFd, segment: u64) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let file = rustix::fs::openat(dir, segment_name(segment), flags, Mode::empty())?;
+    if FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode) != FileType::RegularFile {
+        return Err(io::Error::other("a segment is not a regular file"));
+    }
+    Ok(File::from(file))
 }
 
 fn sync_parent(path: &Path) -> Result<(), OpenError> {
@@ -218,7 +224,7 @@ impl Storage for Directory {
     }
 
     fn sync(&self, segment: u64) -> io::Result<()> {
-        let file = self.open_segment(segment)?;
+        let file = open_segment(&self.dir, segment)?;
         file.sync_data()?;
         // If a sync of the earlier run has failed, the page cache holds, marked clean, what the
         // medium does not, and this sync said nothing of it. Without those pages, one sees.
@@ -226,7 +232,14 @@ impl Storage for Directory {
     }
 
     fn read(&self, segment: u64) -> io::Result<Box<dyn Read>> {
-        Ok(Box::new(self.open_segment(segment)?))
+        Ok(Box::new(open_segment(&self.dir, segment)?))
+    }
+
+    fn reader(&self) -> io::Result<SegmentReader> {
+        let dir = self.dir.try_clone()?;
+        Ok(Box::new(move |segment| {
+            Ok(Box::new(open_segment(&dir, segment)?))
+        }))
     }
 
     fn create(&self, segment: u64) -> io::Result<AppendFile> {

@@ -11,7 +11,6 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::checkpoint::Checkpoint;
 use super::clock::{ClockWatch, Uptime};
 use super::event::{Event, Lost, Record};
 use super::log::{Log, LogError};
@@ -109,9 +108,13 @@ impl<S: Storage> Writer<S> {
         if let Some(crossing) = self.ratio.look(Uptime::now(), self.shared.counts()) {
             self.tell(crossing);
         }
+        self.own.append(&mut self.shared.anchors.reports());
+        if let Some(position) = &self.log.position {
+            self.shared.anchors.settled(&position.checkpoint, false);
+        }
         self.shared.tick_watched();
         self.shared.publish_counters();
-        let unanchored = Duration::ZERO;
+        let unanchored = self.shared.anchors.unanchored();
         health::publish_gauges(&self.shared.worker, self.ratio.is_degraded(), unanchored);
         health::describe();
     }
@@ -293,19 +296,17 @@ impl<S: Storage> Writer<S> {
         let checkpoint = Arc::clone(checkpoint);
         let settled = self.pending.drain(..count);
         let mut last = None;
-        let mut anchor = false;
+        let mut urgent = false;
         for record in settled {
             last = Some(record.seq);
-            anchor |= record.is_worth_anchoring();
+            urgent |= record.is_worth_anchoring();
             self.closed = matches!(record.event, Event::TrailClosed { .. })
                 .then(|| Receipt::new(record.seq, Arc::clone(&checkpoint)));
         }
         self.shared
             .queue
             .settle(last, Arc::clone(&checkpoint), self.pending.len());
-        if anchor {
-            announce(&checkpoint);
-        }
+        self.shared.anchors.settled(&checkpoint, urgent);
     }
 
     fn report(&self, error: &LogError) {
@@ -363,16 +364,6 @@ impl<S: Storage> Writer<S> {
             cause: failure.cause,
         }
     }
-}
-
-/// Gives a checkpoint to whoever collects logs: an anchor for nothing.
-pub(super) fn announce(checkpoint: &Checkpoint) {
-    tracing::info!(
-        target: "vram_residency::checkpoint",
-        size = checkpoint.size(),
-        checkpoint = %checkpoint,
-        "checkpoint"
-    );
 }
 
 fn log_gap(gap: &Lost) {

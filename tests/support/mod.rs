@@ -150,6 +150,37 @@ pub fn ran_well(output: &Output) {
     );
 }
 
+/// Runs one test alone in a mount namespace of its own, where `place`/`name` is an empty tmpfs of
+/// `size`. Any user may do that, in a user namespace; where not, says why.
+pub fn on_a_small_disk(test: &str, place: &Place, name: &str, size: &str) -> Result<(), String> {
+    let script = format!(
+        r#"mkdir -p -m 0700 "$D" && mount -t tmpfs -o size={size},mode=0700 small "$D" && "$@""#
+    );
+    let unshare = || {
+        let mut command = Command::new("unshare");
+        command
+            .args(["-U", "-r", "-m", "sh", "-c", &script, "sh"])
+            .env("D", place.temp.path().join(name));
+        command
+    };
+    match unshare().arg("true").output() {
+        Ok(output) if output.status.success() => {}
+        Ok(output) => {
+            let why = String::from_utf8_lossy(&output.stderr);
+            return Err(format!("no tmpfs can be mounted: {why}"));
+        }
+        Err(error) => return Err(format!("`unshare` does not run: {error}")),
+    }
+    let output = unshare()
+        .arg(std::env::current_exe().unwrap())
+        .args(only(test))
+        .env(CHILD, place.temp.path())
+        .output()
+        .unwrap();
+    ran_well(&output);
+    Ok(())
+}
+
 /// What the parent gave, if this is a process that it started.
 pub fn child() -> Option<PathBuf> {
     std::env::var_os(CHILD).map(PathBuf::from)

@@ -140,7 +140,7 @@ fn parse(line: &[u8]) -> Line<'_> {
 }
 
 /// A checkpoint line has one form, so that no byte of it can change unseen.
-fn parse_checkpoint(line: &[u8]) -> Result<Checkpoint, &'static str> {
+pub(crate) fn parse_checkpoint(line: &[u8]) -> Result<Checkpoint, &'static str> {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
     struct Note<'a> {

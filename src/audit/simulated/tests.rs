@@ -13,7 +13,8 @@
 //! and power cuts at any call, and openings that fail or die themselves. After each end, the trail
 //! is checked, and compared with a list that the test keeps itself: which texts were given under
 //! which numbers, and for which of them a receipt was given. The writer runs on the test's own
-//! thread, so a seed always does the same. Segments are as small as may be, and now and then the worker
+//! thread, so a seed always does the same. An anchor watches: of what it was given, nothing may be
+//! gone or different, neither for the check nor for the next opening. Segments are as small as may be, and now and then the worker
 //! comes back with another key.
 //!
 //! `VRAM_SIM_SEEDS` is how many seeds are tried (10 000), `VRAM_SIM_FROM` the first of them (0).
@@ -30,7 +31,8 @@ use super::super::event::{Event, Seq, Violation};
 use super::super::queue::Lane;
 use super::super::writer::Writer;
 use super::super::{
-    AnchorState, Checkpoint, NotDurable, OpenError, Outcome, Report, Shared, VerifierKey, verify,
+    Anchor, AnchorError, AnchorState, Checkpoint, NotDurable, OpenError, Outcome, Report, Shared,
+    VerifierKey, verify,
 };
 use super::{Disk, Random};
 use crate::key::TrailKey;
@@ -49,6 +51,8 @@ struct Model {
     explained: BTreeSet<u64>,
     run: usize,
     newest: Option<Checkpoint>,
+    /// What an anchor was given at some time: it never forgets.
+    anchored: Option<Arc<Checkpoint>>,
     /// None: it cannot be known.
     closed: Option<bool>,
     opened: bool,
@@ -59,6 +63,29 @@ struct Given {
     seq: u64,
     taken: bool,
     acknowledged: bool,
+}
+
+/// An anchor that is asked what it remembers while the trail is opened, and knows nothing later: what
+/// is read of the disk then would not be the same from the same seed.
+struct AskedOnce(Option<Arc<Checkpoint>>);
+
+impl Anchor for AskedOnce {
+    fn name(&self) -> &str {
+        "asked once"
+    }
+
+    fn keep(&mut self, _: &Checkpoint) -> Result<(), AnchorError> {
+        Ok(())
+    }
+
+    fn newest(&mut self, _: &str) -> Result<Option<Checkpoint>, AnchorError> {
+        let kept = self.0.take();
+        let none = || AnchorError::Refused {
+            words: "not again".into(),
+        };
+        kept.map(|kept| Some(Checkpoint::clone(&kept)))
+            .ok_or_else(none)
+    }
 }
 
 /// One worker's process.
@@ -123,6 +150,12 @@ impl Model {
             .extend(refused.map(|entry| entry.1).filter(|seq| *seq <= last));
     }
 
+    fn anchor(&mut self, shared: &Shared) {
+        if let Some(offered) = shared.anchors.offered() {
+            self.anchored = Some(offered);
+        }
+    }
+
     fn receive(&mut self, checkpoint: &Checkpoint) {
         if let Some(newest) = &self.newest {
             assert!(newest.size() <= checkpoint.size(), "receipts go back");
@@ -159,7 +192,10 @@ impl World<'_> {
         }
         let builder = AuditTrailBuilder::new(worker, "/simulated".into(), self.key(self.keys))
             .queue_records(16)
-            .segment_bytes(4096);
+            .segment_bytes(4096)
+            .critical_deadline(LONG)
+            .anchor_every_records(1)
+            .anchor(AskedOnce(self.model().anchored.clone()));
         let builder = match self.keys {
             0 => builder,
             key => builder.previous_key(self.key(key - 1)),
@@ -174,6 +210,7 @@ impl World<'_> {
                 self.origin = Some(shared.verifier.name().to_owned());
                 self.changing = false;
                 self.process = Some(Process { writer, shared });
+                self.watch();
             }
             Err(error) => {
                 assert!(!self.is_healthy(), "an honest trail is refused: {error}");
@@ -239,6 +276,7 @@ impl World<'_> {
     fn close(&mut self) {
         let healthy = self.is_healthy();
         let process = self.process.take().unwrap();
+        let shared = Arc::clone(&process.shared);
         let deadline = Instant::now() + if healthy { LONG } else { Duration::ZERO };
         process.shared.queue.close(deadline);
         match process.writer.close(deadline, Duration::ZERO) {
@@ -253,12 +291,16 @@ impl World<'_> {
                 self.model().closed = None;
             }
         }
+        self.model().anchor(&shared);
+        drop(shared);
         self.end();
     }
 
     /// The process or the machine ends, and the trail is checked.
     fn end(&mut self) {
-        self.process = None;
+        if let Some(process) = self.process.take() {
+            self.model().anchor(&process.shared);
+        }
         self.disk.meanwhile(None);
         if self.random.chance(400) {
             self.disk.kill();
@@ -271,12 +313,22 @@ impl World<'_> {
         }
     }
 
+    /// An anchor takes what it is given, at the worst time: the writer is in the storage.
+    fn watch(&mut self) {
+        let process = self.process.as_ref().unwrap();
+        let (shared, model) = (Arc::clone(&process.shared), Arc::clone(&self.model));
+        self.disk.meanwhile(Some(Box::new(move || {
+            model.lock().unwrap().anchor(&shared);
+        })));
+    }
+
     /// Other threads record while the writer is in the storage.
     fn meanwhile(&mut self) {
         let process = self.process.as_ref().unwrap();
         let (shared, model) = (Arc::clone(&process.shared), Arc::clone(&self.model));
         let mut random = self.random.fork();
         self.disk.meanwhile(Some(Box::new(move || {
+            model.lock().unwrap().anchor(&shared);
             let notes = random.below(30).saturating_sub(20);
             for _ in 0..notes {
                 let (critical, length) = (random.chance(200), random.index(200));
@@ -338,7 +390,8 @@ impl World<'_> {
         for (segment, bytes) in &contents {
             std::fs::write(directory.join(format!("{segment:06}.jsonl")), bytes).unwrap();
         }
-        let anchors: Vec<Checkpoint> = model.newest.iter().cloned().collect();
+        let kept = model.anchored.iter().map(|kept| Checkpoint::clone(kept));
+        let anchors: Vec<Checkpoint> = model.newest.iter().cloned().chain(kept).collect();
         let keys = (0..=self.keys).map(|number| {
             VerifierKey::new(origin.as_str().into(), self.key(number).verifying_key())
         });

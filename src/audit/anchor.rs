@@ -1,0 +1,187 @@
+//! Anchors: checkpoints kept where the worker cannot rewrite them.
+//!
+//! A trail shows by itself that nothing inside it was changed. That nothing was cut off its end, or
+//! that the whole directory is no older copy, only somebody else can show, who knows how far the
+//! trail had come. An [`Anchor`] is the way to such a place. It is given checkpoints, never records:
+//! an origin, a number, a root and a signature.
+//!
+//! ```text
+//! writer (after the sync) -> slot, newest wins -> the anchor's thread -> keep(checkpoint)
+//! ```
+//!
+//! Each anchor has a thread of its own, so one that is slow, dead or hostile delays nobody; that it
+//! fails goes on record. When a trail is opened, what its anchors remember is compared with what is
+//! there. An anchor cannot vouch for anything by itself: only what the trail's key has signed counts.
+//! This module does not know when records are written, nor what they say.
+//!
+//! Shipped are [`SocketAnchor`], [`SameHostCopy`], and the log (`tracing`, target
+//! `vram_residency::checkpoint`), which every trail has and which remembers nothing that we could ask
+//! for: it gets the checkpoints of critical records and of closing.
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::checkpoint::Checkpoint;
+
+pub use compare::Contradiction;
+pub use file::SameHostCopy;
+pub use socket::SocketAnchor;
+
+pub(super) use compare::Earlier;
+pub(super) use post::{Anchors, Schedule};
+
+mod compare;
+mod file;
+mod keeper;
+mod post;
+mod socket;
+
+/// After how many records a checkpoint is anchored, unless configured.
+pub const DEFAULT_ANCHOR_EVERY_RECORDS: u64 = 10_000;
+
+/// After which time new records are anchored, unless configured.
+pub const DEFAULT_ANCHOR_EVERY: std::time::Duration = std::time::Duration::from_secs(60);
+
+/// The most anchors that a trail can have.
+pub(super) const MAX_ANCHORS: usize = 16;
+
+/// The most bytes in an anchor's name.
+const MAX_NAME_BYTES: usize = 256;
+
+/// A place that keeps checkpoints.
+///
+/// It is called from a thread of its own, never from two at once, and may take as long as it needs:
+/// what takes longer than the critical deadline is recorded as `AnchorFailed`. Newer checkpoints
+/// cover older ones, so it is given the newest only, and keeps one for each origin. A good anchor
+/// never goes back to a smaller size, and keeps what it is given where the worker has no rights.
+///
+/// If a call panics, that goes on record, and the anchor is not called again until the trail is
+/// opened again.
+pub trait Anchor: Send + 'static {
+    /// What the trail's records call it: 1 to 256 printable characters, without secrets, always the
+    /// same, and another for each anchor of a trail.
+    fn name(&self) -> &str;
+
+    /// Keeps `checkpoint`. Returns when it is as safe there as it will ever be.
+    ///
+    /// # Errors
+    ///
+    /// It is not kept, or nobody knows. The newest checkpoint is given again after a while.
+    fn keep(&mut self, checkpoint: &Checkpoint) -> Result<(), AnchorError>;
+
+    /// The newest checkpoint that it keeps of the trail `origin`; nothing if it keeps none. It need
+    /// not check the signature.
+    ///
+    /// # Errors
+    ///
+    /// It does not know. Nothing is given to it until it has answered.
+    fn newest(&mut self, origin: &str) -> Result<Option<Checkpoint>, AnchorError>;
+}
+
+/// Why an anchor did not do what it was asked for.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AnchorError {
+    /// It answers something else than its protocol says.
+    #[error("{answer:?} is no answer to this question: see what answers there")]
+    Answer {
+        /// Its words, or their beginning.
+        answer: String,
+    },
+    /// A system call failed.
+    #[error("{operation}: {source}")]
+    Io {
+        /// What was tried.
+        operation: &'static str,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// Whatever else an anchor from outside this crate may say.
+    #[error(transparent)]
+    Other(Box<dyn Error + Send + Sync>),
+    /// It does not take this checkpoint.
+    #[error("it refuses: {words}")]
+    Refused {
+        /// Its words, or their beginning.
+        words: String,
+    },
+}
+
+/// What an anchor keeps of a trail: everything up to here is vouched for.
+#[derive(Clone, Debug)]
+pub struct Anchored {
+    pub(super) anchor: Arc<str>,
+    pub(super) checkpoint: Arc<Checkpoint>,
+    pub(super) at: SystemTime,
+}
+
+impl Anchored {
+    /// The name of the anchor.
+    pub fn anchor(&self) -> &str {
+        &self.anchor
+    }
+
+    /// The checkpoint that it keeps.
+    pub fn checkpoint(&self) -> &Checkpoint {
+        &self.checkpoint
+    }
+
+    /// When it said so, by this machine's clock.
+    pub fn at(&self) -> SystemTime {
+        self.at
+    }
+}
+
+/// Whether anchors can be told apart in the trail's records.
+pub(super) fn are_named_well(anchors: &[Box<dyn Anchor>]) -> bool {
+    let is_good = |name: &str| {
+        (1..=MAX_NAME_BYTES).contains(&name.len())
+            && name != LogCollector.name()
+            && !name.chars().any(char::is_control)
+    };
+    anchors.iter().enumerate().all(|(place, anchor)| {
+        let earlier = anchors.iter().take(place);
+        is_good(anchor.name())
+            && earlier
+                .into_iter()
+                .all(|other| other.name() != anchor.name())
+    })
+}
+
+/// Gives checkpoints to whoever collects logs: an anchor for nothing.
+pub(super) struct LogCollector;
+
+impl LogCollector {
+    fn is_heard() -> bool {
+        tracing::enabled!(target: "vram_residency::checkpoint", tracing::Level::INFO)
+    }
+}
+
+impl Anchor for LogCollector {
+    fn name(&self) -> &str {
+        "tracing"
+    }
+
+    fn keep(&mut self, checkpoint: &Checkpoint) -> Result<(), AnchorError> {
+        tracing::info!(
+            target: "vram_residency::checkpoint",
+            size = checkpoint.size(),
+            checkpoint = %checkpoint,
+            "checkpoint"
+        );
+        Ok(())
+    }
+
+    fn newest(&mut self, _origin: &str) -> Result<Option<Checkpoint>, AnchorError> {
+        Ok(None)
+    }
+}
+
+impl fmt::Debug for dyn Anchor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Anchor").field(&self.name()).finish()
+    }
+}

@@ -1,0 +1,509 @@
+//! The way of a checkpoint from the writer to each anchor: a slot that holds the newest one.
+//!
+//! Newer checkpoints cover older ones, so nothing queues up behind an anchor that is slow, and
+//! nothing here waits but those who open or close a trail, for a limited time. What goes wrong with
+//! an anchor is left here as events of the trail's own, and the writer takes them along. This module
+//! knows when a checkpoint is due; it does not call an anchor.
+
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use super::super::checkpoint::{Checkpoint, encode_base64};
+use super::super::clock::Uptime;
+use super::super::event::Event;
+use super::keeper::Keeper;
+use super::{Anchor, Anchored, Contradiction, Earlier, LogCollector};
+use crate::process;
+
+/// The most events that wait for the writer; outages beyond that go on record as one.
+const MAX_REPORTS: usize = 64;
+
+/// When anchors are given a checkpoint, besides those of critical records and of closing.
+#[derive(Clone, Copy, Debug)]
+pub(in super::super) struct Schedule {
+    pub(in super::super) every_records: u64,
+    pub(in super::super) every: Duration,
+    /// A call that takes longer is an anchor that does not answer.
+    pub(in super::super) patience: Duration,
+}
+
+/// All anchors of a trail.
+#[derive(Debug)]
+pub(in super::super) struct Anchors {
+    posts: Vec<Arc<Post>>,
+    book: Arc<Mutex<Book>>,
+    schedule: Schedule,
+}
+
+/// One anchor's slot, and what is known of the anchor.
+#[derive(Debug)]
+pub(super) struct Post {
+    pub(super) name: Arc<str>,
+    /// The log: it remembers nothing, and gets checkpoints of critical records and of closing only.
+    is_log: bool,
+    state: Mutex<State>,
+    changed: Condvar,
+    book: Arc<Mutex<Book>>,
+}
+
+#[derive(Debug)]
+struct State {
+    phase: Phase,
+    slot: Option<Offer>,
+    /// When the call that is not back yet was made.
+    asked: Option<Instant>,
+    failing: bool,
+    /// What came of the comparison with an earlier run's trail.
+    compared: Option<Result<(), Refuted>>,
+    reports: Vec<Event>,
+    /// The thread has ended.
+    ended: bool,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Phase {
+    /// The opening waits for the comparison.
+    Opening,
+    Running,
+    /// One more attempt for what is in the slot.
+    Closing,
+    /// The trail is gone.
+    Stopped,
+}
+
+/// A checkpoint that is durable, and since when.
+#[derive(Clone, Debug)]
+pub(super) struct Offer {
+    pub(super) checkpoint: Arc<Checkpoint>,
+    durable: Uptime,
+}
+
+/// What an anchor knows and the trail contradicts.
+#[derive(Clone, Debug)]
+pub(in super::super) struct Refuted {
+    pub(in super::super) checkpoint: Checkpoint,
+    pub(in super::super) contradiction: Contradiction,
+}
+
+/// How far the trail is durable, given to anchors, and kept by one.
+#[derive(Debug)]
+struct Book {
+    durable: u64,
+    offered: Option<Arc<Checkpoint>>,
+    offered_at: Uptime,
+    kept: Option<Anchored>,
+    /// Since when there are durable records that no anchor keeps.
+    behind: Option<Uptime>,
+}
+
+impl Anchors {
+    /// Starts a thread for each anchor, and one for the log. If there is an earlier trail, each is
+    /// asked first what it remembers.
+    pub(in super::super) fn start(
+        anchors: Vec<Box<dyn Anchor>>,
+        earlier: Option<Earlier>,
+        schedule: Schedule,
+    ) -> io::Result<Self> {
+        let now = Uptime::now();
+        let durable = earlier
+            .as_ref()
+            .map_or(0, |earlier| earlier.end.frontier.size());
+        let mut this = Self {
+            posts: Vec::new(),
+            book: Arc::new(Mutex::new(Book {
+                durable,
+                offered: None,
+                offered_at: now,
+                kept: None,
+                behind: (durable > 0).then_some(now),
+            })),
+            schedule,
+        };
+        this.add(Box::new(LogCollector), true, None)?;
+        let earlier = earlier.map(Arc::new);
+        for anchor in anchors {
+            this.add(anchor, false, earlier.clone())?;
+        }
+        Ok(this)
+    }
+
+    fn add(
+        &mut self,
+        anchor: Box<dyn Anchor>,
+        is_log: bool,
+        earlier: Option<Arc<Earlier>>,
+    ) -> io::Result<()> {
+        let post = Arc::new(Post {
+            name: anchor.name().into(),
+            is_log,
+            state: Mutex::new(State {
+                phase: Phase::Opening,
+                slot: None,
+                asked: earlier.is_some().then(Instant::now),
+                failing: false,
+                compared: earlier.is_none().then_some(Ok(())),
+                reports: Vec::new(),
+                ended: false,
+            }),
+            changed: Condvar::new(),
+            book: Arc::clone(&self.book),
+        });
+        self.posts.push(Arc::clone(&post));
+        let keeper = Keeper::new(anchor, post, earlier);
+        std::thread::Builder::new()
+            .name("vram-anchor".into())
+            .spawn(move || keeper.run())
+            .map(drop)
+    }
+
+    /// Their names, that of the log first.
+    pub(in super::super) fn names(&self) -> Vec<Arc<str>> {
+        self.posts
+            .iter()
+            .map(|post| Arc::clone(&post.name))
+            .collect()
+    }
+
+    /// Waits until all have compared what they remember, at most until `deadline`; the first that
+    /// refutes the trail, with its name. Whoever answers later goes on record.
+    pub(in super::super) fn wait_compared(&self, deadline: Instant) -> Option<(Arc<str>, Refuted)> {
+        self.posts.iter().find_map(|post| {
+            let state = post.wait(deadline, |state| state.compared.is_some());
+            match &state.compared {
+                Some(Err(refuted)) => Some((Arc::clone(&post.name), refuted.clone())),
+                _ => None,
+            }
+        })
+    }
+
+    /// The trail is open.
+    pub(in super::super) fn begin(&self) {
+        for post in &self.posts {
+            post.enter(Phase::Running);
+        }
+    }
+
+    /// The trail is durable up to `checkpoint`. Hands it over if it is urgent or due. Never waits.
+    pub(in super::super) fn settled(&self, checkpoint: &Arc<Checkpoint>, urgent: bool) {
+        let now = Uptime::now();
+        if !self.book().settle(checkpoint, now, urgent, &self.schedule) {
+            return;
+        }
+        // Without anybody who collects logs, its thread is not woken for nothing.
+        let log = urgent && LogCollector::is_heard();
+        for post in self.posts.iter().filter(|post| log || !post.is_log) {
+            post.offer(Offer {
+                checkpoint: Arc::clone(checkpoint),
+                durable: now,
+            });
+        }
+    }
+
+    /// What is to be recorded about anchors since the last look.
+    pub(in super::super) fn reports(&self) -> Vec<Event> {
+        let look = |post: &Arc<Post>| post.look(self.schedule.patience);
+        self.posts.iter().flat_map(look).collect()
+    }
+
+    /// Lets each anchor try once more to keep the newest checkpoint, and waits for them at most until
+    /// `deadline`.
+    pub(in super::super) fn close(&self, deadline: Instant) {
+        for post in &self.posts {
+            post.enter(Phase::Closing);
+        }
+        for post in &self.posts {
+            let state = post.wait(deadline, |state| state.ended);
+            if let (false, Some(offer)) = (state.ended, &state.slot) {
+                let size = offer.checkpoint.size();
+                tracing::error!(anchor = %post.name, size, "the anchor does not answer; the trail's last checkpoint may not be anchored");
+            }
+        }
+    }
+
+    /// The newest checkpoint that an anchor keeps.
+    pub(in super::super) fn kept(&self) -> Option<Anchored> {
+        self.book().kept.clone()
+    }
+
+    /// For how long there have been durable records that no anchor keeps. Zero if there are none, or
+    /// no anchor but the log.
+    pub(in super::super) fn unanchored(&self) -> Duration {
+        if self.posts.iter().all(|post| post.is_log) {
+            return Duration::ZERO;
+        }
+        let behind = self.book().behind;
+        behind.map_or(Duration::ZERO, |since| Uptime::now().since(since))
+    }
+
+    /// The newest checkpoint that was handed over.
+    #[cfg(test)]
+    pub(in super::super) fn offered(&self) -> Option<Arc<Checkpoint>> {
+        self.book().offered.clone()
+    }
+
+    fn book(&self) -> MutexGuard<'_, Book> {
+        lock(&self.book)
+    }
+}
+
+impl Drop for Anchors {
+    fn drop(&mut self) {
+        // In a forked child nobody may hold the locks for ever, and there are no threads.
+        if process::check().is_ok() {
+            for post in &self.posts {
+                post.enter(Phase::Stopped);
+            }
+        }
+    }
+}
+
+impl Post {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+
+    fn enter(&self, phase: Phase) {
+        self.lock().phase = phase;
+        self.changed.notify_all();
+    }
+
+    fn offer(&self, offer: Offer) {
+        self.lock().slot = Some(offer);
+        self.changed.notify_all();
+    }
+
+    fn wait(&self, deadline: Instant, done: impl Fn(&State) -> bool) -> MutexGuard<'_, State> {
+        let mut state = self.lock();
+        while !done(&state) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            state = self
+                .changed
+                .wait_timeout(state, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+        state
+    }
+
+    /// Takes the events, after a look whether a call hangs.
+    fn look(&self, patience: Duration) -> Vec<Event> {
+        let mut state = self.lock();
+        let hangs = state.asked.is_some_and(|asked| asked.elapsed() >= patience);
+        if hangs && !state.ended {
+            self.fail(&mut state, "it does not answer".into());
+        }
+        std::mem::take(&mut state.reports)
+    }
+
+    fn fail(&self, state: &mut State, cause: Arc<str>) {
+        if std::mem::replace(&mut state.failing, true) {
+            return;
+        }
+        let size = state
+            .slot
+            .as_ref()
+            .map_or(0, |offer| offer.checkpoint.size());
+        tracing::error!(anchor = %self.name, %cause, size, "an anchor fails; the newest checkpoint is tried again");
+        state.report(Event::AnchorFailed {
+            anchor: Arc::clone(&self.name),
+            cause,
+            size,
+        });
+    }
+
+    // What follows is the anchor's thread's side.
+
+    /// Waits for a checkpoint to keep, and no attempt is made before `not_before`. Says whether it is
+    /// the last attempt; nothing if there is nothing more to do.
+    pub(super) fn next(&self, not_before: Option<Instant>) -> Option<(Offer, bool)> {
+        let mut state = self.lock();
+        loop {
+            let left = not_before.map_or(Duration::ZERO, |at| {
+                at.saturating_duration_since(Instant::now())
+            });
+            let offer = state.slot.clone();
+            match (state.phase, offer) {
+                (Phase::Stopped, _) | (Phase::Closing, None) => return None,
+                (Phase::Closing, Some(offer)) => {
+                    state.asked = Some(Instant::now());
+                    return Some((offer, true));
+                }
+                (Phase::Running, Some(offer)) if left.is_zero() => {
+                    state.asked = Some(Instant::now());
+                    return Some((offer, false));
+                }
+                (Phase::Running, Some(_)) => {
+                    state = self
+                        .changed
+                        .wait_timeout(state, left)
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .0;
+                }
+                (Phase::Opening | Phase::Running, _) => {
+                    state = self
+                        .changed
+                        .wait(state)
+                        .unwrap_or_else(PoisonError::into_inner);
+                }
+            }
+        }
+    }
+
+    /// It is known whether the anchor's memory and the trail agree. If the opening has not waited,
+    /// or is over since long, a contradiction goes on record.
+    pub(super) fn compared(&self, outcome: Result<Option<Checkpoint>, Refuted>) {
+        let mut state = self.lock();
+        state.asked = None;
+        let outcome = outcome.map(|kept| {
+            if let Some(checkpoint) = kept {
+                let offer = Offer {
+                    checkpoint: Arc::new(checkpoint),
+                    durable: Uptime::now(),
+                };
+                lock(&self.book).keep(&self.name, &offer);
+            }
+        });
+        state.compared = Some(outcome.clone());
+        self.changed.notify_all();
+        let Err(refuted) = outcome else { return };
+        while state.phase == Phase::Opening {
+            state = self
+                .changed
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        if state.phase != Phase::Stopped {
+            self.refuse(&mut state, &refuted);
+        }
+    }
+
+    fn refuse(&self, state: &mut State, refuted: &Refuted) {
+        let Refuted {
+            checkpoint,
+            contradiction,
+        } = refuted;
+        tracing::error!(anchor = %self.name, size = checkpoint.size(), contradiction = contradiction.name(), "the trail is not the one that an anchor knows; the anchor gets nothing more");
+        state.report(Event::AnchorContradicted {
+            anchor: Arc::clone(&self.name),
+            contradiction: contradiction.name(),
+            size: checkpoint.size(),
+            root: encode_base64(&checkpoint.root()).into(),
+        });
+    }
+
+    /// The anchor could not be asked what it remembers, or answered nonsense.
+    pub(super) fn not_compared(&self, cause: Arc<str>) {
+        let mut state = self.lock();
+        state.asked = None;
+        self.fail(&mut state, cause);
+        state.compared.get_or_insert(Ok(()));
+        self.changed.notify_all();
+    }
+
+    /// The anchor does not keep what is in the slot.
+    pub(super) fn failed(&self, cause: Arc<str>, is_last: bool) {
+        let mut state = self.lock();
+        state.asked = None;
+        if is_last {
+            tracing::error!(anchor = %self.name, %cause, "the trail's last checkpoint is not anchored");
+        } else {
+            self.fail(&mut state, cause);
+        }
+    }
+
+    /// The anchor keeps a checkpoint.
+    pub(super) fn kept(&self, offer: &Offer) {
+        let mut state = self.lock();
+        state.asked = None;
+        let size = offer.checkpoint.size();
+        state
+            .slot
+            .take_if(|newest| newest.checkpoint.size() <= size);
+        if std::mem::take(&mut state.failing) {
+            tracing::info!(anchor = %self.name, size, "an anchor works again");
+            state.report(Event::AnchorRecovered {
+                anchor: Arc::clone(&self.name),
+                size,
+            });
+        }
+        drop(state);
+        if !self.is_log {
+            lock(&self.book).keep(&self.name, offer);
+        }
+    }
+
+    /// The thread ends.
+    pub(super) fn end(&self) {
+        let mut state = self.lock();
+        state.asked = None;
+        state.ended = true;
+        state.compared.get_or_insert(Ok(()));
+        self.changed.notify_all();
+    }
+}
+
+impl State {
+    /// Leaves an event for the writer. An anchor comes and goes, so the last two cancel each other
+    /// out where there are too many.
+    fn report(&mut self, event: Event) {
+        if self.reports.len() >= MAX_REPORTS && !matches!(event, Event::AnchorContradicted { .. }) {
+            self.reports.pop();
+        } else {
+            self.reports.push(event);
+        }
+    }
+}
+
+impl Book {
+    /// Takes note of what is durable, and says whether it is to be handed over.
+    fn settle(
+        &mut self,
+        checkpoint: &Arc<Checkpoint>,
+        now: Uptime,
+        urgent: bool,
+        schedule: &Schedule,
+    ) -> bool {
+        let size = checkpoint.size();
+        let kept = self.kept.as_ref().map_or(0, |kept| kept.checkpoint.size());
+        self.durable = self.durable.max(size);
+        if self.durable > kept {
+            self.behind.get_or_insert(now);
+        }
+        let offered = self.offered.as_ref().map_or(0, |offered| offered.size());
+        let fresh = size.saturating_sub(offered);
+        let due = fresh > 0
+            && (urgent
+                || self.offered.is_none()
+                || fresh >= schedule.every_records
+                || now.since(self.offered_at) >= schedule.every);
+        if due {
+            self.offered = Some(Arc::clone(checkpoint));
+            self.offered_at = now;
+        }
+        due
+    }
+
+    fn keep(&mut self, anchor: &Arc<str>, offer: &Offer) {
+        let size = offer.checkpoint.size();
+        let kept = self.kept.as_ref().map(|kept| kept.checkpoint.size());
+        if kept.is_some_and(|kept| kept >= size) {
+            return;
+        }
+        self.kept = Some(Anchored {
+            anchor: Arc::clone(anchor),
+            checkpoint: Arc::clone(&offer.checkpoint),
+            at: SystemTime::now(),
+        });
+        // What is not kept now became durable after this checkpoint.
+        self.behind = (self.durable > size).then_some(offer.durable);
+    }
+}
+
+/// No code panics while it holds one of these locks, so a poisoned lock protects consistent data.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

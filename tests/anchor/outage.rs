@@ -1,0 +1,254 @@
+//! Anchors that do not work. The trail goes on as if they were not there, says so once, and says so
+//! when they work again.
+
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use vram_residency::audit::{Anchor, AnchorError, Checkpoint, Outcome};
+
+use crate::support::{Place, VIOLATION, of_event};
+use crate::{Memory, until};
+
+/// An anchor whose calls return when the test lets them.
+struct Hanging {
+    gate: Receiver<()>,
+    arrived: Sender<u64>,
+}
+
+impl Hanging {
+    fn new() -> (Self, Sender<()>, Receiver<u64>) {
+        let ((open, gate), (arrived, arrivals)) = (channel(), channel());
+        (Self { gate, arrived }, open, arrivals)
+    }
+
+    fn wait(&self, size: u64) -> Result<(), AnchorError> {
+        self.arrived.send(size).ok();
+        let gone = |_| AnchorError::Other("the test is over".into());
+        self.gate.recv().map_err(gone)
+    }
+}
+
+impl Anchor for Hanging {
+    fn name(&self) -> &str {
+        "hanging"
+    }
+
+    fn keep(&mut self, checkpoint: &Checkpoint) -> Result<(), AnchorError> {
+        self.wait(checkpoint.size())
+    }
+
+    fn newest(&mut self, _: &str) -> Result<Option<Checkpoint>, AnchorError> {
+        self.wait(0).map(|()| None)
+    }
+}
+
+#[test]
+fn an_anchor_that_hangs_delays_nothing_and_gets_the_newest_when_it_is_back() {
+    let place = Place::new();
+    let (hanging, open, arrivals) = Hanging::new();
+    let memory = Memory::default();
+    let trail = place
+        .builder()
+        .critical_deadline(Duration::from_millis(1500))
+        .anchor(hanging)
+        .anchor(memory.clone())
+        .open()
+        .unwrap();
+    let key = trail.verifier_key().clone();
+    assert_eq!(arrivals.recv().unwrap(), 1);
+    // The call that has begun never ends; receipts, and the other anchor, do not mind.
+    let mut newest = 0;
+    for _ in 0..50 {
+        newest = trail
+            .policy_violation(VIOLATION)
+            .unwrap()
+            .checkpoint()
+            .size();
+    }
+    until("the other anchor has it", || {
+        (memory.newest()?.size() >= newest).then_some(())
+    });
+    let failed = until("it goes on record", || {
+        of_event(&place.records(), "AnchorFailed").pop()
+    });
+    assert_eq!(failed["anchor"], "hanging");
+    assert_eq!(failed["cause"], "it does not answer");
+    trail.policy_violation(VIOLATION).unwrap();
+    assert_eq!(of_event(&place.records(), "AnchorFailed").len(), 1, "once");
+
+    open.send(()).unwrap();
+    let next = arrivals.recv().unwrap();
+    assert!(next > newest, "nothing queues up: {next} comes after 1");
+    until("it recovered", || {
+        of_event(&place.records(), "AnchorRecovered").pop()
+    });
+    open.send(()).unwrap();
+    for _ in 0..9 {
+        open.send(()).unwrap();
+    }
+    let last = trail.close().unwrap();
+    assert_eq!(arrivals.try_iter().last(), Some(last.checkpoint().size()));
+    let report = place.verify(&key, &[last.checkpoint().clone()]);
+    assert_eq!(report.outcome, Outcome::Holds, "{report}");
+    assert_eq!(of_event(&place.records(), "AnchorFailed").len(), 1);
+}
+
+#[test]
+fn opening_and_closing_wait_for_a_hanging_anchor_no_longer_than_the_critical_deadline() {
+    let place = Place::new();
+    place.open().close().unwrap();
+    let (hanging, _never, arrivals) = Hanging::new();
+    let started = Instant::now();
+    let trail = place
+        .builder()
+        .critical_deadline(Duration::from_millis(300))
+        .anchor(hanging)
+        .open()
+        .unwrap();
+    assert!(
+        started.elapsed() >= Duration::from_millis(300),
+        "it is waited for"
+    );
+    assert_eq!(arrivals.recv().unwrap(), 0, "asked what it remembers");
+    let failed = until("it goes on record", || {
+        of_event(&place.records(), "AnchorFailed").pop()
+    });
+    assert_eq!(failed["cause"], "it does not answer");
+    trail.policy_violation(VIOLATION).unwrap();
+    let closing = Instant::now();
+    trail.close().expect("the trail closes well without it");
+    // Waiting for ever is what must not happen; how long exactly depends on the machine.
+    assert!(closing.elapsed() < crate::LONG);
+    assert!(arrivals.try_iter().next().is_none(), "it was given nothing");
+    place.open().close().unwrap();
+}
+
+#[test]
+fn an_outage_is_recorded_once_and_so_is_its_end() {
+    let place = Place::new();
+    let memory = Memory::default();
+    let trail = place.builder().anchor(memory.clone()).open().unwrap();
+    until("it works", || memory.newest());
+    for outage in 1..=2 {
+        memory.trouble(Some("unplugged"));
+        let size = trail
+            .policy_violation(VIOLATION)
+            .unwrap()
+            .checkpoint()
+            .size();
+        let failed = until("it failed", || {
+            of_event(&place.records(), "AnchorFailed")
+                .get(outage - 1)
+                .cloned()
+        });
+        assert_eq!(failed["anchor"], "memory");
+        assert_eq!(failed["cause"], "unplugged");
+        assert_eq!(failed["size"], size);
+        // It is tried again meanwhile, and fails again.
+        trail.policy_violation(VIOLATION).unwrap();
+        std::thread::sleep(Duration::from_millis(300));
+        memory.trouble(None);
+        let recovered = until("it recovered", || {
+            of_event(&place.records(), "AnchorRecovered")
+                .get(outage - 1)
+                .cloned()
+        });
+        assert!(recovered["size"].as_u64().unwrap() > size);
+        assert_eq!(of_event(&place.records(), "AnchorFailed").len(), outage);
+    }
+    let attempts = trail.counts().attempts;
+    assert_eq!(attempts, 4, "what the trail says of itself is no attempt");
+    trail.close().unwrap();
+}
+
+#[test]
+fn closing_gives_a_failing_anchor_one_more_try_and_succeeds_without_it() {
+    let place = Place::new();
+    let memory = Memory::default();
+    memory.trouble(Some("unplugged"));
+    let trail = place.builder().anchor(memory.clone()).open().unwrap();
+    until("it failed", || {
+        of_event(&place.records(), "AnchorFailed").pop()
+    });
+    trail.close().unwrap();
+    assert!(memory.newest().is_none());
+
+    let trail = place.builder().anchor(memory.clone()).open().unwrap();
+    // Long pauses by now; it is well again, and nobody has noticed.
+    std::thread::sleep(Duration::from_secs(1));
+    memory.trouble(None);
+    let last = trail.close().unwrap();
+    assert_eq!(memory.newest().as_ref(), Some(last.checkpoint()));
+}
+
+#[test]
+fn dropping_a_trail_anchors_its_end_too() {
+    let place = Place::new();
+    let memory = Memory::default();
+    let trail = place.builder().anchor(memory.clone()).open().unwrap();
+    let key = trail.verifier_key().clone();
+    drop(trail);
+    let report = place.verify(&key, &[memory.newest().unwrap()]);
+    assert!(report.closed && report.end_vouched_for, "{report}");
+}
+
+/// Panics when it is called, and once more when it is dropped.
+struct Panicking {
+    at: &'static str,
+    calls: Arc<Mutex<Vec<&'static str>>>,
+}
+
+impl Panicking {
+    fn call(&self, call: &'static str) {
+        self.calls.lock().unwrap().push(call);
+        assert!(self.at != call, "the anchor's own bug");
+    }
+}
+
+impl Anchor for Panicking {
+    fn name(&self) -> &str {
+        "panicking"
+    }
+
+    fn keep(&mut self, _: &Checkpoint) -> Result<(), AnchorError> {
+        self.call("keep");
+        Ok(())
+    }
+
+    fn newest(&mut self, _: &str) -> Result<Option<Checkpoint>, AnchorError> {
+        self.call("newest");
+        Ok(None)
+    }
+}
+
+impl Drop for Panicking {
+    fn drop(&mut self) {
+        panic!("the anchor's other bug");
+    }
+}
+
+#[test]
+fn an_anchor_that_panics_is_on_record_and_is_called_no_more() {
+    for at in ["keep", "newest"] {
+        let place = Place::new();
+        place.open().close().unwrap();
+        let calls = Arc::<Mutex<Vec<_>>>::default();
+        let anchor = Panicking {
+            at,
+            calls: Arc::clone(&calls),
+        };
+        let trail = place.builder().anchor(anchor).open().unwrap();
+        trail.policy_violation(VIOLATION).unwrap();
+        let failed = until("it goes on record", || {
+            of_event(&place.records(), "AnchorFailed").pop()
+        });
+        assert_eq!(failed["cause"], "it panicked and is given up");
+        let before = calls.lock().unwrap().clone();
+        assert_eq!(before.last(), Some(&at));
+        trail.policy_violation(VIOLATION).unwrap();
+        trail.close().unwrap();
+        assert_eq!(*calls.lock().unwrap(), before);
+        place.open().close().unwrap();
+    }
+}
