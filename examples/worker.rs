@@ -6,8 +6,8 @@
 //!
 //! It loads a model file, seals, verifies and serves it; then flips one bit of what it serves, as a
 //! failing memory would, and shows that this is caught and on record. What it leaves behind can be
-//! checked with `fsverity` and `openssl`; it prints the commands. The exit status is 0 only if all
-//! of that happened, 2 if it was called wrongly, 1 for everything else.
+//! checked with `vram-audit`, `fsverity` and `openssl`; it prints the commands. The exit status is 0
+//! only if all of that happened, 2 if it was called wrongly, 1 for everything else.
 
 use std::error::Error;
 use std::ffi::{OsStr, OsString};
@@ -369,6 +369,12 @@ fn tell_reviewer(
             shard.part.number, shard.digest
         );
     }
+    println!("\nCheck it (cargo install --path . --features cli):");
+    let mut command = OsString::from("vram-audit verify ");
+    command.push(quoted(&plan.trail));
+    command.push(format!(" --key {verifier} --anchor "));
+    command.push(quoted(&anchor));
+    print_command(&command)?;
     println!("\nCheck it without us:");
     for shard in served {
         print_command(&digest_command(path, evidence, served.len(), &shard.part))?;
