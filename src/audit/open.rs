@@ -455,10 +455,10 @@ enum Latest {
 }
 
 impl Latest {
-    fn of(record: &segment::Record<'_>) -> Self {
+    fn of(record: &segment::Record) -> Self {
         match &record.fact {
             Fact::KeyChanged(changed) => Self::KeyChanged(changed.key.clone()),
-            _ if record.event == "TrailClosed" => Self::Closed,
+            Fact::Closed => Self::Closed,
             _ => Self::Other,
         }
     }

@@ -1,26 +1,28 @@
 //! One segment of a trail, read from its first line to its last.
 //!
 //! Used by the verifier for every segment, and by a trail that is opened again for its last one.
-//! Memory is constant: one line, the tree's frontier, a bounded list of damage. What a checkpoint
-//! acknowledges is known only when it has been read, so the caller sees records first and
+//! Memory is constant: a few chunks of lines, the tree's frontier, a bounded list of damage. What a
+//! checkpoint acknowledges is known only when it has been read, so the caller sees records first and
 //! [`Seen::Acknowledged`] later. This module does not compare one segment with another, and knows
 //! nothing of numbers beyond the highest.
 //!
 //! A line that is neither a record nor a checkpoint is no leaf. So when a checkpoint line was
 //! damaged, the leaves around it still match, and only the line is reported.
 
+mod chunk;
 mod line;
+mod parallel;
 
 use std::io::{self, Read};
 use std::ops::{ControlFlow, Range};
 
 use super::checkpoint::{Checkpoint, VerifierKey, decode_base64, encode_base64};
 use super::event::Previous;
-use super::merkle::{Frontier, leaf_hash};
+use super::merkle::{Frontier, Node};
 
-use line::Lines;
+use chunk::{CHUNK_BYTES, Chunk, Cutter};
 pub(crate) use line::{
-    Fact, Header, Line, Lost, MAX_LINE_BYTES, Record, Recovered, parse_checkpoint,
+    Fact, Header, Line, Lost, MAX_LINE_BYTES, Opening, Record, Recovered, parse_checkpoint,
 };
 
 /// The most damage that is listed for one segment; the count is exact.
@@ -32,7 +34,7 @@ pub(crate) enum Seen<'a> {
     /// A checkpoint matches: all that was shown since the last one is acknowledged.
     Acknowledged,
     /// A record, and the tree with it as its last leaf.
-    Record(Place, &'a Record<'a>, &'a Frontier),
+    Record(Place, &'a Record, &'a Frontier),
     /// The tree at the segment's start.
     Start(&'a Frontier),
 }
@@ -134,11 +136,8 @@ pub(crate) fn read(
     acknowledged: Option<u64>,
     visit: &mut dyn FnMut(Seen<'_>),
 ) -> io::Result<SegmentSummary> {
-    let mut lines = Lines::new(source);
     let mut walk = Walk::new(number, keys, acknowledged, visit);
-    while let Some((line, length)) = lines.next()? {
-        walk.step(line, length);
-    }
+    parallel::for_each_line(source, |line, length| walk.step(line, length))?;
     Ok(walk.finish())
 }
 
@@ -148,19 +147,17 @@ pub(crate) fn read(
 ///
 /// Those of `source`.
 pub(crate) fn read_header(source: impl Read) -> io::Result<Option<Header>> {
-    Ok(match Lines::new(source).next()? {
-        Some((
-            Line::Record(
-                Record {
-                    fact: Fact::Header(header),
-                    ..
-                },
-                _,
-            ),
-            _,
-        )) => Some(*header),
-        _ => None,
-    })
+    let limit = MAX_LINE_BYTES.saturating_add(1) as u64;
+    let mut found = None;
+    each_line(source.take(limit), None, &mut |line| {
+        if let Line::Record(record, _) = line
+            && let Fact::Header(header) = record.fact
+        {
+            found = Some(*header);
+        }
+        ControlFlow::Break(())
+    })?;
+    Ok(found)
 }
 
 /// Shows the lines that begin before `end`, as they are: nothing is compared with anything. Without
@@ -172,16 +169,20 @@ pub(crate) fn read_header(source: impl Read) -> io::Result<Option<Header>> {
 pub(crate) fn each_line(
     source: impl Read,
     end: Option<u64>,
-    visit: &mut dyn FnMut(Line<'_>) -> ControlFlow<()>,
+    visit: &mut dyn FnMut(Line<&[u8]>) -> ControlFlow<()>,
 ) -> io::Result<()> {
-    let mut lines = Lines::new(source);
+    let mut cutter = Cutter::new(source, CHUNK_BYTES);
+    let mut chunk = Chunk::default();
     let mut offset = 0u64;
-    while end.is_none_or(|end| offset < end)
-        && let Some((line, length)) = lines.next()?
-    {
-        offset = offset.saturating_add(length);
-        if visit(line).is_break() {
-            break;
+    let is_over = |offset| end.is_some_and(|end| offset >= end);
+    while !is_over(offset) && cutter.cut(&mut chunk)? {
+        while !is_over(offset)
+            && let Some((line, length)) = chunk.next_line()
+        {
+            offset = offset.saturating_add(length);
+            if visit(line).is_break() {
+                return Ok(());
+            }
         }
     }
     Ok(())
@@ -242,7 +243,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn step(&mut self, line: Line<'_>, length: u64) {
+    fn step(&mut self, line: Line<Node>, length: u64) {
         let next = Place {
             offset: self.at.offset.saturating_add(length),
             line: self.at.line.saturating_add(1),
@@ -264,7 +265,7 @@ impl<'a> Walk<'a> {
     }
 
     /// Keeps the account of what stands behind the last matching checkpoint.
-    fn count(&mut self, line: &Line<'_>, length: u64) {
+    fn count(&mut self, line: &Line<Node>, length: u64) {
         let behind = &mut self.summary.behind;
         // What was to be a checkpoint may be damaged like any line, and then go on behind a newline
         // that is itself damage. Another line of the trail cannot come out of that.
@@ -282,7 +283,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn header(&mut self, line: &Line<'_>) {
+    fn header(&mut self, line: &Line<Node>) {
         let result = match line {
             Line::Record(
                 Record {
@@ -341,7 +342,7 @@ impl<'a> Walk<'a> {
             .ok_or("the frontier in the header does not have the root of its checkpoint")
     }
 
-    fn judge(&mut self, line: Line<'_>, next: u64) {
+    fn judge(&mut self, line: Line<Node>, next: u64) {
         match line {
             Line::Checkpoint(Ok(checkpoint)) => self.checkpoint(checkpoint, next),
             Line::Checkpoint(Err(words)) | Line::Unreadable(words) => self.suspect(words),
@@ -349,7 +350,7 @@ impl<'a> Walk<'a> {
                 if matches!(record.fact, Fact::Header(_)) && self.at.line > 1 {
                     self.suspect("a header stands inside a segment");
                 }
-                self.tree.push(leaf_hash(leaf));
+                self.tree.push(leaf);
                 (self.visit)(Seen::Record(self.at, &record, &self.tree));
             }
             Line::Torn => self.suspect("the last line is torn"),

@@ -27,7 +27,7 @@ pub enum UncheckedLine<'a> {
 /// answers [`ControlFlow::Break`]. Lines that a later segment declares void are left out: they were
 /// never acknowledged, and may stand there again.
 ///
-/// The directory and the segments are read while they may still be written. Memory is one line.
+/// The directory and the segments are read while they may still be written. Memory is a chunk of lines, some 256 KiB.
 ///
 /// # Errors
 ///

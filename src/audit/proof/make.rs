@@ -232,7 +232,7 @@ fn read_path(
     let mut tree = found.start.clone();
     let mut proven: Option<(Vec<u8>, AuditPath)> = None;
     for part in parts {
-        let mut visit = |line: Line<'_>| {
+        let mut visit = |line: Line<&[u8]>| {
             let Line::Record(_, leaf) = line else {
                 return ControlFlow::Continue(());
             };

@@ -1,17 +1,18 @@
-//! Lines of a segment: cut out of the stream, told apart, and records read as far as needed.
+//! Lines of a segment: told apart, and records read as far as needed.
 //!
 //! Whoever can write to the disk chooses these bytes, so nothing here trusts a length or a number.
-//! This module knows what one line says; it does not know what stood before it.
+//! This module knows what one line says; it does not know what stood before it, or where it came
+//! from.
 
 use std::borrow::Cow;
 use std::fmt;
-use std::io::{self, BufRead as _, BufReader, Read};
 
 use serde::Deserialize;
-use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 
 use super::super::checkpoint::Checkpoint;
 use super::super::event::Previous;
+use super::super::merkle::{Node, leaf_hash};
 
 /// The most bytes a line may have, its newline not counted.
 pub(crate) const MAX_LINE_BYTES: usize = 65_535;
@@ -23,34 +24,31 @@ const CHECKPOINT_START: &[u8] = b"{\"checkpoint\":";
 const TIME_FORM: &[u8] = b"0000-00-00T00:00:00.000000000Z";
 
 /// The fields that every record has, in this order.
-const COMMON: [&str; 8] = [
+pub(super) const COMMON: [&str; 8] = [
     "seq", "time", "mono_us", "boot", "worker", "event", "severity", "outcome",
 ];
 
-/// A segment's bytes, one line after the other; at most one line is in memory.
-pub(super) struct Lines<R> {
-    source: BufReader<R>,
-    line: Vec<u8>,
-}
-
-/// What stands between two newlines.
-pub(crate) enum Line<'a> {
+/// What stands between two newlines. A record comes with its bytes, or with their leaf.
+#[derive(Debug)]
+pub(crate) enum Line<L> {
     Checkpoint(Result<Checkpoint, &'static str>),
-    Record(Record<'a>, &'a [u8]),
+    Record(Record, L),
     /// The file ends before the newline.
     Torn,
     Unreadable(&'static str),
 }
 
 /// What the reader needs of a record.
-pub(crate) struct Record<'a> {
+#[derive(Debug)]
+pub(crate) struct Record {
     pub(crate) seq: u64,
-    pub(crate) event: &'a str,
     pub(crate) fact: Fact,
 }
 
 /// What a record says about the trail itself.
+#[derive(Debug)]
 pub(crate) enum Fact {
+    Closed,
     Header(Box<Header>),
     KeyChanged(KeyChanged),
     Lost(Lost),
@@ -61,12 +59,22 @@ pub(crate) enum Fact {
 /// What `TrailOpened` and `SegmentOpened` say about their segment.
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct Header {
+    pub(crate) event: Opening,
     pub(crate) segment: u64,
     pub(crate) first_leaf: u64,
     pub(crate) origin: String,
     /// For reading comfort: a verifier trusts only the key that it was given.
     pub(crate) key: String,
     pub(crate) previous: Option<Previous>,
+}
+
+/// Why a segment begins.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
+pub(crate) enum Opening {
+    /// The same process went on in a new segment.
+    SegmentOpened,
+    /// A process has opened the trail.
+    TrailOpened,
 }
 
 /// What a `KeyChanged` says: with which key the trail goes on.
@@ -92,50 +100,40 @@ pub(crate) struct Recovered {
     pub(crate) highest_seq: u64,
 }
 
-impl<R: Read> Lines<R> {
-    pub(super) fn new(source: R) -> Self {
-        Self {
-            source: BufReader::with_capacity(MAX_LINE_BYTES.saturating_add(1), source),
-            line: Vec::new(),
+impl<'a> Line<&'a [u8]> {
+    const TOO_LONG: Self = Self::Unreadable("a line is longer than 65 535 bytes");
+
+    /// What the bytes before a newline say.
+    pub(super) fn parse(line: &'a [u8]) -> Self {
+        if line.len() > MAX_LINE_BYTES {
+            return Self::TOO_LONG;
+        }
+        if line.starts_with(CHECKPOINT_START) {
+            return Self::Checkpoint(parse_checkpoint(line));
+        }
+        match parse_record(line) {
+            Some(record) => Self::Record(record, line),
+            None => Self::Unreadable("a line is neither a record nor a checkpoint"),
         }
     }
 
-    /// The next line and its length with its newline, or nothing at the end.
-    pub(super) fn next(&mut self) -> io::Result<Option<(Line<'_>, u64)>> {
-        let limit = u64::try_from(MAX_LINE_BYTES)
-            .unwrap_or(u64::MAX)
-            .saturating_add(1);
-        self.line.clear();
-        let source = &mut self.source;
-        let kept = source.take(limit).read_until(b'\n', &mut self.line)?;
-        if kept == 0 {
-            return Ok(None);
+    /// What the bytes behind the last newline of a file say.
+    pub(super) fn parse_unended(line: &'a [u8]) -> Self {
+        if line.len() > MAX_LINE_BYTES {
+            Self::TOO_LONG
+        } else {
+            Self::Torn
         }
-        let whole = self.line.pop_if(|last| *last == b'\n').is_some();
-        let rest = if whole || kept <= MAX_LINE_BYTES {
-            0
-        } else {
-            self.source.skip_until(b'\n')?
-        };
-        let length = u64::try_from(kept.saturating_add(rest)).unwrap_or(u64::MAX);
-        let line = if whole {
-            parse(&self.line)
-        } else if kept <= MAX_LINE_BYTES {
-            Line::Torn
-        } else {
-            Line::Unreadable("a line is longer than 65 535 bytes")
-        };
-        Ok(Some((line, length)))
     }
-}
 
-fn parse(line: &[u8]) -> Line<'_> {
-    if line.starts_with(CHECKPOINT_START) {
-        return Line::Checkpoint(parse_checkpoint(line));
-    }
-    match parse_record(line) {
-        Some(record) => Line::Record(record, line),
-        None => Line::Unreadable("a line is neither a record nor a checkpoint"),
+    /// The same with the leaf for the bytes.
+    pub(super) fn hashed(self) -> Line<Node> {
+        match self {
+            Self::Checkpoint(checkpoint) => Line::Checkpoint(checkpoint),
+            Self::Record(record, line) => Line::Record(record, leaf_hash(line)),
+            Self::Torn => Line::Torn,
+            Self::Unreadable(words) => Line::Unreadable(words),
+        }
     }
 }
 
@@ -163,26 +161,43 @@ pub(crate) fn parse_checkpoint(line: &[u8]) -> Result<Checkpoint, &'static str> 
     Ok(checkpoint)
 }
 
-fn parse_record(line: &[u8]) -> Option<Record<'_>> {
-    let common: Common<'_> = serde_json::from_slice(line).ok()?;
+fn parse_record(line: &[u8]) -> Option<Record> {
+    let line = str::from_utf8(line).ok()?;
+    let common: Common<'_> = serde_json::from_str(line).ok()?;
     let fact = match common.event {
-        "KeyChanged" => Fact::KeyChanged(serde_json::from_slice(line).ok()?),
-        "RecordsLost" => Fact::Lost(serde_json::from_slice(line).ok()?),
-        "SegmentOpened" | "TrailOpened" => Fact::Header(serde_json::from_slice(line).ok()?),
-        "TailRecovered" => Fact::Recovered(serde_json::from_slice(line).ok()?),
+        "KeyChanged" => Fact::KeyChanged(serde_json::from_str(line).ok()?),
+        "RecordsLost" => Fact::Lost(serde_json::from_str(line).ok()?),
+        "SegmentOpened" | "TrailOpened" => Fact::Header(serde_json::from_str(line).ok()?),
+        "TailRecovered" => Fact::Recovered(serde_json::from_str(line).ok()?),
+        "TrailClosed" => Fact::Closed,
         _ => Fact::Other,
     };
     Some(Record {
         seq: common.seq,
-        event: common.event,
         fact,
     })
 }
 
 /// The fields that every record has, found in their order and only once.
-struct Common<'a> {
-    seq: u64,
-    event: &'a str,
+pub(super) struct Common<'a> {
+    pub(super) seq: u64,
+    pub(super) event: &'a str,
+}
+
+impl<'a> Common<'a> {
+    /// None if one of the values has not its form.
+    pub(super) fn new(
+        seq: u64,
+        time: &str,
+        event: &'a str,
+        severity: &str,
+        outcome: &str,
+    ) -> Option<Self> {
+        let fits = is_time(time)
+            && matches!(severity, "INFO" | "WARN" | "CRITICAL")
+            && matches!(outcome, "success" | "failure");
+        fits.then_some(Self { seq, event })
+    }
 }
 
 impl<'de> Deserialize<'de> for Common<'de> {
@@ -201,60 +216,55 @@ impl<'de> Visitor<'de> for CommonVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Common<'de>, A::Error> {
-        let seq = value(&mut map, 0)?;
-        let time: &str = value(&mut map, 1)?;
-        let _mono_us: u64 = value(&mut map, 2)?;
-        let _boot: &str = value(&mut map, 3)?;
-        let _worker: &str = value(&mut map, 4)?;
-        let event = value(&mut map, 5)?;
-        let severity: &str = value(&mut map, 6)?;
-        let outcome: &str = value(&mut map, 7)?;
-        if !is_time(time)
-            || !matches!(severity, "INFO" | "WARN" | "CRITICAL")
-            || !matches!(outcome, "success" | "failure")
-        {
-            return Err(A::Error::custom(
-                "a common field has a value of another form",
-            ));
-        }
-        while let Some(Name(name)) = map.next_key()? {
-            if name.is_some() {
+        let seq = value(&mut map, "seq")?;
+        let time: &str = value(&mut map, "time")?;
+        let _mono_us: u64 = value(&mut map, "mono_us")?;
+        let _boot: &str = value(&mut map, "boot")?;
+        let _worker: &str = value(&mut map, "worker")?;
+        let event = value(&mut map, "event")?;
+        let severity: &str = value(&mut map, "severity")?;
+        let outcome: &str = value(&mut map, "outcome")?;
+        while let Some(stands_twice) = map.next_key_seed(NamedOneOf(&COMMON))? {
+            if stands_twice {
                 return Err(A::Error::custom("a common field stands twice"));
             }
             map.next_value::<IgnoredAny>()?;
         }
-        Ok(Common { seq, event })
+        Common::new(seq, time, event, severity, outcome)
+            .ok_or_else(|| A::Error::custom("a common field has a value of another form"))
     }
 }
 
 fn value<'de, A: MapAccess<'de>, T: Deserialize<'de>>(
     map: &mut A,
-    position: usize,
+    name: &str,
 ) -> Result<T, A::Error> {
-    match map.next_key()? {
-        Some(Name(Some(found))) if found == position => map.next_value(),
+    match map.next_key_seed(NamedOneOf(&[name]))? {
+        Some(true) => map.next_value(),
         _ => Err(A::Error::custom("the common fields are not in their order")),
     }
 }
 
-/// A field's name: its position among the common ones, or none.
-struct Name(Option<usize>);
+/// Whether a field has one of these names.
+struct NamedOneOf<'a>(&'a [&'a str]);
 
-impl<'de> Deserialize<'de> for Name {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct NameVisitor;
-        impl Visitor<'_> for NameVisitor {
-            type Value = Name;
+impl<'de> DeserializeSeed<'de> for NamedOneOf<'_> {
+    type Value = bool;
 
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a field's name")
-            }
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<bool, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
 
-            fn visit_str<E>(self, name: &str) -> Result<Name, E> {
-                Ok(Name(COMMON.iter().position(|common| *common == name)))
-            }
-        }
-        deserializer.deserialize_str(NameVisitor)
+impl Visitor<'_> for NamedOneOf<'_> {
+    type Value = bool;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a field's name")
+    }
+
+    fn visit_str<E>(self, name: &str) -> Result<bool, E> {
+        Ok(self.0.contains(&name))
     }
 }
 
@@ -296,33 +306,14 @@ mod tests {
     }
 
     #[test]
-    fn a_long_line_is_counted_and_not_kept() {
-        let mut bytes = vec![b'x'; 1_000_000];
-        bytes.extend_from_slice(b"\nab\ncd");
-        let mut lines = Lines::new(bytes.as_slice());
-        assert!(matches!(
-            lines.next().unwrap(),
-            Some((Line::Unreadable(_), 1_000_001))
-        ));
-        assert!(lines.line.capacity() <= 2 * MAX_LINE_BYTES + 2);
-        assert!(matches!(
-            lines.next().unwrap(),
-            Some((Line::Unreadable(_), 3))
-        ));
-        assert!(matches!(lines.next().unwrap(), Some((Line::Torn, 2))));
-        assert!(lines.next().unwrap().is_none());
-    }
-
-    #[test]
     fn a_line_may_have_65_535_bytes_and_no_more() {
         for (length, fits) in [(MAX_LINE_BYTES, true), (MAX_LINE_BYTES + 1, false)] {
             let text = GOOD.replace("a \\\" b", &"x".repeat(length - GOOD.len() + 6));
             assert_eq!(text.len(), length);
-            let text = text + "\n";
-            let mut lines = Lines::new(text.as_bytes());
-            let (line, read) = lines.next().unwrap().unwrap();
+            let line = Line::parse(text.as_bytes());
             assert_eq!(matches!(line, Line::Record(..)), fits);
-            assert_eq!(read, length as u64 + 1);
+            let line = Line::parse_unended(text.as_bytes());
+            assert_eq!(matches!(line, Line::Torn), fits);
         }
     }
 }

@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use super::super::segment::{Fact, Lost, Place, Record, Recovered};
+use super::super::segment::{Fact, Lost, Opening, Place, Record, Recovered};
 
 /// The most open gaps, and the most lost ranges, that are kept. A writer that names each gap as
 /// soon as there is room never has many open.
@@ -78,29 +78,31 @@ impl Numbers {
     }
 
     /// Adds a record. `before` is what stands before its segment, which a header needs.
-    pub(super) fn record(&mut self, place: Place, record: &Record<'_>, before: Option<Run>) {
+    pub(super) fn record(&mut self, place: Place, record: &Record, before: Option<Run>) {
         let result = match &record.fact {
             Fact::Header(_) => self.place_header(record.seq),
-            Fact::KeyChanged(_) | Fact::Lost(_) | Fact::Other | Fact::Recovered(_) => {
-                self.place(record.seq)
-            }
+            Fact::Closed
+            | Fact::KeyChanged(_)
+            | Fact::Lost(_)
+            | Fact::Other
+            | Fact::Recovered(_) => self.place(record.seq),
         };
         self.complain(place, result);
         let result = match &record.fact {
             Fact::Lost(lost) => self.lost(record.seq, *lost),
             Fact::Recovered(recovered) => self.recovered(record.seq, *recovered),
-            Fact::Header(_) if record.event == "TrailOpened" => {
+            Fact::Header(header) if header.event == Opening::TrailOpened => {
                 self.run = before;
                 self.run_from = self.next;
                 Ok(())
             }
-            Fact::Header(_) | Fact::KeyChanged(_) | Fact::Other => Ok(()),
+            Fact::Closed | Fact::Header(_) | Fact::KeyChanged(_) | Fact::Other => Ok(()),
         };
         self.complain(place, result);
         self.first = Some(self.first.map_or(record.seq, |first| first.min(record.seq)));
         self.last = self.last.max(Some(record.seq));
         self.records = self.records.saturating_add(1);
-        self.closed = record.event == "TrailClosed";
+        self.closed = matches!(record.fact, Fact::Closed);
     }
 
     fn complain(&mut self, place: Place, result: Result<(), String>) {
