@@ -12,6 +12,7 @@
 mod chunk;
 mod line;
 mod parallel;
+mod plain;
 
 use std::io::{self, Read};
 use std::ops::{ControlFlow, Range};

@@ -13,6 +13,7 @@ use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess
 use super::super::checkpoint::Checkpoint;
 use super::super::event::Previous;
 use super::super::merkle::{Node, leaf_hash};
+use super::plain;
 
 /// The most bytes a line may have, its newline not counted.
 pub(crate) const MAX_LINE_BYTES: usize = 65_535;
@@ -163,7 +164,10 @@ pub(crate) fn parse_checkpoint(line: &[u8]) -> Result<Checkpoint, &'static str> 
 
 fn parse_record(line: &[u8]) -> Option<Record> {
     let line = str::from_utf8(line).ok()?;
-    let common: Common<'_> = serde_json::from_str(line).ok()?;
+    let common = match plain::parse(line) {
+        Some(common) => common,
+        None => serde_json::from_str(line).ok()?,
+    };
     let fact = match common.event {
         "KeyChanged" => Fact::KeyChanged(serde_json::from_str(line).ok()?),
         "RecordsLost" => Fact::Lost(serde_json::from_str(line).ok()?),
