@@ -9,13 +9,13 @@
 //! trail is called forged. A real disk shows neither: it keeps nearly everything, nearly always.
 //!
 //! So each seed lets a random worker live on a disk that forgets whatever it may: notes, critical
-//! records, flushes, closes, failing calls, calls of other threads while the writer is busy, kills
-//! and power cuts at any call, and openings that fail or die themselves. After each end, the trail
-//! is checked, and compared with a list that the test keeps itself: which texts were given under
-//! which numbers, and for which of them a receipt was given. The writer runs on the test's own
-//! thread, so a seed always does the same. An anchor watches: of what it was given, nothing may be
-//! gone or different, neither for the check nor for the next opening. Segments are as small as may be, and now and then the worker
-//! comes back with another key.
+//! records, flushes, closes, failing calls, calls that hang while other threads record and those
+//! who wait give up, kills and power cuts at any call, and openings that fail or die themselves.
+//! After each end, the trail is checked, and compared with a list that the test keeps itself: which
+//! texts were given under which numbers, and for which of them a receipt was given. The writer runs
+//! on the test's own thread, so a seed always does the same. An anchor watches: of what it was
+//! given, nothing may be gone or different, neither for the check nor for the next opening.
+//! Segments are as small as may be, and now and then the worker comes back with another key.
 //!
 //! `VRAM_SIM_SEEDS` is how many seeds are tried (10 000), `VRAM_SIM_FROM` the first of them (0).
 
@@ -153,6 +153,21 @@ impl Model {
     fn anchor(&mut self, shared: &Shared) {
         if let Some(offered) = shared.anchors.offered() {
             self.anchored = Some(offered);
+        }
+    }
+
+    /// Everybody who waits for a receipt of this run has waited long enough, and gives up unless there
+    /// is one.
+    fn give_up_waiting(&mut self, shared: &Shared) {
+        let given = self.given.iter().rev();
+        let waiting = given.take_while(|given| given.run == self.run && !given.acknowledged);
+        let waiting: Vec<u64> = waiting.filter(|g| g.taken).map(|g| g.seq).collect();
+        for seq in waiting {
+            if let Ok(receipt) = shared.queue.wait_durable(Seq(seq), Duration::ZERO) {
+                self.acknowledge(seq);
+                self.receive(receipt.checkpoint());
+                return;
+            }
         }
     }
 
@@ -322,7 +337,7 @@ impl World<'_> {
         })));
     }
 
-    /// Other threads record while the writer is in the storage.
+    /// The writer's calls hang: other threads record meanwhile, and who waits for a receipt gives up.
     fn meanwhile(&mut self) {
         let process = self.process.as_ref().unwrap();
         let (shared, model) = (Arc::clone(&process.shared), Arc::clone(&self.model));
@@ -334,6 +349,7 @@ impl World<'_> {
                 let (critical, length) = (random.chance(200), random.index(200));
                 model.lock().unwrap().give(&shared, critical, length);
             }
+            model.lock().unwrap().give_up_waiting(&shared);
         })));
     }
 
