@@ -30,9 +30,11 @@ pub use compare::Contradiction;
 pub use file::SameHostCopy;
 pub use socket::SocketAnchor;
 
+pub(super) use book::Schedule;
 pub(super) use compare::Earlier;
-pub(super) use post::{Anchors, Schedule};
+pub(super) use post::Anchors;
 
+mod book;
 mod compare;
 mod file;
 mod keeper;

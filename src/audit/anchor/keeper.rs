@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::super::log::shorten;
-use super::post::{Offer, Post, Refuted};
+use super::book::Offer;
+use super::post::{Post, Refuted};
 use super::{Anchor, AnchorError, Earlier};
 
 /// The pause after a first failure. It doubles with each further one.

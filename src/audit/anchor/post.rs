@@ -3,30 +3,22 @@
 //! Newer checkpoints cover older ones, so nothing queues up behind an anchor that is slow, and
 //! nothing here waits but those who open or close a trail, for a limited time. What goes wrong with
 //! an anchor is left here as events of the trail's own, and the writer takes them along. This module
-//! knows when a checkpoint is due; it does not call an anchor.
+//! knows who waits for what; it does not call an anchor.
 
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use super::super::checkpoint::{Checkpoint, encode_base64};
 use super::super::clock::Uptime;
 use super::super::event::Event;
+use super::book::{Book, Offer, Schedule};
 use super::keeper::Keeper;
 use super::{Anchor, Anchored, Contradiction, Earlier, LogCollector};
 use crate::process;
 
 /// The most events that wait for the writer; outages beyond that go on record as one.
 const MAX_REPORTS: usize = 64;
-
-/// When anchors are given a checkpoint, besides those of critical records and of closing.
-#[derive(Clone, Copy, Debug)]
-pub(in super::super) struct Schedule {
-    pub(in super::super) every_records: u64,
-    pub(in super::super) every: Duration,
-    /// A call that takes longer is an anchor that does not answer.
-    pub(in super::super) patience: Duration,
-}
 
 /// All anchors of a trail.
 #[derive(Debug)]
@@ -72,29 +64,11 @@ enum Phase {
     Stopped,
 }
 
-/// A checkpoint that is durable, and since when.
-#[derive(Clone, Debug)]
-pub(super) struct Offer {
-    pub(super) checkpoint: Arc<Checkpoint>,
-    durable: Uptime,
-}
-
 /// What an anchor knows and the trail contradicts.
 #[derive(Clone, Debug)]
 pub(in super::super) struct Refuted {
     pub(in super::super) checkpoint: Checkpoint,
     pub(in super::super) contradiction: Contradiction,
-}
-
-/// How far the trail is durable, given to anchors, and kept by one.
-#[derive(Debug)]
-struct Book {
-    durable: u64,
-    offered: Option<Arc<Checkpoint>>,
-    offered_at: Uptime,
-    kept: Option<Anchored>,
-    /// Since when there are durable records that no anchor keeps.
-    behind: Option<Uptime>,
 }
 
 impl Anchors {
@@ -105,19 +79,12 @@ impl Anchors {
         earlier: Option<Earlier>,
         schedule: Schedule,
     ) -> io::Result<Self> {
-        let now = Uptime::now();
         let durable = earlier
             .as_ref()
             .map_or(0, |earlier| earlier.end.frontier.size());
         let mut this = Self {
             posts: Vec::new(),
-            book: Arc::new(Mutex::new(Book {
-                durable,
-                offered: None,
-                offered_at: now,
-                kept: None,
-                behind: (durable > 0).then_some(now),
-            })),
+            book: Arc::new(Mutex::new(Book::new(durable, Uptime::now()))),
             schedule,
         };
         this.add(Box::new(LogCollector), true, None)?;
@@ -455,51 +422,6 @@ impl State {
         } else {
             self.reports.push(event);
         }
-    }
-}
-
-impl Book {
-    /// Takes note of what is durable, and says whether it is to be handed over.
-    fn settle(
-        &mut self,
-        checkpoint: &Arc<Checkpoint>,
-        now: Uptime,
-        urgent: bool,
-        schedule: &Schedule,
-    ) -> bool {
-        let size = checkpoint.size();
-        let kept = self.kept.as_ref().map_or(0, |kept| kept.checkpoint.size());
-        self.durable = self.durable.max(size);
-        if self.durable > kept {
-            self.behind.get_or_insert(now);
-        }
-        let offered = self.offered.as_ref().map_or(0, |offered| offered.size());
-        let fresh = size.saturating_sub(offered);
-        let due = fresh > 0
-            && (urgent
-                || self.offered.is_none()
-                || fresh >= schedule.every_records
-                || now.since(self.offered_at) >= schedule.every);
-        if due {
-            self.offered = Some(Arc::clone(checkpoint));
-            self.offered_at = now;
-        }
-        due
-    }
-
-    fn keep(&mut self, anchor: &Arc<str>, offer: &Offer) {
-        let size = offer.checkpoint.size();
-        let kept = self.kept.as_ref().map(|kept| kept.checkpoint.size());
-        if kept.is_some_and(|kept| kept >= size) {
-            return;
-        }
-        self.kept = Some(Anchored {
-            anchor: Arc::clone(anchor),
-            checkpoint: Arc::clone(&offer.checkpoint),
-            at: SystemTime::now(),
-        });
-        // What is not kept now became durable after this checkpoint.
-        self.behind = (self.durable > size).then_some(offer.durable);
     }
 }
 

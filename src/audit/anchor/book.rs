@@ -1,0 +1,95 @@
+//! How far a trail is durable, how far anchors were given it, and how far one of them keeps it.
+//!
+//! From these three follows when a checkpoint is due, and for how long records have been without an
+//! anchor. This module knows no thread and no lock.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use super::super::checkpoint::Checkpoint;
+use super::super::clock::Uptime;
+use super::Anchored;
+
+/// When anchors are given a checkpoint, besides those of critical records and of closing.
+#[derive(Clone, Copy, Debug)]
+pub(in super::super) struct Schedule {
+    pub(in super::super) every_records: u64,
+    pub(in super::super) every: Duration,
+    /// A call that takes longer is an anchor that does not answer.
+    pub(in super::super) patience: Duration,
+}
+
+/// A checkpoint that is durable, and since when.
+#[derive(Clone, Debug)]
+pub(super) struct Offer {
+    pub(super) checkpoint: Arc<Checkpoint>,
+    pub(super) durable: Uptime,
+}
+
+/// How far the trail is durable, given to anchors, and kept by one.
+#[derive(Debug)]
+pub(super) struct Book {
+    durable: u64,
+    pub(super) offered: Option<Arc<Checkpoint>>,
+    offered_at: Uptime,
+    pub(super) kept: Option<Anchored>,
+    /// Since when there are durable records that no anchor keeps.
+    pub(super) behind: Option<Uptime>,
+}
+
+impl Book {
+    /// A trail with so many leaves, of which nobody is known to keep any.
+    pub(super) fn new(durable: u64, now: Uptime) -> Self {
+        Self {
+            durable,
+            offered: None,
+            offered_at: now,
+            kept: None,
+            behind: (durable > 0).then_some(now),
+        }
+    }
+
+    /// Takes note of what is durable, and says whether it is to be handed over.
+    pub(super) fn settle(
+        &mut self,
+        checkpoint: &Arc<Checkpoint>,
+        now: Uptime,
+        urgent: bool,
+        schedule: &Schedule,
+    ) -> bool {
+        let size = checkpoint.size();
+        let kept = self.kept.as_ref().map_or(0, |kept| kept.checkpoint.size());
+        self.durable = self.durable.max(size);
+        if self.durable > kept {
+            self.behind.get_or_insert(now);
+        }
+        let offered = self.offered.as_ref().map_or(0, |offered| offered.size());
+        let fresh = size.saturating_sub(offered);
+        let due = fresh > 0
+            && (urgent
+                || self.offered.is_none()
+                || fresh >= schedule.every_records
+                || now.since(self.offered_at) >= schedule.every);
+        if due {
+            self.offered = Some(Arc::clone(checkpoint));
+            self.offered_at = now;
+        }
+        due
+    }
+
+    /// An anchor keeps this checkpoint.
+    pub(super) fn keep(&mut self, anchor: &Arc<str>, offer: &Offer) {
+        let size = offer.checkpoint.size();
+        let kept = self.kept.as_ref().map(|kept| kept.checkpoint.size());
+        if kept.is_some_and(|kept| kept >= size) {
+            return;
+        }
+        self.kept = Some(Anchored {
+            anchor: Arc::clone(anchor),
+            checkpoint: Arc::clone(&offer.checkpoint),
+            at: SystemTime::now(),
+        });
+        // What is not kept now became durable after this checkpoint.
+        self.behind = (self.durable > size).then_some(offer.durable);
+    }
+}
