@@ -405,6 +405,51 @@ mod tests {
         assert!(FIELDS.is_sorted_by(|a, b| a.0 < b.0));
     }
 
+    /// The library's own source: the part that says which events there are and what is in them.
+    fn library() -> impl Iterator<Item = &'static str> {
+        let source = include_str!("../../../audit/event.rs");
+        let (types, _) = source.split_once("impl Event {").unwrap();
+        types.lines().map(str::trim)
+    }
+
+    #[test]
+    fn every_event_of_the_library_is_known() {
+        let events = library()
+            .skip_while(|line| *line != "pub(crate) enum Event {")
+            .skip(1)
+            .take_while(|line| *line != "/// The fields of `VramSealed`.")
+            .filter_map(|line| line.strip_suffix(" {"))
+            .filter(|name| name.starts_with(char::is_uppercase));
+        let mut known = 0;
+        for name in events {
+            assert!(EVENTS.iter().any(|(event, _)| *event == name), "{name}");
+            known += 1;
+        }
+        assert_eq!(known, EVENTS.len());
+    }
+
+    #[test]
+    fn every_field_of_the_library_is_known() {
+        let mut known = 0;
+        let mut before = "";
+        for line in library().skip_while(|line| *line != "pub(crate) struct Subject {") {
+            let name = line.strip_prefix("pub(crate) ").unwrap_or(line);
+            let field = name
+                .strip_suffix(',')
+                .and_then(|name| name.split_once(": "));
+            if let Some((name, _)) = field
+                && before != "#[serde(flatten)]"
+                && !["end", "checkpoint", "frontier"].contains(&name)
+            {
+                let of_one = OF_EVENTS.iter().any(|(_, field, _)| *field == name);
+                assert!(of_one || super::field("", name) != UNKNOWN_FIELD, "{name}");
+                known += 1;
+            }
+            before = line;
+        }
+        assert!(known > 80, "{known}");
+    }
+
     #[test]
     fn what_is_unknown_is_said_to_be() {
         assert!(event("Nothing").contains("does not know"));
