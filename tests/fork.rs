@@ -14,7 +14,7 @@ use std::time::SystemTime;
 use rustix::process::{Pid, WaitOptions, waitpid};
 use support::{alone, builder_at, filled, manager, model, sealed, segments};
 use vram_residency::audit::{
-    CloseError, NotDurable, OpenError, Outcome, PolicyViolation, RecordError,
+    CloseError, NotDurable, OpenError, Outcome, PolicyViolation, RecordError, SameHostCopy,
 };
 use vram_residency::device::DeviceError;
 use vram_residency::error::{
@@ -75,7 +75,9 @@ struct Everything {
 
 impl Everything {
     fn at(place: &Path) -> Self {
-        let trail = builder_at(place).on_degraded(|_| {}).open().unwrap();
+        let anchor = SameHostCopy::new(place.join("anchor"));
+        let builder = builder_at(place).on_degraded(|_| {}).anchor(anchor);
+        let trail = builder.open().unwrap();
         let manager = manager(&trail);
         let shared = sealed(&manager, "shared", LEN).verify().unwrap().share();
         Self {
@@ -131,6 +133,8 @@ fn borrow_everything(everything: &Everything, place: &Path) {
     is(trail.flush(), |error| {
         matches!(error, NotDurable::Forked(_))
     });
+    assert!(trail.anchored_until().is_none());
+    assert_eq!(trail.unanchored_for(), std::time::Duration::ZERO);
     is(
         manager.allocate("new".parse().unwrap(), model(), 1),
         |error| matches!(error, AllocateError::Forked(_)),

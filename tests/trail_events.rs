@@ -3,11 +3,12 @@
 
 mod support;
 
+use rustix::fs::CWD;
 use serde_json::json;
 use support::fields::{expect, one};
 use support::{Place, filled, manager, of_event, records, sealed};
-use vram_residency::audit::PolicyViolation;
 use vram_residency::audit::faults::{Step, StorageError};
+use vram_residency::audit::{PolicyViolation, SameHostCopy};
 use vram_residency::{Host, Provenance, VramManager, WorkerToken};
 
 const LEN: usize = 1_500_000;
@@ -157,4 +158,76 @@ fn a_trail_that_was_not_closed_is_opened_again() {
     let opened = of_event(&records, "TrailOpened").pop().unwrap();
     expect(&opened, "INFO success", &[HEADER, "previous", SETTINGS]);
     assert_eq!(opened["previous"]["end"], end);
+}
+
+#[test]
+fn an_anchor_that_fails_recovers_and_contradicts() {
+    let place = Place::new();
+    let path = place.temp.path().join("anchor");
+    let open = || place.builder().anchor(SameHostCopy::new(&path)).open();
+    let name = format!("file:{}", path.display());
+    // A directory is where the file should be, and then it is not.
+    std::fs::create_dir(&path).unwrap();
+    let trail = open().unwrap();
+    until(&place, "AnchorFailed");
+    std::fs::remove_dir(&path).unwrap();
+    until(&place, "AnchorRecovered");
+    let cut = trail.close().unwrap();
+    let known = std::fs::read_to_string(&path).unwrap();
+    assert_eq!(known, cut.checkpoint().to_string());
+    let records = place.records();
+    let fields = ["anchor cause size"];
+    let failed = one(&records, "AnchorFailed", "WARN failure", &fields);
+    assert_eq!(json!([failed["anchor"], failed["size"]]), json!([name, 1]));
+    let cause = "it refuses: the path is not a regular file";
+    assert_eq!(failed["cause"], cause);
+    let again = one(
+        &records,
+        "AnchorRecovered",
+        "INFO success",
+        &["anchor size"],
+    );
+    assert_eq!(again["anchor"], name);
+    assert!(again["size"].as_u64().unwrap() >= 1);
+
+    // The end is cut off while the anchor cannot answer, and then it does.
+    let segment = &support::segments(&place.dir())[0];
+    let text = std::fs::read_to_string(segment).unwrap();
+    let end: usize = text.split_inclusive('\n').take(2).map(str::len).sum();
+    std::fs::write(segment, &text[..end]).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    std::fs::create_dir(&path).unwrap();
+    let trail = open().unwrap();
+    let ready = place.temp.path().join("ready");
+    std::fs::write(&ready, &known).unwrap();
+    // In one step: an anchor that knows nothing would be one that agrees.
+    let exchange = rustix::fs::RenameFlags::EXCHANGE;
+    rustix::fs::renameat_with(CWD, &ready, CWD, &path, exchange).unwrap();
+    until(&place, "AnchorContradicted");
+    trail.close().unwrap();
+    let fields = ["anchor contradiction size root"];
+    let records = place.records();
+    let told = one(&records, "AnchorContradicted", "CRITICAL failure", &fields);
+    assert_eq!(
+        json!([
+            told["anchor"],
+            told["contradiction"],
+            told["size"],
+            told["root"]
+        ]),
+        json!([
+            name,
+            "shorter",
+            cut.checkpoint().size(),
+            known.lines().nth(2)
+        ])
+    );
+}
+
+fn until(place: &Place, event: &str) {
+    let started = std::time::Instant::now();
+    while of_event(&place.records(), event).is_empty() {
+        assert!(started.elapsed().as_secs() < 60, "never: {event}");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
 }
