@@ -10,7 +10,7 @@ use crate::output::{Failure, Out, could_not, tell, with_causes};
 
 /// Prove that one record is in a trail
 ///
-/// Writes a C2SP tlog-proof (https://c2sp.org/tlog-proof) to standard output: the record itself, its
+/// Writes a C2SP tlog-proof (c2sp.org/tlog-proof) to standard output: the record itself, its
 /// place, its path in the Merkle tree, and the newest checkpoint that covers it. Whoever has the
 /// trail's verifier key can check it without the trail, and sees no other record.
 ///
