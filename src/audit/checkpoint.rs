@@ -47,6 +47,8 @@ pub struct Checkpoint {
     size: u64,
     root: Node,
     signatures: Vec<NoteSignature>,
+    /// A key that one of the signatures was found to be valid under.
+    signer: Option<VerifyingKey>,
 }
 
 #[derive(Clone, Eq, PartialEq)]
@@ -192,6 +194,7 @@ impl Checkpoint {
                 key_hash,
                 signature,
             }],
+            signer: None,
         }
     }
 
@@ -230,8 +233,20 @@ impl Checkpoint {
         self.signatures.len()
     }
 
+    /// Looks for a key that has signed, so that [`Self::is_signed_by`] need not check it again. That
+    /// takes far longer than anything else that is done with a checkpoint.
+    pub(crate) fn find_signer(&mut self, keys: &[VerifierKey]) {
+        self.signer = keys
+            .iter()
+            .find(|key| self.is_signed_by(key))
+            .map(|key| key.key);
+    }
+
     /// Whether one of the signatures is valid under `key`.
     pub(crate) fn is_signed_by(&self, key: &VerifierKey) -> bool {
+        if self.signer == Some(key.key) {
+            return self.origin == key.name;
+        }
         let hash = key.hash();
         self.origin == key.name
             && self.signatures.iter().any(|line| {
@@ -308,6 +323,7 @@ impl FromStr for Checkpoint {
                 .and_then(|bytes| bytes.try_into().ok())
                 .ok_or(wrong("the root is not base64 of 32 bytes"))?,
             signatures: parse_signatures(signatures)?,
+            signer: None,
         })
     }
 }

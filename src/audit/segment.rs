@@ -138,7 +138,7 @@ pub(crate) fn read(
     visit: &mut dyn FnMut(Seen<'_>),
 ) -> io::Result<SegmentSummary> {
     let mut walk = Walk::new(number, keys, acknowledged, visit);
-    parallel::for_each_line(source, |line, length| walk.step(line, length))?;
+    parallel::for_each_line(source, keys, |line, length| walk.step(line, length))?;
     Ok(walk.finish())
 }
 

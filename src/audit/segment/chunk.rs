@@ -9,6 +9,7 @@ use std::mem;
 
 use memchr::{memchr, memrchr};
 
+use super::super::checkpoint::VerifierKey;
 use super::super::merkle::Node;
 use super::line::{Line, MAX_LINE_BYTES};
 
@@ -46,8 +47,8 @@ impl Chunk {
         Some((line, omitted.saturating_add(kept as u64)))
     }
 
-    /// Parses and hashes lines ahead, unless that was done before.
-    pub(super) fn parse(&mut self) {
+    /// Parses lines ahead, with hashes and signatures, unless that was done before.
+    pub(super) fn parse(&mut self, keys: &[VerifierKey]) {
         if !self.lines.is_empty() {
             return;
         }
@@ -55,15 +56,19 @@ impl Chunk {
         while lines.len() < MAX_LINES
             && let Some((line, length)) = self.next_line()
         {
-            lines.push((line.hashed(), length));
+            lines.push((line.checked(keys), length));
         }
         self.lines = lines;
     }
 
     /// Hands all lines over, in order, with their lengths.
-    pub(super) fn for_each_line(&mut self, each: &mut impl FnMut(Line<Node>, u64)) {
+    pub(super) fn for_each_line(
+        &mut self,
+        keys: &[VerifierKey],
+        each: &mut impl FnMut(Line<Node>, u64),
+    ) {
         while self.parsed < self.bytes.len() || !self.lines.is_empty() {
-            self.parse();
+            self.parse(keys);
             for (line, length) in self.lines.drain(..) {
                 each(line, length);
             }

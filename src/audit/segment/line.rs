@@ -10,7 +10,7 @@ use std::fmt;
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 
-use super::super::checkpoint::Checkpoint;
+use super::super::checkpoint::{Checkpoint, VerifierKey};
 use super::super::event::Previous;
 use super::super::merkle::{Node, leaf_hash};
 use super::plain;
@@ -127,10 +127,15 @@ impl<'a> Line<&'a [u8]> {
         }
     }
 
-    /// The same with the leaf for the bytes.
-    pub(super) fn hashed(self) -> Line<Node> {
+    /// The same with the leaf for the bytes, and with a signature that is known to be valid.
+    pub(super) fn checked(self, keys: &[VerifierKey]) -> Line<Node> {
         match self {
-            Self::Checkpoint(checkpoint) => Line::Checkpoint(checkpoint),
+            Self::Checkpoint(mut checkpoint) => {
+                if let Ok(checkpoint) = &mut checkpoint {
+                    checkpoint.find_signer(keys);
+                }
+                Line::Checkpoint(checkpoint)
+            }
             Self::Record(record, line) => Line::Record(record, leaf_hash(line)),
             Self::Torn => Line::Torn,
             Self::Unreadable(words) => Line::Unreadable(words),

@@ -1,4 +1,4 @@
-//! A segment's lines, parsed and hashed on all cores, handed over in their order.
+//! A segment's lines, parsed on all cores, with hashes and signatures, handed over in their order.
 //!
 //! The calling thread cuts the stream into chunks, keeps a window of them ahead, and hands the lines
 //! of the first one over. Helpers parse the chunks in the window. When the first chunk is not parsed
@@ -16,6 +16,7 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
+use super::super::checkpoint::VerifierKey;
 use super::super::merkle::Node;
 use super::chunk::{CHUNK_BYTES, Chunk, Cutter};
 use super::line::Line;
@@ -33,11 +34,12 @@ const MAX_HELPERS: usize = 5;
 /// Those of `source`; the lines before the error have been handed over.
 pub(super) fn for_each_line(
     source: impl Read,
+    keys: &[VerifierKey],
     each: impl FnMut(Line<Node>, u64),
 ) -> io::Result<()> {
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let helpers = cores.saturating_sub(1).min(MAX_HELPERS);
-    for_each_line_with(helpers, CHUNK_BYTES, source, each)
+    for_each_line_with(helpers, CHUNK_BYTES, source, keys, each)
 }
 
 /// A chunk in the window. Who holds the lock parses it.
@@ -47,6 +49,7 @@ fn for_each_line_with(
     helpers: usize,
     chunk_bytes: usize,
     source: impl Read,
+    keys: &[VerifierKey],
     mut each: impl FnMut(Line<Node>, u64),
 ) -> io::Result<()> {
     let ahead = helpers.saturating_mul(2).saturating_add(1);
@@ -63,8 +66,8 @@ fn for_each_line_with(
         while end.is_none() || !window.is_empty() {
             if end.is_some() || window.len() >= ahead {
                 if let Some(first) = window.pop_front() {
-                    spare = take_first(&first, &window);
-                    spare.for_each_line(&mut each);
+                    spare = take_first(&first, &window, keys);
+                    spare.for_each_line(keys, &mut each);
                 }
                 continue;
             }
@@ -84,7 +87,7 @@ fn for_each_line_with(
             if spawned < helpers && !window.is_empty() {
                 spawned = spawned.saturating_add(1);
                 let helper = thread::Builder::new().name("vram-verify".into());
-                let _helper = helper.spawn_scoped(scope, || help(&queued));
+                let _helper = helper.spawn_scoped(scope, || help(&queued, keys));
             }
             let chunk = Arc::new(Mutex::new(mem::take(&mut spare)));
             // What does not fit, the calling thread will find unparsed.
@@ -96,7 +99,7 @@ fn for_each_line_with(
 }
 
 /// Parses what is queued, until the queue is closed.
-fn help(queued: &Mutex<Receiver<Slot>>) {
+fn help(queued: &Mutex<Receiver<Slot>>, keys: &[VerifierKey]) {
     loop {
         let next = lock(queued).recv();
         let Ok(chunk) = next else {
@@ -104,19 +107,19 @@ fn help(queued: &Mutex<Receiver<Slot>>) {
         };
         // If it is locked, somebody parses it.
         if let Ok(mut chunk) = chunk.try_lock() {
-            chunk.parse();
+            chunk.parse(keys);
         }
     }
 }
 
 /// Takes the first chunk out of the window. While a helper has it, parses others.
-fn take_first(first: &Mutex<Chunk>, later: &VecDeque<Slot>) -> Chunk {
+fn take_first(first: &Mutex<Chunk>, later: &VecDeque<Slot>, keys: &[VerifierKey]) -> Chunk {
     for other in later {
         if let Ok(mut chunk) = first.try_lock() {
             return mem::take(&mut chunk);
         }
         if let Ok(mut chunk) = other.try_lock() {
-            chunk.parse();
+            chunk.parse(keys);
         }
     }
     mem::take(&mut lock(first))

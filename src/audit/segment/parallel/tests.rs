@@ -40,7 +40,7 @@ type Handed = (Vec<String>, Result<(), io::ErrorKind>);
 
 fn read(helpers: usize, chunk_bytes: usize, source: impl Read) -> Handed {
     let mut lines = Vec::new();
-    let end = for_each_line_with(helpers, chunk_bytes, source, |line, length| {
+    let end = for_each_line_with(helpers, chunk_bytes, source, &[], |line, length| {
         lines.push(format!("{length} {line:?}"));
     });
     (lines, end.map_err(|error| error.kind()))
@@ -55,7 +55,7 @@ fn plain(bytes: &[u8]) -> Vec<(Line<Node>, u64)> {
                 Some((b'\n', line)) => Line::parse(line),
                 _ => Line::parse_unended(line),
             };
-            (parsed.hashed(), line.len() as u64)
+            (parsed.checked(&[]), line.len() as u64)
         })
         .collect()
 }
@@ -131,7 +131,7 @@ fn an_endless_line_is_counted_and_not_kept() {
     assert!(cutter.cut(&mut chunk).unwrap());
     assert!(chunk.kept() < 2 * MAX_LINE_BYTES);
     let mut lengths = Vec::new();
-    chunk.for_each_line(&mut |_, length| lengths.push(length));
+    chunk.for_each_line(&[], &mut |_, length| lengths.push(length));
     assert_eq!(lengths, [50_000_000]);
     assert!(!cutter.cut(&mut chunk).unwrap());
 }
@@ -179,7 +179,7 @@ fn whole_lines_before_an_error_are_handed_over() {
 fn a_panic_ends_the_helpers() {
     let endless = io::repeat(b'\n');
     let panicked = catch_unwind(AssertUnwindSafe(|| {
-        for_each_line_with(3, 1000, endless, |_, _| panic!("on purpose"))
+        for_each_line_with(3, 1000, endless, &[], |_, _| panic!("on purpose"))
     }));
     assert!(panicked.is_err());
 }
@@ -206,7 +206,7 @@ proptest! {
         let keys = [key];
         let mut ignore = |_: super::super::Seen<'_>| {};
         let mut one = Walk::new(0, &keys, end, &mut ignore);
-        for_each_line_with(helpers, chunk_bytes, bytes.as_slice(), |line, length| {
+        for_each_line_with(helpers, chunk_bytes, bytes.as_slice(), &keys, |line, length| {
             one.step(line, length);
         }).unwrap();
         let one = format!("{:?}", one.finish());
