@@ -47,8 +47,8 @@ pub struct Checkpoint {
     size: u64,
     root: Node,
     signatures: Vec<NoteSignature>,
-    /// A key that one of the signatures was found to be valid under.
-    signer: Option<VerifyingKey>,
+    /// The public key that one of the signatures was found to be valid under.
+    signer: Option<[u8; 32]>,
 }
 
 #[derive(Clone, Eq, PartialEq)]
@@ -239,12 +239,12 @@ impl Checkpoint {
         self.signer = keys
             .iter()
             .find(|key| self.is_signed_by(key))
-            .map(|key| key.key);
+            .map(VerifierKey::public_key);
     }
 
     /// Whether one of the signatures is valid under `key`.
     pub(crate) fn is_signed_by(&self, key: &VerifierKey) -> bool {
-        if self.signer == Some(key.key) {
+        if self.signer == Some(key.public_key()) {
             return self.origin == key.name;
         }
         let hash = key.hash();
