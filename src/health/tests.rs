@@ -70,6 +70,7 @@ fn losses_count_for_the_whole_window_and_little_longer() {
         let mut now = lost_at;
         let recovery = loop {
             now += step;
+            assert!(now < 2 * window_ms, "it never recovers");
             if let Some(crossing) = ratio.look(at_ms(now), counts(100, 50)) {
                 break crossing;
             }
