@@ -3,6 +3,7 @@
 mod support;
 
 use std::io::Write;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -210,5 +211,47 @@ fn an_outage_of_an_anchor_is_logged_once_and_an_end_that_is_not_anchored_too() {
     for line in [&outage[0], &end[0]] {
         let told = ["ERROR", "anchor=unplugged", "cause=no current"];
         assert!(told.iter().all(|part| line.contains(part)), "{line}");
+    }
+}
+
+#[test]
+fn a_trail_that_is_dropped_while_unwinding_on_a_full_disk_says_what_is_lost() {
+    let (log, _alone) = capture();
+    let place = Place::new();
+    let (builder, faults) = place.faulty();
+    let trail = builder
+        .critical_deadline(Duration::from_millis(200))
+        .open()
+        .unwrap();
+    let manager = manager(&trail);
+    faults.fail(Step::Write, StorageError::NoSpace, u32::MAX);
+    faults.fail(Step::Create, StorageError::NoSpace, u32::MAX);
+    for _ in 0..3 {
+        trail.note("lost").unwrap();
+    }
+    let started = Instant::now();
+    let panicked = std::panic::catch_unwind(AssertUnwindSafe(move || {
+        // Dropped last: what it says is the end of the story.
+        let _manager = manager;
+        let _trail = trail;
+        panic!("on purpose");
+    }));
+    let what = panicked.unwrap_err();
+    assert_eq!(
+        what.downcast_ref(),
+        Some(&"on purpose"),
+        "not another panic"
+    );
+    assert!(started.elapsed() < Duration::from_secs(2));
+    for said in [
+        "these records are lost records=3",
+        "was dropped and did not close well",
+        "a manager was dropped, and its last records are not durable",
+    ] {
+        let lines = log.lines(said);
+        assert!(
+            lines.len() == 1 && lines[0].contains("ERROR"),
+            "{said}: {lines:?}"
+        );
     }
 }

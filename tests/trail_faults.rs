@@ -5,7 +5,7 @@ mod support;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use support::{Place, VIOLATION, of_event, records_in, segments};
+use support::{Place, VIOLATION, manager, of_event, records_in, segments};
 use vram_residency::audit::faults::{Step, StorageError, StorageFaults};
 use vram_residency::audit::{
     self, CloseError, NotDurable, OpenError, Outcome, RecordError, VerifierKey,
@@ -233,6 +233,7 @@ fn closing_on_a_full_disk_says_how_much_is_lost() {
         .open()
         .unwrap();
     faults.fail(Step::Write, StorageError::NoSpace, u32::MAX);
+    let manager = manager(&trail);
     for _ in 0..7 {
         trail.note("lost").unwrap();
     }
@@ -241,6 +242,9 @@ fn closing_on_a_full_disk_says_how_much_is_lost() {
         matches!(error, CloseError::NotWritten { records: 7, .. }),
         "{error}"
     );
+    // What comes too late to be told by the trail is told by whoever flushes next.
+    let error = manager.close().unwrap_err();
+    assert!(matches!(error, NotDurable::WriterStopped), "{error}");
     faults.heal();
     // The numbers that never reached the disk are used again: nothing claims that they exist.
     place.open().close().unwrap();

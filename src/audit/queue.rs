@@ -221,7 +221,7 @@ impl Queue {
     pub(crate) fn hurry(&self) -> Option<Seq> {
         let mut state = self.lock();
         let last = state.next.checked_sub(1)?;
-        if state.durable_below > last || state.writer == Writer::Stopped {
+        if state.durable_below > last {
             return None;
         }
         if state.records.is_empty() && state.in_flight == 0 && state.lost.is_empty() {
