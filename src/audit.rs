@@ -16,8 +16,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 pub use anchor::{
     Anchor, AnchorError, Anchored, Contradiction, DEFAULT_ANCHOR_EVERY,
@@ -51,6 +50,7 @@ use builder::Settings;
 use clock::Time;
 use event::{Event, LiveShard, MAX_LISTED_SHARDS, Mark, Subject, Violation};
 use queue::{Lane, Queue};
+use sync::{Instant, JoinHandle};
 
 mod anchor;
 mod builder;
@@ -73,6 +73,7 @@ mod segment;
 #[cfg(test)]
 mod simulated;
 mod storage;
+pub(crate) mod sync;
 mod unchecked;
 mod verify;
 mod writer;

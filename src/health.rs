@@ -9,12 +9,13 @@
 //! This module knows nothing of queues, files or exporters.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use metrics::Unit;
 
 use crate::audit::clock::Uptime;
+use crate::audit::sync::AtomicU64;
 use crate::id::WorkerId;
 
 pub(crate) mod hook;

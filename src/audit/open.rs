@@ -8,7 +8,6 @@
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
 
 use super::anchor::{Anchors, Contradiction, Earlier};
 use super::builder::{AuditTrailBuilder, RESERVED_RECORDS};
@@ -19,6 +18,7 @@ use super::log::{Log, LogError, Position};
 use super::queue::Queue;
 use super::segment::{self, Fact, Seen};
 use super::storage::{Storage, segment_name};
+use super::sync::{self, Instant};
 use super::writer::Writer;
 use super::{AuditTrail, Live, Shared};
 use crate::health::hook::Hook;
@@ -162,7 +162,7 @@ impl AuditTrailBuilder {
         let (bell, hook) = hook.map_err(io("start the hook's thread of"))?.unzip();
         let (mut writer, shared) = self.prepare(storage)?;
         writer.bell = bell;
-        let writer = std::thread::Builder::new()
+        let writer = sync::Builder::new()
             .name("vram-audit".into())
             .spawn(move || writer.run())
             .map_err(io("start the writer of"))?;

@@ -7,12 +7,13 @@
 //! files; it learns from the writer how far the trail is durable, and tells those who wait.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use super::checkpoint::Checkpoint;
 use super::clock::{Time, Uptime};
 use super::event::{Event, LossCause, Lost, Mark, Record, Seq, Severity};
+use super::sync::{Condvar, Instant, Mutex, MutexGuard};
 use super::{NotDurable, Receipt};
 use crate::health::Counters;
 

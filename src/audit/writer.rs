@@ -9,13 +9,14 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::clock::{ClockWatch, Uptime};
 use super::event::{Event, Lost, Record};
 use super::log::{Log, LogError};
 use super::queue::{Wake, WriteFailure};
 use super::storage::Storage;
+use super::sync::{self, Instant};
 use super::{CloseError, Receipt, Shared};
 use crate::health::hook::Bell;
 use crate::health::{self, Degradation, FailureRatio};
@@ -339,7 +340,7 @@ impl<S: Storage> Writer<S> {
                 tried = true;
                 self.own.push(self.shared.closing_event());
             } else {
-                std::thread::sleep(left.min(pause));
+                sync::sleep(left.min(pause));
             }
         }
     }
@@ -376,7 +377,7 @@ fn log_gap(gap: &Lost) {
 }
 
 /// Whatever ends the thread, those who wait learn it.
-struct StopOnDrop(Arc<Shared>);
+pub(super) struct StopOnDrop(pub(super) Arc<Shared>);
 
 impl Drop for StopOnDrop {
     fn drop(&mut self) {

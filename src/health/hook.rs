@@ -9,9 +9,10 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::Degradation;
+use crate::audit::sync::{self, Instant};
 
 /// How many crossings may wait for a hook that takes its time.
 const WAITING: usize = 64;
@@ -78,7 +79,7 @@ impl HookThread {
                 );
                 return;
             }
-            std::thread::sleep(LOOK_EVERY);
+            sync::sleep(LOOK_EVERY);
         }
     }
 }

@@ -6,9 +6,10 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::super::log::shorten;
+use super::super::sync::Instant;
 use super::book::Offer;
 use super::post::{Post, Refuted};
 use super::{Anchor, AnchorError, Earlier};

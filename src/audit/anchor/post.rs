@@ -6,12 +6,13 @@
 //! knows who waits for what; it does not call an anchor.
 
 use std::io;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use super::super::checkpoint::{Checkpoint, encode_base64};
 use super::super::clock::Uptime;
 use super::super::event::Event;
+use super::super::sync::{self, Condvar, Instant, Mutex, MutexGuard};
 use super::book::{Book, Offer, Schedule};
 use super::keeper::Keeper;
 use super::{Anchor, Anchored, Contradiction, Earlier, LogCollector};
@@ -118,7 +119,7 @@ impl Anchors {
         });
         self.posts.push(Arc::clone(&post));
         let keeper = Keeper::new(anchor, post, earlier);
-        std::thread::Builder::new()
+        sync::Builder::new()
             .name("vram-anchor".into())
             .spawn(move || keeper.run())
             .map(drop)

@@ -22,13 +22,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::Value;
 
 use super::super::builder::AuditTrailBuilder;
 use super::super::event::{Event, Seq, Violation};
 use super::super::queue::Lane;
+use super::super::sync::Instant;
 use super::super::writer::Writer;
 use super::super::{
     Anchor, AnchorError, AnchorState, Checkpoint, NotDurable, OpenError, Outcome, Report, Shared,
@@ -36,6 +37,9 @@ use super::super::{
 };
 use super::{Disk, Random};
 use crate::key::TrailKey;
+
+#[cfg(shuttle)]
+mod threads;
 
 /// Long enough for everything here.
 const LONG: Duration = Duration::from_secs(600);
@@ -513,6 +517,7 @@ fn number(variable: &str, otherwise: u64) -> u64 {
 }
 
 #[test]
+#[cfg_attr(shuttle, ignore = "its threads are the system's")]
 fn what_has_a_receipt_survives_whatever_a_disk_may_do() {
     let from = number("VRAM_SIM_FROM", 0);
     let seeds = number("VRAM_SIM_SEEDS", 10_000);
