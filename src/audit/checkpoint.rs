@@ -40,22 +40,22 @@ pub struct VerifierKey {
 ///
 /// Its text ([`Display`](fmt::Display)) is what an anchor keeps. Parsing checks the form only;
 /// [`verify`](super::verify) checks signatures.
-#[derive(Clone, Eq, PartialEq)]
+#[derive(Clone)]
 pub struct Checkpoint {
     note: Arc<str>,
     origin: Arc<str>,
     size: u64,
     root: Node,
     signatures: Vec<NoteSignature>,
-    /// The public key that one of the signatures was found to be valid under.
-    signer: Option<[u8; 32]>,
 }
 
-#[derive(Clone, Eq, PartialEq)]
+#[derive(Clone)]
 struct NoteSignature {
     name: Arc<str>,
     key_hash: [u8; 4],
     signature: Signature,
+    /// The public key that it was found to be valid under.
+    signer: Option<[u8; 32]>,
 }
 
 /// Text that is no verifier key or no checkpoint.
@@ -193,8 +193,8 @@ impl Checkpoint {
                 name: Arc::clone(&key.name),
                 key_hash,
                 signature,
+                signer: None,
             }],
-            signer: None,
         }
     }
 
@@ -215,10 +215,7 @@ impl Checkpoint {
 
     /// The part of the text that the signature covers.
     pub fn signed_text(&self) -> &str {
-        match self.note.rfind("\n\n") {
-            Some(end) => self.note.get(..=end).unwrap_or(""),
-            None => "",
-        }
+        signed_text(&self.note)
     }
 
     /// The Ed25519 signature's 64 bytes, of the first signature line.
@@ -233,27 +230,20 @@ impl Checkpoint {
         self.signatures.len()
     }
 
-    /// Looks for a key that has signed, so that [`Self::is_signed_by`] need not check it again. That
-    /// takes far longer than anything else that is done with a checkpoint.
-    pub(crate) fn find_signer(&mut self, keys: &[VerifierKey]) {
-        self.signer = keys
-            .iter()
-            .find(|key| self.is_signed_by(key))
-            .map(VerifierKey::public_key);
+    /// Verifies the signatures and remembers it, so that [`Self::is_signed_by`] need not do that
+    /// again. It takes far longer than anything else that is done with a checkpoint.
+    pub(crate) fn find_signers(&mut self, keys: &[VerifierKey]) {
+        for line in &mut self.signatures {
+            let signed = signed_text(&self.note);
+            let signer = keys.iter().find(|key| line.is_by(key, signed));
+            line.signer = signer.map(VerifierKey::public_key);
+        }
     }
 
     /// Whether one of the signatures is valid under `key`.
     pub(crate) fn is_signed_by(&self, key: &VerifierKey) -> bool {
-        if self.signer == Some(key.public_key()) {
-            return self.origin == key.name;
-        }
-        let hash = key.hash();
-        self.origin == key.name
-            && self.signatures.iter().any(|line| {
-                line.name == key.name
-                    && line.key_hash == hash
-                    && key.accepts(self.signed_text().as_bytes(), &line.signature)
-            })
+        let signed = self.signed_text();
+        self.origin == key.name && self.signatures.iter().any(|line| line.is_by(key, signed))
     }
 
     /// The line that holds this checkpoint in a segment, newline included.
@@ -267,6 +257,31 @@ impl Checkpoint {
         })?;
         line.push('\n');
         Ok(line)
+    }
+}
+
+impl Eq for Checkpoint {}
+
+impl PartialEq for Checkpoint {
+    /// The text says everything.
+    fn eq(&self, other: &Self) -> bool {
+        self.note == other.note
+    }
+}
+
+impl NoteSignature {
+    fn is_by(&self, key: &VerifierKey, signed: &str) -> bool {
+        self.name == key.name
+            && self.key_hash == key.hash()
+            && (self.signer == Some(key.public_key())
+                || key.accepts(signed.as_bytes(), &self.signature))
+    }
+}
+
+fn signed_text(note: &str) -> &str {
+    match note.rfind("\n\n") {
+        Some(end) => note.get(..=end).unwrap_or(""),
+        None => "",
     }
 }
 
@@ -323,7 +338,6 @@ impl FromStr for Checkpoint {
                 .and_then(|bytes| bytes.try_into().ok())
                 .ok_or(wrong("the root is not base64 of 32 bytes"))?,
             signatures: parse_signatures(signatures)?,
-            signer: None,
         })
     }
 }
@@ -352,6 +366,7 @@ fn parse_signatures(text: &str) -> Result<Vec<NoteSignature>, NoteError> {
             name: name.into(),
             key_hash: *key_hash,
             signature,
+            signer: None,
         });
     }
     Ok(signatures)

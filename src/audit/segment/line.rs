@@ -132,7 +132,7 @@ impl<'a> Line<&'a [u8]> {
         match self {
             Self::Checkpoint(mut checkpoint) => {
                 if let Ok(checkpoint) = &mut checkpoint {
-                    checkpoint.find_signer(keys);
+                    checkpoint.find_signers(keys);
                 }
                 Line::Checkpoint(checkpoint)
             }
