@@ -159,6 +159,10 @@ pub(crate) enum AnyDigest {
 pub(crate) struct Previous {
     pub(crate) segment: u64,
     pub(crate) end: u64,
+    /// How many bytes may stand behind `end`: what was found there when the trail was opened again,
+    /// or what the write had that failed. Version 0.1.0 did not say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) void: Option<u64>,
     pub(crate) checkpoint: String,
     pub(crate) frontier: Vec<String>,
 }

@@ -29,6 +29,8 @@ pub(crate) struct Position {
     pub(crate) segment: u64,
     /// The offset just behind the last acknowledged checkpoint line.
     pub(crate) end: u64,
+    /// How many bytes may stand behind it.
+    pub(crate) void: u64,
     pub(crate) frontier: Frontier,
     pub(crate) checkpoint: Arc<Checkpoint>,
 }
@@ -120,6 +122,7 @@ impl<S: Storage> Log<S> {
             previous: self.position.as_ref().map(|position| Previous {
                 segment: position.segment,
                 end: position.end,
+                void: Some(position.void),
                 checkpoint: position.checkpoint.to_string(),
                 frontier: position
                     .frontier
@@ -187,12 +190,17 @@ impl<S: Storage> Log<S> {
                 return Err(error);
             }
         };
+        let length = self.buffer.len() as u64;
+        if let Some(position) = &mut self.position {
+            position.void = length;
+        }
         file.append(&self.buffer).map_err(failed("write"))?;
         file.sync().map_err(failed("sync"))?;
         self.file = Some(file);
         self.position = Some(Position {
             segment: position.segment,
-            end: position.end.saturating_add(self.buffer.len() as u64),
+            end: position.end.saturating_add(length),
+            void: 0,
             frontier,
             checkpoint,
         });
@@ -227,6 +235,7 @@ impl<S: Storage> Log<S> {
         self.position = Some(Position {
             segment,
             end: self.buffer.len() as u64,
+            void: 0,
             frontier,
             checkpoint,
         });

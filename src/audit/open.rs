@@ -367,6 +367,7 @@ impl AuditTrailBuilder {
             position: Some(Position {
                 segment: last,
                 end: summary.end,
+                void: summary.behind.bytes,
                 frontier: summary.frontier,
                 checkpoint: Arc::new(checkpoint),
             }),
@@ -458,7 +459,7 @@ impl Latest {
     fn of(record: &segment::Record) -> Self {
         match &record.fact {
             Fact::KeyChanged(changed) => Self::KeyChanged(changed.key.clone()),
-            Fact::Closed => Self::Closed,
+            Fact::Closed(_) => Self::Closed,
             _ => Self::Other,
         }
     }

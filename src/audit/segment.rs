@@ -13,18 +13,21 @@ mod chunk;
 mod line;
 mod parallel;
 mod plain;
+mod summary;
 
 use std::io::{self, Read};
 use std::ops::{ControlFlow, Range};
 
-use super::checkpoint::{Checkpoint, VerifierKey, decode_base64, encode_base64};
+use super::checkpoint::{Checkpoint, VerifierKey, decode_base64};
 use super::event::Previous;
 use super::merkle::{Frontier, Node};
 
 use chunk::{CHUNK_BYTES, Chunk, Cutter};
+use line::Closed;
 pub(crate) use line::{
     Fact, Header, Line, Lost, MAX_LINE_BYTES, Opening, Record, Recovered, parse_checkpoint,
 };
+pub(crate) use summary::{Behind, Damage, Place, SegmentSummary};
 
 /// The most damage that is listed for one segment; the count is exact.
 const MAX_LISTED: usize = 32;
@@ -40,89 +43,8 @@ pub(crate) enum Seen<'a> {
     Start(&'a Frontier),
 }
 
-/// Where a line stands.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub(crate) struct Place {
-    /// Bytes before the line.
-    pub(crate) offset: u64,
-    /// Counted from 1.
-    pub(crate) line: u64,
-    /// Leaves before the line, in the whole trail.
-    pub(crate) leaf: u64,
-}
-
-/// Something that no crash explains.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) struct Damage {
-    pub(crate) place: Place,
-    /// The leaves that no matching checkpoint vouches for because of it.
-    pub(crate) leaves: Range<u64>,
-    pub(crate) words: &'static str,
-}
-
-/// What stands behind the last matching checkpoint.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub(crate) struct Behind {
-    pub(crate) bytes: u64,
-    /// Lines that are records, whole ones only.
-    pub(crate) records: u64,
-    /// Lines in the form of a checkpoint, signed or not.
-    pub(crate) checkpoints: u64,
-    /// Checkpoints that are validly signed.
-    pub(crate) signed: u64,
-    /// One of the checkpoints is in its one form.
-    pub(crate) whole: bool,
-    /// Bytes stand behind a checkpoint: more than one batch, where one may be unacknowledged.
-    pub(crate) many_batches: bool,
-}
-
-/// What one segment holds.
-#[derive(Debug)]
-pub(crate) struct SegmentSummary {
-    /// The first record, if it is a header.
-    pub(crate) header: Option<Header>,
-    /// The offset just behind the last matching checkpoint; 0 if there is none.
-    pub(crate) end: u64,
-    /// That checkpoint.
-    pub(crate) checkpoint: Option<Checkpoint>,
-    /// The tree there.
-    pub(crate) frontier: Frontier,
-    /// The highest number in any whole line, acknowledged or not. Unacknowledged lines can say
-    /// anything: who counts on from here must expect the largest number there is.
-    pub(crate) highest_seq: Option<u64>,
-    /// What stands behind `end`.
-    pub(crate) behind: Behind,
-    /// Checkpoints that a given key has signed, matching or not.
-    pub(crate) signed: u64,
-    /// The first damage found, at most [`MAX_LISTED`]; `damage_count` is exact.
-    pub(crate) damage: Vec<Damage>,
-    pub(crate) damage_count: u64,
-    number: u64,
-}
-
-impl SegmentSummary {
-    /// Whether something was found that no crash explains. Nothing may be added to such a trail.
-    pub(crate) fn is_damaged(&self) -> bool {
-        self.damage_count > 0
-    }
-
-    /// What the next segment's header says about this one.
-    pub(crate) fn previous(&self) -> Option<Previous> {
-        Some(Previous {
-            segment: self.number,
-            end: self.end,
-            checkpoint: self.checkpoint.as_ref()?.to_string(),
-            frontier: self
-                .frontier
-                .nodes()
-                .iter()
-                .map(|node| encode_base64(node))
-                .collect(),
-        })
-    }
-}
-
-/// Reads segment `number`.
+/// Reads segment `number`. Its checkpoints count if the one of `keys` has signed them that its
+/// header names.
 ///
 /// `acknowledged` is the end that the next segment's header states; without one (the last segment)
 /// what stands behind the last matching checkpoint is an unacknowledged tail, if one batch at most.
@@ -191,6 +113,8 @@ pub(crate) fn each_line(
 
 struct Walk<'a> {
     keys: &'a [VerifierKey],
+    /// The one that the header names.
+    key: Option<&'a VerifierKey>,
     acknowledged: Option<u64>,
     visit: &'a mut dyn FnMut(Seen<'_>),
     tree: Frontier,
@@ -198,6 +122,8 @@ struct Walk<'a> {
     at: Place,
     /// The first thing since the last matching checkpoint that is not as it should be.
     suspect: Option<(Place, &'static str)>,
+    /// What the last record says, if that is a change of key.
+    next_key: Option<String>,
     /// Something behind the last matching checkpoint that no torn batch explains.
     beyond_tearing: bool,
     summary: SegmentSummary,
@@ -220,6 +146,7 @@ impl<'a> Walk<'a> {
     ) -> Self {
         Self {
             keys,
+            key: None,
             acknowledged,
             visit,
             tree: Frontier::default(),
@@ -228,6 +155,7 @@ impl<'a> Walk<'a> {
                 ..Place::default()
             },
             suspect: None,
+            next_key: None,
             beyond_tearing: false,
             summary: SegmentSummary {
                 header: None,
@@ -236,7 +164,10 @@ impl<'a> Walk<'a> {
                 frontier: Frontier::default(),
                 highest_seq: None,
                 behind: Behind::default(),
+                key_is_given: false,
                 signed: 0,
+                next_key: None,
+                void_before: None,
                 damage: Vec::new(),
                 damage_count: 0,
                 number,
@@ -306,6 +237,14 @@ impl<'a> Walk<'a> {
     /// Takes the tree from the header, as far as a signed checkpoint vouches for it.
     fn open(&mut self, header: &Header) -> Result<(), &'static str> {
         self.summary.header = Some(header.clone());
+        self.key = self
+            .keys
+            .iter()
+            .find(|key| key.name() == header.origin && key.to_string() == header.key);
+        self.summary.key_is_given = self.key.is_some();
+        let stated = header.previous.as_ref().and_then(|previous| previous.void);
+        // A process that opens a trail and finds void bytes says so in its second record.
+        self.summary.void_before = stated.or((header.event == Opening::TrailOpened).then_some(0));
         if let Some(previous) = &header.previous {
             self.tree = Self::frontier(header, previous)?;
         }
@@ -348,8 +287,8 @@ impl<'a> Walk<'a> {
             Line::Checkpoint(Ok(checkpoint)) => self.checkpoint(checkpoint, next),
             Line::Checkpoint(Err(words)) | Line::Unreadable(words) => self.suspect(words),
             Line::Record(record, leaf) => {
-                if matches!(record.fact, Fact::Header(_)) && self.at.line > 1 {
-                    self.suspect("a header stands inside a segment");
+                if let Some(words) = self.objection(&record.fact) {
+                    self.suspect(words);
                 }
                 self.tree.push(leaf);
                 (self.visit)(Seen::Record(self.at, &record, &self.tree));
@@ -358,11 +297,39 @@ impl<'a> Walk<'a> {
         }
     }
 
+    /// Takes what a record says about the trail itself, and says what is wrong with that.
+    fn objection(&mut self, fact: &Fact) -> Option<&'static str> {
+        let key_has_changed = self.next_key.take().is_some();
+        match fact {
+            Fact::Closed(Closed {
+                offset: Some(offset),
+            }) if *offset != self.at.offset => {
+                return Some("`TrailClosed` stands elsewhere than it says");
+            }
+            Fact::Header(_) if self.at.line > 1 => {
+                return Some("a header stands inside a segment");
+            }
+            Fact::KeyChanged(changed) => self.next_key = Some(changed.key.clone()),
+            Fact::Recovered(tail) if self.at.line == 2 => {
+                let stated = self.summary.header.as_ref()?.previous.as_ref()?.void;
+                self.summary.void_before = stated.or(Some(tail.void_bytes));
+            }
+            Fact::Closed(_)
+            | Fact::Header(_)
+            | Fact::Lost(_)
+            | Fact::Other
+            | Fact::Recovered(_) => {}
+        }
+        key_has_changed.then_some("a record stands behind `KeyChanged`")
+    }
+
     fn checkpoint(&mut self, checkpoint: Checkpoint, next: u64) {
         match self.verdict(&checkpoint) {
             Verdict::Matches => self.acknowledge(checkpoint, next),
             Verdict::Mismatch(words) => self.suspect(words),
-            Verdict::NotSigned => self.suspect("a checkpoint is not signed by a given key"),
+            Verdict::NotSigned => {
+                self.suspect("a checkpoint is not signed by the given key that the header names");
+            }
             Verdict::OutOfPlace => {
                 self.beyond_tearing = true;
                 self.suspect("a checkpoint covers no record behind the one before it");
@@ -390,9 +357,10 @@ impl<'a> Walk<'a> {
         Verdict::Matches
     }
 
+    /// Whether the segment's key has signed it. A given key that is not the segment's counts, too.
     fn sign(&mut self, checkpoint: &Checkpoint) -> bool {
-        let signed = self.keys.iter().any(|key| checkpoint.is_signed_by(key));
-        if signed {
+        let signed = self.key.is_some_and(|key| checkpoint.is_signed_by(key));
+        if signed || self.keys.iter().any(|key| checkpoint.is_signed_by(key)) {
             self.summary.signed = self.summary.signed.saturating_add(1);
             self.summary.behind.signed = self.summary.behind.signed.saturating_add(1);
         }
@@ -410,6 +378,7 @@ impl<'a> Walk<'a> {
         self.summary.end = next;
         self.summary.frontier.clone_from(&self.tree);
         self.summary.checkpoint = Some(checkpoint);
+        self.summary.next_key.clone_from(&self.next_key);
         self.summary.behind = Behind::default();
         (self.visit)(Seen::Acknowledged);
     }

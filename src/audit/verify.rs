@@ -25,7 +25,7 @@ use anchors::Anchors;
 use meter::Meter;
 use numbers::{Numbers, Run};
 use report::push;
-pub use report::{AnchorReport, AnchorState, Finding, Outcome, Report, Unacknowledged};
+pub use report::{AnchorReport, AnchorState, Finding, KeyReport, Outcome, Report, Unacknowledged};
 pub use verdict::{Missing, UnanchoredEnd, Verdict};
 
 /// Checks the trail in the directory `dir` against the verifier keys and the anchors (checkpoints
@@ -66,8 +66,10 @@ struct Check<'a> {
     /// Findings in segments whose origin fits no given key: they count only if the trail is ours.
     foreign: Vec<Finding>,
     foreign_origin: Option<String>,
-    /// A given key has signed something here, or a header names its origin.
+    /// A given key vouches for something here, or should.
     ours: bool,
+    /// The first leaf of the first segment that was checked.
+    first_leaf: Option<u64>,
     numbers: Numbers,
     /// What the next segment's header must agree with.
     before: Option<SegmentSummary>,
@@ -83,6 +85,7 @@ impl<'a> Check<'a> {
             foreign: Vec::new(),
             foreign_origin: None,
             ours: false,
+            first_leaf: None,
             numbers: Numbers::default(),
             before: None,
         }
@@ -158,14 +161,14 @@ impl<'a> Check<'a> {
                 .map(|before| (before.end, before.behind.bytes)),
         });
         let (anchors, report, committed) = (&mut self.anchors, &mut self.report, &mut self.numbers);
+        let first_leaf = &mut self.first_leaf;
         let mut numbers = committed.clone();
+        let mut start = 0;
         let source = self.meter.over(file);
         let summary = segment::read(source, number, self.keys, end, &mut |seen| match seen {
             Seen::Start(tree) => {
                 anchors.see(tree);
-                if report.first_segment == Some(number) {
-                    report.first_leaf = tree.size();
-                }
+                start = tree.size();
             }
             Seen::Record(place, record, tree) => {
                 anchors.see(tree);
@@ -173,6 +176,7 @@ impl<'a> Check<'a> {
             }
             Seen::Acknowledged => {
                 anchors.acknowledge();
+                first_leaf.get_or_insert(start);
                 list_numbers(&mut numbers, number, report);
                 committed.clone_from(&numbers);
             }
@@ -188,43 +192,43 @@ impl<'a> Check<'a> {
         before: Option<SegmentSummary>,
         last: bool,
     ) {
-        let origin = summary.header.as_ref().map(|header| header.origin.as_str());
-        let named = origin.is_none_or(|origin| self.keys.iter().any(|key| key.name() == origin));
-        let fits = named || summary.signed > 0;
-        if fits {
-            self.ours = true;
-        } else {
-            self.foreign_origin = origin.map(str::to_owned);
+        let continuation = before.and_then(|before| continues(&before, &summary));
+        if let Some(words) = continuation {
+            self.report.find(finding(number, START, words));
         }
-        let mut findings: Vec<Finding> = summary
-            .damage
-            .iter()
-            .map(|damage| Finding {
+        if let Some(header) = summary.header.as_ref().filter(|_| !summary.is_checked()) {
+            return self.no_key(number, header);
+        }
+        self.ours = true;
+        for damage in &summary.damage {
+            self.report.find(Finding {
                 leaves: Some([damage.leaves.start, damage.leaves.end]),
                 ..finding(number, damage.place, damage.words)
-            })
-            .collect();
-        if let (Some(before), Some(header)) = (&before, &summary.header) {
-            let words = continues(before, header);
-            findings.extend(words.map(|words| finding(number, START, words)));
-        }
-        for finding in findings {
-            if fits {
-                self.report.find(finding);
-            } else {
-                push(&mut self.foreign, finding);
-            }
+            });
         }
         if summary.is_damaged() {
             self.numbers.skip();
         }
         self.unacknowledged(number, summary.behind, last);
-        if let Some(checkpoint) = &summary.checkpoint {
+        if let (Some(header), Some(checkpoint)) = (&summary.header, &summary.checkpoint) {
+            let leaves = [header.first_leaf, checkpoint.size()];
+            self.report.key(&header.key, number, Some(leaves));
             self.report.origin = Some(checkpoint.origin().to_owned());
             self.report.leaves = checkpoint.size();
             self.report.last_checkpoint = Some(checkpoint.to_string());
         }
         self.before = Some(summary);
+    }
+
+    /// The key that a segment names was not given, so nothing in it is proven.
+    fn no_key(&mut self, number: u64, header: &Header) {
+        self.numbers.skip();
+        self.report.key(&header.key, number, None);
+        if self.keys.iter().all(|key| key.name() != header.origin) {
+            self.foreign_origin = Some(header.origin.clone());
+            let words = "the segment is of another trail";
+            push(&mut self.foreign, finding(number, START, words));
+        }
     }
 
     fn unacknowledged(&mut self, segment: u64, behind: Behind, last: bool) {
@@ -252,6 +256,9 @@ impl<'a> Check<'a> {
         } else if let Some(origin) = self.foreign_origin.take() {
             self.not_checked(format!("no given key has the trail's origin {origin:?}"));
         }
+        for words in self.report.not_given() {
+            self.not_checked(words);
+        }
         for gap in self.numbers.gaps() {
             let last = gap.end.saturating_sub(1);
             self.report.find(Finding {
@@ -263,14 +270,16 @@ impl<'a> Check<'a> {
             });
         }
         let report = &mut self.report;
+        report.first_leaf = self.first_leaf.unwrap_or(0);
         report.records = self.numbers.records;
         report.first_seq = self.numbers.first;
         report.last_seq = self.numbers.last;
         report.records_lost = self.numbers.lost;
         report.never_acknowledged = self.numbers.never_acknowledged;
-        let vouched = self.anchors.finish(report);
-        let tail_is_last = self.before.as_ref().map(|before| before.behind.bytes);
-        report.closed = self.numbers.closed && tail_is_last == Some(0);
+        // What stands before the last segment is none that was checked, if that one was not.
+        let tail = self.before.as_ref().map(|last| last.behind.bytes);
+        let vouched = self.anchors.finish(report, tail.is_some());
+        report.closed = self.numbers.closed && tail == Some(0);
         report.outcome = if report.findings_total > 0 {
             Outcome::Broken
         } else if report.not_checked.is_empty() {
@@ -310,9 +319,10 @@ fn list_numbers(numbers: &mut Numbers, segment: u64, report: &mut Report) {
     }
 }
 
-/// Whether a header says about the segment before it what was read there. The end is compared
-/// while that segment is read.
-fn continues(before: &SegmentSummary, header: &Header) -> Option<&'static str> {
+/// What is wrong with how a segment goes on behind the one before it. The end is compared while that
+/// one is read.
+fn continues(before: &SegmentSummary, next: &SegmentSummary) -> Option<&'static str> {
+    let header = next.header.as_ref()?;
     if before.is_damaged() {
         return None;
     }
@@ -320,6 +330,14 @@ fn continues(before: &SegmentSummary, header: &Header) -> Option<&'static str> {
     if stated.checkpoint != found.checkpoint {
         return Some("the header names another checkpoint than the segment before it ends with");
     }
-    (stated.frontier != found.frontier)
-        .then_some("the header names another frontier than the segment before it ends with")
+    if stated.frontier != found.frontier {
+        return Some("the header names another frontier than the segment before it ends with");
+    }
+    let key = &before.header.as_ref()?.key;
+    if header.key != *before.next_key.as_ref().unwrap_or(key) {
+        return Some("the header names another key than the segment before it announces");
+    }
+    next.void_before
+        .is_some_and(|void| before.behind.bytes > void)
+        .then_some("the segment before has more void bytes than its process left")
 }

@@ -25,6 +25,10 @@ pub(crate) struct Trail {
     pub(crate) end: usize,
     pub(crate) acknowledged: usize,
     pub(crate) note: String,
+    /// What the next header says about void bytes; version 0.1.0 said nothing.
+    pub(crate) void: Option<u64>,
+    /// The key that headers name, if it is not the one that signs.
+    pub(crate) named: Option<String>,
 }
 
 pub(crate) fn tree(leaves: &[Vec<u8>]) -> [u8; 32] {
@@ -79,6 +83,8 @@ impl Trail {
             end: 0,
             acknowledged: 0,
             note: String::new(),
+            void: None,
+            named: None,
         }
     }
 
@@ -162,7 +168,7 @@ impl Trail {
             "segment": number,
             "first_leaf": self.acknowledged,
             "origin": self.origin,
-            "key": self.key_text(),
+            "key": self.named.clone().unwrap_or_else(|| self.key_text()),
         });
         if number > 0 {
             fields["previous"] = json!({
@@ -171,9 +177,22 @@ impl Trail {
                 "checkpoint": self.note,
                 "frontier": frontier(&self.leaves),
             });
+            if let Some(void) = self.void {
+                fields["previous"]["void"] = json!(void);
+            }
         }
         self.segments.push(Vec::new());
         self.record(event, fields)
+    }
+
+    /// Announces another key; what is signed from here on is signed with it.
+    pub(crate) fn change_key(&mut self, seed: u8) -> &mut Self {
+        let mut next = self.clone();
+        next.key = SigningKey::from_bytes(&[seed; 32]);
+        let keys = json!({"previous_key": self.key_text(), "key": next.key_text()});
+        self.record("KeyChanged", keys).checkpoint();
+        self.key = next.key;
+        self
     }
 
     pub(crate) fn recovered(&mut self, highest_seq: u64) -> &mut Self {

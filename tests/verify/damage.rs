@@ -215,13 +215,7 @@ fn records_cannot_be_moved_added_or_removed() {
         broken(&put(removed).verify(&[]), "");
         let mut doubled = all.clone();
         doubled.insert(line, line);
-        let doubled = put(doubled).verify(&[]);
-        if line + 1 < lines.len() {
-            broken(&doubled, "");
-        } else {
-            // Behind the end that the next header states: void, and reported.
-            assert_eq!(doubled.void[1].bytes, lines[line].len() as u64);
-        }
+        broken(&put(doubled).verify(&[]), "");
         if line > 0 {
             let mut swapped = all.clone();
             swapped.swap(line - 1, line);

@@ -6,11 +6,14 @@
 
 mod built;
 mod damage;
+mod keys;
 mod numbers;
 mod script;
 #[path = "../support/mod.rs"]
 mod support;
+mod tampered;
 mod verdict;
+mod void;
 
 use std::fs;
 use std::process::Command;
@@ -113,9 +116,23 @@ fn a_key_that_does_not_fit_is_not_checked_and_a_forged_trail_is_broken() {
     }
     let both = [other.verifier_key(), trail.verifier_key()];
     holds(&verify(dir.path(), &both, &[trail.anchor()]));
+    // A key of the same name may be one that the trail had once, or will have.
     let impostor = Trail::with_key(8, ORIGIN);
+    let report = verify(dir.path(), &[impostor.verifier_key()], &[]);
+    assert_eq!(report.outcome, Outcome::NotChecked, "{report}");
+    assert!(
+        report.not_checked[0].contains(&trail.key_text()),
+        "{report}"
+    );
+    // Whoever rewrites a trail has no way to sign what the headers name.
+    let mut forged = Trail::with_key(8, ORIGIN);
+    forged.open("TrailOpened").notes(1).checkpoint();
+    let text = String::from_utf8(forged.segments[0].clone()).unwrap();
+    let named = text.replace(&forged.key_text(), &trail.key_text());
+    assert_ne!(text, named);
+    forged.segments[0] = named.into_bytes();
     broken(
-        &verify(dir.path(), &[impostor.verifier_key()], &[]),
+        &verify(forged.stored().path(), &[trail.verifier_key()], &[]),
         "not signed",
     );
 

@@ -49,7 +49,7 @@ pub(crate) struct Record {
 /// What a record says about the trail itself.
 #[derive(Debug)]
 pub(crate) enum Fact {
-    Closed,
+    Closed(Closed),
     Header(Box<Header>),
     KeyChanged(KeyChanged),
     Lost(Lost),
@@ -67,6 +67,12 @@ pub(crate) struct Header {
     /// For reading comfort: a verifier trusts only the key that it was given.
     pub(crate) key: String,
     pub(crate) previous: Option<Previous>,
+}
+
+/// Where a `TrailClosed` says that it stands; version 0.1.0 did not say.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub(crate) struct Closed {
+    pub(crate) offset: Option<u64>,
 }
 
 /// Why a segment begins.
@@ -178,7 +184,7 @@ fn parse_record(line: &[u8]) -> Option<Record> {
         "RecordsLost" => Fact::Lost(serde_json::from_str(line).ok()?),
         "SegmentOpened" | "TrailOpened" => Fact::Header(serde_json::from_str(line).ok()?),
         "TailRecovered" => Fact::Recovered(serde_json::from_str(line).ok()?),
-        "TrailClosed" => Fact::Closed,
+        "TrailClosed" => Fact::Closed(serde_json::from_str(line).ok()?),
         _ => Fact::Other,
     };
     Some(Record {

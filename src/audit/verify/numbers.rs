@@ -81,7 +81,7 @@ impl Numbers {
     pub(super) fn record(&mut self, place: Place, record: &Record, before: Option<Run>) {
         let result = match &record.fact {
             Fact::Header(_) => self.place_header(record.seq),
-            Fact::Closed
+            Fact::Closed(_)
             | Fact::KeyChanged(_)
             | Fact::Lost(_)
             | Fact::Other
@@ -96,13 +96,13 @@ impl Numbers {
                 self.run_from = self.next;
                 Ok(())
             }
-            Fact::Closed | Fact::Header(_) | Fact::KeyChanged(_) | Fact::Other => Ok(()),
+            Fact::Closed(_) | Fact::Header(_) | Fact::KeyChanged(_) | Fact::Other => Ok(()),
         };
         self.complain(place, result);
         self.first = Some(self.first.map_or(record.seq, |first| first.min(record.seq)));
         self.last = self.last.max(Some(record.seq));
         self.records = self.records.saturating_add(1);
-        self.closed = matches!(record.fact, Fact::Closed);
+        self.closed = matches!(record.fact, Fact::Closed(_));
     }
 
     fn complain(&mut self, place: Place, result: Result<(), String>) {

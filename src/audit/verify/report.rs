@@ -71,6 +71,19 @@ pub struct AnchorReport {
     pub state: AnchorState,
 }
 
+/// A verifier key, and what it vouches for: segments one behind the other whose headers name it.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct KeyReport {
+    /// The verifier key, as the headers name it.
+    pub key: String,
+    /// The first and the last of the segments.
+    pub segments: [u64; 2],
+    /// The leaves under its checkpoints, but for those that a finding names: the first, and the one
+    /// behind the last. None if the key was not given: then nothing in these segments was checked.
+    pub leaves: Option<[u64; 2]>,
+}
+
 /// Bytes that no checkpoint acknowledges.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
 #[non_exhaustive]
@@ -95,6 +108,8 @@ pub struct Report {
     pub findings: Vec<Finding>,
     /// How many findings there were.
     pub findings_total: u64,
+    /// Which key vouches for what, in the order of the segments, at most 256 entries.
+    pub keys: Vec<KeyReport>,
     /// The trail's origin, if a given key has signed for it.
     pub origin: Option<String>,
     /// How many segments are there.
@@ -144,6 +159,7 @@ impl Report {
             not_checked: Vec::new(),
             findings: Vec::new(),
             findings_total: 0,
+            keys: Vec::new(),
             origin: None,
             segments: 0,
             first_segment: None,
@@ -169,6 +185,37 @@ impl Report {
     pub(super) fn find(&mut self, finding: Finding) {
         self.findings_total = self.findings_total.saturating_add(1);
         push(&mut self.findings, finding);
+    }
+
+    /// Adds a segment to what `key` vouches for, or would if it had been given.
+    pub(super) fn key(&mut self, key: &str, segment: u64, leaves: Option<[u64; 2]>) {
+        if let Some(last) = self.keys.last_mut()
+            && last.key == key
+            && last.leaves.is_some() == leaves.is_some()
+        {
+            let [_, end] = &mut last.segments;
+            *end = segment;
+            if let (Some([_, end]), Some([_, new])) = (&mut last.leaves, leaves) {
+                *end = new;
+            }
+            return;
+        }
+        let entry = KeyReport {
+            key: key.to_owned(),
+            segments: [segment, segment],
+            leaves,
+        };
+        push(&mut self.keys, entry);
+    }
+
+    /// Which segments were not checked for want of their key, in words.
+    pub(super) fn not_given(&self) -> Vec<String> {
+        let keys = self.keys.iter().filter(|entry| entry.leaves.is_none());
+        keys.map(|KeyReport { key, segments, .. }| {
+            let [first, last] = segments;
+            format!("segments {first:06} to {last:06} name the key {key}, which was not given")
+        })
+        .collect()
     }
 }
 
@@ -257,6 +304,16 @@ impl Report {
                 )?;
             }
             writeln!(f)?;
+        }
+        for entry in &self.keys {
+            if let Some([start, end]) = entry.leaves {
+                let [first, last] = entry.segments;
+                writeln!(
+                    f,
+                    "key:      {} vouches for leaves {start} up to {end}, segments {first:06} to {last:06}",
+                    entry.key
+                )?;
+            }
         }
         write!(f, "records:  {} acknowledged", self.records)?;
         if let (Some(first), Some(last)) = (self.first_seq, self.last_seq) {
