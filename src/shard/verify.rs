@@ -191,7 +191,12 @@ impl<D: Device> Core<D> {
         let (open, tree) = answer(open, self.region.tree(progress))?;
         let digest = tree.digest();
         let Some(proof) = authentic.compare(&digest) else {
-            return Err(mismatch(open, sealed, digest, sealed.tree.damaged(&tree)));
+            return Err(mismatch(
+                open,
+                sealed,
+                Some(digest),
+                sealed.tree.damaged(&tree),
+            ));
         };
         let mark = open
             .verified(digest, 0..self.windows(), self.region.len())
@@ -211,12 +216,10 @@ impl<D: Device> Core<D> {
         let open = self.begin(operation, history);
         let (open, authentic) = self.authenticate(open, &sealed.seal)?;
         let (open, nodes) = answer(open, self.region.windows(windows.clone()))?;
-        // A device that answers with more or fewer nodes than asked for gets a digest that nothing has.
-        let digest = sealed
-            .tree
-            .digest_with(windows.start, &nodes)
-            .unwrap_or(Digest::from_bytes([0; 32]));
-        let Some(proof) = authentic.compare(&digest) else {
+        // Nodes that do not fit the tree, more or fewer than were asked for, have no digest.
+        let digest = sealed.tree.digest_with(windows.start, &nodes);
+        let equal = digest.and_then(|digest| Some((authentic.compare(&digest)?, digest)));
+        let Some((proof, digest)) = equal else {
             let damaged = sealed.damaged(&windows, &nodes);
             return Err(mismatch(open, sealed, digest, damaged));
         };
@@ -315,7 +318,7 @@ fn answer<T>(
 fn mismatch(
     open: OpenVerification,
     sealed: &Sealed,
-    actual: Digest,
+    actual: Option<Digest>,
     damaged: Vec<Range<u64>>,
 ) -> Unproven {
     broken(
@@ -323,7 +326,7 @@ fn mismatch(
         Reason::DigestMismatch,
         Findings {
             expected: Some(AnyDigest::FsVerity(sealed.seal.digest())),
-            actual: Some(AnyDigest::FsVerity(actual)),
+            actual: actual.map(AnyDigest::FsVerity),
             damaged,
             detail: None,
         },
