@@ -12,7 +12,7 @@ use vram_residency::audit::{Missing, Report, UnanchoredEnd, Verdict};
 
 use crate::built::{ORIGIN, Trail, good, holds};
 use crate::numbers::{killed, numbered};
-use crate::support::Place;
+use crate::support::{Place, is_installed};
 
 /// Reads trails one after the other, so that what `openssl` said of a signature is asked once.
 const MANY: &str = "
@@ -31,7 +31,11 @@ pub(crate) struct Script {
 }
 
 impl Script {
-    pub(crate) fn start() -> Self {
+    /// None if the script cannot run here.
+    pub(crate) fn start() -> Option<Self> {
+        if !is_installed("python3") || !is_installed("openssl") {
+            return None;
+        }
         let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
         let mut child = Command::new("python3")
             .args(["-B", "-c", MANY])
@@ -40,11 +44,11 @@ impl Script {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        Self {
+        Some(Self {
             input: child.stdin.take(),
             output: BufReader::new(child.stdout.take().unwrap()),
             child,
-        }
+        })
     }
 
     /// Holds the script's answer against a report of the same trail.
@@ -158,8 +162,10 @@ fn cases() -> Vec<(&'static str, Trail, Verdict)> {
 
 #[test]
 fn the_script_agrees() {
+    let Some(mut script) = Script::start() else {
+        return;
+    };
     let both = [7, 9].map(|seed| Trail::with_key(seed, ORIGIN).key_text());
-    let mut script = Script::start();
     for (name, trail, expected) in cases() {
         let dir = trail.stored();
         for (given, anchor) in [
@@ -214,6 +220,7 @@ fn the_script_agrees_on_trails_of_the_writer() {
     assert_eq!((report.segments, report.records_lost), (4, refused as u64));
     assert_eq!(report.void.len(), 3, "{report}");
     let (keys, anchor) = ([key.to_string()], anchor.to_string());
-    let mut script = Script::start();
-    script.agrees("written", &place.dir(), &keys, Some(&anchor), &report);
+    if let Some(mut script) = Script::start() {
+        script.agrees("written", &place.dir(), &keys, Some(&anchor), &report);
+    }
 }

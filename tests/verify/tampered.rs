@@ -361,6 +361,9 @@ fn without_an_anchor_only_an_older_trail_or_another_one_of_the_same_keys_passes(
 
 #[test]
 fn the_script_agrees_on_what_was_tampered_with() {
+    let Some(mut script) = Script::start() else {
+        return;
+    };
     let number = |variable: &str, otherwise: u64| {
         std::env::var(variable).map_or(otherwise, |text| text.replace('_', "").parse().unwrap())
     };
@@ -377,7 +380,7 @@ fn the_script_agrees_on_what_was_tampered_with() {
             .wrapping_add(1);
         (random >> 33) as usize % end
     };
-    let (mut bench, mut script) = (Bench::new(), Script::start());
+    let mut bench = Bench::new();
     let keys: Vec<String> = target.keys.iter().map(ToString::to_string).collect();
     for nth in 0..wanted.min(total) {
         // Flips are many, and much alike.
