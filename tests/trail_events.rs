@@ -92,7 +92,7 @@ fn what_the_trail_says_of_itself() {
     let previous = next["previous"].as_object().unwrap();
     let mut names: Vec<&String> = previous.keys().collect();
     names.sort_unstable();
-    assert_eq!(names, ["checkpoint", "end", "frontier", "segment"]);
+    assert_eq!(names, ["checkpoint", "end", "frontier", "segment", "void"]);
 
     let fields = "segment operation cause";
     let poisoned = one(&all, "SegmentPoisoned", "CRITICAL failure", &[fields]);

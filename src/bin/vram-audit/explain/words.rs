@@ -317,7 +317,7 @@ const FIELDS: &[(&str, &str)] = &[
     ("policy", "name of the policy, by the operator's account"),
     (
         "previous",
-        "end of the segment before: its number, byte offset, checkpoint, and the tree's frontier there",
+        "end of the segment before: its number, byte offset, void bytes, checkpoint, and the frontier there",
     ),
     ("previous_key", "verifier key of everything before"),
     (
@@ -439,7 +439,7 @@ mod tests {
                 .and_then(|name| name.split_once(": "));
             if let Some((name, _)) = field
                 && before != "#[serde(flatten)]"
-                && !["end", "checkpoint", "frontier"].contains(&name)
+                && !["end", "checkpoint", "frontier", "void"].contains(&name)
             {
                 let of_one = OF_EVENTS.iter().any(|(_, field, _)| *field == name);
                 assert!(of_one || super::field("", name) != UNKNOWN_FIELD, "{name}");
