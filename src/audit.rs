@@ -69,6 +69,7 @@ mod open;
 mod proof;
 mod queue;
 mod receipt;
+pub(crate) mod record;
 mod segment;
 #[cfg(test)]
 mod simulated;

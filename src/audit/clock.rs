@@ -106,7 +106,8 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::audit::event::{Event, Record, Seq};
+    use crate::audit::event::{Event, Seq};
+    use crate::audit::record::Record;
 
     /// A watch that looked before the wall clock was set by `step` nanoseconds.
     fn before_a_step_of(step: i64) -> ClockWatch {

@@ -1,8 +1,7 @@
-//! What can be recorded, and how a record is written as one line of JSON.
+//! What can be recorded: each event with its fields, their names, and how bad it is.
 //!
-//! An [`Event`] is what happened; a [`Record`] is an event with its number and times. This module
-//! knows the fields and their names; it knows nothing of queues, files or checkpoints. Events are
-//! private to the crate: code outside cannot claim that something was verified.
+//! This module knows nothing of numbers, queues, files or checkpoints. Events are private to the
+//! crate: code outside cannot claim that something was verified.
 //!
 //! Values are shared (`Arc<str>`) and rare or large ones are boxed, so that making and moving an
 //! ordinary event allocates nothing.
@@ -16,7 +15,7 @@ use serde::{Serialize, Serializer};
 use super::builder::Retention;
 use super::clock::Time;
 use crate::digest::{Digest, StreamDigest};
-use crate::id::{ModelRef, ShardId, WorkerId};
+use crate::id::{ModelRef, ShardId};
 
 /// The most bytes that the text of a [`note`](super::AuditTrail::note) or one field of a
 /// [`policy_violation`](super::AuditTrail::policy_violation) may have.
@@ -462,61 +461,6 @@ impl Event {
             Severity::Info => Outcome::Success,
             Severity::Warn | Severity::Critical => Outcome::Failure,
         }
-    }
-}
-
-/// An event with its number and times: one leaf of the trail.
-#[derive(Clone, Debug)]
-pub(crate) struct Record {
-    pub(crate) seq: Seq,
-    pub(crate) time: Time,
-    pub(crate) mono_us: u64,
-    pub(crate) event: Event,
-}
-
-/// A record as JSON, its common fields in the order that the format fixes.
-#[derive(Serialize)]
-struct Line<'a> {
-    seq: Seq,
-    time: Time,
-    mono_us: u64,
-    boot: &'a str,
-    worker: &'a WorkerId,
-    event: &'static str,
-    severity: Severity,
-    outcome: Outcome,
-    #[serde(flatten)]
-    fields: &'a Event,
-    /// Where the line starts in its segment: said by a trail's last record, so that whoever deletes
-    /// a checkpoint before it is noticed.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    offset: Option<u64>,
-}
-
-impl Record {
-    /// Appends the line that starts at `offset` of its segment, without its newline, to `out`.
-    pub(crate) fn write_to(
-        &self,
-        boot: &str,
-        worker: &WorkerId,
-        offset: u64,
-        out: &mut Vec<u8>,
-    ) -> Result<(), serde_json::Error> {
-        serde_json::to_writer(
-            out,
-            &Line {
-                seq: self.seq,
-                time: self.time,
-                mono_us: self.mono_us,
-                boot,
-                worker,
-                event: self.event.name(),
-                severity: self.event.severity(),
-                outcome: self.event.outcome(),
-                fields: &self.event,
-                offset: matches!(self.event, Event::TrailClosed { .. }).then_some(offset),
-            },
-        )
     }
 }
 

@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use super::checkpoint::Checkpoint;
 use super::clock::{Time, Uptime};
-use super::event::{Event, LossCause, Lost, Mark, Record, Seq, Severity};
+use super::event::{Event, LossCause, Lost, Mark, Seq, Severity};
+use super::record::Record;
 use super::sync::{Condvar, Instant, Mutex, MutexGuard};
 use super::{NotDurable, Receipt};
 use crate::health::Counters;
@@ -453,43 +454,5 @@ impl State {
         } else {
             None
         }
-    }
-}
-
-impl Record {
-    /// Whether somebody outside the trail gave this record.
-    pub(crate) fn is_from_outside(&self) -> bool {
-        !matches!(
-            self.event,
-            Event::AnchorContradicted { .. }
-                | Event::AnchorFailed { .. }
-                | Event::AnchorRecovered { .. }
-                | Event::AuditDegraded { .. }
-                | Event::ClockStepped { .. }
-                | Event::KeyChanged { .. }
-                | Event::RecordsLost { .. }
-                | Event::SegmentOpened { .. }
-                | Event::SegmentPoisoned { .. }
-                | Event::TailRecovered { .. }
-                | Event::TrailClosed { .. }
-                | Event::TrailOpened { .. }
-        )
-    }
-
-    /// The first number that this record accounts for as lost.
-    pub(crate) fn first_lost(&self) -> Option<Seq> {
-        match &self.event {
-            Event::RecordsLost { lost } => Some(lost.first),
-            _ => None,
-        }
-    }
-
-    /// Whether an anchor should learn of this record at once.
-    pub(crate) fn is_worth_anchoring(&self) -> bool {
-        self.event.severity() == Severity::Critical
-            || matches!(
-                self.event,
-                Event::KeyChanged { .. } | Event::TrailClosed { .. }
-            )
     }
 }

@@ -12,9 +12,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::clock::{ClockWatch, Uptime};
-use super::event::{Event, Lost, Record};
+use super::event::{Event, Lost};
 use super::log::{Log, LogError};
 use super::queue::{Wake, WriteFailure};
+use super::record::Record;
 use super::storage::Storage;
 use super::sync::{self, Instant};
 use super::{CloseError, Receipt, Shared};

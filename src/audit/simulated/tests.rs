@@ -19,55 +19,24 @@
 //!
 //! `VRAM_SIM_SEEDS` is how many seeds are tried (10 000), `VRAM_SIM_FROM` the first of them (0).
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use serde_json::Value;
-
 use super::super::builder::AuditTrailBuilder;
-use super::super::event::{Event, Seq, Violation};
-use super::super::queue::Lane;
 use super::super::sync::Instant;
 use super::super::writer::Writer;
-use super::super::{
-    Anchor, AnchorError, AnchorState, Checkpoint, NotDurable, OpenError, Outcome, Report, Shared,
-    VerifierKey, verify,
-};
+use super::super::{Anchor, AnchorError, Checkpoint, OpenError, Shared, VerifierKey, verify};
 use super::{Disk, Random};
 use crate::key::TrailKey;
+use model::Model;
 
+mod model;
 #[cfg(shuttle)]
 mod threads;
 
 /// Long enough for everything here.
 const LONG: Duration = Duration::from_secs(600);
-
-/// What the test knows, without asking the library.
-#[derive(Default)]
-struct Model {
-    /// Each record given, by its text's number.
-    given: Vec<Given>,
-    /// The numbers of what had no room, run by run.
-    refused: Vec<(usize, u64)>,
-    /// Those that must be accounted for, since something behind them has a receipt.
-    explained: BTreeSet<u64>,
-    run: usize,
-    newest: Option<Checkpoint>,
-    /// What an anchor was given at some time: it never forgets.
-    anchored: Option<Arc<Checkpoint>>,
-    /// None: it cannot be known.
-    closed: Option<bool>,
-    opened: bool,
-}
-
-struct Given {
-    run: usize,
-    seq: u64,
-    taken: bool,
-    acknowledged: bool,
-}
 
 /// An anchor that is asked what it remembers while the trail is opened, and knows nothing later: what
 /// is read of the disk then would not be the same from the same seed.
@@ -110,77 +79,6 @@ struct World<'a> {
     /// None before the first opening that succeeded.
     origin: Option<String>,
     place: &'a Path,
-}
-
-impl Model {
-    fn give(&mut self, shared: &Shared, critical: bool, length: usize) -> Option<Seq> {
-        let text = format!("{} {}", self.given.len(), "x".repeat(length));
-        let (event, lane) = if critical {
-            let violation = Box::new(Violation {
-                shard: None,
-                policy: text.into(),
-                violation: "v".into(),
-                details: "d".into(),
-                action: "a".into(),
-            });
-            (Event::PolicyViolation { violation }, Lane::Critical)
-        } else {
-            (Event::Note { text: text.into() }, Lane::Ordinary)
-        };
-        let (mark, taken) = shared.push(event, lane);
-        // None: the trail is being closed.
-        let seq = mark.seq?;
-        if let Err(error) = &taken {
-            assert!(matches!(error, NotDurable::QueueFull { .. }), "{error}");
-            self.refused.push((self.run, seq.0));
-        }
-        self.given.push(Given {
-            run: self.run,
-            seq: seq.0,
-            taken: taken.is_ok(),
-            acknowledged: false,
-        });
-        taken.is_ok().then_some(seq)
-    }
-
-    /// A receipt for this number was given: everything before it is durable, too.
-    fn acknowledge(&mut self, last: u64) {
-        let run = self.run;
-        for given in self.given.iter_mut().rev().take_while(|g| g.run == run) {
-            given.acknowledged |= given.taken && given.seq <= last;
-        }
-        let refused = self.refused.iter().rev().take_while(|entry| entry.0 == run);
-        self.explained
-            .extend(refused.map(|entry| entry.1).filter(|seq| *seq <= last));
-    }
-
-    fn anchor(&mut self, shared: &Shared) {
-        if let Some(offered) = shared.anchors.offered() {
-            self.anchored = Some(offered);
-        }
-    }
-
-    /// Everybody who waits for a receipt of this run has waited long enough, and gives up unless there
-    /// is one.
-    fn give_up_waiting(&mut self, shared: &Shared) {
-        let given = self.given.iter().rev();
-        let waiting = given.take_while(|given| given.run == self.run && !given.acknowledged);
-        let waiting: Vec<u64> = waiting.filter(|g| g.taken).map(|g| g.seq).collect();
-        for seq in waiting {
-            if let Ok(receipt) = shared.queue.wait_durable(Seq(seq), Duration::ZERO) {
-                self.acknowledge(seq);
-                self.receive(receipt.checkpoint());
-                return;
-            }
-        }
-    }
-
-    fn receive(&mut self, checkpoint: &Checkpoint) {
-        if let Some(newest) = &self.newest {
-            assert!(newest.size() <= checkpoint.size(), "receipts go back");
-        }
-        self.newest = Some(checkpoint.clone());
-    }
 }
 
 impl World<'_> {
@@ -418,74 +316,6 @@ impl World<'_> {
         let report = verify(&directory, &keys.collect::<Vec<_>>(), &anchors);
         model.agrees(&report, &contents);
     }
-}
-
-impl Model {
-    fn agrees(&self, report: &Report, contents: &BTreeMap<u64, Vec<u8>>) {
-        assert_eq!(report.outcome, Outcome::Holds, "{report}");
-        assert!(!report.older_segments_absent, "{report}");
-        for anchor in &report.anchors {
-            assert_eq!(anchor.state, AnchorState::Confirmed, "{report}");
-        }
-        if let Some(closed) = self.closed {
-            assert_eq!(report.closed, closed, "{report}");
-            assert!(!closed || report.tail.is_none(), "{report}");
-        }
-        let mut lost = BTreeSet::new();
-        for [first, last] in &report.lost {
-            lost.extend(*first..=*last);
-        }
-        assert_eq!(report.records_lost, lost.len() as u64, "{report}");
-        let refused: BTreeSet<u64> = self.refused.iter().map(|entry| entry.1).collect();
-        assert!(lost.is_subset(&refused), "a loss is invented: {report}");
-        assert!(self.explained.is_subset(&lost), "a loss is kept: {report}");
-
-        let records = acknowledged(contents, report.leaves);
-        assert_eq!(records.len() as u64, report.records, "{report}");
-        let mut found = BTreeSet::new();
-        for record in &records {
-            let text = match record["event"].as_str().unwrap() {
-                "Note" => &record["text"],
-                "PolicyViolation" => &record["policy"],
-                _ => continue,
-            };
-            let text = text.as_str().unwrap();
-            let number: usize = text.split(' ').next().unwrap().parse().unwrap();
-            let given = &self.given[number];
-            assert!(given.taken, "text {number} was refused and is there");
-            assert_eq!(record["seq"], given.seq, "text {number}");
-            assert!(found.insert(number), "text {number} is there twice");
-        }
-        for (number, given) in self.given.iter().enumerate() {
-            assert!(
-                !given.acknowledged || found.contains(&number),
-                "text {number}, record {}, has a receipt and is gone\n{report}",
-                given.seq
-            );
-        }
-    }
-}
-
-/// The first `leaves` records, void bytes left out: read as the format says, by other means than
-/// the library's.
-fn acknowledged(contents: &BTreeMap<u64, Vec<u8>>, leaves: u64) -> Vec<Value> {
-    let mut records = Vec::new();
-    for (segment, bytes) in contents {
-        let next = contents.get(&(segment + 1)).map(|next| {
-            let header = next.split(|byte| *byte == b'\n').next().unwrap();
-            let header: Value = serde_json::from_slice(header).unwrap();
-            usize::try_from(header["previous"]["end"].as_u64().unwrap()).unwrap()
-        });
-        for line in bytes[..next.unwrap_or(bytes.len())].split(|byte| *byte == b'\n') {
-            if records.len() as u64 == leaves || line.is_empty() {
-                break;
-            }
-            if !line.starts_with(b"{\"checkpoint\"") {
-                records.push(serde_json::from_slice(line).unwrap());
-            }
-        }
-    }
-    records
 }
 
 fn live(seed: u64, place: &Path) {

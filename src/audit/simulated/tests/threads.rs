@@ -32,10 +32,13 @@ use shuttle::thread::{JoinHandle, spawn, yield_now};
 use shuttle::{Config, Runner};
 use tempfile::TempDir;
 
+use super::model::{Given, acknowledged};
 use super::*;
+use crate::audit::event::{Event, Seq, Violation};
+use crate::audit::queue::Lane;
 use crate::audit::sync::{self, World as Limits};
 use crate::audit::writer::StopOnDrop;
-use crate::audit::{AuditTrail, CloseError, Receipt, Recorder};
+use crate::audit::{AuditTrail, CloseError, NotDurable, Receipt, Recorder};
 
 /// What a run is about.
 #[derive(Clone, Copy)]
