@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# Makes the committed seeds from the trail that version 0.1.0 wrote.
+set -euo pipefail
+cd "$(dirname "$0")"
+
+trail=../tests/fixtures/trail-0.1
+mkdir -p seeds/{segments,forged,notes,ids,proofs}
+
+# Whole, without the oldest segments, and cut off behind a checkpoint.
+whole() {
+    local between=
+    for segment in "$trail"/*.jsonl; do
+        printf %b "$between"
+        cat "$segment"
+        between='\x1e'
+    done
+}
+whole >seeds/segments/whole
+(printf '\x1e\x1e\x1e' && cat "$trail/000003.jsonl") >seeds/segments/last
+sed '/^{"checkpoint"/q' "$trail/000000.jsonl" >seeds/segments/first-batch
+
+# The same lines; the target signs them itself.
+void() {
+    head -c "$2" "$trail/$1" && echo V && tail -c "+$(($2 + 1))" "$trail/$1"
+}
+{
+    cat "$trail/000000.jsonl" && printf '\x1e'
+    void 000001.jsonl 2926 && printf '\x1e'
+    void 000002.jsonl 1858 && printf '\x1e'
+    cat "$trail/000003.jsonl"
+} | sed 's/^{"checkpoint":"[^"]*"}$/C/' >seeds/forged/whole
+sed 's/^{"checkpoint":"[^"]*"}$/C/' "$trail/000000.jsonl" >seeds/forged/first
+
+cp "$trail/anchor.txt" seeds/notes/checkpoint
+printf %s "$(cat "$trail/verifier-key.txt")" >seeds/notes/key
+
+prove() {
+    cargo run --quiet --manifest-path ../Cargo.toml --features cli --bin vram-audit -- \
+        prove "$trail" "$1" --key "$(cat "$trail/verifier-key.txt")"
+}
+prove 0 >seeds/proofs/first
+prove 52 >seeds/proofs/last
+
+# Text, then twice four bytes: index and total.
+printf 'shard_0-a\0\0\0\0\1\0\0\0' >seeds/ids/shard
+printf 'registry:5000/m/Llama-3.1:v1\0\0\0\0\2\0\0\0' >seeds/ids/model
