@@ -68,6 +68,11 @@ fn segments_of_a_key_that_was_not_given_are_not_checked_and_the_others_are() {
     assert_eq!((old.records, old.first_leaf, old.leaves), (7, 0, 7));
     assert_eq!(old.anchors[0].state, AnchorState::Foreign);
     assert!(!old.closed);
+    // What it says of leaves that were not checked is neither right nor wrong.
+    let anchor = Trail::new().sign(9, [9; 32]).parse().unwrap();
+    let old = verify(trail.stored().path(), &[key(7)], &[anchor]);
+    assert_eq!(old.outcome, Outcome::NotChecked, "{old}");
+    assert_eq!(old.anchors[0].state, AnchorState::NotComparable);
 
     // What can be checked is: damage goes before what was not checked.
     for (segment, given) in [(1, 7), (3, 9)] {
@@ -140,4 +145,14 @@ fn a_header_that_names_another_key_than_signs_is_found() {
     for keys in [vec![key(7), key(9)], vec![key(7), key(8), key(9)]] {
         broken(&check(&trail, &keys), "not signed");
     }
+}
+
+#[test]
+fn what_is_missing_may_be_explained_where_nothing_was_checked() {
+    let mut trail = crate::numbers::numbered(&[1, 4]);
+    trail.change_key(9).open("SegmentOpened");
+    trail.lost(2, 3).checkpoint();
+    holds(&check(&trail, &[key(7), key(9)]));
+    let report = check(&trail, &[key(7)]);
+    assert_eq!(report.outcome, Outcome::NotChecked, "{report}");
 }

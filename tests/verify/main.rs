@@ -145,6 +145,9 @@ fn a_key_that_does_not_fit_is_not_checked_and_a_forged_trail_is_broken() {
         .checkpoint();
     mixed.segments[1] = stranger.segments[1].clone();
     broken(&mixed.verify(&[]), "");
+    let mut mixed = trail.clone();
+    mixed.segments[0] = stranger.segments[0].clone();
+    broken(&mixed.verify(&[]), "of another trail");
 }
 
 #[test]
