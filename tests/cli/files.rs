@@ -231,6 +231,21 @@ fn a_segment_without_a_statement_or_with_damage_stays_with_all_behind_it() {
 }
 
 #[test]
+fn a_basis_writes_no_line_of_its_own() {
+    let (trail, _) = retained();
+    trail.tamper(0, "\"a test\"", "\"a test)\\nvram-audit: FORGED\"");
+    let ended = trail.run("retention trail --at 2200-01-01").with(0);
+    assert!(ended.err.contains("a test)\\nvram-audit: FORGED"));
+    assert!(
+        !ended
+            .err
+            .lines()
+            .any(|line| line.starts_with("vram-audit: FORGED")),
+        "{ended:?}"
+    );
+}
+
+#[test]
 fn a_path_need_not_be_text() {
     let trail = Trail::new();
     let place = trail.place.temp.path();

@@ -111,6 +111,34 @@ fn people_get_a_line_for_each_record_without_control_characters() {
 }
 
 #[test]
+fn no_name_and_no_value_writes_a_line_of_its_own() {
+    let trail = Trail::new();
+    trail.tamper(
+        0,
+        "\"text\":\"note 7\"",
+        "\"text\\nFORGED name\":\"7\\nFORGED value\"",
+    );
+    let exact = trail.run("show trail --json").with(0).out;
+    let named = exact.lines().find(|line| line.contains("FORGED")).unwrap();
+    let event = named.replacen("\"Note\"", "\"No\\nFORGED event\"", 1);
+    let inspect = |line: &str| {
+        let mut command = trail.command("inspect");
+        Ended::of(command.arg(line).output().unwrap()).with(0)
+    };
+    for (ended, forged) in [
+        (trail.run("show trail").with(0), 2),
+        (inspect(&event), 4),
+        (inspect(named), 2),
+    ] {
+        assert_eq!(ended.out.matches("FORGED").count(), forged, "{ended:?}");
+        assert!(
+            !ended.out.lines().any(|line| line.starts_with("FORGED")),
+            "{ended:?}"
+        );
+    }
+}
+
+#[test]
 fn what_is_no_record_is_counted_and_a_torn_end_is_not_held_against_the_trail() {
     let trail = Trail::new();
     let last = segments(&trail.place.dir()).pop().unwrap();

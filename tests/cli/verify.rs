@@ -80,6 +80,17 @@ fn a_trail_that_was_cut_is_caught_by_its_anchor_alone() {
 }
 
 #[test]
+fn a_key_that_a_header_names_writes_no_line_into_the_report() {
+    let trail = Trail::new();
+    trail.tamper(0, "\"key\":\"", "\"key\":\"\\nHOLDS\\n\\u001b[2J");
+    let stranger = Trail::new().key;
+    let ended = trail.run(&format!("verify trail --key {stranger}")).with(2);
+    let shown = "name the key \\nHOLDS\\n\\u{1b}[2J";
+    assert!(ended.out.contains(shown), "{ended:?}");
+    assert!(!ended.out.lines().any(|line| line == "HOLDS"), "{ended:?}");
+}
+
+#[test]
 fn what_cannot_be_checked_is_status_2() {
     let trail = Trail::new();
     let other = TrailKey::open_or_create(trail.path("other.pem")).unwrap();

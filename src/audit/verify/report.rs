@@ -3,7 +3,7 @@
 //! A report never says more than was checked: there is no word in it for a whole trail whose end
 //! nobody vouches for. This module knows nothing of how the findings were made.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use serde::Serialize;
 
@@ -226,6 +226,22 @@ pub(super) fn push<T>(list: &mut Vec<T>, entry: T) {
     }
 }
 
+/// Text that may quote the trail, with its control characters escaped: it must not be able to write a
+/// line of its own into a report.
+struct InLine<'a>(&'a str);
+
+impl fmt::Display for InLine<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.chars().try_for_each(|character| {
+            if character.is_control() || matches!(character, '\u{2028}' | '\u{2029}') {
+                write!(f, "{}", character.escape_debug())
+            } else {
+                f.write_char(character)
+            }
+        })
+    }
+}
+
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(segment) = self.segment {
@@ -235,7 +251,7 @@ impl fmt::Display for Finding {
             }
             f.write_str(": ")?;
         }
-        f.write_str(&self.words)?;
+        write!(f, "{}", InLine(&self.words))?;
         match self.leaves {
             Some([first, end]) if first < end => {
                 write!(f, "; leaves {first} up to {end} are not vouched for")
@@ -270,7 +286,7 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.outcome)?;
         for reason in &self.not_checked {
-            writeln!(f, "  not checked: {reason}")?;
+            writeln!(f, "  not checked: {}", InLine(reason))?;
         }
         for finding in &self.findings {
             writeln!(f, "  {finding}")?;
@@ -284,7 +300,7 @@ impl fmt::Display for Report {
             )?;
         }
         if let Some(origin) = &self.origin {
-            writeln!(f, "trail:    {origin}")?;
+            writeln!(f, "trail:    {}", InLine(origin))?;
         }
         self.write_extent(f)?;
         self.write_losses(f)?;
@@ -311,7 +327,7 @@ impl Report {
                 writeln!(
                     f,
                     "key:      {} vouches for leaves {start} up to {end}, segments {first:06} to {last:06}",
-                    entry.key
+                    InLine(&entry.key)
                 )?;
             }
         }

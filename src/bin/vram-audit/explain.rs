@@ -60,7 +60,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
             break;
         }
         if number > 1 {
-            out.text("\n")?;
+            out.end_line()?;
         }
         match explain(line.trim_ascii_end(), &mut out) {
             Err(Failure::Wrong(words)) => {
@@ -99,7 +99,9 @@ fn explain(line: &[u8], out: &mut Out) -> Result<(), Failure> {
 
 fn explain_checkpoint(checkpoint: &Checkpoint, out: &mut Out) -> io::Result<()> {
     out.coloured(Colour::Good, "checkpoint")?;
-    out.text("\nThe worker's key vouches for all records up to here.\n")?;
+    out.end_line()?;
+    out.text("The worker's key vouches for all records up to here.")?;
+    out.end_line()?;
     let size = checkpoint.size().to_string();
     for (name, value, meaning) in [
         ("origin", checkpoint.origin(), words::ORIGIN),
@@ -128,7 +130,9 @@ fn explain_record(record: &Record, out: &mut Out) -> io::Result<()> {
         _ => Colour::Good,
     };
     out.coloured(colour, event)?;
-    out.text(format_args!("\n{}\n", words::event(event)))?;
+    out.end_line()?;
+    out.text(words::event(event))?;
+    out.end_line()?;
     for (name, value) in &record.fields {
         let shown = match value {
             Value::String(text) => text.clone(),
@@ -140,14 +144,14 @@ fn explain_record(record: &Record, out: &mut Out) -> io::Result<()> {
 }
 
 fn field(name: &str, value: &str, meaning: &str, out: &mut Out) -> io::Result<()> {
-    let mut value = value.replace('\n', "\\n");
-    if value.chars().count() > MAX_VALUE {
-        value = value.chars().take(MAX_VALUE).collect();
-        value.push('…');
+    let mut shown: String = value.chars().take(MAX_VALUE).collect();
+    if shown.len() < value.len() {
+        shown.push('…');
     }
-    out.text(format_args!("  {name} = {value}\n"))?;
+    out.text(format_args!("  {name} = {shown}"))?;
+    out.end_line()?;
     out.coloured(Colour::Dim, format_args!("      {meaning}"))?;
-    out.text("\n")
+    out.end_line()
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -126,6 +126,8 @@ fn usage(error: &clap::Error) -> ExitCode {
     }
     let words = error.render().to_string();
     let words = words.strip_prefix("error: ").unwrap_or(&words);
-    tell(words.trim_end());
+    for line in words.lines().filter(|line| !line.is_empty()) {
+        tell(line);
+    }
     ExitCode::from(2)
 }

@@ -1,7 +1,8 @@
 //! What the command tells, and where: results on standard output, everything else on standard error.
 //!
 //! Evidence comes from whoever wrote the trail, so what is shown to people has no control characters
-//! in it; what is made for programs is the exact bytes. This module does not know what is told.
+//! in it, and a line ends where the command says so; what is made for programs is the exact bytes.
+//! This module does not know what is told.
 
 use std::error::Error;
 use std::fmt::{self, Write as _};
@@ -45,7 +46,7 @@ pub(crate) fn with_causes(error: &dyn Error) -> String {
     text
 }
 
-/// Says something to whoever sits there. That nobody does is no reason to fail.
+/// Says one line to whoever sits there. That nobody does is no reason to fail.
 pub(crate) fn tell(words: impl fmt::Display) {
     let words = printable(&words.to_string());
     let _nobody = writeln!(io::stderr(), "vram-audit: {words}");
@@ -78,7 +79,7 @@ impl Out {
         }
     }
 
-    /// Text for people: control characters but for newlines are shown and not sent.
+    /// Text for people, within a line: control characters are shown and not sent.
     pub(crate) fn text(&mut self, text: impl fmt::Display) -> io::Result<()> {
         self.coloured(Colour::Plain, text)
     }
@@ -99,6 +100,11 @@ impl Out {
         }
     }
 
+    /// Ends a line for people: no text can.
+    pub(crate) fn end_line(&mut self) -> io::Result<()> {
+        self.stdout.write_all(b"\n")
+    }
+
     /// Bytes for programs, as they are.
     pub(crate) fn bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.stdout.write_all(bytes)
@@ -110,14 +116,16 @@ impl Out {
     }
 }
 
-/// The text with every character escaped that could move a terminal's cursor, change its state, or
-/// turn the direction of what follows. Newlines stay.
+/// The text with every character escaped that could begin a line, move a terminal's cursor, change
+/// its state, or turn the direction of what follows.
 pub(crate) fn printable(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for character in text.chars() {
         let hidden = matches!(character,
             '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
-        if character != '\n' && (character.is_control() || hidden) {
+        if character == '\n' {
+            shown.push_str("\\n");
+        } else if character.is_control() || hidden {
             shown.extend(character.escape_unicode());
         } else {
             shown.push(character);
@@ -142,7 +150,7 @@ mod tests {
 
     #[test]
     fn nothing_that_a_terminal_obeys_is_shown() {
-        assert_eq!(printable("a\nb ä 字"), "a\nb ä 字");
+        assert_eq!(printable("a\nb ä 字"), "a\\nb ä 字");
         for control in ["\u{1b}[2J", "\r", "\u{9b}31m", "\u{7f}", "\u{202e}", "\0"] {
             let shown = printable(control);
             assert!(shown.starts_with("\\u{"), "{shown}");

@@ -149,11 +149,14 @@ fn show(args: &Args, line: &[u8], out: &mut Out) -> io::Result<()> {
     }
     for (name, field) in &record.fields {
         if !NOT_REPEATED.contains(&name.as_str()) {
-            out.coloured(Colour::Dim, format_args!(" {name}="))?;
+            out.coloured(
+                Colour::Dim,
+                format_args!(" {}=", value(&Value::from(name.as_str()))),
+            )?;
             out.text(value(field))?;
         }
     }
-    out.text("\n")
+    out.end_line()
 }
 
 impl Args {
@@ -175,7 +178,7 @@ impl Args {
     }
 }
 
-/// A value in one word if it is one, as JSON otherwise. No newline can be in it.
+/// A value, or the name of a field, in one word if it is one, as JSON otherwise.
 fn value(value: &Value) -> String {
     let plain = |text: &str| {
         !text.is_empty()

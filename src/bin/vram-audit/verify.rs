@@ -129,11 +129,14 @@ fn print(answer: &Answer<'_>) -> Result<(), Failure> {
     let (first, rest) = text.split_once('\n').unwrap_or((&text, ""));
     let mut out = Out::new();
     out.coloured(colour, first)?;
-    out.text("\n")?;
-    out.text(rest)?;
+    out.end_line()?;
+    for line in rest.lines() {
+        out.text(line)?;
+        out.end_line()?;
+    }
     for missing in answer.missing {
         out.coloured(Colour::Warning, format_args!("missing:  {missing}"))?;
-        out.text("\n")?;
+        out.end_line()?;
     }
     Ok(out.finish()?)
 }
