@@ -231,6 +231,20 @@ fn a_segment_without_a_statement_or_with_damage_stays_with_all_behind_it() {
 }
 
 #[test]
+fn nothing_is_listed_behind_a_segment_that_is_missing() {
+    let (trail, names) = retained();
+    fs::remove_file(&segments(&trail.place.dir())[1]).unwrap();
+    let ended = trail.run("retention trail --at 2200-01-01").with(0);
+    assert_eq!(ended.out, format!("{}\n", names[0]));
+    assert!(
+        ended
+            .err
+            .contains("000002.jsonl stays: 000001.jsonl before it is missing"),
+        "{ended:?}"
+    );
+}
+
+#[test]
 fn a_basis_writes_no_line_of_its_own() {
     let (trail, _) = retained();
     trail.tamper(0, "\"a test\"", "\"a test)\\nvram-audit: FORGED\"");

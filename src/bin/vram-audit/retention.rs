@@ -55,9 +55,18 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let last = segments.pop();
     let mut out = Out::new();
     let mut kept = None;
+    let mut next = segments.first().map_or(0, |segment| segment.number);
     for segment in &segments {
+        if segment.number != next {
+            kept = Some(format!(
+                "{} stays: {next:06}.jsonl before it is missing or empty; verify the trail",
+                segment.name()
+            ));
+            break;
+        }
         match segment.may_go_at(args.at) {
             Ok(words) => {
+                next = next.saturating_add(1);
                 let path = args.dir.join(segment.name());
                 out.bytes(path.as_os_str().as_bytes())?;
                 out.bytes(b"\n")?;
