@@ -71,6 +71,26 @@ fn a_changed_proof_is_status_1_and_prints_no_record() {
 }
 
 #[test]
+fn a_file_that_cannot_be_a_proof_is_status_1() {
+    let trail = Trail::new();
+    let proof = trail.run("prove trail 5").with(0).out;
+    let long = format!("{proof}{}", "x".repeat(200_000));
+    for (wrong, words) in [
+        ([proof.as_bytes(), b"\xff"].concat(), "not text in UTF-8"),
+        (long.into_bytes(), "longer than any proof"),
+    ] {
+        trail.write("proof", &wrong);
+        let ended = trail.run("check-proof proof --key @verifier.key").with(1);
+        assert!(
+            ended.err.contains(words) && ended.out.is_empty(),
+            "{ended:?}"
+        );
+    }
+    let endless = trail.run("check-proof /dev/zero --key @verifier.key");
+    endless.with(1).says("not a tlog-proof");
+}
+
+#[test]
 fn a_proof_that_cannot_be_checked_or_made_is_status_2() {
     let trail = Trail::new();
     trail.write("proof", trail.run("prove trail 5").with(0).out);
@@ -84,9 +104,6 @@ fn a_proof_that_cannot_be_checked_or_made_is_status_2() {
         .says("no given key");
     trail.run("check-proof missing --key @verifier.key").with(2);
     trail.run("check-proof trail --key @verifier.key").with(2);
-    trail
-        .run("check-proof /dev/zero --key @verifier.key")
-        .with(2);
     trail.run("prove trail 4000").with(2).says("number 4000");
     trail
         .run(&format!("prove trail 5 --key {stranger}"))

@@ -4,7 +4,7 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::Read as _;
+use std::io::{self, Read as _};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -121,17 +121,23 @@ fn parse(text: &str, from: &str) -> Result<VerifierKey, Failure> {
 
 /// A whole file of text that is not larger than it may be.
 pub(crate) fn read_text(path: &Path, max: u64) -> Result<String, Failure> {
-    let failed =
-        |words: &dyn std::fmt::Display| Failure::CouldNot(format!("{}: {words}", path.display()));
-    let mut bytes = Vec::new();
-    let file = File::open(path).map_err(|error| failed(&error))?;
-    file.take(max.saturating_add(1))
-        .read_to_end(&mut bytes)
-        .map_err(|error| failed(&error))?;
+    let failed = |words: &str| Failure::CouldNot(format!("{}: {words}", path.display()));
+    let bytes = read_bytes(path, max)?;
     if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > max {
         return Err(failed(&format!("the file has more than {max} bytes")));
     }
-    String::from_utf8(bytes).map_err(|_| failed(&"the file is not text in UTF-8"))
+    String::from_utf8(bytes).map_err(|_| failed("the file is not text in UTF-8"))
+}
+
+/// A whole file if it is not larger than it may be, and of any other one byte more than that.
+pub(crate) fn read_bytes(path: &Path, max: u64) -> Result<Vec<u8>, Failure> {
+    let failed = |error: io::Error| Failure::CouldNot(format!("{}: {error}", path.display()));
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(failed)?;
+    file.take(max.saturating_add(1))
+        .read_to_end(&mut bytes)
+        .map_err(failed)?;
+    Ok(bytes)
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {

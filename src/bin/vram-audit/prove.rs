@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use vram_residency::audit::{self, MAX_PROOF_BYTES, Proof, ProofError, ProveError};
 
-use crate::keys::{AnyKeys, TrustedKeys, read_text};
+use crate::keys::{AnyKeys, TrustedKeys, read_bytes};
 use crate::output::{Failure, Out, could_not, tell, with_causes};
 
 /// Prove that one record is in a trail
@@ -100,7 +100,7 @@ pub(crate) fn check(args: &CheckArgs) -> Result<ExitCode, Failure> {
         args.file.clone()
     };
     let max = u64::try_from(MAX_PROOF_BYTES).unwrap_or(u64::MAX);
-    let text = read_text(&path, max)?;
+    let bytes = read_bytes(&path, max)?;
     let refused = |error: ProofError| {
         let words = format!("{}: {}", args.file.display(), with_causes(&error));
         match error {
@@ -108,6 +108,8 @@ pub(crate) fn check(args: &CheckArgs) -> Result<ExitCode, Failure> {
             _ => Failure::Wrong(words),
         }
     };
+    let text = String::from_utf8(bytes);
+    let text = text.map_err(|_| refused(ProofError::Form("it is not text in UTF-8")))?;
     let proof: Proof = text.parse().map_err(refused)?;
     let record = proof.check(&keys).map_err(refused)?;
     let mut out = Out::new();
