@@ -184,6 +184,36 @@ fn an_anchor_file_holds_checkpoints_in_any_of_their_forms() {
 }
 
 #[test]
+fn a_broken_trail_is_status_1_even_if_an_anchor_file_cannot_be_read() {
+    let trail = Trail::new();
+    let last = trail.last.to_string();
+    trail.write("half", format!("{last}\nnonsense\n"));
+    fs::remove_file(&segments(&trail.place.dir())[2]).unwrap();
+    let verify = |anchors: &str| trail.run(&format!("{UNANCHORED} {anchors}"));
+    // The trail was cut: who has no anchor that says so cannot know.
+    let ended = verify("--anchor missing").with(2);
+    assert!(ended.out.is_empty() && ended.err.contains("missing: "));
+    for anchors in [
+        "--anchor missing --anchor anchor.txt",
+        "--anchor anchor.txt --anchor missing",
+        "--anchor half",
+    ] {
+        let ended = verify(anchors).with(1).says("CONTRADICTS");
+        assert!(
+            ["missing: ", "half, line "]
+                .iter()
+                .any(|words| ended.err.contains(words)),
+            "{ended:?}"
+        );
+    }
+    trail.tamper(0, "note 3", "note 4");
+    let ended = verify("--anchor missing --json").with(1);
+    let report: Value = serde_json::from_str(&ended.out).unwrap();
+    assert_eq!(report["verdict"], "broken");
+    assert!(ended.err.contains("missing: "), "{ended:?}");
+}
+
+#[test]
 fn an_anchor_of_somebody_else_vouches_for_nothing() {
     let trail = Trail::new();
     let other = Trail::new();

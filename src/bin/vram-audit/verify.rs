@@ -74,8 +74,12 @@ struct Answer<'a> {
 pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let keys = args.keys.read()?;
     let mut anchors = Vec::new();
+    let mut unread = None;
     for path in &args.anchors {
-        read_anchors(path, &mut anchors)?;
+        // Broken goes before what could not be read, so the trail is checked in any case.
+        if let Err(failure) = read_anchors(path, &mut anchors) {
+            unread.get_or_insert(failure);
+        }
     }
     let bar = progress_bar(0, "verify".to_owned());
     let report = verify_with_progress(&args.dir, &keys, &anchors, |progress| {
@@ -90,6 +94,11 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
         UnanchoredEnd::Refused
     };
     let (verdict, missing) = (report.verdict(end), report.missing(end));
+    match unread {
+        Some(Failure::CouldNot(words)) if verdict == Verdict::Broken => tell(words),
+        Some(failure) => return Err(failure),
+        None => {}
+    }
     let answer = Answer {
         verdict,
         exit_status: verdict.exit_code(),
