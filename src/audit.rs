@@ -324,6 +324,8 @@ impl Recorder {
         };
         if let Err(error) = &outcome {
             queue.count_critical_failure();
+            // The writer may hang, or be gone.
+            self.0.publish_counters();
             tracing::error!(%error, "a record that must be durable is not");
         }
         (mark, outcome)
@@ -410,7 +412,7 @@ impl Shared {
     }
 
     fn publish_counters(&self) {
-        crate::health::publish_counters(&self.worker, self.counts());
+        crate::health::publish_counters(&self.worker, &self.queue.counters);
     }
 
     fn tick_watched(&self) {

@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime};
 
 use metrics::Unit;
 
-use crate::audit::clock::Uptime;
+use crate::audit::clock::{Time, Uptime};
 use crate::audit::sync::AtomicU64;
 use crate::id::WorkerId;
 
@@ -28,6 +28,12 @@ pub const EMIT_FAILURES: &str = "vram.audit.emit_failures";
 pub const CRITICAL_EMIT_FAILURES: &str = "vram.audit.critical_emit_failures";
 /// Verifications that failed: each is a `SealVerificationFailed`, whether or not it is on disk.
 pub const VERIFICATION_FAILURES: &str = "vram.audit.verification_failures";
+/// Gauge: when the last of the [`VERIFICATION_FAILURES`] was, in seconds since 1970 (UTC); 0 if none
+/// was since the trail was opened. It tells a failure that is new from one that was seen before, which
+/// a counter cannot if each start of the worker fails once before its first scrape.
+pub const LAST_VERIFICATION_FAILURE: &str = "vram.audit.last_verification_failure";
+/// Gauge: when the last of the [`CRITICAL_EMIT_FAILURES`] was, likewise.
+pub const LAST_CRITICAL_EMIT_FAILURE: &str = "vram.audit.last_critical_emit_failure";
 /// Gauge: 1 while more records are lost than the threshold allows, and 0 otherwise.
 pub const DEGRADED: &str = "vram.audit.degraded";
 /// Gauge: when the writer's thread was last seen at work, in seconds since 1970 (UTC). It comes
@@ -65,6 +71,9 @@ pub(crate) struct Counters {
     failures: AtomicU64,
     critical_failures: AtomicU64,
     verification_failures: AtomicU64,
+    /// In seconds since 1970; 0 is never.
+    last_critical_failure: AtomicU64,
+    last_verification_failure: AtomicU64,
 }
 
 impl Counters {
@@ -76,12 +85,16 @@ impl Counters {
         add(&self.failures, count);
     }
 
-    pub(crate) fn count_critical_failure(&self) {
+    pub(crate) fn count_critical_failure(&self, at: Time) {
         add(&self.critical_failures, 1);
+        self.last_critical_failure
+            .store(at.unix_seconds(), Ordering::Relaxed);
     }
 
-    pub(crate) fn count_verification_failure(&self) {
+    pub(crate) fn count_verification_failure(&self, at: Time) {
         add(&self.verification_failures, 1);
+        self.last_verification_failure
+            .store(at.unix_seconds(), Ordering::Relaxed);
     }
 
     pub(crate) fn read(&self) -> AuditCounts {
@@ -99,8 +112,10 @@ fn add(counter: &AtomicU64, count: u64) {
     counter.store(value, Ordering::Relaxed);
 }
 
-/// Hands the counters to the installed metrics recorder, labelled with the worker.
-pub(crate) fn publish_counters(worker: &WorkerId, counts: AuditCounts) {
+/// Hands the counters, and when they last rose, to the installed metrics recorder, labelled with the
+/// worker.
+pub(crate) fn publish_counters(worker: &WorkerId, counters: &Counters) {
+    let counts = counters.read();
     for (name, value) in [
         (EMIT_ATTEMPTS, counts.attempts),
         (EMIT_FAILURES, counts.failures),
@@ -108,6 +123,16 @@ pub(crate) fn publish_counters(worker: &WorkerId, counts: AuditCounts) {
         (VERIFICATION_FAILURES, counts.verification_failures),
     ] {
         metrics::counter!(name, "worker" => worker.as_str().to_owned()).absolute(value);
+    }
+    for (name, last) in [
+        (
+            LAST_VERIFICATION_FAILURE,
+            &counters.last_verification_failure,
+        ),
+        (LAST_CRITICAL_EMIT_FAILURE, &counters.last_critical_failure),
+    ] {
+        let at = Duration::from_secs(last.load(Ordering::Relaxed));
+        metrics::gauge!(name, "worker" => worker.as_str().to_owned()).set(at.as_secs_f64());
     }
 }
 
@@ -138,6 +163,16 @@ pub(crate) fn describe() {
     metrics::describe_counter!(
         VERIFICATION_FAILURES,
         "Verifications of weights that failed"
+    );
+    metrics::describe_gauge!(
+        LAST_VERIFICATION_FAILURE,
+        Unit::Seconds,
+        "When weights last failed a verification, in seconds since 1970, or 0"
+    );
+    metrics::describe_gauge!(
+        LAST_CRITICAL_EMIT_FAILURE,
+        Unit::Seconds,
+        "When a caller was last told that a critical audit record is not durable, in seconds since 1970, or 0"
     );
     metrics::describe_gauge!(
         DEGRADED,

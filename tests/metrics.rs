@@ -57,12 +57,34 @@ fn expect(exporter: &PrometheusHandle, counters: [u64; 4]) {
         let mut seen = shown(exporter);
         // It has a value of its own each time; see below.
         let heartbeat = seen.remove("heartbeat");
+        let last = ["critical_emit", "verification"]
+            .map(|what| seen.remove(&format!("last_{what}_failure")));
         if seen == expected && heartbeat.is_some() {
+            let failures = [counters[2], counters[3]];
+            for (last, failures) in last.into_iter().zip(failures) {
+                assert_when(last, failures);
+            }
             return;
         }
         assert!(Instant::now() < deadline, "{seen:?}, not {expected:?}");
         std::thread::sleep(Duration::from_millis(30));
     }
+}
+
+/// The last failure was within a minute if there has been one, and at 0 if not.
+#[track_caller]
+fn assert_when(last: Option<f64>, failures: u64) {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let now = now.as_secs_f64();
+    let expected = if failures == 0 {
+        0.0..=0.0
+    } else {
+        now - 60.0..=now
+    };
+    assert!(
+        last.is_some_and(|last| expected.contains(&last)),
+        "{last:?}, and {failures} failures"
+    );
 }
 
 fn open(place: &Path, faults: &StorageFaults) -> AuditTrail {
@@ -118,9 +140,11 @@ fn follow(trail: AuditTrail, faults: &StorageFaults, exporter: &PrometheusHandle
     assert_eq!(told, (65, lost + 1, 1));
     assert_eq!(counts.verification_failures, 2);
     let held = sealed(&manager, "held", 100);
+    held.dangerous_flip_bit(7, 0).unwrap();
     trail.close().unwrap();
-    drop(held); // refused: the trail is closed, and so nobody but the caller can publish it
-    expect(exporter, [68, lost + 2, 1, 2]);
+    // Refused, since the trail is closed, and so nobody but the caller can publish it:
+    drop(held.verify().unwrap_err()); // SealVerificationFailed, VramDeallocated
+    expect(exporter, [69, lost + 3, 2, 3]);
 }
 
 #[test]

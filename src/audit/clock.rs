@@ -19,6 +19,11 @@ impl Time {
         Self(nanoseconds(ClockId::Realtime))
     }
 
+    /// Whole seconds since 1970; 0 for all that was before.
+    pub(crate) fn unix_seconds(self) -> u64 {
+        u64::try_from(self.0.div_euclid(1_000_000_000)).unwrap_or(0)
+    }
+
     pub(crate) fn to_system_time(self) -> SystemTime {
         let distance = Duration::from_nanos(self.0.unsigned_abs());
         let shifted = if self.0 < 0 {

@@ -135,10 +135,10 @@ impl Queue {
     pub(crate) fn push(&self, event: Event, lane: Lane) -> (Mark, Result<(), NotDurable>) {
         let mut state = self.lock();
         self.counters.count_attempt();
-        if matches!(event, Event::SealVerificationFailed { .. }) {
-            self.counters.count_verification_failure();
-        }
         let time = Time::now();
+        if matches!(event, Event::SealVerificationFailed { .. }) {
+            self.counters.count_verification_failure(time);
+        }
         if let Some(refused) = state.refuses() {
             self.counters.count_failures(1);
             return (Mark { seq: None, time }, Err(refused));
@@ -215,7 +215,7 @@ impl Queue {
     /// Counts a critical record that its caller was told is not durable.
     pub(crate) fn count_critical_failure(&self) {
         let _guard = self.lock();
-        self.counters.count_critical_failure();
+        self.counters.count_critical_failure(Time::now());
     }
 
     /// The number of the last record that was accepted and is not known to be durable. Asks the
