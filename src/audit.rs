@@ -13,6 +13,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::mem::ManuallyDrop;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -40,8 +41,8 @@ pub use verify::{
     UnanchoredEnd, Verdict, verify, verify_with_progress,
 };
 
-use crate::health::AuditCounts;
 use crate::health::hook::HookThread;
+use crate::health::{self, AuditCounts};
 use crate::id::{ShardId, WorkerId};
 use crate::key::TrailKey;
 use crate::process;
@@ -246,10 +247,10 @@ impl AuditTrail {
     }
 
     fn finish(&mut self) -> Result<Receipt, CloseError> {
+        process::check()?;
         let Some(writer) = self.writer.take() else {
             return Err(CloseError::WriterStopped);
         };
-        process::check()?;
         let limit = self.shared.settings.critical_deadline;
         let started = Instant::now();
         let deadline = started.checked_add(limit).unwrap_or(started);
@@ -276,7 +277,12 @@ impl AuditTrail {
 
 impl Drop for AuditTrail {
     fn drop(&mut self) {
-        if self.writer.is_none() || process::check().is_err() {
+        if process::check().is_err() {
+            // The threads are not in this process: their handles must not touch them.
+            let _left = ManuallyDrop::new((self.writer.take(), self.hook.take()));
+            return;
+        }
+        if self.writer.is_none() {
             return;
         }
         if let Err(error) = self.finish() {
@@ -412,7 +418,7 @@ impl Shared {
     }
 
     fn publish_counters(&self) {
-        crate::health::publish_counters(&self.worker, &self.queue.counters);
+        health::guarded(|| health::publish_counters(&self.worker, &self.queue.counters));
     }
 
     fn tick_watched(&self) {

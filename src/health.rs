@@ -9,6 +9,7 @@
 //! This module knows nothing of queues, files or exporters.
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
@@ -188,6 +189,15 @@ pub(crate) fn describe() {
         Unit::Seconds,
         "Age of the oldest acknowledged audit record that no anchor holds"
     );
+}
+
+/// Lets the installed recorder, which is not ours, panic without harm to the trail.
+pub(crate) fn guarded(publish: impl FnOnce()) {
+    if catch_unwind(AssertUnwindSafe(publish)).is_err() {
+        tracing::error!(
+            "the metrics recorder has panicked; metrics of the audit trail are missing"
+        );
+    }
 }
 
 /// The share of lost records has crossed the threshold.

@@ -66,24 +66,30 @@ fn numbers() -> &'static [AtomicU64] {
     }
 }
 
-/// A number that is 0 in a forked child, and in the parent whatever was stored.
+/// A number that is 0 in a forked child, also one that is made there, and in the parent whatever was
+/// stored.
 #[derive(Debug)]
 pub(crate) struct WipedNumber {
     at: &'static AtomicU64,
-    /// None: all are in use, and this one is 0 for ever.
+    /// None: this is a child, or all are in use, and this one is 0 for ever.
     index: Option<usize>,
 }
 
 impl WipedNumber {
     pub(crate) fn new(value: u64) -> Self {
         static NEVER: AtomicU64 = AtomicU64::new(0);
+        let never = Self {
+            at: &NEVER,
+            index: None,
+        };
+        // In a child the lock may be held for ever.
+        if check().is_err() {
+            return never;
+        }
         let mut pool = POOL.lock().unwrap_or_else(PoisonError::into_inner);
         let index = pool.free.pop().unwrap_or(pool.fresh);
         let Some(at) = numbers().get(index) else {
-            return Self {
-                at: &NEVER,
-                index: None,
-            };
+            return never;
         };
         pool.fresh = pool.fresh.max(index.saturating_add(1));
         drop(pool);

@@ -69,6 +69,7 @@ struct Everything {
     allocated: Shard<Allocated, Host>,
     sealed: Shard<Sealed, Host>,
     verified: Shard<Verified, Host>,
+    to_share: Shard<Verified, Host>,
     shared: Shared<Host>,
     lease: Lease<Host>,
 }
@@ -84,6 +85,7 @@ impl Everything {
             allocated: filled(&manager, "allocated", LEN),
             sealed: sealed(&manager, "sealed", LEN),
             verified: sealed(&manager, "verified", LEN).verify().unwrap(),
+            to_share: sealed(&manager, "to-share", LEN).verify().unwrap(),
             lease: shared.lease().unwrap(),
             shared,
             manager,
@@ -177,6 +179,7 @@ fn go_on(everything: Everything, place: &Path) {
         allocated,
         sealed,
         verified,
+        to_share,
         shared,
         lease,
     } = everything;
@@ -187,6 +190,7 @@ fn go_on(everything: Everything, place: &Path) {
     drop(lease);
     assert_eq!(verified.view().len(), LEN);
     verified.reverify().unwrap().release().unwrap();
+    to_share.release().unwrap();
     sealed.verify().unwrap().release().unwrap();
     allocated
         .seal(Provenance::UnpinnedFirstUse)
@@ -232,6 +236,7 @@ fn take_everything(everything: Everything) {
         mut allocated,
         sealed,
         verified,
+        to_share,
         shared,
         lease,
     } = everything;
@@ -269,13 +274,22 @@ fn take_everything(everything: Everything) {
     is(sealed.release(), |error| {
         matches!(error, ReleaseError::Forked(_))
     });
-    drop((was_verified, shared));
+    // Sharing asks nobody, and what comes of it gives no lease.
+    let shared_here = to_share.share();
+    is(shared_here.lease(), |error| {
+        matches!(error, Revoked::Forked(_))
+    });
+    drop((was_verified, shared, shared_here));
     is(manager.close(), |error| {
         matches!(error, NotDurable::Forked(_))
     });
     is(trail.close(), |error| {
         matches!(error, CloseError::Forked(_))
     });
+    // The handles of the trail's threads have not touched those of this process.
+    for _ in 0..3 {
+        std::thread::spawn(|| {}).join().unwrap();
+    }
 }
 
 /// Threads of the parent are in the middle of everything when it forks; none of them is in the child.

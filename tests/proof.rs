@@ -11,8 +11,8 @@ use serde_json::Value;
 use support::{Place, VIOLATION, segments};
 use vram_residency::audit::faults::{Step, StorageError};
 use vram_residency::audit::{
-    Proof, ProofError, ProveError, UncheckedLine, VerifierKey, newest_checkpoint, prove,
-    read_unchecked, stated_keys,
+    self, AnchorState, Outcome, Proof, ProofError, ProveError, UncheckedLine, VerifierKey,
+    newest_checkpoint, prove, read_unchecked, stated_keys,
 };
 
 /// Three segments by two runs: in the first one, a failed sync leaves void bytes behind.
@@ -182,4 +182,50 @@ fn a_proof_needs_a_key_that_signed_the_trail() {
         prove(&empty.join("none"), stranger, 0),
         Err(ProveError::Io { .. })
     ));
+}
+
+/// A sync has failed, and its batch can be read all the same: it is written again elsewhere, behind
+/// another header. Whoever anchors its checkpoint would call the honest trail forged.
+#[test]
+fn nothing_is_handed_out_whose_sync_may_have_failed() {
+    let place = Place::new();
+    let (builder, faults) = place.faulty();
+    let trail = builder.open().unwrap();
+    let key = [trail.verifier_key().clone()];
+    let dir = place.dir();
+    // The only checkpoint so far: nobody but the writer knows whether it is on the disk.
+    assert!(matches!(
+        newest_checkpoint(&dir, &key),
+        Err(ProveError::NoCheckpoint { .. })
+    ));
+    let durable = trail.policy_violation(VIOLATION).unwrap();
+    let durable_too = trail.policy_violation(VIOLATION).unwrap();
+    faults.fail(Step::Sync, StorageError::Io, 1);
+    faults.fail(Step::Create, StorageError::Io, u32::MAX);
+    trail.policy_violation(VIOLATION).unwrap_err();
+
+    let anchor = newest_checkpoint(&dir, &key).unwrap();
+    assert_eq!(anchor.to_string(), durable_too.checkpoint().to_string());
+    let proof = prove(&dir, &key, durable.seq().value()).unwrap();
+    let unsure = durable_too.seq().value() + 1;
+    assert!(matches!(
+        prove(&dir, &key, unsure),
+        Err(ProveError::NoRecord { .. })
+    ));
+
+    faults.heal();
+    trail.policy_violation(VIOLATION).unwrap();
+    // The segment behind names what is durable of the one before.
+    let anchors = [
+        anchor,
+        proof.checkpoint().clone(),
+        newest_checkpoint(&dir, &key).unwrap(),
+        trail.close().unwrap().checkpoint().clone(),
+    ];
+    let report = audit::verify(&dir, &key, &anchors);
+    assert_eq!(report.outcome, Outcome::Holds, "{report}");
+    assert!(report.end_vouched_for, "{report}");
+    for anchor in &report.anchors {
+        assert_eq!(anchor.state, AnchorState::Confirmed, "{report}");
+    }
 }

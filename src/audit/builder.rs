@@ -176,7 +176,7 @@ impl AuditTrailBuilder {
     /// How many bytes a segment has when the next one is begun (default 64 MiB).
     ///
     /// A critical record that waits goes first: while there always is one, a segment grows to twice
-    /// this size.
+    /// this size. One that comes while the next segment is being begun waits for some two syncs more.
     pub fn segment_bytes(mut self, bytes: u64) -> Self {
         self.settings.segment_bytes = bytes;
         self

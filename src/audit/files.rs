@@ -7,10 +7,11 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Advice, Mode, OFlags};
+use rustix::io::Errno;
 
 use super::segment;
-use super::storage::{parse_segment_name, segment_name};
+use super::storage::{LOCK, parse_segment_name, segment_name};
 
 /// The numbers of the segments in `dir`, ascending. Other files are none of ours.
 pub(super) fn list(dir: &Path) -> io::Result<Vec<u64>> {
@@ -35,6 +36,35 @@ pub(super) fn open(dir: &Path, number: u64) -> io::Result<File> {
     } else {
         Err(io::Error::other("it is not a regular file"))
     }
+}
+
+/// Whether somebody may be writing to the trail in `dir`: its lock is held, or cannot be asked.
+pub(super) fn may_be_written(dir: &Path) -> bool {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    match rustix::fs::open(dir.join(LOCK), flags, Mode::empty()) {
+        Ok(lock) => File::from(lock).try_lock_shared().is_err(),
+        Err(errno) => errno != Errno::NOENT,
+    }
+}
+
+/// Makes segment `number` durable, and what is read from now on what the medium holds: after a
+/// writer whose sync has failed, the page cache holds more. A file system that is mounted read-only
+/// or has no sync holds nothing that is not durable.
+pub(super) fn make_durable(dir: &Path, number: u64) -> io::Result<()> {
+    let file = open(dir, number)?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let names = rustix::fs::open(dir, flags, Mode::empty())?;
+    for answer in [
+        rustix::fs::fdatasync(&file),
+        rustix::fs::fsync(&names),
+        rustix::fs::fadvise(&file, 0, None, Advice::DontNeed),
+    ] {
+        match answer {
+            Ok(()) | Err(Errno::INVAL | Errno::ROFS) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Ok(())
 }
 
 /// Where the acknowledged part of segment `number` ends by the account of the `next` one that is

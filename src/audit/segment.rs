@@ -160,6 +160,7 @@ impl<'a> Walk<'a> {
             summary: SegmentSummary {
                 header: None,
                 end: 0,
+                settled: 0,
                 checkpoint: None,
                 frontier: Frontier::default(),
                 highest_seq: None,
@@ -375,6 +376,7 @@ impl<'a> Walk<'a> {
                 words,
             );
         }
+        self.summary.settled = self.summary.end;
         self.summary.end = next;
         self.summary.frontier.clone_from(&self.tree);
         self.summary.checkpoint = Some(checkpoint);

@@ -19,7 +19,7 @@ use super::open::OpenError;
 use crate::process;
 
 /// The name of the lock file in a trail's directory.
-const LOCK: &str = "lock";
+pub(super) const LOCK: &str = "lock";
 
 /// Opens named segments for reading, like [`Storage::read`], beside the storage and for longer.
 pub(crate) type SegmentReader = Box<dyn Fn(u64) -> io::Result<Box<dyn Read>> + Send + Sync>;
@@ -99,8 +99,7 @@ impl Directory {
             }
         };
         match rustix::fs::mkdir(path, Mode::RWXU) {
-            Ok(()) => sync_parent(path)?,
-            Err(Errno::EXIST) => {}
+            Ok(()) | Err(Errno::EXIST) => {}
             Err(errno) => return Err(io("create directory")(errno)),
         }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -132,11 +131,16 @@ impl Directory {
                 });
             }
         }
-        Ok(Self {
+        let this = Self {
             dir,
             path: path.to_owned(),
             lock,
-        })
+        };
+        // Also where the directory was there: who made it may have been killed before its sync.
+        if this.segments().is_ok_and(|segments| segments.is_empty()) {
+            sync_parent(path)?;
+        }
+        Ok(this)
     }
 
     fn names(&self) -> io::Result<Vec<std::ffi::OsString>> {

@@ -43,6 +43,8 @@ pub(crate) struct Writer<S: Storage> {
     own: Vec<Event>,
     /// The header of the segment that could not be begun yet. It keeps its number.
     header: Option<Record>,
+    /// That the next segment is due and cannot be begun was logged.
+    cannot_rotate: bool,
     clock: ClockWatch,
     ratio: FailureRatio,
     /// Who else learns that recording degrades.
@@ -64,6 +66,7 @@ impl<S: Storage> Writer<S> {
             pending: VecDeque::with_capacity(shared.queue.room()),
             own: Vec::new(),
             header: None,
+            cannot_rotate: false,
             clock: ClockWatch::new(),
             ratio,
             bell: None,
@@ -117,8 +120,10 @@ impl<S: Storage> Writer<S> {
         self.shared.tick_watched();
         self.shared.publish_counters();
         let unanchored = self.shared.anchors.unanchored();
-        health::publish_gauges(&self.shared.worker, self.ratio.is_degraded(), unanchored);
-        health::describe();
+        health::guarded(|| {
+            health::publish_gauges(&self.shared.worker, self.ratio.is_degraded(), unanchored);
+            health::describe();
+        });
     }
 
     /// The share of lost records has crossed the threshold. The record of it does not hurry; the log
@@ -267,7 +272,8 @@ impl<S: Storage> Writer<S> {
     }
 
     /// Begins the next segment if this one is large or old enough. A critical record that waits goes
-    /// first, until the segment has twice its size or age.
+    /// first, until the segment has twice its size or age; one that comes in the middle waits for the
+    /// new segment, some two syncs more than its own.
     fn rotate(&mut self) {
         let settings = &self.shared.settings;
         let patience = if self.shared.queue.is_urgent() { 2 } else { 1 };
@@ -283,9 +289,14 @@ impl<S: Storage> Writer<S> {
             Err(error) => Err(error),
         };
         match outcome {
-            Ok(()) => self.settle(0),
+            Ok(()) => {
+                self.cannot_rotate = false;
+                self.settle(0);
+            }
             Err(error) => {
-                tracing::error!(%error, "the audit trail cannot begin its next segment, and tries again");
+                if !std::mem::replace(&mut self.cannot_rotate, true) {
+                    tracing::error!(%error, "the audit trail cannot begin its next segment, and tries again");
+                }
             }
         }
     }

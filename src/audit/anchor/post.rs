@@ -182,8 +182,10 @@ impl Anchors {
         }
         for post in &self.posts {
             let state = post.wait(deadline, |state| state.ended);
-            if let (false, Some(offer)) = (state.ended, &state.slot) {
-                let size = offer.checkpoint.size();
+            let left = state.slot.as_ref().filter(|_| !state.ended);
+            let left = left.map(|offer| offer.checkpoint.size());
+            drop(state);
+            if let Some(size) = left {
                 tracing::error!(anchor = %post.name, size, "the anchor does not answer; the trail's last checkpoint may not be anchored");
             }
         }
@@ -261,26 +263,26 @@ impl Post {
     fn look(&self, patience: Duration) -> Vec<Event> {
         let mut state = self.lock();
         let hangs = state.asked.is_some_and(|asked| asked.elapsed() >= patience);
-        if hangs && !state.ended {
-            self.fail(&mut state, "it does not answer".into());
-        }
-        std::mem::take(&mut state.reports)
+        let failed = (hangs && !state.ended)
+            .then(|| self.fail(&mut state, "it does not answer".into()))
+            .flatten();
+        let reports = std::mem::take(&mut state.reports);
+        drop(state);
+        tell(failed);
+        reports
     }
 
-    fn fail(&self, state: &mut State, cause: Arc<str>) {
+    /// The outage to be told, if it has just begun.
+    fn fail(&self, state: &mut State, cause: Arc<str>) -> Option<Event> {
         if std::mem::replace(&mut state.failing, true) {
-            return;
+            return None;
         }
-        let size = state
-            .slot
-            .as_ref()
-            .map_or(0, |offer| offer.checkpoint.size());
-        tracing::error!(anchor = %self.name, %cause, size, "an anchor fails; the newest checkpoint is tried again");
-        state.report(Event::AnchorFailed {
+        let newest = state.slot.as_ref();
+        Some(state.report(Event::AnchorFailed {
             anchor: Arc::clone(&self.name),
             cause,
-            size,
-        });
+            size: newest.map_or(0, |offer| offer.checkpoint.size()),
+        }))
     }
 
     // What follows is the anchor's thread's side.
@@ -345,31 +347,30 @@ impl Post {
                 .unwrap_or_else(PoisonError::into_inner);
         }
         if state.phase != Phase::Stopped {
-            self.refuse(&mut state, &refuted);
+            let Refuted {
+                checkpoint,
+                contradiction,
+            } = refuted;
+            let contradicted = state.report(Event::AnchorContradicted {
+                anchor: Arc::clone(&self.name),
+                contradiction: contradiction.name(),
+                size: checkpoint.size(),
+                root: encode_base64(&checkpoint.root()).into(),
+            });
+            drop(state);
+            tell(Some(contradicted));
         }
-    }
-
-    fn refuse(&self, state: &mut State, refuted: &Refuted) {
-        let Refuted {
-            checkpoint,
-            contradiction,
-        } = refuted;
-        tracing::error!(anchor = %self.name, size = checkpoint.size(), contradiction = contradiction.name(), "the trail is not the one that an anchor knows; the anchor gets nothing more");
-        state.report(Event::AnchorContradicted {
-            anchor: Arc::clone(&self.name),
-            contradiction: contradiction.name(),
-            size: checkpoint.size(),
-            root: encode_base64(&checkpoint.root()).into(),
-        });
     }
 
     /// The anchor could not be asked what it remembers, or answered nonsense.
     pub(super) fn not_compared(&self, cause: Arc<str>) {
         let mut state = self.lock();
         state.asked = None;
-        self.fail(&mut state, cause);
+        let failed = self.fail(&mut state, cause);
         state.compared.get_or_insert(Ok(()));
+        drop(state);
         self.changed.notify_all();
+        tell(failed);
     }
 
     /// The anchor does not keep what is in the slot.
@@ -377,9 +378,12 @@ impl Post {
         let mut state = self.lock();
         state.asked = None;
         if is_last {
+            drop(state);
             tracing::error!(anchor = %self.name, %cause, "the trail's last checkpoint is not anchored");
         } else {
-            self.fail(&mut state, cause);
+            let failed = self.fail(&mut state, cause);
+            drop(state);
+            tell(failed);
         }
     }
 
@@ -391,14 +395,14 @@ impl Post {
         state
             .slot
             .take_if(|newest| newest.checkpoint.size() <= size);
-        if std::mem::take(&mut state.failing) {
-            tracing::info!(anchor = %self.name, size, "an anchor works again");
+        let recovered = std::mem::take(&mut state.failing).then(|| {
             state.report(Event::AnchorRecovered {
                 anchor: Arc::clone(&self.name),
                 size,
-            });
-        }
+            })
+        });
         drop(state);
+        tell(recovered);
         if !self.is_log {
             lock(&self.book).keep(&self.name, offer);
         }
@@ -417,12 +421,39 @@ impl Post {
 impl State {
     /// Leaves an event for the writer. An anchor comes and goes, so the last two cancel each other
     /// out where there are too many.
-    fn report(&mut self, event: Event) {
+    fn report(&mut self, event: Event) -> Event {
         if self.reports.len() >= MAX_REPORTS && !matches!(event, Event::AnchorContradicted { .. }) {
             self.reports.pop();
         } else {
-            self.reports.push(event);
+            self.reports.push(event.clone());
         }
+        event
+    }
+}
+
+/// Logs what goes on record. Never under a lock: whoever collects logs may take its time, or record
+/// something itself.
+fn tell(event: Option<Event>) {
+    match event {
+        Some(Event::AnchorContradicted {
+            anchor,
+            contradiction,
+            size,
+            ..
+        }) => {
+            tracing::error!(%anchor, size, contradiction, "the trail is not the one that an anchor knows; the anchor gets nothing more");
+        }
+        Some(Event::AnchorFailed {
+            anchor,
+            cause,
+            size,
+        }) => {
+            tracing::error!(%anchor, %cause, size, "an anchor fails; the newest checkpoint is tried again");
+        }
+        Some(Event::AnchorRecovered { anchor, size }) => {
+            tracing::info!(%anchor, size, "an anchor works again");
+        }
+        _ => {}
     }
 }
 

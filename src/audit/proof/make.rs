@@ -4,15 +4,12 @@
 //! hashes the leaves from there on. Memory is a few hundred bytes for each segment. Nothing here is
 //! trusted that no given key has signed; a proof that is made is checked before it is returned.
 
-use std::fs::File;
 use std::io;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use rustix::io::Errno;
-
 use super::super::checkpoint::{Checkpoint, VerifierKey};
-use super::super::files::{list, open, stated_end};
+use super::super::files::{list, make_durable, may_be_written, open, stated_end};
 use super::super::merkle::{AuditPath, Frontier, leaf_hash};
 use super::super::segment::{self, Line, Seen};
 use super::super::storage::segment_name;
@@ -42,7 +39,7 @@ pub enum ProveError {
     },
     /// No matching checkpoint was found.
     #[error(
-        "the last segment in {path} has no checkpoint that matches and that a given key signed: verify the trail"
+        "the last segment in {path} has no checkpoint that matches and that a given key signed (the newest one does not count while a worker writes): verify the trail"
     )]
     #[non_exhaustive]
     NoCheckpoint {
@@ -72,15 +69,16 @@ pub enum ProveError {
 ///
 /// If the trail is damaged behind the record, the checkpoint is the newest one before the damage: a
 /// proof says nothing about the rest. Reads the trail from its beginning, and from the record's
-/// segment a second time. What the proof rests on is made durable first, since a proof that was
-/// handed out is an anchor, too.
+/// segment a second time. A proof that was handed out is an anchor, too, so it rests only on what is
+/// durable: while a worker writes to the trail, its newest checkpoint is not used, since nobody else
+/// can know whether its sync succeeded.
 ///
 /// # Errors
 ///
 /// [`ProveError::NoRecord`] if there is no such record or none that is acknowledged.
 pub fn prove(dir: &Path, keys: &[VerifierKey], seq: u64) -> Result<Proof, ProveError> {
-    let mut search = Search::new(seq);
     let numbers = segments(dir)?;
+    let mut search = Search::new(seq, settle(dir, &numbers)?);
     for (index, number) in numbers.iter().copied().enumerate() {
         let next = numbers.get(index.saturating_add(1)).copied();
         if !search.segment(dir, keys, number, next)? {
@@ -91,8 +89,6 @@ pub fn prove(dir: &Path, keys: &[VerifierKey], seq: u64) -> Result<Proof, ProveE
     let (Some(found), Some(last)) = (found, parts.last()) else {
         return Err(ProveError::NoRecord { seq });
     };
-    let file = open(dir, last.segment).map_err(|source| at(dir, last.segment, source))?;
-    make_durable(&file).map_err(|source| at(dir, last.segment, source))?;
     let changed = || ProveError::Changed { path: dir.into() };
     let (record, path) = read_path(dir, &found, &parts)?.ok_or_else(changed)?;
     let proof = Proof {
@@ -111,8 +107,9 @@ pub fn prove(dir: &Path, keys: &[VerifierKey], seq: u64) -> Result<Proof, ProveE
 /// The newest checkpoint of the trail in `dir` that matches its leaves and that one of `keys` has
 /// signed: the one to keep elsewhere, as an anchor.
 ///
-/// Only the last segment is read. It is made durable first: an anchor must not know more than a
-/// disk after a power cut.
+/// Only the last segment is read. An anchor must not know more than a disk after a power cut, so the
+/// segment is made durable first; while a worker writes to the trail, it is the checkpoint before the
+/// newest one, since nobody else can know whether the sync of that succeeded.
 ///
 /// # Errors
 ///
@@ -121,15 +118,36 @@ pub fn newest_checkpoint(dir: &Path, keys: &[VerifierKey]) -> Result<Checkpoint,
     let numbers = segments(dir)?;
     let none = || ProveError::NoCheckpoint { path: dir.into() };
     let last = *numbers.last().ok_or_else(none)?;
-    let read = || {
-        let file = open(dir, last)?;
-        let summary = segment::read(&file, last, keys, None, &mut |_| {})?;
-        make_durable(&file)?;
-        Ok(summary.checkpoint)
+    let live = settle(dir, &numbers)?.is_some();
+    let read = |end| {
+        open(dir, last)
+            .and_then(|file| segment::read(file, last, keys, end, &mut |_| {}))
+            .map_err(|source| at(dir, last, source))
     };
-    read()
-        .map_err(|source| at(dir, last, source))?
-        .ok_or_else(none)
+    let mut summary = read(None)?;
+    if live && summary.settled > 0 {
+        summary = read(Some(summary.settled))?;
+    } else if live {
+        // The header names the checkpoint that the segment before ends with.
+        let previous = summary.header.and_then(|header| header.previous);
+        summary.checkpoint = previous
+            .and_then(|previous| previous.checkpoint.parse().ok())
+            .filter(|checkpoint: &Checkpoint| keys.iter().any(|key| checkpoint.is_signed_by(key)));
+    }
+    summary.checkpoint.ok_or_else(none)
+}
+
+/// Sees to it that what is read from now on is durable. The last segment's number, if a worker may be
+/// writing to that: whether its last batch is on the disk, nobody else can know.
+fn settle(dir: &Path, numbers: &[u64]) -> Result<Option<u64>, ProveError> {
+    let Some(last) = numbers.last().copied() else {
+        return Ok(None);
+    };
+    if may_be_written(dir) {
+        return Ok(Some(last));
+    }
+    make_durable(dir, last).map_err(|source| at(dir, last, source))?;
+    Ok(None)
 }
 
 /// The verifier keys that the segments of the trail in `dir` name as their own, each once.
@@ -168,15 +186,18 @@ struct Part {
 /// The first pass.
 struct Search {
     seq: u64,
+    /// The segment that may be written to.
+    live: Option<u64>,
     found: Option<Found>,
     /// From the record's segment on, without a gap.
     parts: Vec<Part>,
 }
 
 impl Search {
-    fn new(seq: u64) -> Self {
+    fn new(seq: u64, live: Option<u64>) -> Self {
         Self {
             seq,
+            live,
             found: None,
             parts: Vec::new(),
         }
@@ -191,15 +212,24 @@ impl Search {
         next: Option<u64>,
     ) -> Result<bool, ProveError> {
         let (mut start, mut seen, mut acknowledged) = (Frontier::default(), None, None);
-        let file = open(dir, number).map_err(|source| at(dir, number, source))?;
-        let end = stated_end(dir, number, next);
+        let failed = |source| at(dir, number, source);
+        let mut end = stated_end(dir, number, next);
+        if self.live == Some(number) {
+            let file = open(dir, number).map_err(failed)?;
+            let whole = segment::read(file, number, keys, None, &mut |_| {}).map_err(failed)?;
+            end = Some(whole.settled).filter(|end| *end > 0);
+            if end.is_none() {
+                return Ok(false);
+            }
+        }
+        let file = open(dir, number).map_err(failed)?;
         let summary = segment::read(file, number, keys, end, &mut |line| match line {
             Seen::Start(tree) => start.clone_from(tree),
             Seen::Record(place, record, _) if record.seq == self.seq => seen = Some(place.leaf),
             Seen::Record(..) => {}
             Seen::Acknowledged => acknowledged = acknowledged.or(seen),
         })
-        .map_err(|source| at(dir, number, source))?;
+        .map_err(failed)?;
         if self.found.is_some() {
             let continues =
                 |last: &Part| Some(number) == last.segment.checked_add(1) && start == last.tree;
@@ -259,14 +289,6 @@ fn segments(dir: &Path) -> Result<Vec<u64>, ProveError> {
         return Err(ProveError::NoTrail { path: dir.into() });
     }
     Ok(numbers)
-}
-
-/// A file system that is mounted read-only or has no sync holds nothing that is not durable.
-fn make_durable(file: &File) -> io::Result<()> {
-    match rustix::fs::fdatasync(file) {
-        Ok(()) | Err(Errno::INVAL | Errno::ROFS) => Ok(()),
-        Err(errno) => Err(errno.into()),
-    }
 }
 
 fn at(dir: &Path, segment: u64, source: io::Error) -> ProveError {

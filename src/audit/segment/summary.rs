@@ -52,7 +52,10 @@ pub(crate) struct SegmentSummary {
     pub(crate) header: Option<Header>,
     /// The offset just behind the last matching checkpoint; 0 if there is none.
     pub(crate) end: u64,
-    /// That checkpoint.
+    /// The same of the matching checkpoint before that one. A writer writes behind a checkpoint only
+    /// once that is on the disk: while there may be a writer, so far the segment is durable.
+    pub(crate) settled: u64,
+    /// The checkpoint at `end`.
     pub(crate) checkpoint: Option<Checkpoint>,
     /// The tree there.
     pub(crate) frontier: Frontier,

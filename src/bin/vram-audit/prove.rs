@@ -66,7 +66,8 @@ pub(crate) struct CheckArgs {
 ///
 /// What is printed matches the records before it and is signed: by a given key, or else by one that
 /// the trail names itself. A checkpoint at the end that a crash has torn from its records is passed
-/// over, and what is printed is on the disk, so that a power cut cannot make it contradict the trail.
+/// over, and what is printed is on the disk, so that a power cut cannot make it contradict the trail:
+/// while a worker writes, that is the checkpoint before the newest one.
 /// Only the last segment is read.
 #[derive(clap::Args)]
 #[command(after_long_help = "\
