@@ -438,6 +438,7 @@ mod tests {
                 .strip_suffix(',')
                 .and_then(|name| name.split_once(": "));
             if let Some((name, _)) = field
+                && !name.starts_with("//")
                 && before != "#[serde(flatten)]"
                 && !["end", "checkpoint", "frontier", "void"].contains(&name)
             {
