@@ -32,7 +32,8 @@ fn a_cut_leaves_a_tail_and_an_anchor_finds_it() {
     }
 }
 
-/// Every bit, of every acknowledged byte.
+/// In nearly every byte, void ones too; `tampered` flips every bit of a trail without such bytes. Here
+/// the segments before the last one are also checked without an anchor.
 #[test]
 fn a_flipped_bit_never_passes_with_an_anchor() {
     let trail = small();
@@ -42,7 +43,7 @@ fn a_flipped_bit_never_passes_with_an_anchor() {
     let void = trail.segments[0].len() - verify(dir.path(), &keys, &[]).void[0].bytes as usize;
     for (number, bytes) in trail.segments.iter().enumerate() {
         let path = dir.path().join(format!("{number:06}.jsonl"));
-        for bit in 0..bytes.len() * 8 {
+        for bit in (0..bytes.len() * 8).step_by(7) {
             let mut flipped = bytes.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
             fs::write(&path, &flipped).unwrap();
