@@ -130,6 +130,37 @@ fn json_is_one_object_that_says_what_the_status_says() {
 }
 
 #[test]
+fn json_is_an_object_although_a_key_or_an_anchor_cannot_be_used() {
+    let trail = Trail::new();
+    trail.write("nonsense", "nonsense\n");
+    for (words, file) in [
+        (
+            format!("{UNANCHORED} --anchor nonsense"),
+            "nonsense, line 1",
+        ),
+        (format!("{GOOD} --anchor missing"), "missing: "),
+        (format!("{GOOD} --key @missing"), "missing: "),
+        (format!("{GOOD} --key @nonsense"), "nonsense: "),
+    ] {
+        let ended = trail.run(&format!("{words} --json")).with(2);
+        let answer: Value = serde_json::from_str(&ended.out).unwrap();
+        let reason = answer["not_checked"][0].as_str().unwrap();
+        assert!(reason.starts_with(file), "{words}: {reason}");
+        assert_eq!(
+            answer,
+            json!({
+                "verdict": "not_checked",
+                "exit_status": 2,
+                "missing": [],
+                "outcome": "not_checked",
+                "not_checked": [reason],
+            })
+        );
+        assert_eq!(ended.err, format!("vram-audit: {reason}\n"));
+    }
+}
+
+#[test]
 fn an_anchor_file_holds_checkpoints_in_any_of_their_forms() {
     let trail = Trail::new();
     let note = trail.last.to_string();
@@ -169,6 +200,11 @@ fn an_anchor_file_holds_checkpoints_in_any_of_their_forms() {
         (String::from("{}"), "no field `checkpoint`"),
         (String::from("{\"checkpoint\":5}"), "no field `checkpoint`"),
         (String::from("\u{0}\u{1b}[2J"), "line 1"),
+        (note.replace('\n', "\r\n"), "line 1: the lines end in CR LF"),
+        (
+            format!("{note}\n{}", note.replace('\n', "\r\n")),
+            "line 7: the lines end in CR LF",
+        ),
     ] {
         trail.write("anchors", &wrong);
         let ended = trail

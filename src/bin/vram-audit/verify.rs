@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use serde::Serialize;
 use serde_json::Value;
 use vram_residency::audit::{
-    Checkpoint, Missing, Report, UnanchoredEnd, Verdict, verify_with_progress,
+    Checkpoint, Missing, Outcome, Report, UnanchoredEnd, Verdict, verify_with_progress,
 };
 
 use crate::keys::{TrustedKeys, read_text};
@@ -38,6 +38,10 @@ Exit status:
 Anchor files hold one or more checkpoints: as text, as `vram-audit anchor` prints them, or on lines
 of JSON with the text in the field `checkpoint`, as they stand in a trail or in a collected log
 (there also inside the field `fields`). Empty lines are skipped; anything else is refused.
+
+With --json, a key or an anchor file that cannot be used is an object, too: with `verdict`,
+`exit_status`, `missing`, `outcome`, and the reason in `not_checked`, and with nothing else. Wrong
+arguments have no object.
 
 Examples:
   vram-audit verify /var/lib/worker/trail --key @verifier.key --anchor anchor.txt
@@ -71,7 +75,32 @@ struct Answer<'a> {
     report: &'a Report,
 }
 
+/// The answer where there is no report.
+#[derive(Serialize)]
+struct NoAnswer<'a> {
+    verdict: Verdict,
+    exit_status: u8,
+    missing: [Missing; 0],
+    outcome: Outcome,
+    not_checked: [&'a str; 1],
+}
+
 pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
+    let ended = check(args);
+    if let (true, Err(Failure::CouldNot(words))) = (args.json, &ended) {
+        // That it cannot be printed changes nothing: the reason is told, and the status is 2.
+        let _unheard = print_json(&NoAnswer {
+            verdict: Verdict::NotChecked,
+            exit_status: Verdict::NotChecked.exit_code(),
+            missing: [],
+            outcome: Outcome::NotChecked,
+            not_checked: [words],
+        });
+    }
+    ended
+}
+
+fn check(args: &Args) -> Result<ExitCode, Failure> {
     let keys = args.keys.read()?;
     let mut anchors = Vec::new();
     let mut unread = None;
@@ -119,7 +148,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
     Ok(ExitCode::from(code))
 }
 
-fn print_json(answer: &Answer<'_>) -> Result<(), Failure> {
+fn print_json(answer: &impl Serialize) -> Result<(), Failure> {
     let mut json = serde_json::to_vec(answer)
         .map_err(|error| Failure::CouldNot(format!("the report cannot be written: {error}")))?;
     json.push(b'\n');
@@ -175,6 +204,11 @@ fn read_anchors(path: &Path, anchors: &mut Vec<Checkpoint>) -> Result<(), Failur
                 signed |= more.starts_with('—');
                 note.push_str(more);
             }
+        }
+        if note.contains("\r\n") {
+            let words = "the lines end in CR LF, which no checkpoint's do: keep it as it was \
+                         printed, or remove each CR (`tr -d '\\r'`)";
+            return Err(wrong(number, words));
         }
         let checkpoint = note
             .parse()
