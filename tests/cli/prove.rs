@@ -2,12 +2,14 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 
 use vram_residency::TrailKey;
 use vram_residency::audit::Checkpoint;
 
-use crate::Trail;
 use crate::support::segments;
+use crate::{Ended, Trail};
 
 #[test]
 fn a_record_is_proven_and_checked_without_the_trail() {
@@ -68,6 +70,19 @@ fn a_changed_proof_is_status_1_and_prints_no_record() {
             "{ended:?}"
         );
     }
+}
+
+/// A socket cannot be opened by a name, as a file or a pipe can.
+#[test]
+fn a_proof_is_read_from_a_socket() {
+    let trail = Trail::new();
+    let proof = trail.run("prove trail 5").with(0).out;
+    let (mut ours, theirs) = UnixStream::pair().unwrap();
+    ours.write_all(proof.as_bytes()).unwrap();
+    drop(ours);
+    let mut check = trail.command("check-proof - --key @verifier.key");
+    let checked = Ended::of(check.stdin(OwnedFd::from(theirs)).output().unwrap()).with(0);
+    assert!(checked.out.starts_with("{\"seq\":5,"), "{checked:?}");
 }
 
 #[test]

@@ -4,7 +4,7 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, Read as _};
+use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -131,12 +131,15 @@ pub(crate) fn read_text(path: &Path, max: u64) -> Result<String, Failure> {
 
 /// A whole file if it is not larger than it may be, and of any other one byte more than that.
 pub(crate) fn read_bytes(path: &Path, max: u64) -> Result<Vec<u8>, Failure> {
-    let failed = |error: io::Error| Failure::CouldNot(format!("{}: {error}", path.display()));
+    File::open(path)
+        .and_then(|file| read_all(file, max))
+        .map_err(|error| Failure::CouldNot(format!("{}: {error}", path.display())))
+}
+
+/// The same of what is open already.
+pub(crate) fn read_all(source: impl Read, max: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    let file = File::open(path).map_err(failed)?;
-    file.take(max.saturating_add(1))
-        .read_to_end(&mut bytes)
-        .map_err(failed)?;
+    source.take(max.saturating_add(1)).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 

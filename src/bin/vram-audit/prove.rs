@@ -1,11 +1,12 @@
 //! `prove`, `check-proof` and `anchor`: what leaves a trail to be checked elsewhere.
 
+use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use vram_residency::audit::{self, MAX_PROOF_BYTES, Proof, ProofError, ProveError};
 
-use crate::keys::{AnyKeys, TrustedKeys, read_bytes};
+use crate::keys::{AnyKeys, TrustedKeys, read_all, read_bytes};
 use crate::output::{Failure, Out, could_not, tell, with_causes};
 
 /// Prove that one record is in a trail
@@ -95,13 +96,14 @@ pub(crate) fn prove(args: &ProveArgs) -> Result<ExitCode, Failure> {
 
 pub(crate) fn check(args: &CheckArgs) -> Result<ExitCode, Failure> {
     let keys = args.keys.read()?;
-    let path = if args.file.as_os_str() == "-" {
-        "/dev/stdin".into()
-    } else {
-        args.file.clone()
-    };
     let max = u64::try_from(MAX_PROOF_BYTES).unwrap_or(u64::MAX);
-    let bytes = read_bytes(&path, max)?;
+    let bytes = if args.file.as_os_str() == "-" {
+        // Not `/dev/stdin`, which cannot be opened if it is a socket.
+        read_all(io::stdin(), max)
+            .map_err(|error| Failure::CouldNot(format!("standard input: {error}")))?
+    } else {
+        read_bytes(&args.file, max)?
+    };
     let refused = |error: ProofError| {
         let words = format!("{}: {}", args.file.display(), with_causes(&error));
         match error {
