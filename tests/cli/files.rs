@@ -2,9 +2,13 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, Permissions};
+use std::io::{self, BufRead as _, BufReader};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::PermissionsExt as _;
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
 use vram_residency::audit::Retention;
 
@@ -69,25 +73,103 @@ fn digests_are_printed_as_fsverity_and_sha256sum_print_them() {
 
     let plain = output(Command::new("sha256sum"), &trail, &names);
     let both = output(vram_audit(["digest", "--sha256sum"]), &trail, &names);
+    // Together, both lines have the name as `sha256sum` writes it, so that each is one line.
     let mut expected = Vec::new();
-    // The one name with a newline takes two lines of `fsverity digest`.
-    let mut verity = verity.split_inclusive(|byte| *byte == b'\n');
+    let mut rest = verity.as_slice();
     for (name, line) in names
         .iter()
         .zip(plain.split_inclusive(|byte| *byte == b'\n'))
     {
-        let lines = if name.as_bytes().contains(&b'\n') {
-            2
-        } else {
-            1
-        };
-        (0..lines).for_each(|_| expected.extend_from_slice(verity.next().unwrap()));
-        expected.extend_from_slice(line);
+        let (digest, next) = rest.split_at("sha256:".len() + 64 + 1);
+        rest = &next[name.len() + 1..];
+        let mark = usize::from(line[0] == b'\\');
+        let parts = [&line[..mark], digest, &line[mark + 64 + 2..], line];
+        parts
+            .iter()
+            .for_each(|part| expected.extend_from_slice(part));
     }
+    assert!(rest.is_empty());
     assert_eq!(
         String::from_utf8_lossy(&both),
         String::from_utf8_lossy(&expected)
     );
+}
+
+/// A name can be the line of another file behind a newline.
+#[test]
+fn sha256sum_believes_no_line_that_a_name_has_forged() {
+    let trail = Trail::new();
+    let dir = trail.path("files");
+    fs::create_dir(&dir).unwrap();
+    fs::write(dir.join("good"), "x").unwrap();
+    let forged = format!("trap\n{:064}  good", 0);
+    fs::write(dir.join(&forged), "y").unwrap();
+    let names = [OsString::from(&forged), OsString::from("good")];
+    let both = output(vram_audit(["digest", "--sha256sum"]), &trail, &names);
+    let both = String::from_utf8(both).unwrap();
+    assert_eq!(both.lines().count(), 4, "{both}");
+    if !is_installed("sha256sum") {
+        return;
+    }
+    // As in the example of the help.
+    let mut check = Command::new("sh");
+    check.args([
+        "-c",
+        r#""$0" digest --sha256sum "$@" | grep -v '^\\*sha256:' | sha256sum --check --strict"#,
+        env!("CARGO_BIN_EXE_vram-audit"),
+    ]);
+    let checked = output(check, &trail, &names);
+    let checked = String::from_utf8(checked).unwrap();
+    assert_eq!(checked.lines().count(), 2, "{checked}");
+    assert!(checked.lines().all(|line| line.ends_with(": OK")));
+    assert!(
+        trail
+            .run("digest --help")
+            .with(0)
+            .out
+            .contains(r"grep -v '^\\*sha256:' | sha256sum --check")
+    );
+}
+
+#[test]
+fn a_digest_is_out_before_the_next_file_is_read() {
+    let trail = Trail::new();
+    let mut child = trail
+        .command("digest anchor.txt /dev/stdin")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (line, first) = mpsc::channel();
+    let stdout = child.stdout.take().unwrap();
+    let reader = thread::spawn(move || {
+        for text in BufReader::new(stdout).lines() {
+            line.send(text.unwrap()).unwrap();
+        }
+    });
+    // The second file has no end until we close it.
+    let told = first.recv_timeout(Duration::from_secs(60));
+    drop(child.stdin.take());
+    assert!(told.unwrap().ends_with(" anchor.txt"));
+    assert!(first.recv().unwrap().ends_with(" /dev/stdin"));
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    reader.join().unwrap();
+}
+
+#[test]
+fn a_file_that_was_not_read_is_status_2_although_nobody_listens() {
+    let trail = Trail::new();
+    trail.write("good", "x");
+    for (words, code) in [
+        ("digest missing good", 2),
+        ("digest good missing", 2),
+        ("digest good", 0),
+    ] {
+        let (nobody, output) = io::pipe().unwrap();
+        drop(nobody);
+        let status = trail.command(words).stdout(output).status().unwrap();
+        assert_eq!(status.code(), Some(code), "{words}");
+    }
 }
 
 #[test]

@@ -110,9 +110,14 @@ impl Out {
         self.stdout.write_all(bytes)
     }
 
+    /// What was written so far is out, or this is the error.
+    pub(crate) fn flush(&mut self) -> io::Result<()> {
+        self.stdout.flush()
+    }
+
     /// What was written is out, or this is the error.
     pub(crate) fn finish(mut self) -> io::Result<()> {
-        self.stdout.flush()
+        self.flush()
     }
 }
 
