@@ -173,6 +173,19 @@ fn a_file_that_was_not_read_is_status_2_although_nobody_listens() {
 }
 
 #[test]
+fn a_key_without_its_origin_is_told_both_ways_to_name_it() {
+    let trail = Trail::new();
+    trail
+        .run("key key.pem")
+        .with(2)
+        .says("<--trail <DIR>|--origin <NAME>>");
+    trail
+        .run("key key.pem --trail trail --origin x")
+        .with(2)
+        .says("cannot be used with");
+}
+
+#[test]
 fn a_file_that_cannot_be_read_is_named_and_the_others_are_printed() {
     let trail = Trail::new();
     trail.write("good", "x");

@@ -9,6 +9,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use clap::ArgGroup;
 use vram_residency::TrailKey;
 use vram_residency::audit::{VerifierKey, stated_keys};
 
@@ -36,16 +37,17 @@ Exit status:
 Examples:
   vram-audit key /etc/worker/trail-key.pem --trail /var/lib/worker/trail > verifier.key
   vram-audit verify /var/lib/worker/trail --key @verifier.key")]
+#[command(group = ArgGroup::new("name").args(["trail", "origin"]).required(true))]
 pub(crate) struct Args {
     /// The key's file: PEM (PKCS#8), mode 0600
     #[arg(value_name = "FILE")]
     file: PathBuf,
     /// A trail that this key signs or has signed: its origin is taken, and its segments must name the
     /// key
-    #[arg(long, value_name = "DIR", conflicts_with = "origin")]
+    #[arg(long, value_name = "DIR")]
     trail: Option<PathBuf>,
     /// The trail's origin: `vram-residency/WORKER/16 hexadecimal digits`
-    #[arg(long, value_name = "NAME", required_unless_present = "trail")]
+    #[arg(long, value_name = "NAME")]
     origin: Option<String>,
 }
 
