@@ -68,6 +68,8 @@ struct Check<'a> {
     foreign_origin: Option<String>,
     /// A given key vouches for something here, or should.
     ours: bool,
+    /// How many segments name a key that was not given.
+    not_given: u64,
     /// The first leaf of the first segment that was checked.
     first_leaf: Option<u64>,
     numbers: Numbers,
@@ -85,6 +87,7 @@ impl<'a> Check<'a> {
             foreign: Vec::new(),
             foreign_origin: None,
             ours: false,
+            not_given: 0,
             first_leaf: None,
             numbers: Numbers::default(),
             before: None,
@@ -223,6 +226,7 @@ impl<'a> Check<'a> {
     /// The key that a segment names was not given, so nothing in it is proven.
     fn no_key(&mut self, number: u64, header: &Header) {
         self.numbers.skip();
+        self.not_given = self.not_given.saturating_add(1);
         self.report.key(&header.key, number, None);
         if self.keys.iter().all(|key| key.name() != header.origin) {
             self.foreign_origin = Some(header.origin.clone());
@@ -256,7 +260,7 @@ impl<'a> Check<'a> {
         } else if let Some(origin) = self.foreign_origin.take() {
             self.not_checked(format!("no given key has the trail's origin {origin:?}"));
         }
-        for words in self.report.not_given() {
+        for words in self.report.not_given(self.not_given) {
             self.not_checked(words);
         }
         for gap in self.numbers.gaps() {

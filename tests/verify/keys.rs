@@ -135,6 +135,32 @@ fn a_change_that_was_cut_off_goes_on_with_the_next_run() {
     assert_eq!(report.missing(UnanchoredEnd::Refused), []);
 }
 
+/// The report lists 256 runs of keys. A segment that nobody could check counts behind them, too.
+#[test]
+fn a_key_that_was_not_given_is_missed_however_many_keys_come_before() {
+    let mut trail = Trail::new();
+    trail.open("TrailOpened");
+    for change in 0..300 {
+        trail.change_key(if change % 2 == 0 { 9 } else { 7 });
+        trail.open("SegmentOpened");
+    }
+    trail.change_key(8).open("SegmentOpened").checkpoint();
+    trail.record("TrailClosed", json!({})).checkpoint();
+    let all = check(&trail, &[key(7), key(8), key(9)]);
+    assert_eq!(all.missing(UnanchoredEnd::Refused), [], "{all}");
+    holds(&all);
+    assert_eq!(all.keys.len(), 256);
+
+    let old = check(&trail, &[key(7), key(9)]);
+    assert_eq!(old.outcome, Outcome::NotChecked, "{old}");
+    assert_eq!(
+        old.not_checked,
+        ["1 more segments name a key that was not given"]
+    );
+    // What stands behind the full list is no part of its last entry.
+    assert_eq!(old.keys.last().unwrap().segments, [255, 255]);
+}
+
 #[test]
 fn a_header_that_names_another_key_than_signs_is_found() {
     let mut trail = changed();

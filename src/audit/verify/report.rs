@@ -189,13 +189,17 @@ impl Report {
 
     /// Adds a segment to what `key` vouches for, or would if it had been given.
     pub(super) fn key(&mut self, key: &str, segment: u64, leaves: Option<[u64; 2]>) {
-        if let Some(last) = self.keys.last_mut()
-            && last.key == key
-            && last.leaves.is_some() == leaves.is_some()
+        if let Some(KeyReport {
+            key: last,
+            segments: [_, end],
+            leaves: vouched,
+        }) = self.keys.last_mut()
+            && last == key
+            && end.checked_add(1) == Some(segment)
+            && vouched.is_some() == leaves.is_some()
         {
-            let [_, end] = &mut last.segments;
             *end = segment;
-            if let (Some([_, end]), Some([_, new])) = (&mut last.leaves, leaves) {
+            if let (Some([_, end]), Some([_, new])) = (vouched, leaves) {
                 *end = new;
             }
             return;
@@ -208,14 +212,24 @@ impl Report {
         push(&mut self.keys, entry);
     }
 
-    /// Which segments were not checked for want of their key, in words.
-    pub(super) fn not_given(&self) -> Vec<String> {
-        let keys = self.keys.iter().filter(|entry| entry.leaves.is_none());
-        keys.map(|KeyReport { key, segments, .. }| {
-            let [first, last] = segments;
-            format!("segments {first:06} to {last:06} name the key {key}, which was not given")
-        })
-        .collect()
+    /// Which segments were not checked for want of their key, in words. `total` is how many: the
+    /// list of keys may have been full when some of them came.
+    pub(super) fn not_given(&self, total: u64) -> Vec<String> {
+        let mut unlisted = total;
+        let mut words = Vec::new();
+        for entry in self.keys.iter().filter(|entry| entry.leaves.is_none()) {
+            let ([first, last], key) = (entry.segments, &entry.key);
+            let listed = last.saturating_sub(first).saturating_add(1);
+            unlisted = unlisted.saturating_sub(listed);
+            words.push(format!(
+                "segments {first:06} to {last:06} name the key {key}, which was not given"
+            ));
+        }
+        if unlisted > 0 {
+            let more = format!("{unlisted} more segments name a key that was not given");
+            words.insert(0, more);
+        }
+        words
     }
 }
 
