@@ -186,8 +186,8 @@ class Check:
         self.numbers(runs)
         closed = before and last["event"] == "TrailClosed" and good == len(text)
         lacks = {"older segments": numbers[0], "close": not closed, "tail": before and good < len(text)}
-        _, size, root = parse(anchor)[:3] if anchor else ("", -1, b"")
-        ours = anchor is not None and any(key.signed(anchor) for key in self.keys.values())
+        name, size, root = parse(anchor)[:3] if anchor else ("", -1, b"")
+        ours = name == origin and any(key.signed(anchor) for key in self.keys.values())
         comparable = size >= tree.size or (numbers[0] == 0 and 0 < size and not self.unchecked)
         fine = not (ours and before and comparable) or (size <= tree.size and root == tree.node(0, size))
         self.expect(fine, f"the anchor at {size} leaves contradicts the trail")

@@ -18,7 +18,7 @@ mod void;
 use std::fs;
 use std::process::Command;
 
-use vram_residency::audit::{AnchorState, Outcome, verify};
+use vram_residency::audit::{AnchorState, Checkpoint, Outcome, verify};
 
 use built::{ORIGIN, Trail, broken, good, holds, tree};
 
@@ -101,6 +101,31 @@ fn an_anchor_is_confirmed_contradicted_or_not_comparable() {
         assert_eq!(report.anchors[0].state, AnchorState::Foreign);
         assert!(!report.end_vouched_for);
     }
+}
+
+/// A fleet has one file of keys, and one log with the anchors of all its trails.
+#[test]
+fn an_anchor_of_another_trail_says_nothing_though_its_key_was_given() {
+    let trail = good();
+    let dir = trail.stored();
+    let other = Trail::with_key(8, "vram-residency/other/0123456789abcdef");
+    let keys = [other.verifier_key(), trail.verifier_key()];
+    let total = trail.leaves.len();
+    for size in [1, total, total + 1] {
+        let foreign: Checkpoint = other.sign(size, [9; 32]).parse().unwrap();
+        let report = verify(dir.path(), &keys, &[foreign.clone(), trail.anchor()]);
+        holds(&report);
+        assert!(report.end_vouched_for);
+        assert_eq!(report.anchors[0].state, AnchorState::Foreign);
+        let report = verify(dir.path(), &keys, &[foreign]);
+        holds(&report);
+        assert!(!report.end_vouched_for);
+    }
+    // Not even if it has the root of this one.
+    let foreign = other.sign(total, tree(&trail.leaves)).parse().unwrap();
+    let report = verify(dir.path(), &keys, &[foreign]);
+    assert_eq!(report.anchors[0].state, AnchorState::Foreign, "{report}");
+    assert!(!report.end_vouched_for);
 }
 
 #[test]

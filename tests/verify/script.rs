@@ -8,9 +8,9 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use ed25519_dalek::SigningKey;
 use serde_json::{Value, json};
 use vram_residency::audit::faults::{Step, StorageError};
-use vram_residency::audit::{Missing, Report, UnanchoredEnd, Verdict};
+use vram_residency::audit::{Missing, Report, UnanchoredEnd, Verdict, verify};
 
-use crate::built::{ORIGIN, Trail, good, holds};
+use crate::built::{ORIGIN, Trail, good, holds, tree};
 use crate::numbers::{killed, numbered};
 use crate::support::{Place, is_installed};
 
@@ -175,7 +175,7 @@ fn the_script_agrees() {
         ] {
             let keys: Vec<_> = given.iter().map(|key| key.parse().unwrap()).collect();
             let anchors: Vec<_> = anchor.iter().cloned().collect();
-            let report = vram_residency::audit::verify(dir.path(), &keys, &anchors);
+            let report = verify(dir.path(), &keys, &anchors);
             let text = anchor.map(|anchor| anchor.to_string());
             script.agrees(name, dir.path(), given, text.as_deref(), &report);
             if given.len() == 2 && text.is_some() {
@@ -183,6 +183,24 @@ fn the_script_agrees() {
                 assert_eq!(verdict, expected, "{name}\n{report}");
             }
         }
+    }
+}
+
+#[test]
+fn the_script_agrees_on_anchors_of_another_trail() {
+    let Some(mut script) = Script::start() else {
+        return;
+    };
+    let (trail, other) = (good(), Trail::with_key(8, "another"));
+    let keys = [trail.key_text(), other.key_text()];
+    let dir = trail.stored();
+    let total = trail.leaves.len();
+    for root in [[9; 32], tree(&trail.leaves)] {
+        let anchor = other.sign(total, root);
+        let given = keys.each_ref().map(|key| key.parse().unwrap());
+        let report = verify(dir.path(), &given, &[anchor.parse().unwrap()]);
+        assert_eq!(report.verdict(UnanchoredEnd::Refused), Verdict::Lacking);
+        script.agrees("foreign", dir.path(), &keys, Some(&anchor), &report);
     }
 }
 

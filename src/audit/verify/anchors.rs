@@ -1,7 +1,7 @@
 //! The anchors, compared with the tree while it grows.
 //!
 //! An anchor is a checkpoint that was kept where the worker cannot rewrite it. It says something about
-//! a trail only if a given key has signed it. This module knows sizes and roots; it does not know
+//! a trail only if a given key has signed it and it names the trail's origin. This module knows sizes and roots; it does not know
 //! where a checkpoint stands in a segment.
 
 use super::super::checkpoint::{Checkpoint, VerifierKey};
@@ -79,7 +79,10 @@ impl<'a> Anchors<'a> {
         let mut vouched = false;
         for (anchor, state) in self.anchors.iter().zip(&self.states) {
             let size = anchor.size();
+            let ours = report.origin.as_deref();
             let state = match state {
+                // The keys that were given may be those of several trails.
+                _ if ours.is_some_and(|origin| origin != anchor.origin()) => AnchorState::Foreign,
                 Some(state) => *state,
                 None if size > report.leaves && last_segment_checked => AnchorState::Contradicts,
                 None => AnchorState::NotComparable,

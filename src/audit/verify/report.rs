@@ -53,7 +53,7 @@ pub enum AnchorState {
     Confirmed,
     /// The trail has another root at the anchor's size, or ends before it.
     Contradicts,
-    /// The anchor is not signed by a given key: it is of another trail, or of nobody.
+    /// The anchor names another origin than the trail, or is not signed by a given key.
     Foreign,
     /// The leaves there are absent, damaged, or were not read.
     NotComparable,
