@@ -227,7 +227,7 @@ impl<'a> Check<'a> {
     fn no_key(&mut self, number: u64, header: &Header) {
         self.numbers.skip();
         self.not_given = self.not_given.saturating_add(1);
-        self.report.key(&header.key, number, None);
+        self.report.key(beginning(&header.key), number, None);
         if self.keys.iter().all(|key| key.name() != header.origin) {
             self.foreign_origin = Some(header.origin.clone());
             let words = "the segment is of another trail";
@@ -294,6 +294,15 @@ impl<'a> Check<'a> {
         report.end_vouched_for = vouched && report.outcome == Outcome::Holds;
         self.report
     }
+}
+
+/// The most bytes that are kept of the name of a key that was not given: whoever can write to the
+/// disk chooses how long it is.
+const MAX_KEY_BYTES: usize = 512;
+
+fn beginning(key: &str) -> &str {
+    let fits = |end| key.get(..end);
+    (0..=MAX_KEY_BYTES).rev().find_map(fits).unwrap_or_default()
 }
 
 /// Where a header stands.

@@ -161,6 +161,21 @@ fn a_key_that_was_not_given_is_missed_however_many_keys_come_before() {
     assert_eq!(old.keys.last().unwrap().segments, [255, 255]);
 }
 
+/// Whoever writes a header chooses how long the key in it is.
+#[test]
+fn of_a_long_key_that_was_not_given_the_beginning_is_kept() {
+    let long = format!("x{}", "é".repeat(20_000));
+    for (named, kept) in [(&long[..], &long[..511]), ("short", "short")] {
+        let mut trail = Trail::new();
+        trail.named = Some(named.to_owned());
+        trail.open("TrailOpened");
+        let report = trail.verify(&[]);
+        assert_eq!(report.outcome, Outcome::NotChecked, "{report}");
+        assert_eq!(report.keys[0].key, kept);
+        assert!(report.not_checked[0].len() < 700);
+    }
+}
+
 #[test]
 fn a_header_that_names_another_key_than_signs_is_found() {
     let mut trail = changed();

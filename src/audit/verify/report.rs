@@ -75,7 +75,7 @@ pub struct AnchorReport {
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct KeyReport {
-    /// The verifier key, as the headers name it.
+    /// The verifier key, as the headers name it; of one that was not given, at most 512 bytes.
     pub key: String,
     /// The first and the last of the segments.
     pub segments: [u64; 2],
