@@ -5,7 +5,10 @@ Needs Python's standard library and the `openssl` command, and was written from 
 status: 0 sound, 1 broken, 2 not checked, 3 holds with something missing; the reasons are printed.
 """
 import base64, contextlib, hashlib, json, os, pathlib, re, subprocess, sys, tempfile
-COMMON = ["seq", "time", "mono_us", "boot", "worker", "event", "severity", "outcome"]
+TEXT, NUMBER, TIME = r'"[^"\\]*"', "[0-9]+", '"0000-00-00T00:00:00[.]000000000Z"'.replace("0", "[0-9]")
+COMMON = {"seq": NUMBER, "time": TIME, "mono_us": NUMBER, "boot": TEXT, "worker": TEXT, "event": TEXT,
+          "severity": '"(INFO|WARN|CRITICAL)"', "outcome": '"(success|failure)"'}
+RECORD = re.compile(r"\s*\{" + ",".join(rf'\s*"{name}"\s*:\s*{form}\s*' for name, form in COMMON.items()) + "[,}]")
 HEADERS, WORDS = ("TrailOpened", "SegmentOpened"), ("SOUND", "BROKEN", "NOT CHECKED", "HOLDS, BUT LACKS:")
 MALFORMED = (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError)
 
@@ -31,12 +34,10 @@ class Tree:
         if end - start == 2 * (split - start):
             self.known[start, end] = node
         return node
-
 def frontier(size):
     """The ranges of the maximal complete subtrees, largest first."""
     bits = [bit for bit in range(size.bit_length()) if size >> bit & 1]
     return [(size >> bit + 1 << bit + 1, size >> bit << bit) for bit in reversed(bits)]
-
 def parse(note):
     """(origin, size, root, key name, signature) of a note with one signature; raises ValueError."""
     match = re.fullmatch(r"([^\n]+)\n(0|[1-9][0-9]*)\n([^\n]{44})\n\n— ([^\n ]+) ([^\n]{92})\n", note)
@@ -54,7 +55,6 @@ class Key:
         if blob[:1] != b"\1" or len(blob) != 33 or self.hash.hex() != digits:
             raise ValueError("not an Ed25519 verifier key")
         self.der = bytes.fromhex("302a300506032b6570032100") + blob[1:]
-
     def signed(self, note):
         origin, _, _, name, blob = parse(note)
         if (origin, name, blob[:4]) != (self.name, self.name, self.hash):
@@ -68,12 +68,11 @@ class Key:
                     command += [option, pathlib.Path(folder, option)]
                 self.known[self.text, note] = not subprocess.run(command, capture_output=True).returncode
         return self.known[self.text, note]
-
 def read(line):
     """(kind, value) of a line: a record, a checkpoint's text, or the damaged beginning of one."""
     with contextlib.suppress(*MALFORMED):
-        value = json.loads(line)
-        if len(line) <= 65535 and list(value)[:8] == COMMON and type(value["seq"]) is int:
+        value = json.loads(line.decode())
+        if len(line) <= 65535 and RECORD.match(line.decode()) and (value["seq"] <= 2**53 and value["mono_us"] < 2**64):
             return "record", value
         parse(value["checkpoint"])
         if line == ('{"checkpoint":%s}' % json.dumps(value["checkpoint"], ensure_ascii=False)).encode():
@@ -147,12 +146,13 @@ class Check:
         fine = tail.get("void_from", end) == end and len(data) - end <= header["previous"].get("void", allowed)
         self.expect(fine, f"segment {number:06}: the void bytes before it are not those that were left")
     def trail(self, directory, anchor):
-        numbers = sorted(int(name[:-6]) for name in os.listdir(directory) if re.fullmatch(r"[0-9]{6,}\.jsonl", name))
+        names = [name for name in os.listdir(directory) if re.fullmatch(r"([0-9]{6}|[1-9][0-9]{6,})\.jsonl", name)]
+        numbers = sorted(int(name[:-6]) for name in names if int(name[:-6]) < 2**64)
         if not numbers or not self.keys:
             return self.unchecked.append("there is no segment, or no key")
         self.expect(numbers == list(range(numbers[0], numbers[0] + len(numbers))), "segments are missing")
         data = [pathlib.Path(directory, f"{number:06}.jsonl").read_bytes() for number in numbers]
-        headers = [json.loads(text.split(b"\n")[0]) for text in data]
+        headers = [read(text.split(b"\n")[0])[1] for text in data]
         ends = [header["previous"]["end"] for header in headers[1:]] + [None]
         tree, runs, before, last, old = Tree(), [], None, None, b""
         for number, header, text, end in zip(numbers, headers, data, ends):

@@ -17,7 +17,7 @@ use super::event::{Event, Seq};
 use super::log::{Log, LogError, Position};
 use super::queue::Queue;
 use super::record::Record;
-use super::segment::{self, Fact, Seen};
+use super::segment::{self, Fact, MAX_SEQ, Seen};
 use super::storage::{Storage, segment_name};
 use super::sync::{self, Instant};
 use super::writer::Writer;
@@ -26,9 +26,6 @@ use crate::health::hook::Hook;
 use crate::id::WorkerId;
 use crate::key::{SignError, TrailKey, fill_random};
 use crate::process::Forked;
-
-/// The highest number a record can have: beyond it `jq` and JavaScript would round.
-const MAX_SEQ: u64 = 1 << 53;
 
 /// Why a trail could not be opened. No segment of it was changed.
 #[derive(Debug, thiserror::Error)]

@@ -25,7 +25,7 @@ use super::merkle::{Frontier, Node};
 use chunk::{CHUNK_BYTES, Chunk, Cutter};
 use line::Closed;
 pub(crate) use line::{
-    Fact, Header, Line, Lost, MAX_LINE_BYTES, Opening, Record, Recovered, parse_checkpoint,
+    Fact, Header, Line, Lost, MAX_LINE_BYTES, MAX_SEQ, Opening, Record, Recovered, parse_checkpoint,
 };
 pub(crate) use summary::{Behind, Damage, Place, SegmentSummary};
 

@@ -140,8 +140,18 @@ fn cases() -> Vec<(&'static str, Trail, Verdict)> {
     let mut sudden = good();
     sudden.key = SigningKey::from_bytes(&[9; 32]);
     sudden.open("SegmentOpened").checkpoint();
+    // The process is killed right after a rotation: its header is ahead of what it never wrote.
+    let mut rotated = numbered(&[1, 2]);
+    rotated.checkpoint();
+    rotated.seq = 9;
+    rotated.open("SegmentOpened").checkpoint();
+    let mut high = numbered(&[1]);
+    high.seq = 1 << 53;
+    high.open("TrailOpened").recovered(1).checkpoint();
     vec![
         ("good", good(), Verdict::Sound),
+        ("killed after a rotation", rotated, Verdict::Lacking),
+        ("numbers above 2^53", high, Verdict::Broken),
         ("killed", killed, Verdict::Lacking),
         ("tail", tail, Verdict::Lacking),
         ("a record behind garbage", more, Verdict::Broken),
@@ -202,6 +212,54 @@ fn the_script_agrees_on_anchors_of_another_trail() {
         assert_eq!(report.verdict(UnanchoredEnd::Refused), Verdict::Lacking);
         script.agrees("foreign", dir.path(), &keys, Some(&anchor), &report);
     }
+}
+
+/// Both sides take the same lines for records, and the same names for segments.
+#[test]
+fn the_script_agrees_on_forms() {
+    let Some(mut script) = Script::start() else {
+        return;
+    };
+    let trail = good();
+    let keys = [trail.key_text()];
+    let anchor = trail.anchor();
+    for (right, other) in [
+        ("Note", "Noted"),
+        ("INFO", "LOUD"),
+        ("success", "unknown"),
+        ("Note", "N\\u006fte"),
+        ("worker\":\"w", "worker\":\"\\u0077"),
+        ("\"boot\":\"b0", "\"bo\\u006ft\":\"b0"),
+        ("\"seq\":16", "\"seq\":9007199254740993"),
+    ] {
+        // A leaf that is signed as it stands: only its form is wrong.
+        let mut changed = trail.clone();
+        changed.open("TrailOpened").checkpoint();
+        changed.record("Note", json!({}));
+        let line = String::from_utf8(changed.leaves.pop().unwrap()).unwrap();
+        let wrong = line.replacen(right, other, 1);
+        assert_ne!(line, wrong);
+        let segment = changed.segments.last_mut().unwrap();
+        segment.truncate(segment.len() - line.len() - 1);
+        changed.write(format!("{wrong}\n").as_bytes());
+        changed.leaves.push(wrong.into_bytes());
+        changed.checkpoint();
+        let report = changed.verify(&[changed.anchor()]);
+        let expected = match other {
+            "Noted" => Verdict::Lacking,
+            _ => Verdict::Broken,
+        };
+        assert_eq!(report.verdict(UnanchoredEnd::Refused), expected, "{other}");
+        let dir = changed.stored();
+        script.agrees(other, dir.path(), &keys, Some(&changed.note), &report);
+    }
+    let dir = trail.stored();
+    for name in ["0000000.jsonl", "99999999999999999999.jsonl", "0.jsonl"] {
+        fs::write(dir.path().join(name), "no segment").unwrap();
+    }
+    let report = verify(dir.path(), &[trail.verifier_key()], &[anchor]);
+    assert_eq!(report.verdict(UnanchoredEnd::Refused), Verdict::Sound);
+    script.agrees("names", dir.path(), &keys, Some(&trail.note), &report);
 }
 
 /// The library's own trails: poisoned, with lost records, left open, and opened again.

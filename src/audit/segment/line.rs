@@ -24,6 +24,9 @@ const CHECKPOINT_START: &[u8] = b"{\"checkpoint\":";
 /// Every time in a trail has this form, with digits for the zeros.
 const TIME_FORM: &[u8] = b"0000-00-00T00:00:00.000000000Z";
 
+/// The highest number a record can have: beyond it `jq` and JavaScript would round.
+pub(crate) const MAX_SEQ: u64 = 1 << 53;
+
 /// The fields that every record has, in this order.
 pub(super) const COMMON: [&str; 8] = [
     "seq", "time", "mono_us", "boot", "worker", "event", "severity", "outcome",
@@ -208,7 +211,8 @@ impl<'a> Common<'a> {
         severity: &str,
         outcome: &str,
     ) -> Option<Self> {
-        let fits = is_time(time)
+        let fits = seq <= MAX_SEQ
+            && is_time(time)
             && matches!(severity, "INFO" | "WARN" | "CRITICAL")
             && matches!(outcome, "success" | "failure");
         fits.then_some(Self { seq, event })
@@ -254,8 +258,9 @@ fn value<'de, A: MapAccess<'de>, T: Deserialize<'de>>(
     map: &mut A,
     name: &str,
 ) -> Result<T, A::Error> {
-    match map.next_key_seed(NamedOneOf(&[name]))? {
-        Some(true) => map.next_value(),
+    // A name with escapes cannot be borrowed, and is refused like a value with escapes.
+    match map.next_key::<&str>()? {
+        Some(found) if found == name => map.next_value(),
         _ => Err(A::Error::custom("the common fields are not in their order")),
     }
 }
@@ -300,9 +305,15 @@ mod tests {
     #[test]
     fn a_record_has_its_common_fields_once_and_in_order() {
         assert_eq!(parse_record(GOOD.as_bytes()).unwrap().seq, 3);
+        let highest = GOOD.replace("\"seq\":3", "\"seq\":9007199254740992");
+        assert_eq!(parse_record(highest.as_bytes()).unwrap().seq, MAX_SEQ);
         for wrong in [
             GOOD.replace("\"seq\":3,", ""),
             GOOD.replace("\"seq\":3", "\"seq\":-3"),
+            GOOD.replace("\"seq\":3", "\"seq\":9007199254740993"),
+            GOOD.replace("\"seq\":3", "\"s\\u0065q\":3"),
+            GOOD.replace("\"Note\"", "\"N\\u006fte\""),
+            GOOD.replace("\"worker\":\"w\"", "\"worker\":\"\\u0077\""),
             GOOD.replace("\"seq\":3", "\"seq\":3.0"),
             GOOD.replace(
                 "\"boot\":\"b\",\"worker\":\"w\"",

@@ -117,9 +117,6 @@ impl Numbers {
         if let Some(last) = self.last.filter(|last| seq <= *last) {
             return Err(format!("the header's number {seq} is not above {last}"));
         }
-        if seq == u64::MAX {
-            return Err(format!("number {seq} leaves no number for the next record"));
-        }
         if self.early.len() == MAX_LISTED {
             return Err("too many segments were opened without a record".to_owned());
         }
@@ -131,9 +128,6 @@ impl Numbers {
     }
 
     fn place(&mut self, seq: u64) -> Result<(), String> {
-        if seq == u64::MAX {
-            return Err(format!("number {seq} leaves no number for the next record"));
-        }
         if self.unsure {
             let lowest = self.early.iter().copied().fold(seq, u64::min);
             self.next = self.next.max(lowest);
