@@ -267,6 +267,8 @@ impl AuditTrail {
                 waited: started.elapsed(),
             });
         }
+        // Nobody comes after the writer who would take back what it said last.
+        self.shared.publish_gauges(false);
         let outcome = writer.join().unwrap_or(Err(CloseError::WriterStopped));
         if let Some(hook) = self.hook.take() {
             hook.wait(deadline);
@@ -419,6 +421,11 @@ impl Shared {
 
     fn publish_counters(&self) {
         health::guarded(|| health::publish_counters(&self.worker, &self.queue.counters));
+    }
+
+    fn publish_gauges(&self, degraded: bool) {
+        let unanchored = self.anchors.unanchored();
+        health::guarded(|| health::publish_gauges(&self.worker, degraded, unanchored));
     }
 
     fn tick_watched(&self) {

@@ -35,13 +35,14 @@ pub const VERIFICATION_FAILURES: &str = "vram.audit.verification_failures";
 pub const LAST_VERIFICATION_FAILURE: &str = "vram.audit.last_verification_failure";
 /// Gauge: when the last of the [`CRITICAL_EMIT_FAILURES`] was, likewise.
 pub const LAST_CRITICAL_EMIT_FAILURE: &str = "vram.audit.last_critical_emit_failure";
-/// Gauge: 1 while more records are lost than the threshold allows, and 0 otherwise.
+/// Gauge: 1 while more records are lost than the threshold allows, and 0 otherwise, also once the trail
+/// is closed.
 pub const DEGRADED: &str = "vram.audit.degraded";
 /// Gauge: when the writer's thread was last seen at work, in seconds since 1970 (UTC). It comes
 /// every few seconds, and stands still when the writer hangs, has ended, or the trail is closed.
 pub const HEARTBEAT: &str = "vram.audit.heartbeat";
 /// Gauge: the age in seconds of the oldest acknowledged record that no anchor holds; 0 if there is
-/// no such record, or no anchor.
+/// no such record, or no anchor. After closing it stays at what it was then.
 pub const UNANCHORED_SECONDS: &str = "vram.audit.unanchored_seconds";
 
 /// Over which time losses are compared with attempts, unless configured.
@@ -137,16 +138,21 @@ pub(crate) fn publish_counters(worker: &WorkerId, counters: &Counters) {
     }
 }
 
-/// Hands over the gauges likewise, among them the heartbeat: for the writer's thread alone.
+/// Hands over the gauges likewise, except the heartbeat.
 pub(crate) fn publish_gauges(worker: &WorkerId, degraded: bool, unanchored: Duration) {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     for (name, value) in [
         (DEGRADED, f64::from(u8::from(degraded))),
-        (HEARTBEAT, now.unwrap_or_default().as_secs_f64()),
         (UNANCHORED_SECONDS, unanchored.as_secs_f64()),
     ] {
         metrics::gauge!(name, "worker" => worker.as_str().to_owned()).set(value);
     }
+}
+
+/// The writer's thread is at work now: for that thread alone.
+pub(crate) fn publish_heartbeat(worker: &WorkerId) {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let now = now.unwrap_or_default().as_secs_f64();
+    metrics::gauge!(HEARTBEAT, "worker" => worker.as_str().to_owned()).set(now);
 }
 
 /// Tells the installed recorder what the metrics mean. A recorder that comes later has not heard it,

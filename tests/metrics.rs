@@ -11,8 +11,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use support::{alone, filled, manager, sealed};
-use vram_residency::audit::PolicyViolation;
 use vram_residency::audit::faults::{Step, StorageError, StorageFaults};
+use vram_residency::audit::{PolicyViolation, SameHostCopy};
 use vram_residency::{AuditTrail, Provenance};
 
 fn install() -> PrometheusHandle {
@@ -38,6 +38,11 @@ fn shown(exporter: &PrometheusHandle) -> BTreeMap<String, f64> {
 /// The counters, in this order: attempts, failures, critical failures, failed verifications.
 #[track_caller]
 fn expect(exporter: &PrometheusHandle, counters: [u64; 4]) {
+    expect_of(exporter, counters, counters[1] * 100 > counters[0]);
+}
+
+#[track_caller]
+fn expect_of(exporter: &PrometheusHandle, counters: [u64; 4], degraded: bool) {
     let names = [
         "emit_attempts",
         "emit_failures",
@@ -49,7 +54,6 @@ fn expect(exporter: &PrometheusHandle, counters: [u64; 4]) {
         .zip(counters)
         .map(|(name, count)| (name.to_owned(), count as f64))
         .collect();
-    let degraded = counters[1] * 100 > counters[0];
     expected.insert("degraded".into(), f64::from(u8::from(degraded)));
     expected.insert("unanchored_seconds".into(), 0.0);
     let deadline = Instant::now() + Duration::from_secs(10);
@@ -144,7 +148,7 @@ fn follow(trail: AuditTrail, faults: &StorageFaults, exporter: &PrometheusHandle
     trail.close().unwrap();
     // Refused, since the trail is closed, and so nobody but the caller can publish it:
     drop(held.verify().unwrap_err()); // SealVerificationFailed, VramDeallocated
-    expect(exporter, [69, lost + 3, 2, 3]);
+    expect_of(exporter, [69, lost + 3, 2, 3], false); // closed
 }
 
 #[test]
@@ -172,6 +176,38 @@ fn everything_is_there_when_the_exporter_came_later() {
             let exporter = install();
             expect(&exporter, [0, 0, 0, 0]);
             follow(trail, &faults, &exporter);
+        },
+    );
+}
+
+#[test]
+fn a_trail_that_is_closed_is_neither_degraded_nor_ahead_of_an_anchor_that_works() {
+    alone(
+        "a_trail_that_is_closed_is_neither_degraded_nor_ahead_of_an_anchor_that_works",
+        |place| {
+            let exporter = install();
+            let faults = StorageFaults::dangerous_new();
+            let trail = support::builder_at(place)
+                .queue_records(16)
+                .anchor(SameHostCopy::new(place.join("anchor")))
+                .anchor_every(Duration::from_secs(3600))
+                .dangerous_storage_faults(faults.clone())
+                .open()
+                .unwrap();
+            faults.hang();
+            let lost = (0..50).filter(|i| trail.note(format!("{i}")).is_err());
+            assert!(lost.count() >= 30);
+            faults.heal();
+            let deadline = Instant::now() + Duration::from_secs(10);
+            let is_set = |name| shown(&exporter).get(name).is_some_and(|value| *value > 0.0);
+            while !is_set("degraded") || !is_set("unanchored_seconds") {
+                assert!(Instant::now() < deadline, "{:?}", shown(&exporter));
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            trail.close().unwrap();
+            let closed = shown(&exporter);
+            assert_eq!(closed["degraded"], 0.0);
+            assert_eq!(closed["unanchored_seconds"], 0.0);
         },
     );
 }

@@ -119,9 +119,9 @@ impl<S: Storage> Writer<S> {
         }
         self.shared.tick_watched();
         self.shared.publish_counters();
-        let unanchored = self.shared.anchors.unanchored();
+        self.shared.publish_gauges(self.ratio.is_degraded());
         health::guarded(|| {
-            health::publish_gauges(&self.shared.worker, self.ratio.is_degraded(), unanchored);
+            health::publish_heartbeat(&self.shared.worker);
             health::describe();
         });
     }
