@@ -246,6 +246,9 @@ impl AuditTrailBuilder {
     /// After which time new records are anchored (default 60 s): the longest time for which a
     /// rewritten trail could go unnoticed, if the anchors work. It is looked at twice in each
     /// interval of [`durable_within`](Self::durable_within), and every few seconds at least.
+    ///
+    /// At most an hour. The alert `VramAuditUnanchored` of `ops/alerts.yml` asks for 15 minutes: with an
+    /// interval of about that or more it fires without a fault, and wants a greater limit.
     pub fn anchor_every(mut self, interval: Duration) -> Self {
         self.settings.anchor_every = interval;
         self
