@@ -1,8 +1,8 @@
 //! The anchors, compared with the tree while it grows.
 //!
 //! An anchor is a checkpoint that was kept where the worker cannot rewrite it. It says something about
-//! a trail only if a given key has signed it and it names the trail's origin. This module knows sizes and roots; it does not know
-//! where a checkpoint stands in a segment.
+//! a trail only if a given key has signed it and it names the trail's origin. This module knows sizes
+//! and roots; it does not know where a checkpoint stands in a segment.
 
 use super::super::checkpoint::{Checkpoint, VerifierKey};
 use super::super::merkle::Frontier;
