@@ -5,7 +5,7 @@
 //! `TailRecovered` says so. A trail that is damaged before that point, or signed with another key,
 //! is refused: going on would bury the evidence. No byte of an old segment is changed.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
@@ -148,14 +148,7 @@ pub enum OpenError {
 impl AuditTrailBuilder {
     pub(super) fn open_on<S: Storage>(mut self, storage: S) -> Result<AuditTrail, OpenError> {
         let path = self.dir.clone();
-        let io = |operation| {
-            let path = path.clone();
-            move |source| OpenError::Io {
-                path,
-                operation,
-                source,
-            }
-        };
+        let io = |operation| failed(&path, operation);
         let hook = self.hook.take().map(Hook::start).transpose();
         let (bell, hook) = hook.map_err(io("start the hook's thread of"))?.unzip();
         let (mut writer, shared) = self.prepare(storage)?;
@@ -177,14 +170,7 @@ impl AuditTrailBuilder {
         storage: S,
     ) -> Result<(Writer<S>, Arc<Shared>), OpenError> {
         let path = self.dir.clone();
-        let io = |operation| {
-            let path = path.clone();
-            move |source| OpenError::Io {
-                path,
-                operation,
-                source,
-            }
-        };
+        let io = |operation| failed(&path, operation);
         storage
             .remove_unfinished()
             .map_err(io("remove unfinished segment in"))?;
@@ -260,14 +246,8 @@ impl AuditTrailBuilder {
         segments: Vec<u64>,
         end: &End,
     ) -> Result<Anchors, OpenError> {
-        let io = |operation| {
-            let path = self.dir.clone();
-            move |source| OpenError::Io {
-                path,
-                operation,
-                source,
-            }
-        };
+        let path = self.dir.clone();
+        let io = |operation| failed(&path, operation);
         let origin = end.verifier.name();
         let keys = self
             .previous(origin)
@@ -422,6 +402,19 @@ impl AuditTrailBuilder {
             theirs: theirs.to_owned(),
             ours: self.verifier(origin).to_string(),
         }
+    }
+}
+
+/// A system call on the trail's directory has failed.
+fn failed(
+    path: &Path,
+    operation: &'static str,
+) -> impl FnOnce(std::io::Error) -> OpenError + use<> {
+    let path = path.to_owned();
+    move |source| OpenError::Io {
+        path,
+        operation,
+        source,
     }
 }
 
