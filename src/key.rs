@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use ed25519_dalek::pkcs8::spki::der::pem::LineEnding;
 use ed25519_dalek::pkcs8::{DecodePrivateKey, EncodePrivateKey, KeypairBytes};
-use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
+use ed25519_dalek::{Signature, SigningKey, VerifyingKey};
 use hkdf::Hkdf;
 use hmac::{Hmac, KeyInit, Mac};
 use secrecy::{ExposeSecret, SecretBox, SecretSlice};
@@ -22,10 +22,12 @@ use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 use self::file::{file_error, read_secret, write_new};
+use self::local::LocalKey;
 use crate::audit::{NoteError, VerifierKey};
 use crate::id::WorkerId;
 
 mod file;
+mod local;
 
 /// The fewest bytes that a [`WorkerToken`] may have.
 pub const MIN_TOKEN_BYTES: usize = 32;
@@ -77,7 +79,7 @@ pub(crate) struct SealKey {
 pub struct TrailKey(Kind);
 
 enum Kind {
-    Here(SigningKey),
+    Here(Box<LocalKey>),
     Supplied {
         public: VerifyingKey,
         signer: Box<SignerFn>,
@@ -354,9 +356,7 @@ impl TrailKey {
 
     pub(crate) fn sign(&mut self, message: &[u8]) -> Result<Signature, SignError> {
         match &mut self.0 {
-            Kind::Here(key) => key
-                .try_sign(message)
-                .map_err(|error| SignError::Failed(error.into())),
+            Kind::Here(key) => key.sign(message),
             Kind::Supplied { public, signer } => {
                 // The trail must outlive a signer that panics.
                 let signed = catch_unwind(AssertUnwindSafe(|| signer(message)));
@@ -377,7 +377,7 @@ fn open_key(path: &Path) -> Result<TrailKey, KeyError> {
     let pem = std::str::from_utf8(&pem).map_err(|_| malformed())?;
     let pair = KeypairBytes::from_pkcs8_pem(pem).map_err(|_| malformed())?;
     let key = SigningKey::try_from(&pair).map_err(|_| malformed())?;
-    Ok(TrailKey(Kind::Here(key)))
+    Ok(TrailKey(Kind::Here(Box::new(LocalKey::new(key)))))
 }
 
 /// Makes a key's file: written and synced under a name of its own, then linked to `path`, which

@@ -2,6 +2,8 @@ use std::fs::Permissions;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::process::Command;
 
+use ed25519_dalek::Signer;
+
 use super::*;
 
 fn token(byte: u8) -> WorkerToken {
@@ -211,7 +213,7 @@ fn no_secret_is_in_what_is_printed() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("trail.pem");
     let key = TrailKey::open_or_create(&path).unwrap();
-    let Kind::Here(signing) = &key.0 else {
+    let Kind::Here(local) = &key.0 else {
         unreachable!()
     };
     let texts = format!(
@@ -219,7 +221,7 @@ fn no_secret_is_in_what_is_printed() {
         token(0xab),
         SealKey::derive(&token(0xab), &worker("w"))
     );
-    assert!(!texts.contains(&hex::encode(signing.to_bytes())), "{texts}");
+    assert!(!texts.contains(&hex::encode(local.secret())), "{texts}");
     assert!(
         !texts.contains("abab") && !texts.contains("171, 171"),
         "{texts}"
