@@ -30,7 +30,7 @@ pub const DEFAULT_CRITICAL_DEADLINE: Duration = Duration::from_secs(5);
 pub const DEFAULT_DURABLE_WITHIN: Duration = Duration::from_secs(1);
 
 /// How many records wait for the disk at most, unless configured.
-pub const DEFAULT_QUEUE_RECORDS: usize = 16_384;
+pub const DEFAULT_QUEUE_RECORDS: usize = 65_536;
 
 /// How many critical records have room beyond that.
 pub const RESERVED_RECORDS: usize = 1_024;
@@ -166,8 +166,12 @@ impl AuditTrailBuilder {
         self
     }
 
-    /// How many records may wait for the disk (default 16 384; critical ones have room for 1 024
+    /// How many records may wait for the disk (default 65 536; critical ones have room for 1 024
     /// more). The room is reserved here, so that recording never allocates.
+    ///
+    /// It says how long a disk may hang before ordinary records are lost: by default 0.2 s at 300 000
+    /// records a second. Each place takes some 340 bytes of memory from its first use on, 22 MiB in
+    /// all by default.
     pub fn queue_records(mut self, records: usize) -> Self {
         self.settings.queue_records = records;
         self

@@ -126,6 +126,12 @@ impl Queue {
         self.capacity.saturating_add(self.reserve)
     }
 
+    /// How many ordinary records wake the writer before their time. The room that is left then must
+    /// last as long as the slowest sync takes, so it is most of it.
+    fn worth_writing(&self) -> usize {
+        self.capacity / 8
+    }
+
     /// No code panics while it holds the lock, so a poisoned lock protects consistent data.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -164,12 +170,12 @@ impl Queue {
             mono_us: self.mono_us(),
             event,
         });
-        let half_full = state.records.len() == self.capacity / 2;
+        let is_worth_writing = state.records.len() == self.worth_writing();
         if lane == Lane::Critical {
             state.urgent = true;
         }
         drop(state);
-        if lane == Lane::Critical || half_full {
+        if lane == Lane::Critical || is_worth_writing {
             self.work.notify_one();
         }
         (mark, Ok(()))
@@ -262,7 +268,7 @@ impl Queue {
 
     // What follows is the writer's side.
 
-    /// Waits for a critical record, a queue that is half full, or closing, at most `limit`.
+    /// Waits for a critical record, enough ordinary ones, or closing, at most `limit`.
     pub(crate) fn wait_for_work(&self, limit: Duration) -> Wake {
         let deadline = Instant::now().checked_add(limit);
         let mut state = self.lock();
@@ -270,9 +276,9 @@ impl Queue {
             if let Some(until) = state.closing {
                 return Wake::Close(until);
             }
-            let half_full = state.records.len() >= self.capacity / 2 && state.failure.is_none();
+            let enough = state.records.len() >= self.worth_writing() && state.failure.is_none();
             let left = deadline.map_or(limit, |end| end.saturating_duration_since(Instant::now()));
-            if state.urgent || half_full || left.is_zero() {
+            if state.urgent || enough || left.is_zero() {
                 return Wake::Work;
             }
             state = self
