@@ -369,6 +369,8 @@ fn parse_signatures(text: &str) -> Result<Vec<NoteSignature>, NoteError> {
             signer: None,
         });
     }
+    // There may be tens of thousands of anchors, with one signature each.
+    signatures.shrink_to_fit();
     Ok(signatures)
 }
 

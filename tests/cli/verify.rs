@@ -220,6 +220,22 @@ fn an_anchor_file_holds_checkpoints_in_any_of_their_forms() {
 }
 
 #[test]
+fn anchors_are_refused_before_they_fill_the_memory() {
+    let trail = Trail::new();
+    let note = trail.last.to_string();
+    trail.write("many", note.repeat((5 << 20) / note.len()));
+    let verify = "verify trail --key @verifier.key --anchor many";
+    trail.run(verify).with(0);
+    let ended = trail.run(&format!("{verify} --anchor many")).with(2);
+    assert!(
+        ended.err.contains("more than 8388608 bytes of anchors"),
+        "{ended:?}"
+    );
+    trail.write("many", note.repeat((9 << 20) / note.len()));
+    trail.run(verify).with(2);
+}
+
+#[test]
 fn a_broken_trail_is_status_1_even_if_an_anchor_file_cannot_be_read() {
     let trail = Trail::new();
     let last = trail.last.to_string();

@@ -13,8 +13,8 @@ use vram_residency::audit::{
 use crate::keys::{TrustedKeys, read_text};
 use crate::output::{Colour, Failure, Out, progress_bar, tell};
 
-/// The most bytes that are read of a file of anchors.
-const MAX_ANCHOR_FILE_BYTES: u64 = 16 << 20;
+/// The most bytes of anchors, in all files together: they are kept in memory.
+const MAX_ANCHOR_BYTES: u64 = 8 << 20;
 
 /// Check a whole trail
 ///
@@ -37,7 +37,8 @@ Exit status:
 
 Anchor files hold one or more checkpoints: as text, as `vram-audit anchor` prints them, or on lines
 of JSON with the text in the field `checkpoint`, as they stand in a trail or in a collected log
-(there also inside the field `fields`). Empty lines are skipped; anything else is refused.
+(there also inside the field `fields`). Empty lines are skipped; anything else is refused. All of
+them together may have 8 MiB: the newest checkpoint alone says nearly as much as all before it.
 
 With --json, a key or an anchor file that cannot be used is an object, too: with `verdict`,
 `exit_status`, `missing`, `outcome`, and the reason in `not_checked`, and with nothing else. Wrong
@@ -103,10 +104,11 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
 fn check(args: &Args) -> Result<ExitCode, Failure> {
     let keys = args.keys.read()?;
     let mut anchors = Vec::new();
+    let mut room = MAX_ANCHOR_BYTES;
     let mut unread = None;
     for path in &args.anchors {
         // Broken goes before what could not be read, so the trail is checked in any case.
-        if let Err(failure) = read_anchors(path, &mut anchors) {
+        if let Err(failure) = read_anchors(path, &mut anchors, &mut room) {
             unread.get_or_insert(failure);
         }
     }
@@ -180,9 +182,17 @@ fn print(answer: &Answer<'_>) -> Result<(), Failure> {
 }
 
 /// Adds the checkpoints in a file. What is no checkpoint is refused: an anchor that is passed over
-/// in silence would vouch for nothing.
-fn read_anchors(path: &Path, anchors: &mut Vec<Checkpoint>) -> Result<(), Failure> {
-    let text = read_text(path, MAX_ANCHOR_FILE_BYTES)?;
+/// in silence would vouch for nothing. `room` is how many bytes there may be, and how many are left.
+fn read_anchors(path: &Path, anchors: &mut Vec<Checkpoint>, room: &mut u64) -> Result<(), Failure> {
+    let text = read_text(path, MAX_ANCHOR_BYTES)?;
+    let left = room.checked_sub(text.len() as u64).ok_or_else(|| {
+        Failure::CouldNot(format!(
+            "{}: with this file there are more than {MAX_ANCHOR_BYTES} bytes of anchors: give the \
+             newest ones alone",
+            path.display()
+        ))
+    })?;
+    *room = left;
     let before = anchors.len();
     let wrong = |line: usize, words: &str| {
         Failure::CouldNot(format!("{}, line {line}: {words}", path.display()))
