@@ -21,9 +21,12 @@
 )]
 #![doc = include_str!("../README.md")]
 
-#[cfg(not(target_os = "linux"))]
+#[cfg(not(all(
+    target_os = "linux",
+    any(target_arch = "aarch64", target_arch = "x86_64")
+)))]
 compile_error!(
-    "vram-residency supports Linux only: sealed memory and durable records rest on Linux system calls"
+    "vram-residency supports Linux on x86-64 and AArch64 only: sealed memory and durable records rest on Linux system calls, signatures on instructions of these processors"
 );
 
 pub mod audit;

@@ -170,8 +170,10 @@ impl AuditTrailBuilder {
     /// more). The room is reserved here, so that recording never allocates.
     ///
     /// It says how long a disk may hang before ordinary records are lost: by default 0.2 s at 300 000
-    /// records a second. Each place takes some 340 bytes of memory from its first use on, 22 MiB in
-    /// all by default.
+    /// records a second. Records go to the disk in the order of their numbers, so it also says how
+    /// much a critical one may have before it: 16 384 records go out in one write and sync. Each place
+    /// takes some 340 bytes of memory from its first use on, 22 MiB in all by default, and the texts of
+    /// the records that wait.
     pub fn queue_records(mut self, records: usize) -> Self {
         self.settings.queue_records = records;
         self

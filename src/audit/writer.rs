@@ -22,8 +22,9 @@ use super::{CloseError, Receipt, Shared};
 use crate::health::hook::Bell;
 use crate::health::{self, Degradation, FailureRatio};
 
-/// The most records in one write.
-const MAX_BATCH: usize = 4096;
+/// The most records in one write: a critical record behind a queue that is full by default waits for
+/// five of them.
+const MAX_BATCH: usize = 16_384;
 
 /// The most records in the first write after a failure: with little room, some may still fit.
 const CAUTIOUS_BATCH: usize = 64;

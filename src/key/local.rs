@@ -1,8 +1,8 @@
 //! A trail key that is in this process, and the faster of two ways to sign with it.
 //!
 //! A durable record waits for its signature, so signing is done by graviola where the processor can:
-//! it took 0.4 of ed25519-dalek's time. Ed25519 has one signature for a message and a key, so both
-//! must agree; a key with which they do not is left to ed25519-dalek, as on older processors.
+//! it takes about half of ed25519-dalek's time. Ed25519 has one signature for a message and a key, so
+//! both must agree; a key with which they do not is left to ed25519-dalek, as on older processors.
 
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 use graviola::signing::eddsa::Ed25519SigningKey;
@@ -22,9 +22,6 @@ pub(super) struct LocalKey {
 impl LocalKey {
     pub(super) fn new(key: SigningKey) -> Self {
         let fast = fast_key(&key);
-        if fast.is_none() {
-            tracing::debug!("the trail's key signs with portable code");
-        }
         Self { key, fast }
     }
 
@@ -55,7 +52,13 @@ fn fast_key(key: &SigningKey) -> Option<Ed25519SigningKey> {
     }
     let fast = Ed25519SigningKey::from_bytes(key.as_bytes()).ok()?;
     let expected = key.try_sign(PROBE).ok()?;
-    (fast.sign(PROBE) == expected.to_bytes()).then_some(fast)
+    if fast.sign(PROBE) != expected.to_bytes() {
+        tracing::error!(
+            "two implementations of Ed25519 sign the same text differently on this processor; the trail is signed by the portable one: check some of it, and the machine"
+        );
+        return None;
+    }
+    Some(fast)
 }
 
 #[cfg(test)]

@@ -4,8 +4,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use serde::Serialize;
-use serde_json::Value;
+use serde::{Deserialize, Serialize};
 use vram_residency::audit::{
     Checkpoint, Missing, Outcome, Report, UnanchoredEnd, Verdict, verify_with_progress,
 };
@@ -234,12 +233,18 @@ fn read_anchors(path: &Path, anchors: &mut Vec<Checkpoint>, room: &mut u64) -> R
     Ok(())
 }
 
-/// The checkpoint in a line of a trail, or of a log that `tracing-subscriber` wrote as JSON.
+/// The checkpoint in a line of a trail, or of a log that `tracing-subscriber` wrote as JSON. What else
+/// is in the line is skipped and not kept.
 fn from_json(line: &str) -> Option<String> {
-    let value: Value = serde_json::from_str(line).ok()?;
-    let fields = value.get("fields");
-    let note = value
-        .get("checkpoint")
-        .or_else(|| fields?.get("checkpoint"))?;
-    Some(note.as_str()?.to_owned())
+    #[derive(Deserialize)]
+    struct Line {
+        checkpoint: Option<String>,
+        fields: Option<Fields>,
+    }
+    #[derive(Deserialize)]
+    struct Fields {
+        checkpoint: Option<String>,
+    }
+    let line: Line = serde_json::from_str(line).ok()?;
+    line.checkpoint.or_else(|| line.fields?.checkpoint)
 }
