@@ -168,12 +168,12 @@ fn durable(trail: &AuditTrail, dir: &std::path::Path) {
 
 /// Many callers at once: they share writes and syncs.
 fn together(trail: &AuditTrail, callers: usize) {
-    const ONE: usize = 200;
-    let each = (20 * ONE / callers).max(20);
+    const ONE: usize = 400;
+    const ALL: usize = 20_480;
     let (mut alone, mut many, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..PAIRS {
         let one = rate(trail, 1, ONE);
-        let all = rate(trail, callers, each);
+        let all = rate(trail, callers, ALL / callers);
         alone.push(one);
         many.push(all);
         ratios.push(all / one);
