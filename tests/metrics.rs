@@ -203,6 +203,8 @@ fn a_trail_that_is_closed_is_neither_degraded_nor_ahead_of_an_anchor_that_works(
             while !is_set("degraded") || !is_set("unanchored_seconds") {
                 assert!(Instant::now() < deadline, "{:?}", shown(&exporter));
                 std::thread::sleep(Duration::from_millis(10));
+                // The anchor gets whatever is there with the record of the degradation: this is not.
+                let _no_room_at_first = trail.note("afterwards");
             }
             trail.close().unwrap();
             let closed = shown(&exporter);
