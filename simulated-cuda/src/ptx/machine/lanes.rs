@@ -1,0 +1,483 @@
+//! A group of threads in step: their registers, their places in the kernel, and the instructions.
+
+use super::super::instruction::{Inst, Op, Width};
+use super::{Access, Launch, Memory, Stop, Window};
+
+/// Threads in a group.
+pub(super) const LANES: usize = 16;
+
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+struct Words([u32; LANES]);
+
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+struct LongWords([u64; LANES]);
+
+/// What registers hold before they are written: nothing that could be taken for a result.
+const GARBAGE: u64 = 0xbad0_dead_bad0_dead;
+
+const NO_WINDOW: Window = Window { start: 0, len: 0, bytes: std::ptr::null_mut() };
+
+pub(super) struct Group<'a> {
+    launch: &'a Launch<'a>,
+    memory: &'a dyn Memory,
+    insts: &'a [Inst],
+    words: Vec<Words>,
+    long_words: Vec<LongWords>,
+    /// The next instruction of each lane.
+    at: [usize; LANES],
+    /// Lanes that have not returned, a bit for each.
+    live: u32,
+    /// Lanes that execute the current instruction, and the same as masks of words.
+    active: u32,
+    mask: Words,
+    /// The windows of the last accesses.
+    read: Window,
+    write: Window,
+    branches: u64,
+    first_thread: u64,
+    /// How much each lane has stored; only counted where a result is to be corrupted.
+    stores: [u64; LANES],
+}
+
+/// Why lanes stopped going on together.
+enum Parting {
+    /// They are at different places now, or not all of them live.
+    Apart,
+    /// The lanes that wait are at or before the next instruction.
+    Met(usize),
+}
+
+impl<'a> Group<'a> {
+    pub(super) fn new(launch: &'a Launch<'a>, memory: &'a dyn Memory) -> Self {
+        Self {
+            launch,
+            memory,
+            insts: &launch.kernel.insts,
+            words: vec![Words([GARBAGE as u32; LANES]); launch.kernel.words],
+            long_words: vec![LongWords([GARBAGE; LANES]); launch.kernel.long_words],
+            at: [0; LANES],
+            live: 0,
+            active: 0,
+            mask: Words([0; LANES]),
+            read: NO_WINDOW,
+            write: NO_WINDOW,
+            branches: launch.branches,
+            first_thread: 0,
+            stores: [0; LANES],
+        }
+    }
+
+    /// Sets a register in every lane.
+    pub(super) fn fill(&mut self, width: Width, place: u32, value: impl Fn(usize) -> u64) {
+        for lane in 0..LANES {
+            match width {
+                Width::W32 => self.words[place as usize].0[lane] = value(lane) as u32,
+                Width::W64 => self.long_words[place as usize].0[lane] = value(lane),
+            }
+        }
+    }
+
+    /// Runs `count` threads to their ends.
+    pub(super) fn run(&mut self, first_thread: u64, count: usize) -> Result<(), Stop> {
+        self.at = [0; LANES];
+        self.stores = [0; LANES];
+        self.first_thread = first_thread;
+        self.live = ((1_u64 << count) - 1) as u32;
+        while self.live != 0 {
+            let places = || (0..LANES).filter(|lane| self.live >> lane & 1 == 1).map(|lane| self.at[lane]);
+            let lowest = places().min().unwrap_or(0);
+            let waiting = places().filter(|at| *at != lowest).min();
+            self.active = (0..LANES).fold(0, |active, lane| {
+                active | u32::from(self.live >> lane & 1 == 1 && self.at[lane] == lowest) << lane
+            });
+            for lane in 0..LANES {
+                self.mask.0[lane] = if self.active >> lane & 1 == 1 { u32::MAX } else { 0 };
+            }
+            let parting = match waiting {
+                None => self.go::<true>(lowest, usize::MAX)?,
+                Some(waiting) => self.go::<false>(lowest, waiting)?,
+            };
+            if let Parting::Met(at) = parting {
+                self.place(self.active, at);
+            }
+        }
+        Ok(())
+    }
+
+    fn place(&mut self, lanes: u32, at: usize) {
+        for lane in 0..LANES {
+            if lanes >> lane & 1 == 1 {
+                self.at[lane] = at;
+            }
+        }
+    }
+
+    /// The lanes in which a predicate holds.
+    fn holds(&self, predicate: u32) -> u32 {
+        let words = &self.words[predicate as usize].0;
+        (0..LANES).fold(0, |lanes, lane| lanes | u32::from(words[lane] != 0) << lane)
+    }
+
+    /// Where the active lanes go on after a branch that `taken` of them take; `None` if they part.
+    fn branch(&mut self, taken: u32, target: usize, next: usize) -> Result<Option<usize>, Stop> {
+        self.branches = self.branches.checked_sub(1).ok_or(Stop::Timeout)?;
+        let taken = taken & self.active;
+        if taken == self.active {
+            return Ok(Some(target));
+        }
+        if taken == 0 {
+            return Ok(Some(next));
+        }
+        self.place(taken, target);
+        self.place(self.active & !taken, next);
+        Ok(None)
+    }
+
+    fn set<const ALL: bool>(&mut self, place: u32, value: [u32; LANES]) {
+        let register = &mut self.words[place as usize].0;
+        if ALL {
+            *register = value;
+            return;
+        }
+        for lane in 0..LANES {
+            let mask = self.mask.0[lane];
+            register[lane] = value[lane] & mask | register[lane] & !mask;
+        }
+    }
+
+    fn set_long<const ALL: bool>(&mut self, place: u32, value: [u64; LANES]) {
+        let register = &mut self.long_words[place as usize].0;
+        if ALL {
+            *register = value;
+            return;
+        }
+        for lane in 0..LANES {
+            if self.active >> lane & 1 == 1 {
+                register[lane] = value[lane];
+            }
+        }
+    }
+
+    /// The host's address of `bytes` bytes at a device address.
+    #[inline]
+    fn locate(&mut self, address: u64, bytes: u64, access: Access, line: u32) -> Result<*mut u8, Stop> {
+        if !address.is_multiple_of(bytes) {
+            return Err(Stop::Misaligned { address, line });
+        }
+        let window = if access == Access::Read { self.read } else { self.write };
+        let window = if holds(&window, address, bytes) {
+            window
+        } else {
+            let window = self.memory.window(address, access);
+            let window = window.filter(|window| holds(window, address, bytes));
+            let window = window.ok_or(Stop::Illegal { address, access, line })?;
+            match access {
+                Access::Read => self.read = window,
+                Access::Write => self.write = window,
+            }
+            window
+        };
+        // SAFETY: the distance is less than the window's length (`holds`), and a window's bytes are one
+        // allocation of that length (`Memory`).
+        Ok(unsafe { window.bytes.add((address - window.start) as usize) })
+    }
+
+    /// Loads an element into each active lane.
+    #[inline]
+    fn load<const BYTES: usize>(&mut self, inst: &Inst) -> Result<[u64; LANES], Stop> {
+        let addresses = self.long_words[inst.a as usize].0;
+        let mut values = [0; LANES];
+        for lane in 0..LANES {
+            if self.active >> lane & 1 == 0 {
+                continue;
+            }
+            let address = addresses[lane].wrapping_add(inst.imm);
+            let from = self.locate(address, BYTES as u64, Access::Read, inst.line)?;
+            let mut value = [0_u8; 8];
+            // SAFETY: `locate` checked that so many bytes can be read there; `value` is this function's
+            // own and has 8.
+            unsafe { std::ptr::copy_nonoverlapping(from, value.as_mut_ptr(), BYTES) };
+            values[lane] = u64::from_le_bytes(value);
+        }
+        Ok(values)
+    }
+
+    /// Stores an element from each active lane.
+    fn store<const BYTES: usize>(&mut self, inst: &Inst, values: [u64; LANES]) -> Result<(), Stop> {
+        let addresses = self.long_words[inst.a as usize].0;
+        for lane in 0..LANES {
+            if self.active >> lane & 1 == 0 {
+                continue;
+            }
+            let address = addresses[lane].wrapping_add(inst.imm);
+            let to = self.locate(address, BYTES as u64, Access::Write, inst.line)?;
+            let value = self.corrupted(lane, values[lane], BYTES as u32).to_le_bytes();
+            // SAFETY: `locate` checked that so many bytes can be written there; `value` is this
+            // function's own and has 8.
+            unsafe { std::ptr::copy_nonoverlapping(value.as_ptr(), to, BYTES) };
+        }
+        Ok(())
+    }
+
+    fn corrupted(&mut self, lane: usize, value: u64, bytes: u32) -> u64 {
+        let Some(corruption) = self.launch.corruption else { return value };
+        let store = self.stores[lane];
+        self.stores[lane] += 1;
+        let thread = self.first_thread + lane as u64;
+        if (corruption.thread == thread || corruption.thread == u64::MAX) && corruption.store == store {
+            value ^ 1 << (corruption.bit % (8 * bytes))
+        } else {
+            value
+        }
+    }
+
+    fn check_alignment(&self, inst: &Inst) -> Result<(), Stop> {
+        let addresses = &self.long_words[inst.a as usize].0;
+        for (lane, base) in addresses.iter().enumerate() {
+            let address = base.wrapping_add(inst.imm);
+            if self.active >> lane & 1 == 1 && !address.is_multiple_of(u64::from(inst.b)) {
+                return Err(Stop::Misaligned { address, line: inst.line });
+            }
+        }
+        Ok(())
+    }
+
+    fn word(&self, place: u32) -> [u32; LANES] {
+        self.words[place as usize].0
+    }
+
+    fn long(&self, place: u32) -> [u64; LANES] {
+        self.long_words[place as usize].0
+    }
+
+    /// Executes instructions for the active lanes until they part, or until `waiting` is reached. `ALL`:
+    /// no other lane lives, so that results need no mask.
+    fn go<const ALL: bool>(&mut self, mut at: usize, waiting: usize) -> Result<Parting, Stop> {
+        /// Computes a result for each lane from the sources' values.
+        macro_rules! words {
+            ($inst:ident, |$a:ident| $value:expr) => {{
+                let first = self.word($inst.a);
+                self.set::<ALL>($inst.d, std::array::from_fn(|lane| { let $a = first[lane]; $value }));
+            }};
+            ($inst:ident, |$a:ident, $b:ident| $value:expr) => {{
+                let (first, second) = (self.word($inst.a), self.word($inst.b));
+                self.set::<ALL>($inst.d, std::array::from_fn(|lane| {
+                    let ($a, $b) = (first[lane], second[lane]);
+                    $value
+                }));
+            }};
+            ($inst:ident, |$a:ident, $b:ident, $c:ident| $value:expr) => {{
+                let (first, second, third) = (self.word($inst.a), self.word($inst.b), self.word($inst.c));
+                self.set::<ALL>($inst.d, std::array::from_fn(|lane| {
+                    let ($a, $b, $c) = (first[lane], second[lane], third[lane]);
+                    $value
+                }));
+            }};
+        }
+        /// The same for long words, from the two registers that the functions named fetch.
+        macro_rules! longs {
+            ($inst:ident, $set:ident, $first:ident, $second:ident, |$a:ident, $b:ident| $value:expr) => {{
+                let (first, second) = (self.$first($inst.a), self.$second($inst.b));
+                self.$set::<ALL>($inst.d, std::array::from_fn(|lane| {
+                    let ($a, $b) = (first[lane], second[lane]);
+                    $value
+                }));
+            }};
+        }
+        macro_rules! branch {
+            ($inst:ident, $taken:expr) => {{
+                let taken = $taken;
+                match self.branch(taken, $inst.imm as usize, at + 1)? {
+                    Some(next) => at = next.wrapping_sub(1),
+                    None => return Ok(Parting::Apart),
+                }
+            }};
+        }
+        let insts = self.insts;
+        loop {
+            if !ALL && at >= waiting {
+                return Ok(Parting::Met(at));
+            }
+            let inst = &insts[at];
+            let n = inst.imm as u32;
+            match inst.op {
+                Op::Add32 => words!(inst, |a, b| a.wrapping_add(b)),
+                Op::Xor32 => words!(inst, |a, b| a ^ b),
+                Op::Rotate => words!(inst, |a| a >> n | a.wrapping_shl(32 - n) & if n == 0 { 0 } else { u32::MAX }),
+                Op::And32 => words!(inst, |a, b| a & b),
+                Op::Or32 => words!(inst, |a, b| a | b),
+                Op::Not32 => words!(inst, |a| !a),
+                Op::ShrBy32 => words!(inst, |a| a >> n),
+                Op::ShlBy32 => words!(inst, |a| a << n),
+                Op::SwapBytes => words!(inst, |a| a.swap_bytes()),
+                Op::Mov32 => words!(inst, |a| a),
+                Op::Sub32 => words!(inst, |a, b| a.wrapping_sub(b)),
+                Op::Mul32 => words!(inst, |a, b| a.wrapping_mul(b)),
+                Op::MulHighU32 => words!(inst, |a, b| ((u64::from(a) * u64::from(b)) >> 32) as u32),
+                Op::MulHighS32 => words!(inst, |a, b| ((i64::from(a as i32) * i64::from(b as i32)) >> 32) as u32),
+                Op::DivU32 => words!(inst, |a, b| a.checked_div(b).unwrap_or(u32::MAX)),
+                Op::DivS32 => words!(inst, |a, b| if b == 0 { u32::MAX } else { (a as i32).wrapping_div(b as i32) as u32 }),
+                Op::RemU32 => words!(inst, |a, b| a.checked_rem(b).unwrap_or(a)),
+                Op::RemS32 => words!(inst, |a, b| if b == 0 { a } else { (a as i32).wrapping_rem(b as i32) as u32 }),
+                Op::MinU32 => words!(inst, |a, b| a.min(b)),
+                Op::MinS32 => words!(inst, |a, b| (a as i32).min(b as i32) as u32),
+                Op::MaxU32 => words!(inst, |a, b| a.max(b)),
+                Op::MaxS32 => words!(inst, |a, b| (a as i32).max(b as i32) as u32),
+                Op::Eq32 => words!(inst, |a, b| u32::from(a == b)),
+                Op::Ne32 => words!(inst, |a, b| u32::from(a != b)),
+                Op::LtU32 => words!(inst, |a, b| u32::from(a < b)),
+                Op::LtS32 => words!(inst, |a, b| u32::from((a as i32) < b as i32)),
+                Op::LeU32 => words!(inst, |a, b| u32::from(a <= b)),
+                Op::LeS32 => words!(inst, |a, b| u32::from(a as i32 <= b as i32)),
+                Op::Shl32 => words!(inst, |a, b| a.checked_shl(b).unwrap_or(0)),
+                Op::ShrU32 => words!(inst, |a, b| a.checked_shr(b).unwrap_or(0)),
+                Op::ShrS32 => words!(inst, |a, b| (a as i32 >> b.min(31)) as u32),
+                Op::Zext8 => words!(inst, |a| a & 0xff),
+                Op::Zext16 => words!(inst, |a| a & 0xffff),
+                Op::Sext8 => words!(inst, |a| a as u8 as i8 as u32),
+                Op::Sext16 => words!(inst, |a| a as u16 as i16 as u32),
+                Op::Brev32 => words!(inst, |a| a.reverse_bits()),
+                Op::Clz32 => words!(inst, |a| a.leading_zeros()),
+                Op::Popc32 => words!(inst, |a| a.count_ones()),
+                Op::Funnel => words!(inst, |a, b| funnel(a, b, n)),
+                Op::FunnelRightWrap => words!(inst, |a, b, c| funnel(a, b, c % 32)),
+                Op::FunnelRightClamp => words!(inst, |a, b, c| funnel(a, b, c.min(32))),
+                Op::FunnelLeftWrap => words!(inst, |a, b, c| funnel(a, b, 32 - c % 32)),
+                Op::FunnelLeftClamp => words!(inst, |a, b, c| funnel(a, b, 32 - c.min(32))),
+                Op::PrmtBy => words!(inst, |a, b| permute(a, b, n)),
+                Op::Prmt => words!(inst, |a, b, c| permute(a, b, c)),
+                Op::Lop3 => words!(inst, |a, b, c| lop3(a, b, c, n)),
+                Op::Bfe32 => words!(inst, |a, b, c| extract(a, b, c)),
+                Op::BfeSigned32 => words!(inst, |a, b, c| extract_signed(a, b, c)),
+                Op::Select32 => words!(inst, |a, b, c| if c != 0 { a } else { b }),
+                Op::Narrow => longs!(inst, set, long, long, |a, _b| a as u32),
+                Op::High => longs!(inst, set, long, long, |a, _b| (a >> 32) as u32),
+                Op::Clz64 => longs!(inst, set, long, long, |a, _b| a.leading_zeros()),
+                Op::Popc64 => longs!(inst, set, long, long, |a, _b| a.count_ones()),
+                Op::Eq64 => longs!(inst, set, long, long, |a, b| u32::from(a == b)),
+                Op::Ne64 => longs!(inst, set, long, long, |a, b| u32::from(a != b)),
+                Op::LtU64 => longs!(inst, set, long, long, |a, b| u32::from(a < b)),
+                Op::LtS64 => longs!(inst, set, long, long, |a, b| u32::from((a as i64) < b as i64)),
+                Op::LeU64 => longs!(inst, set, long, long, |a, b| u32::from(a <= b)),
+                Op::LeS64 => longs!(inst, set, long, long, |a, b| u32::from(a as i64 <= b as i64)),
+                Op::WidenU => longs!(inst, set_long, word, word, |a, _b| u64::from(a)),
+                Op::WidenS => longs!(inst, set_long, word, word, |a, _b| a as i32 as u64),
+                Op::Pack => longs!(inst, set_long, word, word, |a, b| u64::from(b) << 32 | u64::from(a)),
+                Op::MulWideU32 => longs!(inst, set_long, word, word, |a, b| u64::from(a) * u64::from(b)),
+                Op::MulWideS32 => longs!(inst, set_long, word, word, |a, b| (i64::from(a as i32) * i64::from(b as i32)) as u64),
+                Op::Shl64 => longs!(inst, set_long, long, word, |a, b| a.checked_shl(b).unwrap_or(0)),
+                Op::ShrU64 => longs!(inst, set_long, long, word, |a, b| a.checked_shr(b).unwrap_or(0)),
+                Op::ShrS64 => longs!(inst, set_long, long, word, |a, b| (a as i64 >> b.min(63)) as u64),
+                Op::Mov64 => longs!(inst, set_long, long, long, |a, _b| a),
+                Op::Not64 => longs!(inst, set_long, long, long, |a, _b| !a),
+                Op::Brev64 => longs!(inst, set_long, long, long, |a, _b| a.reverse_bits()),
+                Op::Add64 => longs!(inst, set_long, long, long, |a, b| a.wrapping_add(b)),
+                Op::Sub64 => longs!(inst, set_long, long, long, |a, b| a.wrapping_sub(b)),
+                Op::And64 => longs!(inst, set_long, long, long, |a, b| a & b),
+                Op::Or64 => longs!(inst, set_long, long, long, |a, b| a | b),
+                Op::Xor64 => longs!(inst, set_long, long, long, |a, b| a ^ b),
+                Op::Mul64 => longs!(inst, set_long, long, long, |a, b| a.wrapping_mul(b)),
+                Op::MulHighU64 => longs!(inst, set_long, long, long, |a, b| ((u128::from(a) * u128::from(b)) >> 64) as u64),
+                Op::MulHighS64 => longs!(inst, set_long, long, long, |a, b| ((i128::from(a as i64) * i128::from(b as i64)) >> 64) as u64),
+                Op::DivU64 => longs!(inst, set_long, long, long, |a, b| a.checked_div(b).unwrap_or(u64::MAX)),
+                Op::DivS64 => longs!(inst, set_long, long, long, |a, b| if b == 0 { u64::MAX } else { (a as i64).wrapping_div(b as i64) as u64 }),
+                Op::RemU64 => longs!(inst, set_long, long, long, |a, b| a.checked_rem(b).unwrap_or(a)),
+                Op::RemS64 => longs!(inst, set_long, long, long, |a, b| if b == 0 { a } else { (a as i64).wrapping_rem(b as i64) as u64 }),
+                Op::MinU64 => longs!(inst, set_long, long, long, |a, b| a.min(b)),
+                Op::MinS64 => longs!(inst, set_long, long, long, |a, b| (a as i64).min(b as i64) as u64),
+                Op::MaxU64 => longs!(inst, set_long, long, long, |a, b| a.max(b)),
+                Op::MaxS64 => longs!(inst, set_long, long, long, |a, b| (a as i64).max(b as i64) as u64),
+                Op::Select64 => {
+                    let (first, second, chosen) = (self.long(inst.a), self.long(inst.b), self.word(inst.c));
+                    let value = |lane: usize| if chosen[lane] != 0 { first[lane] } else { second[lane] };
+                    self.set_long::<ALL>(inst.d, std::array::from_fn(value));
+                }
+                Op::Align => self.check_alignment(inst)?,
+                Op::Load8 => {
+                    let values = self.load::<1>(inst)?;
+                    self.set::<ALL>(inst.d, values.map(|value| value as u32));
+                }
+                Op::Load16 => {
+                    let values = self.load::<2>(inst)?;
+                    self.set::<ALL>(inst.d, values.map(|value| value as u32));
+                }
+                Op::Load32 => {
+                    let values = self.load::<4>(inst)?;
+                    self.set::<ALL>(inst.d, values.map(|value| value as u32));
+                }
+                Op::Load64 => {
+                    let values = self.load::<8>(inst)?;
+                    self.set_long::<ALL>(inst.d, values);
+                }
+                Op::Store8 => self.store::<1>(inst, self.word(inst.b).map(u64::from))?,
+                Op::Store16 => self.store::<2>(inst, self.word(inst.b).map(u64::from))?,
+                Op::Store32 => self.store::<4>(inst, self.word(inst.b).map(u64::from))?,
+                Op::Store64 => self.store::<8>(inst, self.long(inst.b))?,
+                Op::Branch => branch!(inst, u32::MAX),
+                Op::BranchIf => branch!(inst, self.holds(inst.a)),
+                Op::BranchUnless => branch!(inst, !self.holds(inst.a)),
+                Op::Ret => {
+                    self.live &= !self.active;
+                    return Ok(Parting::Apart);
+                }
+                Op::Trap => return Err(Stop::Trap { line: inst.line }),
+            }
+            at = at.wrapping_add(1);
+        }
+    }
+}
+
+/// Whether so many bytes at the address lie inside the window.
+#[inline]
+fn holds(window: &Window, address: u64, bytes: u64) -> bool {
+    let at = address.wrapping_sub(window.start);
+    at < window.len && window.len - at >= bytes
+}
+
+/// The lower word of `high:low`, shifted to the right by at most 32 bits.
+#[inline]
+fn funnel(low: u32, high: u32, bits: u32) -> u32 {
+    ((u64::from(high) << 32 | u64::from(low)) >> bits) as u32
+}
+
+/// `prmt`: each result byte is one of the eight of `b:a`, or that one's sign.
+fn permute(a: u32, b: u32, selector: u32) -> u32 {
+    let bytes = u64::from(b) << 32 | u64::from(a);
+    (0..4).fold(0, |result, index| {
+        let chosen = selector >> (4 * index) & 0xf;
+        let byte = (bytes >> (8 * (chosen & 7))) as u8;
+        let byte = if chosen & 8 == 0 { byte } else { ((byte as i8) >> 7) as u8 };
+        result | u32::from(byte) << (8 * index)
+    })
+}
+
+/// `lop3`: bit `4 a + 2 b + c` of the table, for each bit of the sources.
+#[inline]
+fn lop3(a: u32, b: u32, c: u32, table: u32) -> u32 {
+    (0..8).filter(|row| table >> row & 1 == 1).fold(0, |result, row| {
+        let pick = |word: u32, bit: u32| if row >> bit & 1 == 1 { word } else { !word };
+        result | pick(a, 2) & pick(b, 1) & pick(c, 0)
+    })
+}
+
+/// `bfe.u32`: so many bits from a position on, zeros where the word has none.
+fn extract(word: u32, position: u32, len: u32) -> u32 {
+    let (position, len) = (position & 0xff, len & 0xff);
+    let shifted = word.checked_shr(position).unwrap_or(0);
+    if len >= 32 { shifted } else { shifted & ((1 << len) - 1) }
+}
+
+/// `bfe.s32`: the same, with the field's highest bit as sign.
+fn extract_signed(word: u32, position: u32, len: u32) -> u32 {
+    let (position, len) = (position & 0xff, len & 0xff);
+    if len == 0 {
+        return 0;
+    }
+    let top = (position + len - 1).min(31);
+    let sign = if word >> top & 1 == 1 { u32::MAX } else { 0 };
+    let kept = if position > 31 { 0 } else { (top + 1).saturating_sub(position) };
+    let field = extract(word, position, kept);
+    if kept >= 32 { field } else { field | sign << kept }
+}

@@ -1,0 +1,441 @@
+//! Reads a module's tokens into variables and kernels, with every register declared and every number
+//! read. Knows PTX's grammar, as far as kernels of integers need it, and not what an opcode does.
+
+use std::collections::HashMap;
+
+use super::Refusal;
+use super::cursor::Cursor;
+use super::lex::Kind;
+
+/// The module as written.
+#[derive(Debug)]
+pub(super) struct ModuleText<'a> {
+    /// `.version 7.0` is `(7, 0)`.
+    pub version: (u32, u32),
+    /// `.target sm_75` is 75.
+    pub target: u32,
+    pub variables: Vec<Variable<'a>>,
+    pub kernels: Vec<KernelText<'a>>,
+}
+
+/// A variable of the module, in global or constant memory.
+#[derive(Debug)]
+pub(super) struct Variable<'a> {
+    pub name: &'a str,
+    pub bytes: Vec<u8>,
+    pub align: u32,
+    pub constant: bool,
+}
+
+/// A kernel as written.
+#[derive(Debug)]
+pub(super) struct KernelText<'a> {
+    pub name: &'a str,
+    pub params: Vec<Param<'a>>,
+    /// The product of `.maxntid` or `.reqntid`.
+    pub max_threads: Option<u32>,
+    pub body: Vec<Statement<'a>>,
+    /// The class of each register, by its number.
+    pub registers: Vec<Class>,
+}
+
+/// A parameter, and where it is among the parameters' bytes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Param<'a> {
+    pub name: &'a str,
+    pub offset: u32,
+    pub bytes: u32,
+}
+
+#[derive(Debug)]
+pub(super) enum Statement<'a> {
+    Instruction(Instruction<'a>),
+    Label { name: &'a str, line: u32 },
+}
+
+#[derive(Debug)]
+pub(super) struct Instruction<'a> {
+    /// The predicate it is guarded by, and whether that must hold.
+    pub guard: Option<(Register, bool)>,
+    pub opcode: &'a str,
+    pub operands: Vec<Operand<'a>>,
+    pub line: u32,
+}
+
+/// What a register holds. Its sign is the instructions' business.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Class {
+    Predicate,
+    Word16,
+    Word32,
+    Word64,
+}
+
+/// A register, counted over all classes of a kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Register {
+    pub number: u32,
+    pub class: Class,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Operand<'a> {
+    /// `[register+offset]`
+    Address(Register, u64),
+    /// A parameter, a variable, a label or a special register.
+    Name(&'a str),
+    /// `[name+offset]`
+    NameAddress(&'a str, u64),
+    Number(u64),
+    /// `register|register`
+    Pair(Register, Register),
+    Register(Register),
+    /// `_`
+    Sink,
+    Vector(Vec<Operand<'a>>),
+}
+
+pub(super) fn module<'a>(cursor: &mut Cursor<'a>) -> Result<ModuleText<'a>, Refusal> {
+    let mut module =
+        ModuleText { version: (0, 0), target: 0, variables: Vec::new(), kernels: Vec::new() };
+    while let Some(word) = cursor.next_word()? {
+        match word {
+            ".version" => {
+                let text = cursor.word("a version")?;
+                let version = text.split_once('.').and_then(|(major, minor)| {
+                    Some((major.parse().ok()?, minor.parse().ok()?))
+                });
+                module.version = version.ok_or_else(|| cursor.refusal("no version"))?;
+            }
+            ".target" => {
+                let text = cursor.word("a target")?;
+                let digits = text.strip_prefix("sm_").map(|rest| rest.trim_end_matches(['a', 'f']));
+                let target = digits.and_then(|digits| digits.parse().ok());
+                module.target = target.ok_or_else(|| cursor.refusal("the target is no `sm_` and number"))?;
+                while cursor.eat(b',') {
+                    cursor.word("a target's option")?;
+                }
+            }
+            ".address_size" => {
+                if cursor.number("an address size")? != 64 {
+                    return Err(cursor.refusal("addresses must have 64 bits"));
+                }
+            }
+            ".visible" | ".weak" => {}
+            ".file" => cursor.skip_line(),
+            ".global" | ".const" => {
+                let variable = variable(cursor, word == ".const")?;
+                module.variables.push(variable);
+            }
+            ".entry" => {
+                let kernel = kernel(cursor)?;
+                module.kernels.push(kernel);
+            }
+            _ => return Err(cursor.refusal(format!("`{word}` is unknown outside kernels"))),
+        }
+    }
+    if module.version == (0, 0) || module.target == 0 {
+        return Err(Refusal::new(1, "`.version` or `.target` is missing"));
+    }
+    Ok(module)
+}
+
+/// `.align 4 .u32 NAME[64] = {1, 2, ...};`, behind `.global` or `.const`.
+fn variable<'a>(cursor: &mut Cursor<'a>, constant: bool) -> Result<Variable<'a>, Refusal> {
+    let mut align = None;
+    let mut kind = cursor.word("a type")?;
+    if kind == ".align" {
+        align = Some(cursor.number("an alignment")? as u32);
+        kind = cursor.word("a type")?;
+    }
+    let size = type_bytes(kind).ok_or_else(|| cursor.refusal(format!("`{kind}` is an unknown type")))?;
+    let name = cursor.word("a variable's name")?;
+    let mut count = 1;
+    if cursor.eat(b'[') {
+        count = if cursor.eat(b']') {
+            0
+        } else {
+            let count = cursor.number("an array's length")?;
+            cursor.expect(b']')?;
+            count
+        };
+    }
+    let mut bytes = Vec::new();
+    if cursor.eat(b'=') {
+        let list = cursor.eat(b'{');
+        loop {
+            let value = cursor.signed_number("a variable's value")?;
+            bytes.extend_from_slice(&value.to_le_bytes()[..size as usize]);
+            if !(list && cursor.eat(b',')) {
+                break;
+            }
+        }
+        if list {
+            cursor.expect(b'}')?;
+        }
+    }
+    cursor.expect(b';')?;
+    let len = (count * u64::from(size)).max(bytes.len() as u64);
+    if len > 1 << 20 {
+        return Err(cursor.refusal("a variable of more than 1 MiB"));
+    }
+    bytes.resize(len as usize, 0);
+    Ok(Variable { name, bytes, align: align.unwrap_or(size), constant })
+}
+
+fn kernel<'a>(cursor: &mut Cursor<'a>) -> Result<KernelText<'a>, Refusal> {
+    let name = cursor.word("a kernel's name")?;
+    let params = if cursor.eat(b'(') { params(cursor)? } else { Vec::new() };
+    let mut max_threads = None;
+    while !cursor.eat(b'{') {
+        match cursor.word("`{`")? {
+            ".maxntid" | ".reqntid" => {
+                let mut product = cursor.number("a number of threads")?;
+                while cursor.eat(b',') {
+                    product = product.saturating_mul(cursor.number("a number of threads")?);
+                }
+                max_threads = Some(product.min(u64::from(u32::MAX)) as u32);
+            }
+            ".minnctapersm" | ".maxnreg" => {
+                cursor.number("a number")?;
+            }
+            other => return Err(cursor.refusal(format!("`{other}` before a kernel's body is unknown"))),
+        }
+    }
+    let mut body = Body { registers: Vec::new(), scopes: vec![Scope::default()], statements: Vec::new() };
+    body.read(cursor)?;
+    Ok(KernelText { name, params, max_threads, body: body.statements, registers: body.registers })
+}
+
+fn params<'a>(cursor: &mut Cursor<'a>) -> Result<Vec<Param<'a>>, Refusal> {
+    let mut params: Vec<Param<'a>> = Vec::new();
+    if cursor.eat(b')') {
+        return Ok(params);
+    }
+    loop {
+        if cursor.word("`.param`")? != ".param" {
+            return Err(cursor.refusal("a parameter begins with `.param`"));
+        }
+        let mut align = 1;
+        let mut kind = cursor.word("a type")?;
+        if kind == ".align" {
+            align = cursor.number("an alignment")? as u32;
+            kind = cursor.word("a type")?;
+        }
+        let size = type_bytes(kind).ok_or_else(|| cursor.refusal(format!("`{kind}` is an unknown type")))?;
+        skip_pointer_note(cursor);
+        let name = cursor.word("a parameter's name")?;
+        let mut bytes = size;
+        if cursor.eat(b'[') {
+            bytes = size.saturating_mul(cursor.number("an array's length")? as u32);
+            cursor.expect(b']')?;
+        }
+        let end = params.last().map_or(0, |param| param.offset + param.bytes);
+        let align = align.max(size).max(1);
+        params.push(Param { name, offset: end.next_multiple_of(align), bytes });
+        if !cursor.eat(b',') {
+            cursor.expect(b')')?;
+            return Ok(params);
+        }
+    }
+}
+
+/// Skips `.ptr .global .align 8`, which says nothing that the machine needs.
+fn skip_pointer_note(cursor: &mut Cursor<'_>) {
+    while let Some(Kind::Word(".ptr" | ".global" | ".const" | ".align") | Kind::Number(_)) = cursor.peek() {
+        cursor.advance();
+    }
+}
+
+/// How many bytes a value of the type has.
+pub(super) fn type_bytes(kind: &str) -> Option<u32> {
+    Some(match kind {
+        ".b8" | ".u8" | ".s8" => 1,
+        ".b16" | ".u16" | ".s16" => 2,
+        ".b32" | ".u32" | ".s32" | ".f32" => 4,
+        ".b64" | ".u64" | ".s64" | ".f64" => 8,
+        _ => return None,
+    })
+}
+
+/// The names that a pair of braces declares.
+#[derive(Debug, Default)]
+struct Scope<'a> {
+    names: HashMap<&'a str, Register>,
+    /// `%r<100>` is `("%r", Word32, 100)`.
+    ranges: Vec<(&'a str, Class, u64)>,
+}
+
+struct Body<'a> {
+    registers: Vec<Class>,
+    scopes: Vec<Scope<'a>>,
+    statements: Vec<Statement<'a>>,
+}
+
+impl<'a> Body<'a> {
+    /// Reads up to the brace that closes the body.
+    fn read(&mut self, cursor: &mut Cursor<'a>) -> Result<(), Refusal> {
+        while !self.scopes.is_empty() {
+            if cursor.eat(b'{') {
+                self.scopes.push(Scope::default());
+            } else if cursor.eat(b'}') {
+                self.scopes.pop();
+            } else if cursor.eat(b'@') {
+                let holds = !cursor.eat(b'!');
+                let name = cursor.word("a predicate")?;
+                let predicate = self.register(name).filter(|register| register.class == Class::Predicate);
+                let predicate =
+                    predicate.ok_or_else(|| cursor.refusal(format!("`{name}` is no predicate")))?;
+                let opcode = cursor.word("an instruction")?;
+                self.instruction(cursor, Some((predicate, holds)), opcode)?;
+            } else {
+                let word = cursor.word("an instruction")?;
+                self.statement(cursor, word)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn statement(&mut self, cursor: &mut Cursor<'a>, word: &'a str) -> Result<(), Refusal> {
+        match word {
+            ".reg" => self.declare(cursor),
+            ".loc" => {
+                cursor.skip_line();
+                Ok(())
+            }
+            ".pragma" => {
+                cursor.advance();
+                cursor.expect(b';')
+            }
+            _ if word.starts_with('.') => {
+                Err(cursor.refusal(format!("`{word}` inside a kernel is not supported")))
+            }
+            _ if cursor.eat(b':') => {
+                self.statements.push(Statement::Label { name: word, line: cursor.line() });
+                Ok(())
+            }
+            _ => self.instruction(cursor, None, word),
+        }
+    }
+
+    /// `.reg .b32 %r<100>, carry;`
+    fn declare(&mut self, cursor: &mut Cursor<'a>) -> Result<(), Refusal> {
+        let kind = cursor.word("a register's type")?;
+        let class = match kind {
+            ".pred" => Class::Predicate,
+            _ => match type_bytes(kind) {
+                Some(2) => Class::Word16,
+                Some(4) => Class::Word32,
+                Some(8) => Class::Word64,
+                _ => return Err(cursor.refusal(format!("registers of type `{kind}` are not supported"))),
+            },
+        };
+        loop {
+            let name = cursor.word("a register's name")?;
+            if cursor.eat(b'<') {
+                let count = cursor.number("a number of registers")?;
+                cursor.expect(b'>')?;
+                if let Some(scope) = self.scopes.last_mut() {
+                    scope.ranges.push((name, class, count));
+                }
+            } else {
+                let register = self.new_register(class);
+                if let Some(scope) = self.scopes.last_mut() {
+                    scope.names.insert(name, register);
+                }
+            }
+            if !cursor.eat(b',') {
+                return cursor.expect(b';');
+            }
+        }
+    }
+
+    fn new_register(&mut self, class: Class) -> Register {
+        self.registers.push(class);
+        Register { number: self.registers.len() as u32 - 1, class }
+    }
+
+    /// The register of that name, as the innermost scope that has it declares it.
+    fn register(&mut self, name: &'a str) -> Option<Register> {
+        for scope in (0..self.scopes.len()).rev() {
+            if let Some(register) = self.scopes[scope].names.get(name) {
+                return Some(*register);
+            }
+            let class = self.scopes[scope].ranges.iter().find_map(|(prefix, class, count)| {
+                let digits = name.strip_prefix(prefix)?;
+                let plain = digits.len() == 1 || !digits.starts_with('0');
+                let number: u64 = digits.parse().ok()?;
+                (plain && number < *count).then_some(*class)
+            });
+            if let Some(class) = class {
+                let register = self.new_register(class);
+                self.scopes[scope].names.insert(name, register);
+                return Some(register);
+            }
+        }
+        None
+    }
+
+    fn instruction(
+        &mut self,
+        cursor: &mut Cursor<'a>,
+        guard: Option<(Register, bool)>,
+        opcode: &'a str,
+    ) -> Result<(), Refusal> {
+        let line = cursor.line();
+        let mut operands = Vec::new();
+        while !cursor.eat(b';') {
+            operands.push(self.operand(cursor)?);
+            if !cursor.eat(b',') {
+                cursor.expect(b';')?;
+                break;
+            }
+        }
+        self.statements.push(Statement::Instruction(Instruction { guard, opcode, operands, line }));
+        Ok(())
+    }
+
+    fn operand(&mut self, cursor: &mut Cursor<'a>) -> Result<Operand<'a>, Refusal> {
+        if cursor.eat(b'[') {
+            let name = cursor.word("an address")?;
+            let mut offset = 0;
+            if cursor.eat(b'+') || cursor.peek() == Some(Kind::Sign(b'-')) {
+                offset = cursor.signed_number("an offset")?;
+            }
+            cursor.expect(b']')?;
+            return Ok(match self.register(name) {
+                Some(register) if register.class == Class::Word64 => Operand::Address(register, offset),
+                Some(_) => return Err(cursor.refusal(format!("`{name}` is no register of 64 bits"))),
+                None => Operand::NameAddress(name, offset),
+            });
+        }
+        if cursor.eat(b'{') {
+            let mut elements = Vec::new();
+            loop {
+                elements.push(self.operand(cursor)?);
+                if !cursor.eat(b',') {
+                    cursor.expect(b'}')?;
+                    return Ok(Operand::Vector(elements));
+                }
+            }
+        }
+        if matches!(cursor.peek(), Some(Kind::Number(_) | Kind::Sign(b'-'))) {
+            return Ok(Operand::Number(cursor.signed_number("a number")?));
+        }
+        let name = cursor.word("an operand")?;
+        if name == "_" {
+            return Ok(Operand::Sink);
+        }
+        let Some(register) = self.register(name) else {
+            return Ok(Operand::Name(name));
+        };
+        if !cursor.eat(b'|') {
+            return Ok(Operand::Register(register));
+        }
+        let name = cursor.word("a second predicate")?;
+        match self.register(name) {
+            Some(second) => Ok(Operand::Pair(register, second)),
+            None => Err(cursor.refusal(format!("`{name}` is no register"))),
+        }
+    }
+}
