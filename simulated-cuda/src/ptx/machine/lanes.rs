@@ -4,7 +4,7 @@ use super::super::instruction::{Inst, Op, Width};
 use super::{Access, Launch, Memory, Stop, Window};
 
 /// Threads in a group.
-pub(super) const LANES: usize = 16;
+pub(super) const LANES: usize = 32;
 
 #[derive(Clone, Copy)]
 #[repr(align(64))]

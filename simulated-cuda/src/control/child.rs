@@ -1,0 +1,56 @@
+//! Tests in processes of their own: the driver's state is the process's, and tests of one file share it.
+
+use std::process::Command;
+
+use super::Driver;
+
+/// Set in a child, to the name of its test.
+const VARIABLE: &str = "SIMULATED_CUDA_CHILD";
+
+/// Runs the test that this is called from again, in a child process, and `body` there, with the driver
+/// loaded. Fails with the child's output if the child fails, and also if it never got to the end of
+/// `body`. To be called as the whole of a `#[test]` function, which it learns the name of from `body`.
+///
+/// ```no_run
+/// #[test]
+/// fn there_is_one_device_by_default() {
+///     simulated_cuda::in_child(|driver| {
+///         // `cuInit` and so on, through cudarc or not
+///         assert_eq!(driver.counters().launches, 0);
+///     });
+/// }
+/// ```
+///
+/// # Panics
+/// As said.
+pub fn in_child<F: FnOnce(Driver)>(body: F) {
+    let name = test_name(std::any::type_name::<F>());
+    let done = format!("simulated-cuda: `{name}` came to its end");
+    if std::env::var(VARIABLE).is_ok_and(|child| child == name) {
+        body(Driver::load());
+        println!("\n{done}");
+        return;
+    }
+    let executable = std::env::current_exe().expect("the test's own path");
+    let output = Command::new(executable)
+        .args([name, "--exact", "--include-ignored", "--nocapture", "--test-threads=1"])
+        .env(VARIABLE, name)
+        .output()
+        .expect("the test can be started again");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    let finished = text.lines().any(|line| line == done);
+    assert!(
+        output.status.success() && finished,
+        "`{name}` failed in its child ({}, {}):\n{text}{errors}",
+        output.status,
+        if finished { "after its body" } else { "its body did not come to its end" },
+    );
+}
+
+/// The name of the test that a closure is in, as the test harness has it: `crate::module::test::{{closure}}`
+/// without the crate and without the closure.
+fn test_name(closure: &'static str) -> &'static str {
+    let function = closure.split("::{{").next().unwrap_or(closure);
+    function.split_once("::").map_or(function, |(_, name)| name)
+}

@@ -1,0 +1,92 @@
+//! The driver itself: one state for the process, behind one lock, that every entry point takes for the
+//! time of its call. Nothing of this is reached by tests as Rust: they call it as C, as an application
+//! does.
+
+mod block;
+mod capture;
+mod code;
+mod context;
+mod copy;
+mod entry;
+mod event;
+mod execute;
+mod exports;
+mod fault;
+mod graph;
+mod memory;
+mod module;
+mod pointer;
+mod reservation;
+mod state;
+mod stream;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use code::Code;
+use state::State;
+
+static STATE: Mutex<State> = Mutex::new(State::new());
+
+/// The state, for this call. A panic while it was held has been reported; what it left behind is still
+/// the best there is.
+fn lock() -> MutexGuard<'static, State> {
+    STATE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What a call needs before it can be served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Needs {
+    Nothing,
+    /// `cuInit`.
+    Init,
+    /// A current context that is not lost.
+    Context,
+}
+
+/// Serves a call: counts it, lets an injected fault answer for it, and checks what it needs. No panic gets
+/// out.
+fn call(
+    name: &'static str,
+    needs: Needs,
+    body: impl FnOnce(&mut State, usize) -> Result<(), Code>,
+) -> Code {
+    if context::in_callback() {
+        eprintln!("simulated-cuda: {name} was called by a host function, which CUDA forbids");
+        return code::NOT_PERMITTED;
+    }
+    let served = catch_unwind(AssertUnwindSafe(|| serve(name, needs, body)));
+    match served {
+        Ok(Ok(())) => code::SUCCESS,
+        Ok(Err(code)) => code,
+        Err(_) => {
+            eprintln!("simulated-cuda: {name} panicked, which is a mistake in the simulation");
+            code::UNKNOWN
+        }
+    }
+}
+
+fn serve(
+    name: &'static str,
+    needs: Needs,
+    body: impl FnOnce(&mut State, usize) -> Result<(), Code>,
+) -> Result<(), Code> {
+    let mut state = lock();
+    state.count_call(name);
+    if let Some(fault) = state.faults.strike(name) {
+        if fault.sticky {
+            let device = context::current(&state).unwrap_or(0);
+            state.lose(device, fault.code);
+        }
+        return Err(fault.code);
+    }
+    if needs != Needs::Nothing && !state.initialised {
+        return Err(code::NOT_INITIALIZED);
+    }
+    let mut device = 0;
+    if needs == Needs::Context {
+        device = context::current(&state).ok_or(code::INVALID_CONTEXT)?;
+        state.check(device)?;
+    }
+    body(&mut state, device)
+}

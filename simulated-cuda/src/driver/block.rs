@@ -1,0 +1,69 @@
+//! A piece of host memory that is reached through raw pointers only, because devices, host code and
+//! mappings all have their own.
+
+use std::alloc::{Layout, alloc, dealloc};
+use std::ptr::NonNull;
+
+/// An allocation of its own, aligned to 4096 bytes.
+#[derive(Debug)]
+pub struct Block {
+    start: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: a block is memory and nothing else; who accesses it, and when, is the callers' concern.
+unsafe impl Send for Block {}
+
+// SAFETY: the same; the methods that write say so in their names, and run under the driver's lock.
+unsafe impl Sync for Block {}
+
+impl Block {
+    /// `None`: the host has no such memory. What it holds is undefined until it is written.
+    pub fn new(len: usize) -> Option<Self> {
+        let layout = Self::layout(len)?;
+        // SAFETY: the layout's size is not zero (`layout`).
+        let start = unsafe { alloc(layout) };
+        let block = Self { start: NonNull::new(start)?, len };
+        block.fill(0, len, 0);
+        Some(block)
+    }
+
+    fn layout(len: usize) -> Option<Layout> {
+        Layout::from_size_align(len.max(1), 4096).ok()
+    }
+
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    pub fn start(&self) -> *mut u8 {
+        self.start.as_ptr()
+    }
+
+    pub fn fill(&self, at: usize, len: usize, value: u8) {
+        assert!(at.checked_add(len).is_some_and(|end| end <= self.len));
+        // SAFETY: the range is inside the allocation, as asserted, which is this block's own.
+        unsafe { self.start().add(at).write_bytes(value, len) };
+    }
+
+    /// Copies from another block; both ranges are inside their blocks.
+    pub fn copy_from(&self, at: usize, other: &Block, from: usize, len: usize) {
+        assert!(at.checked_add(len).is_some_and(|end| end <= self.len));
+        assert!(from.checked_add(len).is_some_and(|end| end <= other.len));
+        // SAFETY: inside the other block, as asserted.
+        let source = unsafe { other.start().add(from) };
+        // SAFETY: inside this block, as asserted.
+        let target = unsafe { self.start().add(at) };
+        // SAFETY: both ranges are valid; two blocks are two allocations, and a block may overlap itself.
+        unsafe { std::ptr::copy(source, target, len) };
+    }
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        if let Some(layout) = Self::layout(self.len) {
+            // SAFETY: allocated in `new` with this layout, and freed only here.
+            unsafe { dealloc(self.start(), layout) };
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! Stream capture: work that becomes a graph instead of being done, and what is forbidden meanwhile.
+//!
+//! The graph keeps its work in the order of the calls, which satisfies every dependency; only whether
+//! streams that joined the capture came back to the first one is tracked.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::code::{self, Code};
+use super::context;
+use super::execute::Work;
+use super::graph::Graph;
+use super::state::State;
+
+pub const GLOBAL: u32 = 0;
+pub const THREAD_LOCAL: u32 = 1;
+pub const RELAXED: u32 = 2;
+
+#[derive(Debug)]
+pub struct Capture {
+    pub origin: u64,
+    thread: u64,
+    mode: u32,
+    pub invalidated: bool,
+    works: Vec<Work>,
+    /// For each stream that takes part: how much of each stream's work it has behind it.
+    streams: BTreeMap<u64, BTreeMap<u64, u64>>,
+}
+
+impl Capture {
+    /// What an event recorded on that stream stands for.
+    pub fn reached_by(&self, key: u64) -> BTreeMap<u64, u64> {
+        self.streams.get(&key).cloned().unwrap_or_default()
+    }
+}
+
+impl State {
+    pub fn begin_capture(&mut self, key: u64, mode: u32) -> Result<(), Code> {
+        if mode > RELAXED {
+            return Err(code::INVALID_VALUE);
+        }
+        let stream = &self.streams[&key];
+        if stream.is_legacy() {
+            return Err(code::STREAM_CAPTURE_UNSUPPORTED);
+        }
+        if stream.capture.is_some() {
+            return Err(code::ILLEGAL_STATE);
+        }
+        let id = self.handle();
+        let streams = BTreeMap::from([(key, BTreeMap::from([(key, 0)]))]);
+        let thread = context::thread();
+        let capture =
+            Capture { origin: key, thread, mode, invalidated: false, works: Vec::new(), streams };
+        self.captures.insert(id, capture);
+        if let Some(stream) = self.streams.get_mut(&key) {
+            stream.capture = Some(id);
+        }
+        Ok(())
+    }
+
+    /// Ends the capture that began on this stream, and returns the graph's handle.
+    pub fn end_capture(&mut self, key: u64) -> Result<u64, Code> {
+        let id = self.streams[&key].capture.ok_or(code::ILLEGAL_STATE)?;
+        let capture = self.captures.get(&id).ok_or(code::ILLEGAL_STATE)?;
+        if capture.mode != RELAXED && capture.thread != context::thread() {
+            return Err(code::STREAM_CAPTURE_WRONG_THREAD);
+        }
+        if capture.origin != key {
+            self.invalidate(id);
+            return Err(code::STREAM_CAPTURE_UNMATCHED);
+        }
+        let home = capture.reached_by(key);
+        let joined = capture.streams.iter().all(|(other, reached)| {
+            let made = reached.get(other).copied().unwrap_or(0);
+            made == 0 || home.get(other).is_some_and(|seen| *seen >= made)
+        });
+        let Some(capture) = self.captures.remove(&id) else { return Err(code::ILLEGAL_STATE) };
+        for stream in self.streams.values_mut().filter(|stream| stream.capture == Some(id)) {
+            stream.capture = None;
+        }
+        if capture.invalidated {
+            return Err(code::STREAM_CAPTURE_INVALIDATED);
+        }
+        if !joined {
+            return Err(code::STREAM_CAPTURE_UNJOINED);
+        }
+        let handle = self.handle();
+        self.graphs.insert(handle, Graph { works: Arc::new(capture.works) });
+        Ok(handle)
+    }
+
+    /// Adds work to the graph that a stream is captured into.
+    pub fn record(&mut self, key: u64, work: Work) -> Result<(), Code> {
+        let id = self.streams[&key].capture;
+        let capture = id.and_then(|id| self.captures.get_mut(&id)).ok_or(code::ILLEGAL_STATE)?;
+        if capture.invalidated {
+            return Err(code::STREAM_CAPTURE_INVALIDATED);
+        }
+        capture.works.push(work);
+        let number = capture.works.len() as u64;
+        if let Some(reached) = capture.streams.get_mut(&key) {
+            reached.insert(key, number);
+        }
+        Ok(())
+    }
+
+    /// A stream waits for an event inside a capture, and so takes part in it.
+    pub fn join_capture(&mut self, key: u64, id: u64, event: &BTreeMap<u64, u64>) -> Result<(), Code> {
+        match self.streams[&key].capture {
+            Some(other) if other != id => {
+                self.invalidate(id);
+                self.invalidate(other);
+                return Err(code::STREAM_CAPTURE_MERGE);
+            }
+            _ => {}
+        }
+        if self.streams[&key].is_legacy() {
+            self.invalidate(id);
+            return Err(code::STREAM_CAPTURE_IMPLICIT);
+        }
+        // The capture is over: the event stands for nothing that could be waited for.
+        let capture = self.captures.get_mut(&id).ok_or(code::INVALID_VALUE)?;
+        let reached = capture.streams.entry(key).or_default();
+        for (stream, number) in event {
+            let seen = reached.entry(*stream).or_insert(0);
+            *seen = (*seen).max(*number);
+        }
+        if let Some(stream) = self.streams.get_mut(&key) {
+            stream.capture = Some(id);
+        }
+        Ok(())
+    }
+
+    pub fn invalidate(&mut self, id: u64) {
+        if let Some(capture) = self.captures.get_mut(&id) {
+            capture.invalidated = true;
+        }
+    }
+
+    /// Refuses a call that might disturb a capture: one of this thread, or a global one of another,
+    /// unless this thread has said that it knows what it does. The capture is lost by it.
+    pub fn check_unsafe_call(&mut self) -> Result<(), Code> {
+        let (thread, mode) = (context::thread(), context::capture_mode());
+        if mode == RELAXED {
+            return Ok(());
+        }
+        let mut disturbed = false;
+        for capture in self.captures.values_mut() {
+            let own = capture.thread == thread && capture.mode != RELAXED;
+            let foreign = capture.mode == GLOBAL && mode == GLOBAL;
+            if own || foreign {
+                capture.invalidated = true;
+                disturbed = true;
+            }
+        }
+        if disturbed { Err(code::STREAM_CAPTURE_UNSUPPORTED) } else { Ok(()) }
+    }
+
+    /// Refuses to wait for a stream that is captured: nothing of it is being done.
+    pub fn check_not_captured(&mut self, key: u64) -> Result<(), Code> {
+        match self.streams.get(&key).and_then(|stream| stream.capture) {
+            Some(id) => {
+                self.invalidate(id);
+                Err(code::STREAM_CAPTURE_UNSUPPORTED)
+            }
+            None => self.check_legacy(key),
+        }
+    }
+
+    /// Refuses to wait for a device of which a stream is captured.
+    pub fn check_no_capture(&mut self, device: usize) -> Result<(), Code> {
+        let captures: Vec<u64> = self
+            .streams
+            .values()
+            .filter(|stream| stream.device == device)
+            .filter_map(|stream| stream.capture)
+            .collect();
+        for id in &captures {
+            self.invalidate(*id);
+        }
+        if captures.is_empty() { Ok(()) } else { Err(code::STREAM_CAPTURE_UNSUPPORTED) }
+    }
+
+    /// Refuses the legacy default stream while a stream that it would wait for is captured.
+    pub fn check_legacy(&mut self, key: u64) -> Result<(), Code> {
+        let Some(stream) = self.streams.get(&key).filter(|stream| stream.is_legacy()) else {
+            return Ok(());
+        };
+        let device = stream.device;
+        let blocking = self.streams.values().filter(|other| other.device == device && other.is_blocking());
+        let captures: Vec<u64> = blocking.filter_map(|stream| stream.capture).collect();
+        for id in &captures {
+            self.invalidate(*id);
+        }
+        if captures.is_empty() { Ok(()) } else { Err(code::STREAM_CAPTURE_IMPLICIT) }
+    }
+}

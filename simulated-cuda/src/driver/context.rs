@@ -1,0 +1,154 @@
+//! Primary contexts, one for each device, and what a thread has of its own: the contexts it has made
+//! current, and how it takes captures.
+//!
+//! Other contexts than primary ones cannot be made.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::code::{self, Code};
+use super::state::State;
+
+/// The first context's handle; the next device's is 16 further.
+const FIRST: u64 = 0x0c0d_e000_0000;
+
+/// A device's primary context.
+#[derive(Debug)]
+pub struct Context {
+    pub retained: u32,
+    pub flags: u32,
+    /// The error that it was lost with. A lost context stays lost for the process.
+    pub lost: Option<Code>,
+    pub limits: BTreeMap<u32, usize>,
+}
+
+impl Context {
+    pub fn new() -> Self {
+        Self { retained: 0, flags: 0, lost: None, limits: BTreeMap::new() }
+    }
+}
+
+thread_local! {
+    static STACK: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
+    static IN_CALLBACK: Cell<bool> = const { Cell::new(false) };
+    static CAPTURE_MODE: Cell<u32> = const { Cell::new(0) };
+    static THREAD: u64 = {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        NEXT.fetch_add(1, Ordering::Relaxed)
+    };
+}
+
+/// The number of this thread.
+pub fn thread() -> u64 {
+    THREAD.with(|thread| *thread)
+}
+
+/// How this thread takes captures: global, thread-local, relaxed.
+pub fn capture_mode() -> u32 {
+    CAPTURE_MODE.get()
+}
+
+pub fn exchange_capture_mode(mode: u32) -> u32 {
+    CAPTURE_MODE.replace(mode)
+}
+
+/// Whether this thread executes a host function of a stream.
+pub fn in_callback() -> bool {
+    IN_CALLBACK.get()
+}
+
+/// Runs a host function; calls into the driver from it fail.
+pub fn callback(body: impl FnOnce()) {
+    IN_CALLBACK.set(true);
+    body();
+    IN_CALLBACK.set(false);
+}
+
+pub fn handle(device: usize) -> u64 {
+    FIRST + 16 * device as u64
+}
+
+/// The device whose primary context has this handle.
+pub fn device_of(state: &State, handle: u64) -> Option<usize> {
+    let offset = handle.checked_sub(FIRST)?;
+    let device = usize::try_from(offset / 16).ok()?;
+    (offset.is_multiple_of(16) && device < state.contexts.len()).then_some(device)
+}
+
+/// The handle of the current context, which may be none, or one that is gone.
+pub fn current_handle() -> Option<u64> {
+    STACK.with_borrow(|stack| stack.last().copied())
+}
+
+/// The device of the current context, if that lives.
+pub fn current(state: &State) -> Option<usize> {
+    let device = device_of(state, current_handle()?)?;
+    (state.contexts[device].retained > 0).then_some(device)
+}
+
+/// Replaces the top of the thread's stack; 0 takes it off.
+pub fn set_current(handle: u64) {
+    STACK.with_borrow_mut(|stack| {
+        stack.pop();
+        if handle != 0 {
+            stack.push(handle);
+        }
+    });
+}
+
+pub fn push(handle: u64) {
+    STACK.with_borrow_mut(|stack| stack.push(handle));
+}
+
+pub fn pop() -> Option<u64> {
+    STACK.with_borrow_mut(Vec::pop)
+}
+
+impl State {
+    /// The error that the device's context was lost with, if it was.
+    pub fn check(&self, device: usize) -> Result<(), Code> {
+        match self.contexts.get(device).and_then(|context| context.lost) {
+            Some(code) => Err(code),
+            None => Ok(()),
+        }
+    }
+
+    /// Loses the context: from now on every call on it returns the code.
+    pub fn lose(&mut self, device: usize, code: Code) {
+        if let Some(context) = self.contexts.get_mut(device) {
+            context.lost.get_or_insert(code);
+        }
+    }
+
+    pub fn retain(&mut self, device: usize) -> Result<u64, Code> {
+        self.check(device)?;
+        let context = self.contexts.get_mut(device).ok_or(code::INVALID_DEVICE)?;
+        context.retained += 1;
+        Ok(handle(device))
+    }
+
+    /// Gives the context back; with the last holder goes all that it had.
+    pub fn release(&mut self, device: usize) -> Result<(), Code> {
+        let context = self.contexts.get_mut(device).ok_or(code::INVALID_DEVICE)?;
+        context.retained = context.retained.checked_sub(1).ok_or(code::INVALID_CONTEXT)?;
+        if context.retained == 0 {
+            self.clear(device);
+        }
+        self.check(device)
+    }
+
+    /// Destroys what belongs to a context, after its work is done.
+    pub fn clear(&mut self, device: usize) {
+        self.run_all(device);
+        self.streams.retain(|_, stream| stream.device != device);
+        self.events.retain(|_, event| event.device != device);
+        self.captures.clear();
+        self.modules.retain(|_, module| module.device != device);
+        let modules = &self.modules;
+        self.functions.retain(|_, function| modules.contains_key(&function.module));
+        self.memory.clear(device);
+        self.contexts[device].limits.clear();
+        self.contexts[device].flags = 0;
+    }
+}

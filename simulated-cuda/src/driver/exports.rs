@@ -1,0 +1,142 @@
+//! The controls: what a test may ask of the driver beyond what an application may. They are C functions
+//! too, because the test's own copy of this crate has another state.
+
+use super::code::{self, Code};
+use super::fault::Fault;
+use super::lock;
+use crate::ptx::Corruption;
+use crate::wire::{Counters, DeviceWire, Direction, PageableReads, VERSION};
+
+/// A slice as C has it. Its maker keeps what it points to until the call returns.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Slice<T> {
+    pub start: *const T,
+    pub len: usize,
+}
+
+impl<T> Slice<T> {
+    fn get(&self) -> &[T] {
+        if self.len == 0 {
+            return &[];
+        }
+        // SAFETY: only the control side makes slices, from slices of Rust that live through the call.
+        unsafe { std::slice::from_raw_parts(self.start, self.len) }
+    }
+}
+
+fn name_of(slice: &Slice<u8>) -> String {
+    String::from_utf8_lossy(slice.get()).into_owned()
+}
+
+/// The version of this interface.
+#[unsafe(no_mangle)]
+pub extern "C" fn simulated_cuda_version() -> u32 {
+    VERSION
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn simulated_cuda_set_devices(devices: Slice<DeviceWire>) -> Code {
+    lock().plan(devices.get().to_vec()).err().unwrap_or(code::SUCCESS)
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn simulated_cuda_set_driver_version(version: i32) {
+    lock().driver_version = version;
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn simulated_cuda_set_pageable_reads(late: u32) {
+    lock().pageable_reads = if late == 0 { PageableReads::BeforeReturn } else { PageableReads::Late };
+}
+
+/// Makes the `nth` call from now on of a function fail, or each one from that on.
+#[unsafe(no_mangle)]
+pub extern "C" fn simulated_cuda_fail(function: Slice<u8>, nth: u64, every: u32, code: Code, sticky: u32) {
+    let fault = Fault { code, sticky: sticky != 0 };
+    lock().faults.order(name_of(&function), nth, every != 0, fault);
+}
+
+/// Cancels every fault that has not struck.
+#[unsafe(no_mangle)]
+pub extern "C" fn simulated_cuda_clear_faults() {
+    lock().faults.clear();
+}
+
+/// Loses the context of a device with that error, at once.
+#[unsafe(no_mangle)]
+pub extern "C" fn simulated_cuda_lose_context(device: u32, code: Code) {
+    lock().lose(device as usize, code);
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn simulated_cuda_flip_copy(direction: u32, nth: u64, bit: u64) {
+    let direction = match direction {
+        0 => Direction::HostToDevice,
+        1 => Direction::DeviceToHost,
+        _ => Direction::DeviceToDevice,
+    };
+    lock().faults.flip(direction, nth, bit);
+}
+
+/// Flips bits of a byte in memory at rest, whatever its protection. `NOT_FOUND`: nothing is mapped there.
+#[unsafe(no_mangle)]
+pub extern "C" fn simulated_cuda_flip_memory(address: u64, mask: u8) -> Code {
+    let state = lock();
+    let Some((start, mapping)) = state.memory.find(address) else { return code::NOT_FOUND };
+    let byte = mapping.bytes.wrapping_add((address - start) as usize);
+    // SAFETY: inside the mapping, whose bytes live as long as it (`find`).
+    let value = unsafe { byte.read() };
+    // SAFETY: the same byte; nobody else accesses device memory while the state is locked.
+    unsafe { byte.write(value ^ mask) };
+    code::SUCCESS
+}
+
+/// Reads memory, whatever its protection, as it is now: queued work is not done for it.
+#[unsafe(no_mangle)]
+pub extern "C" fn simulated_cuda_peek(address: u64, into: *mut u8, len: usize) -> Code {
+    let state = lock();
+    let mut done = 0;
+    while done < len {
+        let at = address + done as u64;
+        let Some((start, mapping)) = state.memory.find(at) else { return code::NOT_FOUND };
+        let offset = at - start;
+        let piece = (len - done).min((mapping.len - offset) as usize);
+        let from = mapping.bytes.wrapping_add(offset as usize);
+        // SAFETY: inside the mapping; the control side gives room for `len` bytes, apart from it.
+        unsafe { std::ptr::copy_nonoverlapping(from, into.wrapping_add(done), piece) };
+        done += piece;
+    }
+    code::SUCCESS
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn simulated_cuda_corrupt(nth: u64, count: u64, thread: u64, store: u64, bit: u32) {
+    lock().faults.corrupt(nth, count, Corruption { thread, store, bit });
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn simulated_cuda_counters() -> Counters {
+    lock().counters()
+}
+
+/// How often a function was called, whether it failed or not.
+#[unsafe(no_mangle)]
+pub extern "C" fn simulated_cuda_calls(function: Slice<u8>) -> u64 {
+    lock().calls.get(name_of(&function).as_str()).copied().unwrap_or(0)
+}
+
+/// How often any function was called.
+#[unsafe(no_mangle)]
+pub extern "C" fn simulated_cuda_all_calls() -> u64 {
+    lock().calls.values().sum()
+}
+
+/// Does all queued work of all devices, as if time passed.
+#[unsafe(no_mangle)]
+pub extern "C" fn simulated_cuda_run_all() {
+    let mut state = lock();
+    for device in 0..state.devices.len() {
+        state.run_all(device);
+    }
+}

@@ -1,0 +1,121 @@
+//! Faults that a test has ordered: calls that fail, copies and kernels that go wrong. Knows names and
+//! numbers of calls, and nothing of what they do.
+
+use crate::ptx::Corruption;
+use crate::wire::Direction;
+
+use super::code::Code;
+
+/// The names under which work on the device can be made to fail when it is executed, rather than the
+/// call that queued it.
+pub const EXECUTION: [&str; 3] = ["execute:copy", "execute:kernel", "execute:set"];
+
+/// A call that is to fail.
+#[derive(Debug)]
+struct Ordered {
+    function: String,
+    /// How many calls still pass before it strikes.
+    passes: u64,
+    every: bool,
+    fault: Fault,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Fault {
+    pub code: Code,
+    /// Whether the context is lost with it.
+    pub sticky: bool,
+}
+
+/// A bit to be flipped in a copy.
+#[derive(Debug)]
+struct Flip {
+    direction: Direction,
+    passes: u64,
+    bit: u64,
+}
+
+#[derive(Debug, Default)]
+pub struct Faults {
+    ordered: Vec<Ordered>,
+    flips: Vec<Flip>,
+    /// Launches that pass, launches that are corrupted, and how.
+    corruptions: Vec<(u64, u64, Corruption)>,
+}
+
+impl Faults {
+    pub const fn new() -> Self {
+        Self { ordered: Vec::new(), flips: Vec::new(), corruptions: Vec::new() }
+    }
+
+    /// From the `nth` call from now on (the next is 1): that call, or with `every` each one.
+    pub fn order(&mut self, function: String, nth: u64, every: bool, fault: Fault) {
+        self.ordered.push(Ordered { function, passes: nth.saturating_sub(1), every, fault });
+    }
+
+    pub fn clear(&mut self) {
+        *self = Self::new();
+    }
+
+    /// Counts a call, and says how it is to fail, if it is.
+    pub fn strike(&mut self, function: &str) -> Option<Fault> {
+        let mut struck = None;
+        self.ordered.retain_mut(|ordered| {
+            if ordered.function != function || struck.is_some() {
+                return true;
+            }
+            if ordered.passes > 0 {
+                ordered.passes -= 1;
+                return true;
+            }
+            struck = Some(ordered.fault);
+            ordered.every
+        });
+        struck
+    }
+
+    /// Flips bit `bit` (modulo the copy's length) of the `nth` copy from now.
+    pub fn flip(&mut self, direction: Direction, nth: u64, bit: u64) {
+        self.flips.push(Flip { direction, passes: nth.saturating_sub(1), bit });
+    }
+
+    /// The bit to flip in a copy of `bytes` bytes that is about to be made.
+    pub fn flip_of(&mut self, direction: Direction, bytes: usize) -> Option<u64> {
+        let mut flipped = None;
+        self.flips.retain_mut(|flip| {
+            if flip.direction != direction || flipped.is_some() {
+                return true;
+            }
+            if flip.passes > 0 {
+                flip.passes -= 1;
+                return true;
+            }
+            flipped = Some(flip.bit % (8 * bytes as u64).max(1));
+            false
+        });
+        flipped
+    }
+
+    /// Corrupts `count` launches from the `nth` from now on.
+    pub fn corrupt(&mut self, nth: u64, count: u64, corruption: Corruption) {
+        self.corruptions.push((nth.saturating_sub(1), count, corruption));
+    }
+
+    /// How the launch that is about to be made is to be corrupted.
+    pub fn corruption(&mut self) -> Option<Corruption> {
+        let mut corruption = None;
+        self.corruptions.retain_mut(|(passes, count, how)| {
+            if *passes > 0 {
+                *passes -= 1;
+                return true;
+            }
+            if corruption.is_some() {
+                return true;
+            }
+            corruption = Some(*how);
+            *count = count.saturating_sub(1);
+            *count > 0
+        });
+        corruption
+    }
+}

@@ -1,0 +1,313 @@
+//! The address space that devices and host share: which addresses are mapped, to what bytes, and who may
+//! access them how. Physical memory is apart from mappings, and is never fresh: it holds what its last
+//! owner left there, the one freed last coming first, or else garbage.
+//!
+//! Knows nothing of time: everything here happens at once.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::ptx::{Access, Memory as KernelMemory, Window};
+
+use super::block::Block;
+use super::code::{self, Code};
+
+/// Where device addresses begin: no host address is there, so that the host faults on them.
+pub const FIRST_ADDRESS: u64 = 1 << 62;
+
+/// What mappings, reservations and physical allocations are multiples of.
+pub const GRANULARITY: u64 = 2 << 20;
+
+/// The alignment of what `cuMemAlloc` gives.
+const ALLOCATION_ALIGN: u64 = 512;
+
+/// No device reads or writes.
+pub const NO_ACCESS: u32 = 0;
+pub const READ_ONLY: u32 = 1;
+pub const READ_WRITE: u32 = 3;
+
+/// Where a mapping comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// `cuMemAlloc` and its like.
+    Allocated,
+    /// `cuMemAllocManaged`: at a host address, and the host may access it too.
+    Managed,
+    /// A module's variable.
+    Module { constant: bool },
+    /// `cuMemHostAlloc`: pinned host memory.
+    Pinned,
+    /// `cuMemHostRegister`: the application's own memory, pinned.
+    Registered,
+    /// `cuMemMap`, of the physical allocation with that handle.
+    Virtual(u64),
+}
+
+/// A run of addresses and the bytes behind them.
+#[derive(Debug)]
+pub struct Mapping {
+    pub len: u64,
+    pub origin: Origin,
+    pub device: usize,
+    /// What each device may do.
+    pub access: Vec<u32>,
+    /// Its first byte on the host.
+    pub bytes: *mut u8,
+    /// The bytes' owner, unless that is the application.
+    pub block: Option<Arc<Block>>,
+}
+
+// SAFETY: the pointer is to bytes that `block` or the application owns; access to them is ordered by the
+// driver's lock, and by CUDA's rules for memory that the host shares.
+unsafe impl Send for Mapping {}
+
+/// Memory that `cuMemCreate` made.
+#[derive(Debug)]
+pub struct Physical {
+    pub device: usize,
+    pub block: Arc<Block>,
+    /// How often its handle must be released, and how many mappings it has.
+    pub references: u32,
+    pub mappings: u32,
+}
+
+/// The physical memory of one device.
+#[derive(Debug, Default)]
+pub struct Pool {
+    pub total: u64,
+    pub used: u64,
+    /// What was freed, the last one last.
+    recycled: Vec<Arc<Block>>,
+    garbage: u8,
+}
+
+#[derive(Debug)]
+pub struct Memory {
+    pub maps: BTreeMap<u64, Mapping>,
+    pub physical: BTreeMap<u64, Physical>,
+    /// Start and length of what `cuMemAddressReserve` gave.
+    pub reservations: BTreeMap<u64, u64>,
+    /// Reservations that were freed: their addresses are given out again, the last one first.
+    pub freed_reservations: Vec<(u64, u64)>,
+    pub pools: Vec<Pool>,
+    pub next_address: u64,
+    pub peak: u64,
+}
+
+/// An access that must not be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BadAddress {
+    pub address: u64,
+    pub access: Access,
+}
+
+impl Memory {
+    pub const fn new() -> Self {
+        Self {
+            maps: BTreeMap::new(),
+            physical: BTreeMap::new(),
+            reservations: BTreeMap::new(),
+            freed_reservations: Vec::new(),
+            pools: Vec::new(),
+            next_address: FIRST_ADDRESS,
+            peak: 0,
+        }
+    }
+
+    /// The mapping at an address, and where it begins.
+    pub fn find(&self, address: u64) -> Option<(u64, &Mapping)> {
+        let (start, mapping) = self.maps.range(..=address).next_back()?;
+        (address - start < mapping.len).then_some((*start, mapping))
+    }
+
+    /// Whether all of the range is mapped, in whatever way.
+    pub fn is_mapped(&self, address: u64, len: u64) -> bool {
+        self.pieces(address, len, |_| true).is_ok()
+    }
+
+    /// The host addresses and lengths of the pieces that a range consists of, if the device may access
+    /// all of them so.
+    pub fn accessible(
+        &self,
+        device: usize,
+        address: u64,
+        len: u64,
+        access: Access,
+    ) -> Result<Vec<(*mut u8, usize)>, BadAddress> {
+        self.pieces(address, len, |mapping| mapping.allows(device, access))
+            .map_err(|address| BadAddress { address, access })
+    }
+
+    fn pieces(
+        &self,
+        mut address: u64,
+        mut len: u64,
+        allowed: impl Fn(&Mapping) -> bool,
+    ) -> Result<Vec<(*mut u8, usize)>, u64> {
+        let mut pieces = Vec::new();
+        while len > 0 {
+            let (start, mapping) = self.find(address).filter(|(_, m)| allowed(m)).ok_or(address)?;
+            let offset = address - start;
+            let piece = (mapping.len - offset).min(len);
+            pieces.push((mapping.bytes.wrapping_add(offset as usize), piece as usize));
+            address += piece;
+            len -= piece;
+        }
+        Ok(pieces)
+    }
+
+    /// Whether the host address is in pinned or registered memory, which devices access directly.
+    pub fn is_pinned(&self, address: u64) -> bool {
+        let kind = self.find(address).map(|(_, mapping)| mapping.origin);
+        matches!(kind, Some(Origin::Pinned | Origin::Registered | Origin::Managed))
+    }
+
+    /// Physical memory of a device, with what its last owner left in it.
+    pub fn take(&mut self, device: usize, len: u64) -> Result<Arc<Block>, Code> {
+        let pool = self.pools.get_mut(device).ok_or(code::INVALID_DEVICE)?;
+        if len > pool.total - pool.used {
+            return Err(code::OUT_OF_MEMORY);
+        }
+        let block = Block::new(len as usize).ok_or(code::OUT_OF_MEMORY)?;
+        pool.recall(&block);
+        pool.used += len;
+        let used = self.pools.iter().map(|pool| pool.used).sum();
+        self.peak = self.peak.max(used);
+        Ok(Arc::new(block))
+    }
+
+    /// Gives physical memory back.
+    pub fn give(&mut self, device: usize, block: Arc<Block>) {
+        let pool = &mut self.pools[device];
+        pool.used -= block.len() as u64;
+        pool.recycled.push(block);
+    }
+
+    /// Addresses that nothing else has, with a gap behind them.
+    pub fn fresh_addresses(&mut self, len: u64, align: u64) -> Result<u64, Code> {
+        let start = self.next_address.checked_next_multiple_of(align).ok_or(code::OUT_OF_MEMORY)?;
+        let end = start.checked_add(len).filter(|end| *end < 1 << 63).ok_or(code::OUT_OF_MEMORY)?;
+        self.next_address = end + GRANULARITY;
+        Ok(start)
+    }
+
+    /// `cuMemAlloc`: memory and addresses for it, at once.
+    pub fn allocate(&mut self, device: usize, len: u64, origin: Origin) -> Result<u64, Code> {
+        let block = self.take(device, len)?;
+        let (start, access) = match origin {
+            Origin::Managed => (block.start() as u64, vec![READ_WRITE; self.pools.len()]),
+            Origin::Module { constant: true } => (0, self.only(device, READ_ONLY)),
+            _ => (0, self.only(device, READ_WRITE)),
+        };
+        let start = if start == 0 { self.fresh_addresses(len, ALLOCATION_ALIGN)? } else { start };
+        let mapping =
+            Mapping { len, origin, device, access, bytes: block.start(), block: Some(block) };
+        self.maps.insert(start, mapping);
+        Ok(start)
+    }
+
+    fn only(&self, device: usize, access: u32) -> Vec<u32> {
+        (0..self.pools.len()).map(|other| if other == device { access } else { NO_ACCESS }).collect()
+    }
+
+    /// Frees what `allocate` gave; `start` must be its first address.
+    pub fn free(&mut self, start: u64) -> Result<(), Code> {
+        let origin = self.maps.get(&start).map(|mapping| mapping.origin);
+        if !matches!(origin, Some(Origin::Allocated | Origin::Managed | Origin::Module { .. })) {
+            return Err(code::INVALID_VALUE);
+        }
+        if let Some(mapping) = self.maps.remove(&start)
+            && let Some(block) = mapping.block
+        {
+            self.give(mapping.device, block);
+        }
+        Ok(())
+    }
+
+    /// Drops the mappings of a context that ends. Pinned memory, reservations and physical allocations
+    /// belong to the process.
+    pub fn clear(&mut self, device: usize) {
+        let starts: Vec<u64> = self
+            .maps
+            .iter()
+            .filter(|(_, mapping)| mapping.device == device)
+            .map(|(start, _)| *start)
+            .collect();
+        for start in starts {
+            let _ = self.free(start); // which refuses what belongs to the process
+        }
+    }
+
+    /// `cuMemHostAlloc`: host memory that devices access directly.
+    pub fn pin(&mut self, len: u64) -> Result<u64, Code> {
+        let block = usize::try_from(len).ok().and_then(Block::new).ok_or(code::OUT_OF_MEMORY)?;
+        let start = block.start() as u64;
+        self.share_host(start, len, Origin::Pinned, Some(Arc::new(block)));
+        Ok(start)
+    }
+
+    /// Makes host memory accessible to all devices.
+    pub fn share_host(&mut self, start: u64, len: u64, origin: Origin, block: Option<Arc<Block>>) {
+        let access = vec![READ_WRITE; self.pools.len()];
+        let bytes = start as *mut u8;
+        self.maps.insert(start, Mapping { len, origin, device: 0, access, bytes, block });
+    }
+
+    /// Ends what `pin` or `share_host` began.
+    pub fn unpin(&mut self, start: u64, origin: Origin) -> Option<()> {
+        let mapping = self.maps.get(&start)?;
+        (mapping.origin == origin).then(|| self.maps.remove(&start)).flatten().map(drop)
+    }
+}
+
+impl Mapping {
+    /// Whether a device may access it so.
+    pub fn allows(&self, device: usize, access: Access) -> bool {
+        let allowed = self.access.get(device).copied().unwrap_or(NO_ACCESS);
+        match access {
+            Access::Read => allowed & READ_ONLY != 0,
+            Access::Write => allowed == READ_WRITE,
+        }
+    }
+}
+
+impl Pool {
+    pub fn new(total: u64) -> Self {
+        Self { total, used: 0, recycled: Vec::new(), garbage: 0 }
+    }
+
+    /// Fills a new block with what was freed last, and the rest with garbage.
+    fn recall(&mut self, block: &Block) {
+        let mut at = 0;
+        while at < block.len() {
+            let Some(old) = self.recycled.pop() else { break };
+            let len = old.len().min(block.len() - at);
+            block.copy_from(at, &old, 0, len);
+            at += len;
+            // What was not needed comes next.
+            if len < old.len()
+                && let Some(rest) = Block::new(old.len() - len)
+            {
+                rest.copy_from(0, &old, len, old.len() - len);
+                self.recycled.push(Arc::new(rest));
+            }
+        }
+        self.garbage = self.garbage.wrapping_mul(5).wrapping_add(0x6b) | 1;
+        block.fill(at, block.len() - at, self.garbage);
+    }
+}
+
+/// The memory as a kernel on one device sees it.
+pub struct DeviceMemory<'a> {
+    pub memory: &'a Memory,
+    pub device: usize,
+}
+
+// SAFETY: a mapping's bytes live as long as the mapping (`block`), or are the application's, which CUDA
+// forbids to free before it unregisters them; no references to them are ever made.
+unsafe impl KernelMemory for DeviceMemory<'_> {
+    fn window(&self, address: u64, access: Access) -> Option<Window> {
+        let (start, mapping) = self.memory.find(address)?;
+        mapping.allows(self.device, access).then_some(Window { start, len: mapping.len, bytes: mapping.bytes })
+    }
+}

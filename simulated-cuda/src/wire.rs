@@ -1,0 +1,103 @@
+//! What passes between a test and the driver it has loaded. The two are different copies of this crate,
+//! so everything here has C's layout, and nothing is a reference.
+
+/// Changes whenever something here does: both sides must have been built from the same source.
+pub const VERSION: u32 = 1;
+
+/// A simulated device, as [`Device`](crate::Device) describes it.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct DeviceWire {
+    pub name: [u8; 64],
+    pub uuid: [u8; 16],
+    pub major: u32,
+    pub minor: u32,
+    pub total_memory: u64,
+    pub multiprocessors: u32,
+    pub ecc: u32,
+    pub integrated: u32,
+    pub managed: u32,
+    pub virtual_memory: u32,
+    pub memory_pools: u32,
+}
+
+/// What the driver has counted since it was loaded. Bytes are counted when a copy is executed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+#[non_exhaustive]
+pub struct Counters {
+    /// Bytes copied from the host to a device, and so on.
+    pub host_to_device: u64,
+    pub device_to_host: u64,
+    pub device_to_device: u64,
+    /// Bytes set by memsets.
+    pub set: u64,
+    /// Kernels executed, and their blocks.
+    pub launches: u64,
+    pub blocks: u64,
+    /// Bytes of device memory in use now, and the most there ever were.
+    pub device_bytes: u64,
+    pub peak_device_bytes: u64,
+    /// Allocations of `cuMemAlloc` and its like that live.
+    pub allocations: u64,
+    /// Physical allocations of `cuMemCreate` that live, by their handles or mappings.
+    pub handles: u64,
+    pub mappings: u64,
+    pub reservations: u64,
+    pub streams: u64,
+    pub events: u64,
+    pub modules: u64,
+    pub graphs: u64,
+    pub executable_graphs: u64,
+    /// Bytes of pinned host memory, allocated or registered.
+    pub pinned_bytes: u64,
+    /// Contexts that are retained, counted once for each `cuDevicePrimaryCtxRetain`.
+    pub contexts: u64,
+    /// Work that is queued and not yet executed.
+    pub queued: u64,
+}
+
+impl Counters {
+    pub(crate) const ZERO: Self = Self {
+        host_to_device: 0,
+        device_to_host: 0,
+        device_to_device: 0,
+        set: 0,
+        launches: 0,
+        blocks: 0,
+        device_bytes: 0,
+        peak_device_bytes: 0,
+        allocations: 0,
+        handles: 0,
+        mappings: 0,
+        reservations: 0,
+        streams: 0,
+        events: 0,
+        modules: 0,
+        graphs: 0,
+        executable_graphs: 0,
+        pinned_bytes: 0,
+        contexts: 0,
+        queued: 0,
+    };
+}
+
+/// When an asynchronous copy from a device to pageable host memory is carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum PageableReads {
+    /// Before the call returns, as drivers were long documented to, and do.
+    BeforeReturn = 0,
+    /// When something waits for it: since CUDA 12, the call only "might be synchronous". The host
+    /// memory must stay valid until then. This is how the driver starts.
+    Late = 1,
+}
+
+/// Which copies a flipped bit is meant for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Direction {
+    HostToDevice = 0,
+    DeviceToHost = 1,
+    DeviceToDevice = 2,
+}
