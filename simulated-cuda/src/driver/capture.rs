@@ -12,9 +12,10 @@ use super::execute::Work;
 use super::graph::Graph;
 use super::state::State;
 
-pub const GLOBAL: u32 = 0;
-pub const THREAD_LOCAL: u32 = 1;
-pub const RELAXED: u32 = 2;
+/// Captures disturb, and are disturbed by, calls of every thread; of 1, thread-local, only their own's.
+const GLOBAL: u32 = 0;
+/// Nothing is forbidden.
+const RELAXED: u32 = 2;
 
 #[derive(Debug)]
 pub struct Capture {

@@ -24,7 +24,6 @@ pub const NOT_READY: Code = 600;
 pub const ILLEGAL_ADDRESS: Code = 700;
 pub const LAUNCH_OUT_OF_RESOURCES: Code = 701;
 pub const LAUNCH_TIMEOUT: Code = 702;
-pub const PRIMARY_CONTEXT_ACTIVE: Code = 708;
 pub const HOST_MEMORY_ALREADY_REGISTERED: Code = 712;
 pub const HOST_MEMORY_NOT_REGISTERED: Code = 713;
 pub const MISALIGNED_ADDRESS: Code = 716;
@@ -41,18 +40,11 @@ pub const STREAM_CAPTURE_IMPLICIT: Code = 906;
 pub const CAPTURED_EVENT: Code = 907;
 pub const STREAM_CAPTURE_WRONG_THREAD: Code = 908;
 pub const UNKNOWN: Code = 999;
-pub const ECC_UNCORRECTABLE: Code = 214;
-pub const NVLINK_UNCORRECTABLE: Code = 220;
 
 /// The name of a code, or `None` where CUDA has no such code.
 pub fn name(code: Code) -> Option<&'static CStr> {
     let index = NAMES.binary_search_by_key(&code, |(number, _)| *number).ok()?;
     NAMES.get(index).map(|(_, name)| *name)
-}
-
-/// Whether the code, once returned for work on the device, stays with the context for good.
-pub fn is_sticky(code: Code) -> bool {
-    matches!(code, 214 | 220 | 226 | 700 | 702 | 710 | 714..=719 | 721)
 }
 
 /// What a failed call answers as text: the name again, since the real texts say little more.

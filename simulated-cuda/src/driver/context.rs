@@ -78,7 +78,8 @@ pub fn device_of(state: &State, handle: u64) -> Option<usize> {
 
 /// The handle of the current context, which may be none, or one that is gone.
 pub fn current_handle() -> Option<u64> {
-    STACK.with_borrow(|stack| stack.last().copied())
+    // A thread that is ending may have lost its stack already, and still drop what calls the driver.
+    STACK.try_with(|stack| stack.borrow().last().copied()).ok().flatten()
 }
 
 /// The device of the current context, if that lives.
@@ -89,20 +90,18 @@ pub fn current(state: &State) -> Option<usize> {
 
 /// Replaces the top of the thread's stack; 0 takes it off.
 pub fn set_current(handle: u64) {
-    STACK.with_borrow_mut(|stack| {
-        stack.pop();
-        if handle != 0 {
-            stack.push(handle);
-        }
-    });
+    pop();
+    if handle != 0 {
+        push(handle);
+    }
 }
 
 pub fn push(handle: u64) {
-    STACK.with_borrow_mut(|stack| stack.push(handle));
+    let _ = STACK.try_with(|stack| stack.borrow_mut().push(handle));
 }
 
 pub fn pop() -> Option<u64> {
-    STACK.with_borrow_mut(Vec::pop)
+    STACK.try_with(|stack| stack.borrow_mut().pop()).ok().flatten()
 }
 
 impl State {

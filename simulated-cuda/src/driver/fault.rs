@@ -6,10 +6,6 @@ use crate::wire::Direction;
 
 use super::code::Code;
 
-/// The names under which work on the device can be made to fail when it is executed, rather than the
-/// call that queued it.
-pub const EXECUTION: [&str; 3] = ["execute:copy", "execute:kernel", "execute:set"];
-
 /// A call that is to fail.
 #[derive(Debug)]
 struct Ordered {

@@ -53,3 +53,153 @@ unsafe impl Memory for Flat {
         })
     }
 }
+
+/// Calls an entry point as C would, in the library that is found under its usual name, and returns its
+/// code. The types are those of the arguments.
+#[macro_export]
+macro_rules! cu {
+    (@type $value:expr) => { _ };
+    ($name:ident $(, $value:expr)*) => {{
+        let library = $crate::support::library();
+        // SAFETY: the tests pass what the function's declaration in `cuda.h` asks for.
+        let function = unsafe {
+            library.get::<unsafe extern "C" fn($($crate::cu!(@type $value)),*) -> u32>(stringify!($name).as_bytes())
+        };
+        let function = function.expect(stringify!($name));
+        // SAFETY: the same.
+        unsafe { function($($value),*) }
+    }};
+}
+
+/// The driver, by the name that `nvidia-smi` and others look for.
+pub fn library() -> &'static libloading::Library {
+    static LIBRARY: std::sync::OnceLock<libloading::Library> = std::sync::OnceLock::new();
+    // SAFETY: the tests have loaded the simulated driver before.
+    LIBRARY.get_or_init(|| unsafe { libloading::Library::new("libcuda.so.1") }.expect("libcuda.so.1"))
+}
+
+/// Initialises the driver, and makes the context of a device current.
+pub fn open(ordinal: i32) -> u64 {
+    assert_eq!(cu!(cuInit, 0_u32), 0);
+    let mut context = 0_u64;
+    assert_eq!(cu!(cuDevicePrimaryCtxRetain, &raw mut context, ordinal), 0);
+    assert_eq!(cu!(cuCtxSetCurrent, context), 0);
+    context
+}
+
+pub fn allocate(bytes: usize) -> u64 {
+    let mut address = 0_u64;
+    assert_eq!(cu!(cuMemAlloc_v2, &raw mut address, bytes), 0);
+    address
+}
+
+/// A stream that does not wait for the legacy default stream.
+pub fn stream() -> u64 {
+    let mut stream = 0_u64;
+    assert_eq!(cu!(cuStreamCreate, &raw mut stream, 1_u32), 0);
+    stream
+}
+
+/// So many bytes of a device, copied by the driver and waited for.
+pub fn read(address: u64, len: usize) -> Vec<u8> {
+    let mut bytes = vec![0xcc; len];
+    assert_eq!(cu!(cuMemcpyDtoH_v2, bytes.as_mut_ptr(), address, len), 0);
+    bytes
+}
+
+pub fn write(address: u64, bytes: &[u8]) {
+    assert_eq!(cu!(cuMemcpyHtoD_v2, address, bytes.as_ptr(), bytes.len()), 0);
+    assert_eq!(cu!(cuStreamSynchronize, 0_u64), 0);
+}
+
+/// A kernel of a module.
+pub fn kernel(ptx: &str, name: &str) -> u64 {
+    let (mut module, mut function) = (0_u64, 0_u64);
+    let text = std::ffi::CString::new(ptx).unwrap();
+    assert_eq!(cu!(cuModuleLoadData, &raw mut module, text.as_ptr()), 0);
+    let name = std::ffi::CString::new(name).unwrap();
+    assert_eq!(cu!(cuModuleGetFunction, &raw mut function, module, name.as_ptr()), 0);
+    function
+}
+
+/// Launches one thread with parameters of 8 bytes each.
+pub fn launch(function: u64, stream: u64, params: &[u64]) -> u32 {
+    let mut addresses: Vec<*const u64> = params.iter().map(std::ptr::from_ref).collect();
+    let none = std::ptr::null_mut::<u64>();
+    cu!(
+        cuLaunchKernel, function, 1_u32, 1_u32, 1_u32, 1_u32, 1_u32, 1_u32, 0_u32, stream,
+        addresses.as_mut_ptr(), none
+    )
+}
+
+/// A kernel `access(address, value)` that adds the value to the word at the address.
+pub const ADD: &str = "
+.version 7.0
+.target sm_75
+.address_size 64
+.visible .entry access(.param .u64 access_param_0, .param .u64 access_param_1)
+{
+    .reg .b32 %r<4>;
+    .reg .b64 %rd<4>;
+    ld.param.u64 %rd1, [access_param_0];
+    ld.param.u32 %r1, [access_param_1];
+    ld.global.u32 %r2, [%rd1];
+    add.s32 %r3, %r2, %r1;
+    st.global.u32 [%rd1], %r3;
+    ret;
+}";
+
+/// `CUmemAllocationProp` for memory of a device.
+#[repr(C)]
+pub struct Properties {
+    pub kind: u32,
+    pub handle_types: u32,
+    pub location: [i32; 2],
+    pub win32: u64,
+    pub flags: u64,
+}
+
+/// `CUmemAccessDesc`
+#[repr(C)]
+pub struct AccessOf {
+    pub location: [i32; 2],
+    pub flags: u32,
+}
+
+pub const MIB2: usize = 2 << 20;
+
+pub fn properties(device: i32) -> Properties {
+    Properties { kind: 1, handle_types: 0, location: [1, device], win32: 0, flags: 0 }
+}
+
+/// Physical memory of device 0.
+pub fn create(bytes: usize) -> u64 {
+    let mut handle = 0_u64;
+    let wanted = properties(0);
+    assert_eq!(cu!(cuMemCreate, &raw mut handle, bytes, &raw const wanted, 0_u64), 0);
+    handle
+}
+
+pub fn reserve(bytes: usize) -> u64 {
+    let mut address = 0_u64;
+    assert_eq!(cu!(cuMemAddressReserve, &raw mut address, bytes, 0_usize, 0_u64, 0_u64), 0);
+    address
+}
+
+pub fn map(address: u64, bytes: usize, handle: u64) -> u32 {
+    cu!(cuMemMap, address, bytes, 0_usize, handle, 0_u64)
+}
+
+pub fn set_access(address: u64, bytes: usize, flags: u32) -> u32 {
+    let description = AccessOf { location: [1, 0], flags };
+    cu!(cuMemSetAccess, address, bytes, &raw const description, 1_usize)
+}
+
+/// Memory of a mapping of its own, readable and writable.
+pub fn mapped(bytes: usize) -> u64 {
+    let (handle, address) = (create(bytes), reserve(bytes));
+    assert_eq!(map(address, bytes, handle), 0);
+    assert_eq!(set_access(address, bytes, 3), 0);
+    assert_eq!(cu!(cuMemRelease, handle), 0);
+    address
+}

@@ -1,0 +1,124 @@
+//! How the driver gets into a process, and what a test can rely on about its child.
+
+mod support;
+
+use std::process::Command;
+
+use cudarc::driver::CudaContext;
+use simulated_cuda::{Device, Driver, in_child};
+
+#[test]
+fn both_names_of_the_driver_are_this_library() {
+    in_child(|driver| {
+        for name in ["libcuda.so.1", "libcuda.so"] {
+            let library = unsafe { libloading::Library::new(name) }.unwrap();
+            let version: u32 = {
+                let init = unsafe { library.get::<extern "C" fn(u32) -> u32>(b"cuInit") }.unwrap();
+                init(0)
+            };
+            assert_eq!(version, 0, "{name}");
+        }
+        assert_eq!(driver.calls("cuInit"), 2);
+    });
+}
+
+#[test]
+fn cudarc_finds_it() {
+    in_child(|driver| {
+        let mut wanted = Device::numbered(0);
+        wanted.name = "A GPU of a test".to_owned();
+        wanted.compute_capability = (8, 9);
+        driver.set_devices(&[wanted.clone(), Device::numbered(1)]);
+        assert_eq!(CudaContext::device_count().unwrap(), 2);
+        let context = CudaContext::new(0).unwrap();
+        assert_eq!(context.name().unwrap(), wanted.name);
+        assert_eq!(context.uuid().unwrap().bytes.map(|byte| byte as u8), wanted.uuid);
+        assert_eq!(context.compute_capability().unwrap(), (8, 9));
+        assert_eq!(context.total_mem().unwrap() as u64, wanted.total_memory);
+        drop(context);
+        assert_eq!(driver.counters().contexts, 0);
+    });
+}
+
+#[test]
+fn a_driver_may_find_no_device() {
+    in_child(|driver| {
+        driver.set_devices(&[]);
+        assert_eq!(cu!(cuInit, 0_u32), 100);
+    });
+}
+
+#[test]
+fn nothing_works_before_it_is_initialised() {
+    in_child(|_| {
+        let mut count = 0_i32;
+        assert_eq!(cu!(cuDeviceGetCount, &raw mut count), 3);
+        let mut version = 0_i32;
+        assert_eq!(cu!(cuDriverGetVersion, &raw mut version), 0);
+        assert_eq!(version, 13_000);
+    });
+}
+
+/// Not a test of its own: what the next one starts. It ends its process as if it had passed.
+#[test]
+fn old_driver() {
+    if std::env::var_os("SIMULATED_CUDA_OLD_DRIVER").is_none() {
+        return;
+    }
+    Driver::load_without(&["cuMemCreate", "cuMemMap"]);
+    let library = support::library();
+    for (symbol, there) in [(&b"cuMemCreate"[..], false), (b"cuMemMap", false), (b"cuMemUnmap", true)] {
+        let found = unsafe { library.get::<extern "C" fn()>(symbol) }.is_ok();
+        assert_eq!(found, there, "{}", String::from_utf8_lossy(symbol));
+    }
+    println!("\nan old driver was seen");
+}
+
+#[test]
+fn symbols_can_be_missing() {
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["old_driver", "--exact", "--nocapture"])
+        .env("SIMULATED_CUDA_OLD_DRIVER", "1")
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("an old driver was seen"), "{text}");
+}
+
+#[test]
+#[should_panic(expected = "failed in its child")]
+fn a_child_that_fails_fails_its_test() {
+    in_child(|_| panic!("as it must"));
+}
+
+#[test]
+#[should_panic(expected = "did not come to its end")]
+fn a_child_that_leaves_early_fails_its_test() {
+    in_child(|_| std::process::exit(0));
+}
+
+fn elsewhere() {
+    in_child(|_| {});
+}
+
+#[test]
+#[should_panic(expected = "did not come to its end")]
+fn a_child_that_runs_no_test_fails_its_test() {
+    elsewhere(); // there is no test of that name
+}
+
+#[test]
+fn unknown_devices_and_codes_are_refused() {
+    in_child(|_| {
+        support::open(0);
+        let mut device = 7_i32;
+        assert_eq!(cu!(cuDeviceGet, &raw mut device, 1_i32), 101);
+        assert_eq!(cu!(cuDeviceGet, &raw mut device, -1_i32), 101);
+        let mut text = std::ptr::null::<std::ffi::c_char>();
+        assert_eq!(cu!(cuGetErrorName, 12_345_u32, &raw mut text), 1);
+        assert!(text.is_null());
+        assert_eq!(cu!(cuGetErrorName, 700_u32, &raw mut text), 0);
+        let name = unsafe { std::ffi::CStr::from_ptr(text) };
+        assert_eq!(name.to_str(), Ok("CUDA_ERROR_ILLEGAL_ADDRESS"));
+    });
+}
