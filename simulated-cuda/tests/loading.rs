@@ -86,6 +86,22 @@ fn symbols_can_be_missing() {
 }
 
 #[test]
+fn a_real_driver_on_the_search_path_is_not_taken() {
+    let folder = std::env::temp_dir().join(format!("simulated-cuda-test-{}", std::process::id()));
+    std::fs::create_dir(&folder).unwrap();
+    for name in ["libcuda.so", "libcuda.so.1"] {
+        std::fs::write(folder.join(name), "whoever opens this gets an error").unwrap();
+    }
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["both_names_of_the_driver_are_this_library", "--exact"])
+        .env("LD_LIBRARY_PATH", &folder)
+        .output();
+    std::fs::remove_dir_all(&folder).unwrap();
+    let output = output.unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+}
+
+#[test]
 #[should_panic(expected = "failed in its child")]
 fn a_child_that_fails_fails_its_test() {
     in_child(|_| panic!("as it must"));
