@@ -26,7 +26,10 @@ struct Slice<T> {
 
 impl<T> Slice<T> {
     fn of(slice: &[T]) -> Self {
-        Self { start: slice.as_ptr(), len: slice.len() }
+        Self {
+            start: slice.as_ptr(),
+            len: slice.len(),
+        }
     }
 }
 
@@ -79,7 +82,10 @@ impl Driver {
     /// The same, and if the library has no such symbol, or was loaded before.
     pub fn load_without(symbols: &[&str]) -> Self {
         static LOADED: OnceLock<Library> = OnceLock::new();
-        assert!(LOADED.get().is_none() || symbols.is_empty(), "the driver is loaded, with all its symbols");
+        assert!(
+            LOADED.get().is_none() || symbols.is_empty(),
+            "the driver is loaded, with all its symbols"
+        );
         Self(LOADED.get_or_init(|| load(symbols)))
     }
 
@@ -96,8 +102,13 @@ impl Driver {
     /// After `cuInit`.
     pub fn set_devices(self, devices: &[Device]) {
         let devices: Vec<DeviceWire> = devices.iter().map(Device::to_wire).collect();
-        let set: extern "C" fn(Slice<DeviceWire>) -> u32 = self.symbol("simulated_cuda_set_devices");
-        assert_eq!(set(Slice::of(&devices)), 0, "devices are chosen before `cuInit`");
+        let set: extern "C" fn(Slice<DeviceWire>) -> u32 =
+            self.symbol("simulated_cuda_set_devices");
+        assert_eq!(
+            set(Slice::of(&devices)),
+            0,
+            "devices are chosen before `cuInit`"
+        );
     }
 
     /// Sets what `cuDriverGetVersion` answers: 12040 is 12.4. PTX newer than it is refused.
@@ -122,7 +133,13 @@ impl Driver {
             When::Nth(nth) => (nth, 0),
         };
         let fail: Fail = self.symbol("simulated_cuda_fail");
-        fail(Slice::of(function.as_bytes()), nth, every, code, (after == After::Stays).into());
+        fail(
+            Slice::of(function.as_bytes()),
+            nth,
+            every,
+            code,
+            (after == After::Stays).into(),
+        );
     }
 
     /// Cancels every fault that has not struck, flipped bits included.
@@ -160,7 +177,11 @@ impl Driver {
     pub fn peek(self, address: u64, len: usize) -> Vec<u8> {
         let peek: extern "C" fn(u64, *mut u8, usize) -> u32 = self.symbol("simulated_cuda_peek");
         let mut bytes = vec![0; len];
-        assert_eq!(peek(address, bytes.as_mut_ptr(), len), 0, "{address:#x} is not mapped");
+        assert_eq!(
+            peek(address, bytes.as_mut_ptr(), len),
+            0,
+            "{address:#x} is not mapped"
+        );
         bytes
     }
 
@@ -201,7 +222,8 @@ fn load(hidden: &[&str]) -> Library {
     let patched = locate::without(&path, hidden);
     // SAFETY: the library is this crate's own; loading it runs no code besides Rust's.
     let library = unsafe { Library::open(Some(&patched), RTLD_NOW | RTLD_GLOBAL) };
-    let library = library.unwrap_or_else(|error| panic!("{} cannot be loaded: {error}", path.display()));
+    let library =
+        library.unwrap_or_else(|error| panic!("{} cannot be loaded: {error}", path.display()));
     if patched != path {
         let _ = std::fs::remove_file(&patched); // the mapping stays
     }
@@ -211,8 +233,12 @@ fn load(hidden: &[&str]) -> Library {
         // SAFETY: if it is not loaded yet, it is a real driver, and loading that is what its users do.
         let found = unsafe { Library::open(Some(name), RTLD_NOW) };
         // SAFETY: the symbol is only looked for.
-        let same = found.is_ok_and(|found| unsafe { found.get::<fn()>(b"simulated_cuda_version") }.is_ok());
-        assert!(same, "`{name}` is not the simulated driver: is a real one loaded already?");
+        let same = found
+            .is_ok_and(|found| unsafe { found.get::<fn()>(b"simulated_cuda_version") }.is_ok());
+        assert!(
+            same,
+            "`{name}` is not the simulated driver: is a real one loaded already?"
+        );
     }
     library
 }
@@ -222,5 +248,8 @@ fn check_version(library: &Library, path: &std::path::Path) {
     let version = unsafe { library.get::<extern "C" fn() -> u32>(b"simulated_cuda_version") };
     let version = version.map(|version| version()).unwrap_or(0);
     let path = path.display();
-    assert_eq!(version, VERSION, "{path} was built from other source than this test; build both again");
+    assert_eq!(
+        version, VERSION,
+        "{path} was built from other source than this test; build both again"
+    );
 }

@@ -27,7 +27,10 @@ pub struct Refusal {
 
 impl Refusal {
     fn new(line: u32, what: impl Into<String>) -> Self {
-        Self { line, what: what.into() }
+        Self {
+            line,
+            what: what.into(),
+        }
     }
 }
 
@@ -73,7 +76,9 @@ pub struct Kernel {
 impl Kernel {
     /// The length of all parameters together.
     pub fn params_len(&self) -> usize {
-        self.params.last().map_or(0, |(offset, bytes)| (offset + bytes) as usize)
+        self.params
+            .last()
+            .map_or(0, |(offset, bytes)| (offset + bytes) as usize)
     }
 
     /// The places in the register file, in words of 32 bits. No measure of what a GPU would use.
@@ -93,9 +98,15 @@ impl Module {
             let fixed = translated.fixed.iter().zip(&allotted.fixed);
             kernels.push(Kernel {
                 name: kernel.name.to_owned(),
-                params: kernel.params.iter().map(|param| (param.offset, param.bytes)).collect(),
+                params: kernel
+                    .params
+                    .iter()
+                    .map(|param| (param.offset, param.bytes))
+                    .collect(),
                 max_threads: kernel.max_threads,
-                fixed: fixed.map(|((_, fixed), (width, place))| (*width, *place, *fixed)).collect(),
+                fixed: fixed
+                    .map(|((_, fixed), (width, place))| (*width, *place, *fixed))
+                    .collect(),
                 insts: allotted.insts,
                 words: allotted.words,
                 long_words: allotted.long_words,

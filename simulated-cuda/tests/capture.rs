@@ -22,7 +22,15 @@ fn end(stream: u64) -> (u32, u64) {
 
 fn executable(graph: u64) -> u64 {
     let mut executable = 0_u64;
-    assert_eq!(cu!(cuGraphInstantiateWithFlags, &raw mut executable, graph, 0_u64), 0);
+    assert_eq!(
+        cu!(
+            cuGraphInstantiateWithFlags,
+            &raw mut executable,
+            graph,
+            0_u64
+        ),
+        0
+    );
     executable
 }
 
@@ -53,7 +61,14 @@ fn a_graph_does_its_work_at_every_launch_and_not_before() {
         assert_eq!(cu!(cuGraphDestroy, graph), 0);
         assert_eq!(cu!(cuGraphExecDestroy, graphs), 0);
         let counters = driver.counters();
-        assert_eq!((counters.graphs, counters.executable_graphs, counters.launches), (0, 0, 3));
+        assert_eq!(
+            (
+                counters.graphs,
+                counters.executable_graphs,
+                counters.launches
+            ),
+            (0, 0, 3)
+        );
     });
 }
 
@@ -90,8 +105,12 @@ fn waiting_and_freeing_fail_and_spoil_the_capture() {
             ("freeing", &mut || cu!(cuMemFree_v2, address)),
             ("freeing host memory", &mut || cu!(cuMemFreeHost, host)),
             ("unmapping", &mut || cu!(cuMemUnmap, virtual_, MIB2)),
-            ("allocating", &mut || cu!(cuMemHostAlloc, &raw mut more, 64_usize, 0_u32)),
-            ("copying", &mut || cu!(cuMemcpyDtoH_v2, &raw mut byte, address, 1_usize)),
+            ("allocating", &mut || {
+                cu!(cuMemHostAlloc, &raw mut more, 64_usize, 0_u32)
+            }),
+            ("copying", &mut || {
+                cu!(cuMemcpyDtoH_v2, &raw mut byte, address, 1_usize)
+            }),
         ];
         for (what, call) in calls {
             begin(stream, GLOBAL);
@@ -129,7 +148,11 @@ fn captures_of_other_threads_forbid_what_their_mode_says() {
                 cu!(cuStreamSynchronize, other)
             });
             assert_eq!(found.join().unwrap(), code, "mode {mode}");
-            assert_eq!(end(stream).0, if code == 0 { 0 } else { 901 }, "mode {mode}");
+            assert_eq!(
+                end(stream).0,
+                if code == 0 { 0 } else { 901 },
+                "mode {mode}"
+            );
         }
         // A thread that says so is not held up.
         begin(stream, GLOBAL);

@@ -69,7 +69,11 @@ fn ranges_in_one_table_are_hashed_one_behind_the_other() {
     let slices: Vec<&[u8]> = ranges.iter().map(Vec::as_slice).collect();
     let expected: Vec<u8> = ranges.iter().flat_map(|range| expected(range)).collect();
     for (grid, block) in [(1, 128), (2, 7), (40, 1), (1, 1), (3, 33)] {
-        assert_eq!(digests(&slices, grid, block), expected, "{grid} blocks of {block} threads");
+        assert_eq!(
+            digests(&slices, grid, block),
+            expected,
+            "{grid} blocks of {block} threads"
+        );
     }
 }
 

@@ -11,11 +11,15 @@ fn the_call_that_was_meant_fails_and_no_other() {
         open(0);
         let mut address = 0_u64;
         driver.fail("cuMemAlloc_v2", When::Nth(3), 2, After::Goes);
-        let codes: Vec<u32> = (0..5).map(|_| cu!(cuMemAlloc_v2, &raw mut address, 16_usize)).collect();
+        let codes: Vec<u32> = (0..5)
+            .map(|_| cu!(cuMemAlloc_v2, &raw mut address, 16_usize))
+            .collect();
         assert_eq!(codes, [0, 0, 2, 0, 0]);
         assert_eq!(driver.calls("cuMemAlloc_v2"), 5);
         driver.fail("cuMemAlloc_v2", When::Always, 46, After::Goes);
-        let codes: Vec<u32> = (0..3).map(|_| cu!(cuMemAlloc_v2, &raw mut address, 16_usize)).collect();
+        let codes: Vec<u32> = (0..3)
+            .map(|_| cu!(cuMemAlloc_v2, &raw mut address, 16_usize))
+            .collect();
         assert_eq!(codes, [46, 46, 46]);
         driver.clear_faults();
         assert_eq!(cu!(cuMemAlloc_v2, &raw mut address, 16_usize), 0);
@@ -120,7 +124,13 @@ fn a_kernel_can_compute_wrongly() {
         open(0);
         let (address, function) = (allocate(4), kernel(ADD, "access"));
         write(address, &[0; 4]);
-        let fault = KernelFault { launch: 2, launches: 1, thread: Some(0), store: 0, bit: 8 };
+        let fault = KernelFault {
+            launch: 2,
+            launches: 1,
+            thread: Some(0),
+            store: 0,
+            bit: 8,
+        };
         driver.corrupt_kernels(fault);
         let sums = [1, 2 + 256, 3 + 256].map(|sum: u32| sum.to_le_bytes());
         for sum in sums {
@@ -138,7 +148,10 @@ fn everything_is_counted() {
         let (function, stream) = (kernel(ADD, "access"), stream());
         write(address, &[0; 1000]);
         assert_eq!(read(address, 32).len(), 32);
-        assert_eq!(cu!(cuMemcpyDtoDAsync_v2, other, address, 300_usize, stream), 0);
+        assert_eq!(
+            cu!(cuMemcpyDtoDAsync_v2, other, address, 300_usize, stream),
+            0
+        );
         assert_eq!(cu!(cuMemsetD32Async, other, 1_u32, 10_usize, stream), 0);
         assert_eq!(driver.counters().device_to_device, 0, "not done yet");
         assert_eq!(launch(function, stream, &[address, 1]), 0);
@@ -146,15 +159,30 @@ fn everything_is_counted() {
         assert_eq!(cu!(cuMemAllocHost_v2, &raw mut host, 4096_usize), 0);
         let own = vec![0_u8; 100];
         assert_eq!(cu!(cuMemHostRegister_v2, own.as_ptr(), 100_usize, 0_u32), 0);
-        assert_eq!(cu!(cuMemHostRegister_v2, own.as_ptr(), 100_usize, 0_u32), 712);
+        assert_eq!(
+            cu!(cuMemHostRegister_v2, own.as_ptr(), 100_usize, 0_u32),
+            712
+        );
         assert_eq!(cu!(cuStreamSynchronize, stream), 0);
         let counters = driver.counters();
-        assert_eq!((counters.host_to_device, counters.device_to_host), (1000, 32));
+        assert_eq!(
+            (counters.host_to_device, counters.device_to_host),
+            (1000, 32)
+        );
         assert_eq!((counters.device_to_device, counters.set), (300, 40));
         assert_eq!((counters.launches, counters.blocks), (1, 1));
-        assert_eq!((counters.device_bytes, counters.peak_device_bytes), (2000, 2000));
-        assert_eq!((counters.allocations, counters.streams, counters.modules), (2, 1, 1));
-        assert_eq!((counters.pinned_bytes, counters.contexts, counters.queued), (4196, 1, 0));
+        assert_eq!(
+            (counters.device_bytes, counters.peak_device_bytes),
+            (2000, 2000)
+        );
+        assert_eq!(
+            (counters.allocations, counters.streams, counters.modules),
+            (2, 1, 1)
+        );
+        assert_eq!(
+            (counters.pinned_bytes, counters.contexts, counters.queued),
+            (4196, 1, 0)
+        );
         assert_eq!(cu!(cuMemHostUnregister, own.as_ptr()), 0);
         assert_eq!(cu!(cuMemHostUnregister, own.as_ptr()), 713);
         assert_eq!(cu!(cuMemFreeHost, host), 0);

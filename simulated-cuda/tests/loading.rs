@@ -11,8 +11,10 @@ use simulated_cuda::{Device, Driver, in_child};
 fn both_names_of_the_driver_are_this_library() {
     in_child(|driver| {
         for name in ["libcuda.so.1", "libcuda.so"] {
+            // SAFETY: it is loaded already.
             let library = unsafe { libloading::Library::new(name) }.unwrap();
             let version: u32 = {
+                // SAFETY: the type is the one in `cuda.h`.
                 let init = unsafe { library.get::<extern "C" fn(u32) -> u32>(b"cuInit") }.unwrap();
                 init(0)
             };
@@ -32,7 +34,10 @@ fn cudarc_finds_it() {
         assert_eq!(CudaContext::device_count().unwrap(), 2);
         let context = CudaContext::new(0).unwrap();
         assert_eq!(context.name().unwrap(), wanted.name);
-        assert_eq!(context.uuid().unwrap().bytes.map(|byte| byte as u8), wanted.uuid);
+        assert_eq!(
+            context.uuid().unwrap().bytes.map(|byte| byte as u8),
+            wanted.uuid
+        );
         assert_eq!(context.compute_capability().unwrap(), (8, 9));
         assert_eq!(context.total_mem().unwrap() as u64, wanted.total_memory);
         drop(context);
@@ -67,7 +72,12 @@ fn old_driver() {
     }
     Driver::load_without(&["cuMemCreate", "cuMemMap"]);
     let library = support::library();
-    for (symbol, there) in [(&b"cuMemCreate"[..], false), (b"cuMemMap", false), (b"cuMemUnmap", true)] {
+    for (symbol, there) in [
+        (&b"cuMemCreate"[..], false),
+        (b"cuMemMap", false),
+        (b"cuMemUnmap", true),
+    ] {
+        // SAFETY: the symbol is only looked for.
         let found = unsafe { library.get::<extern "C" fn()>(symbol) }.is_ok();
         assert_eq!(found, there, "{}", String::from_utf8_lossy(symbol));
     }
@@ -82,7 +92,10 @@ fn symbols_can_be_missing() {
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success() && text.contains("an old driver was seen"), "{text}");
+    assert!(
+        output.status.success() && text.contains("an old driver was seen"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -98,7 +111,11 @@ fn a_real_driver_on_the_search_path_is_not_taken() {
         .output();
     std::fs::remove_dir_all(&folder).unwrap();
     let output = output.unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stdout)
+    );
 }
 
 #[test]
@@ -134,6 +151,7 @@ fn unknown_devices_and_codes_are_refused() {
         assert_eq!(cu!(cuGetErrorName, 12_345_u32, &raw mut text), 1);
         assert!(text.is_null());
         assert_eq!(cu!(cuGetErrorName, 700_u32, &raw mut text), 0);
+        // SAFETY: the driver's names are texts that stay.
         let name = unsafe { std::ffi::CStr::from_ptr(text) };
         assert_eq!(name.to_str(), Ok("CUDA_ERROR_ILLEGAL_ADDRESS"));
     });

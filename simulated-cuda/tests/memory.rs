@@ -28,7 +28,11 @@ fn what_was_freed_last_is_seen_again_unless_it_was_wiped() {
     in_child(|driver| {
         open(0);
         let first = allocate(5000);
-        assert_ne!(driver.peek(first, 5000), vec![0; 5000], "fresh memory is not zero");
+        assert_ne!(
+            driver.peek(first, 5000),
+            vec![0; 5000],
+            "fresh memory is not zero"
+        );
         write(first, &random(5000, 1));
         assert_eq!(cu!(cuMemFree_v2, first), 0);
         let second = allocate(5000);
@@ -72,8 +76,14 @@ fn physical_memory_outlives_its_mappings() {
             assert_eq!(cu!(cuMemAddressFree, address, MIB2), 0);
         }
         let counters = driver.counters();
-        assert_eq!((counters.handles, counters.mappings, counters.reservations), (0, 0, 0));
-        assert_eq!((counters.device_bytes, counters.peak_device_bytes), (0, MIB2 as u64));
+        assert_eq!(
+            (counters.handles, counters.mappings, counters.reservations),
+            (0, 0, 0)
+        );
+        assert_eq!(
+            (counters.device_bytes, counters.peak_device_bytes),
+            (0, MIB2 as u64)
+        );
     });
 }
 
@@ -85,11 +95,29 @@ fn reservations_never_overlap_and_come_back_when_freed() {
         for (index, pair) in reserved.windows(2).enumerate() {
             assert!(pair[0] + ((index + 1) * MIB2) as u64 <= pair[1]);
         }
-        assert_eq!(cu!(cuMemAddressFree, reserved[4], 4 * MIB2), 1, "not the whole of it");
+        assert_eq!(
+            cu!(cuMemAddressFree, reserved[4], 4 * MIB2),
+            1,
+            "not the whole of it"
+        );
         assert_eq!(cu!(cuMemAddressFree, reserved[4], 5 * MIB2), 0);
-        assert_eq!(reserve(5 * MIB2), reserved[4], "who frees an address sees it again");
+        assert_eq!(
+            reserve(5 * MIB2),
+            reserved[4],
+            "who frees an address sees it again"
+        );
         let mut address = 0_u64;
-        assert_eq!(cu!(cuMemAddressReserve, &raw mut address, 1 << 30, 1_usize << 30, 0_u64, 0_u64), 0);
+        assert_eq!(
+            cu!(
+                cuMemAddressReserve,
+                &raw mut address,
+                1 << 30,
+                1_usize << 30,
+                0_u64,
+                0_u64
+            ),
+            0
+        );
         assert_eq!(address % (1 << 30), 0);
     });
 }
@@ -99,22 +127,51 @@ fn mappings_must_be_whole_and_inside_reservations() {
     in_child(|_| {
         open(0);
         let (handle, address) = (create(2 * MIB2), reserve(4 * MIB2));
-        assert_eq!(map(address + 4096, MIB2, handle), 1, "not at a multiple of 2 MiB");
+        assert_eq!(
+            map(address + 4096, MIB2, handle),
+            1,
+            "not at a multiple of 2 MiB"
+        );
         assert_eq!(map(address, 4096, handle), 1, "no multiple of 2 MiB");
-        assert_eq!(map(address + 3 * MIB2 as u64, 2 * MIB2, handle), 1, "behind the reservation");
+        assert_eq!(
+            map(address + 3 * MIB2 as u64, 2 * MIB2, handle),
+            1,
+            "behind the reservation"
+        );
         assert_eq!(map(address, 4 * MIB2, handle), 1, "more than there is");
         assert_eq!(map(address, 2 * MIB2, handle + 1), 1, "no such handle");
         assert_eq!(map(address, 2 * MIB2, handle), 0);
-        assert_eq!(map(address + MIB2 as u64, MIB2, handle), 1, "mapped already");
+        assert_eq!(
+            map(address + MIB2 as u64, MIB2, handle),
+            1,
+            "mapped already"
+        );
         assert_eq!(cu!(cuMemUnmap, address, MIB2), 1, "a part of a mapping");
         assert_eq!(set_access(address, 3 * MIB2, 3), 1, "more than is mapped");
         assert_eq!(set_access(address, 2 * MIB2, 2), 1, "no such access");
         assert_eq!(cu!(cuMemAddressFree, address, 4 * MIB2), 1, "still mapped");
         let wanted = properties(0);
         let mut handle = 0_u64;
-        assert_eq!(cu!(cuMemCreate, &raw mut handle, 4096_usize, &raw const wanted, 0_u64), 1);
+        assert_eq!(
+            cu!(
+                cuMemCreate,
+                &raw mut handle,
+                4096_usize,
+                &raw const wanted,
+                0_u64
+            ),
+            1
+        );
         let mut granularity = 0_usize;
-        assert_eq!(cu!(cuMemGetAllocationGranularity, &raw mut granularity, &raw const wanted, 0_u32), 0);
+        assert_eq!(
+            cu!(
+                cuMemGetAllocationGranularity,
+                &raw mut granularity,
+                &raw const wanted,
+                0_u32
+            ),
+            0
+        );
         assert_eq!(granularity, MIB2);
     });
 }
@@ -128,11 +185,17 @@ fn a_copy_into_read_only_memory_loses_the_context() {
         assert_eq!(set_access(address, MIB2, 1), 0);
         assert_eq!(read(address, 16), [5; 16]);
         let (mut flags, location) = (9_u64, [1_i32, 0]);
-        assert_eq!(cu!(cuMemGetAccess, &raw mut flags, location.as_ptr(), address), 0);
+        assert_eq!(
+            cu!(cuMemGetAccess, &raw mut flags, location.as_ptr(), address),
+            0
+        );
         assert_eq!(flags, 1);
         assert_eq!(attribute(16, address), Ok(1));
         // The copy is queued, and fails when it is done.
-        assert_eq!(cu!(cuMemcpyHtoD_v2, address, [6_u8; 16].as_ptr(), 16_usize), 0);
+        assert_eq!(
+            cu!(cuMemcpyHtoD_v2, address, [6_u8; 16].as_ptr(), 16_usize),
+            0
+        );
         assert_eq!(cu!(cuCtxSynchronize), 700);
         let mut byte = 0_u8;
         assert_eq!(cu!(cuMemcpyDtoH_v2, &raw mut byte, address, 1_usize), 700);
@@ -148,7 +211,11 @@ fn a_kernel_that_writes_into_read_only_memory_loses_the_context() {
         assert_eq!(launch(function, 0, &[address, 1]), 0);
         assert_eq!(read(address, 4), [6, 0, 0, 0]);
         assert_eq!(set_access(address, MIB2, 1), 0);
-        assert_eq!(launch(function, 0, &[address, 1]), 0, "nobody has looked yet");
+        assert_eq!(
+            launch(function, 0, &[address, 1]),
+            0,
+            "nobody has looked yet"
+        );
         assert_eq!(cu!(cuStreamSynchronize, 0_u64), 700);
         assert_eq!(driver.peek(address, 4), [6, 0, 0, 0]);
         assert_eq!(cu!(cuMemUnmap, address, MIB2), 700);
@@ -180,7 +247,11 @@ fn a_copy_may_span_mappings_that_meet() {
         assert_eq!(read(address + 1_000_000, MIB2), bytes);
         let mut byte = 0_u8;
         let end = address + 2 * MIB2 as u64;
-        assert_eq!(cu!(cuMemcpyDtoH_v2, &raw mut byte, end, 1_usize), 1, "the driver knows its addresses");
+        assert_eq!(
+            cu!(cuMemcpyDtoH_v2, &raw mut byte, end, 1_usize),
+            1,
+            "the driver knows its addresses"
+        );
     });
 }
 
@@ -230,7 +301,16 @@ fn attributes_say_what_memory_is() {
         let (mut kind, mut managed) = (7_u32, 7_u8);
         let mut data = [(&raw mut kind).cast::<u8>(), &raw mut managed];
         let wanted = [2_u32, 8];
-        assert_eq!(cu!(cuPointerGetAttributes, 2_u32, wanted.as_ptr(), data.as_mut_ptr(), 0x1000_u64), 0);
+        assert_eq!(
+            cu!(
+                cuPointerGetAttributes,
+                2_u32,
+                wanted.as_ptr(),
+                data.as_mut_ptr(),
+                0x1000_u64
+            ),
+            0
+        );
         assert_eq!((kind, managed), (0, 0));
     });
 }
@@ -247,7 +327,16 @@ fn a_full_device_says_how_much_is_free() {
         assert_eq!(cu!(cuMemGetInfo_v2, &raw mut free, &raw mut total), 0);
         assert_eq!((free, total), (MIB2, 4 * MIB2));
         let (mut handle, wanted) = (0_u64, properties(0));
-        assert_eq!(cu!(cuMemCreate, &raw mut handle, 2 * MIB2, &raw const wanted, 0_u64), 2);
+        assert_eq!(
+            cu!(
+                cuMemCreate,
+                &raw mut handle,
+                2 * MIB2,
+                &raw const wanted,
+                0_u64
+            ),
+            2
+        );
         let mut address = 0_u64;
         assert_eq!(cu!(cuMemAlloc_v2, &raw mut address, MIB2 + 1), 2);
     });
@@ -264,7 +353,10 @@ fn a_device_may_lack_virtual_memory() {
         assert_eq!(cu!(cuDeviceGetAttribute, &raw mut value, 102_u32, 0_i32), 0);
         assert_eq!(value, 0);
         let (mut handle, wanted) = (0_u64, properties(0));
-        assert_eq!(cu!(cuMemCreate, &raw mut handle, MIB2, &raw const wanted, 0_u64), 801);
+        assert_eq!(
+            cu!(cuMemCreate, &raw mut handle, MIB2, &raw const wanted, 0_u64),
+            801
+        );
     });
 }
 
@@ -280,7 +372,11 @@ fn memory_of_one_device_is_not_accessible_from_another() {
         assert_eq!(launch(function, 0, &[address, 1]), 0);
         assert_eq!(cu!(cuCtxSynchronize), 700);
         open(0);
-        assert_eq!(read(address, 64), [3; 64], "the first device is not concerned");
+        assert_eq!(
+            read(address, 64),
+            [3; 64],
+            "the first device is not concerned"
+        );
     });
 }
 
@@ -294,7 +390,10 @@ fn a_released_context_takes_its_memory_along() {
         stream();
         assert_eq!(cu!(cuDevicePrimaryCtxRelease_v2, 0_i32), 0);
         let counters = driver.counters();
-        assert_eq!((counters.allocations, counters.modules, counters.streams), (0, 0, 0));
+        assert_eq!(
+            (counters.allocations, counters.modules, counters.streams),
+            (0, 0, 0)
+        );
         assert_eq!(counters.mappings, 1, "mappings are the process's");
         assert_eq!(cu!(cuDevicePrimaryCtxRelease_v2, 0_i32), 201);
     });

@@ -2,8 +2,8 @@
 
 mod support;
 
-use simulated_cuda::ptx::{Access, Launch, Module, Stop};
 use simulated_cuda::in_child;
+use simulated_cuda::ptx::{Access, Launch, Module, Stop};
 use support::Flat;
 
 /// A kernel `test(out, a, b, c)` around the instructions: `%rd1` is `out`, `%r1` to `%r3` are the lower
@@ -29,7 +29,11 @@ fn run(body: &str, params: [u64; 3]) -> Result<u64, Stop> {
     let module = Module::parse(&module(body)).unwrap();
     let mut memory = Flat::new();
     let out = memory.add(&[0; 16]);
-    let bytes: Vec<u8> = [out].iter().chain(&params).flat_map(|param| param.to_le_bytes()).collect();
+    let bytes: Vec<u8> = [out]
+        .iter()
+        .chain(&params)
+        .flat_map(|param| param.to_le_bytes())
+        .collect();
     let launch = Launch {
         kernel: &module.kernels[0],
         grid: [1, 1, 1],
@@ -45,7 +49,11 @@ fn run(body: &str, params: [u64; 3]) -> Result<u64, Stop> {
 
 /// Computes `%r4` or `%rd5` and stores it.
 fn compute(instruction: &str, params: [u64; 3]) -> u64 {
-    let store = if instruction.contains("%rd5") { "st.u64 [%rd1], %rd5;" } else { "st.u32 [%rd1], %r4;" };
+    let store = if instruction.contains("%rd5") {
+        "st.u64 [%rd1], %rd5;"
+    } else {
+        "st.u32 [%rd1], %r4;"
+    };
     run(&format!("{instruction}; {store}"), params).unwrap()
 }
 
@@ -56,17 +64,29 @@ fn instructions_compute_what_they_are_defined_to() {
     for (instruction, params, expected) in [
         ("add.s32 %r4, %r1, %r2", [0xffff_ffff, 3, 0], 2),
         ("sub.s32 %r4, %r1, 5", [3, 0, 0], minus(2)),
-        ("mul.lo.s32 %r4, %r1, %r2", [0x1_0001, 0x1_0001, 0], 0x2_0001),
+        (
+            "mul.lo.s32 %r4, %r1, %r2",
+            [0x1_0001, 0x1_0001, 0],
+            0x2_0001,
+        ),
         ("mul.hi.u32 %r4, %r1, %r2", [A, A, 0], 0x4000_0001),
         ("mul.hi.s32 %r4, %r1, %r2", [A, A, 0], 0x3fff_ffff),
         ("mul.wide.u32 %rd5, %r1, 24", [A, 0, 0], A * 24),
-        ("mul.wide.s32 %rd5, %r1, %r2", [minus(2), 3, 0], -6_i64 as u64),
+        (
+            "mul.wide.s32 %rd5, %r1, %r2",
+            [minus(2), 3, 0],
+            -6_i64 as u64,
+        ),
         ("mad.lo.s32 %r4, %r1, %r2, %r3", [3, 4, 5], 17),
         ("mad.wide.u32 %rd5, %r1, %r2, %rd4", [A, 2, 5], 2 * A + 5),
         ("div.u32 %r4, %r1, %r2", [100, 7, 0], 14),
         ("div.s32 %r4, %r1, %r2", [minus(100), 7, 0], minus(14)),
         ("rem.s32 %r4, %r1, %r2", [minus(100), 7, 0], minus(2)),
-        ("rem.u64 %rd5, %rd2, %rd3", [1 << 40, 1000, 0], (1 << 40) % 1000),
+        (
+            "rem.u64 %rd5, %rd2, %rd3",
+            [1 << 40, 1000, 0],
+            (1 << 40) % 1000,
+        ),
         ("min.s32 %r4, %r1, %r2", [minus(1), 1, 0], minus(1)),
         ("max.u64 %rd5, %rd2, %rd3", [u64::MAX, 1, 0], u64::MAX),
         ("neg.s32 %r4, %r1", [5, 0, 0], minus(5)),
@@ -87,10 +107,22 @@ fn instructions_compute_what_they_are_defined_to() {
         ("shf.l.clamp.b32 %r4, %r1, %r2, %r3", [9, 1, 32], 9),
         ("shf.l.wrap.b32 %r4, %r1, %r1, %r3", [A, 0, 1], 3),
         ("shf.r.wrap.b32 %r4, %r1, %r1, 0", [A, 0, 0], A),
-        ("prmt.b32 %r4, %r1, %r2, 0x0123", [0x0102_0304, 0, 0], 0x0403_0201),
-        ("prmt.b32 %r4, %r1, %r2, 0x7610", [0x0102_0304, 0x0506_0708, 0], 0x0506_0304),
+        (
+            "prmt.b32 %r4, %r1, %r2, 0x0123",
+            [0x0102_0304, 0, 0],
+            0x0403_0201,
+        ),
+        (
+            "prmt.b32 %r4, %r1, %r2, 0x7610",
+            [0x0102_0304, 0x0506_0708, 0],
+            0x0506_0304,
+        ),
         ("prmt.b32 %r4, %r1, %r2, %r3", [0x80, 0, 0x1118], 0xff),
-        ("lop3.b32 %r4, %r1, %r2, %r3, 0xca", [0xf0, 0xaa, 0x55], 0xa5),
+        (
+            "lop3.b32 %r4, %r1, %r2, %r3, 0xca",
+            [0xf0, 0xaa, 0x55],
+            0xa5,
+        ),
         ("lop3.b32 %r4, %r1, %r2, %r3, 0x96", [1, 3, 7], 5),
         ("bfe.u32 %r4, %r1, 4, 8", [0xabcd, 0, 0], 0xbc),
         ("bfe.s32 %r4, %r1, %r2, %r3", [0xabcd, 4, 8], 0xffff_ffbc),
@@ -103,23 +135,89 @@ fn instructions_compute_what_they_are_defined_to() {
         ("cvt.u32.u64 %r4, %rd2", [1 << 40 | 7, 0, 0], 7),
         ("cvt.u32.u8 %r4, %r1", [0x1ff, 0, 0], 0xff),
         ("cvt.s32.s8 %r4, %r1", [0x1ff, 0, 0], 0xffff_ffff),
-        ("cvt.u16.u32 %rs1, %r1; cvt.s32.s16 %r4, %rs1", [0x1_8000, 0, 0], 0xffff_8000),
-        ("cvt.u16.u32 %rs1, %r1; add.s16 %rs2, %rs1, 1; cvt.u32.u16 %r4, %rs2", [0xffff, 0, 0], 0),
-        ("cvt.u16.u32 %rs1, %r1; mul.wide.u16 %r4, %rs1, 256", [0xffff, 0, 0], 0xff_ff00),
-        ("cvt.u16.u32 %rs1, %r1; mul.wide.s16 %r4, %rs1, 2", [0xffff, 0, 0], minus(2)),
-        ("cvt.u16.u32 %rs1, %r1; shr.s16 %rs2, %rs1, 4; cvt.u32.u16 %r4, %rs2", [0x8000, 0, 0], 0xf800),
+        (
+            "cvt.u16.u32 %rs1, %r1; cvt.s32.s16 %r4, %rs1",
+            [0x1_8000, 0, 0],
+            0xffff_8000,
+        ),
+        (
+            "cvt.u16.u32 %rs1, %r1; add.s16 %rs2, %rs1, 1; cvt.u32.u16 %r4, %rs2",
+            [0xffff, 0, 0],
+            0,
+        ),
+        (
+            "cvt.u16.u32 %rs1, %r1; mul.wide.u16 %r4, %rs1, 256",
+            [0xffff, 0, 0],
+            0xff_ff00,
+        ),
+        (
+            "cvt.u16.u32 %rs1, %r1; mul.wide.s16 %r4, %rs1, 2",
+            [0xffff, 0, 0],
+            minus(2),
+        ),
+        (
+            "cvt.u16.u32 %rs1, %r1; shr.s16 %rs2, %rs1, 4; cvt.u32.u16 %r4, %rs2",
+            [0x8000, 0, 0],
+            0xf800,
+        ),
         ("mov.b64 %rd5, {%r1, %r2}", [1, 2, 0], 2 << 32 | 1),
         ("mov.b64 {%r5, %r4}, %rd2", [3 << 32, 0, 0], 3),
+        (
+            "mov.b32 {%rs1, %rs2}, %r1; mov.b32 %r4, {%rs2, %rs1}",
+            [0x0102_0304, 0, 0],
+            0x0304_0102,
+        ),
+        (
+            "ld.global.nc.L1::no_allocate.L2::128B.u32 %r4, [%rd1+4]",
+            [0; 3],
+            0,
+        ),
         ("mov.u32 %r4, %ntid.x", [0, 0, 0], 1),
-        ("setp.lt.s32 %p1, %r1, %r2; selp.b32 %r4, 5, 6, %p1", [minus(1), 0, 0], 5),
-        ("setp.lt.u32 %p1, %r1, %r2; selp.b32 %r4, 5, 6, %p1", [minus(1), 0, 0], 6),
-        ("setp.ge.u64 %p1, %rd2, %rd3; selp.b64 %rd5, %rd2, %rd3, %p1", [5, 9, 0], 9),
-        ("setp.eq.u32 %p1|%p2, %r1, %r2; selp.b32 %r4, 1, 2, %p2", [4, 4, 0], 2),
-        ("setp.eq.u32 %p1, %r1, 4; setp.hi.and.u32 %p2, %r2, 7, %p1; selp.b32 %r4, 1, 0, %p2", [4, 8, 0], 1),
-        ("setp.ne.u32 %p1, %r1, 4; not.pred %p2, %p1; selp.b32 %r4, 1, 0, %p2", [4, 0, 0], 1),
-        ("mov.u32 %r4, 1; setp.eq.u32 %p1, %r1, 4; @!%p1 mov.u32 %r4, 2", [4, 0, 0], 1),
-        ("mov.u32 %r4, 1; setp.eq.u32 %p1, %r1, 4; @%p1 mov.u32 %r4, 2", [4, 0, 0], 2),
-        ("{ .reg .b32 %r1; mov.u32 %r1, 8; add.u32 %r4, %r1, 1; } add.u32 %r4, %r4, %r1", [5, 0, 0], 14),
+        (
+            "setp.lt.s32 %p1, %r1, %r2; selp.b32 %r4, 5, 6, %p1",
+            [minus(1), 0, 0],
+            5,
+        ),
+        (
+            "setp.lt.u32 %p1, %r1, %r2; selp.b32 %r4, 5, 6, %p1",
+            [minus(1), 0, 0],
+            6,
+        ),
+        (
+            "setp.ge.u64 %p1, %rd2, %rd3; selp.b64 %rd5, %rd2, %rd3, %p1",
+            [5, 9, 0],
+            9,
+        ),
+        (
+            "setp.eq.u32 %p1|%p2, %r1, %r2; selp.b32 %r4, 1, 2, %p2",
+            [4, 4, 0],
+            2,
+        ),
+        (
+            "setp.eq.u32 %p1, %r1, 4; setp.hi.and.u32 %p2, %r2, 7, %p1; selp.b32 %r4, 1, 0, %p2",
+            [4, 8, 0],
+            1,
+        ),
+        (
+            "setp.ne.u32 %p1, %r1, 4; not.pred %p2, %p1; selp.b32 %r4, 1, 0, %p2",
+            [4, 0, 0],
+            1,
+        ),
+        (
+            "mov.u32 %r4, 1; setp.eq.u32 %p1, %r1, 4; @!%p1 mov.u32 %r4, 2",
+            [4, 0, 0],
+            1,
+        ),
+        (
+            "mov.u32 %r4, 1; setp.eq.u32 %p1, %r1, 4; @%p1 mov.u32 %r4, 2",
+            [4, 0, 0],
+            2,
+        ),
+        (
+            "{ .reg .b32 %r1; mov.u32 %r1, 8; add.u32 %r4, %r1, 1; } add.u32 %r4, %r4, %r1",
+            [5, 0, 0],
+            14,
+        ),
     ] {
         assert_eq!(compute(instruction, params), expected, "{instruction}");
     }
@@ -134,7 +232,10 @@ fn memory_is_accessed_in_every_width() {
         ld.v2.u32 {%r6, %r7}, [%rd1+8]; add.s32 %r6, %r6, %r7; st.u16 [%rd1+6], %r6;";
     let low = 0x80ff_7f01_u64;
     let sum = u64::from(0x80ff_u16.wrapping_add(0xff80));
-    assert_eq!(run(body, [0; 3]), Ok(low | 0x80 << 32 | 0xff << 40 | sum << 48));
+    assert_eq!(
+        run(body, [0; 3]),
+        Ok(low | 0x80 << 32 | 0xff << 40 | sum << 48)
+    );
 }
 
 #[test]
@@ -186,20 +287,51 @@ fn threads_part_and_meet() {
     };
     launch.run(&memory).unwrap();
     for (number, bytes) in (0_u32..).zip(memory.read(out, 400).chunks(4)) {
-        let expected = (1..=number).map(|step| if step % 2 == 1 { 1 } else { 1000 }).sum::<u32>();
-        assert_eq!(u32::from_le_bytes(bytes.try_into().unwrap()), expected, "thread {number}");
+        let expected = (1..=number)
+            .map(|step| if step % 2 == 1 { 1 } else { 1000 })
+            .sum::<u32>();
+        assert_eq!(
+            u32::from_le_bytes(bytes.try_into().unwrap()),
+            expected,
+            "thread {number}"
+        );
     }
 }
 
 #[test]
 fn bad_accesses_hung_kernels_and_traps_stop_a_launch() {
-    assert_eq!(run("ld.u32 %r4, [%rd2];", [1 << 62, 0, 0]), Ok(0), "the first piece of memory");
+    assert_eq!(
+        run("ld.u32 %r4, [%rd2];", [1 << 62, 0, 0]),
+        Ok(0),
+        "the first piece of memory"
+    );
     let illegal = run("ld.u32 %r4, [%rd2+4];", [1 << 50, 0, 0]);
-    assert!(matches!(illegal, Err(Stop::Illegal { access: Access::Read, .. })), "{illegal:?}");
+    assert!(
+        matches!(
+            illegal,
+            Err(Stop::Illegal {
+                access: Access::Read,
+                ..
+            })
+        ),
+        "{illegal:?}"
+    );
     let behind = run("st.u64 [%rd1+16], %rd2;", [0; 3]);
-    assert!(matches!(behind, Err(Stop::Illegal { access: Access::Write, .. })), "{behind:?}");
+    assert!(
+        matches!(
+            behind,
+            Err(Stop::Illegal {
+                access: Access::Write,
+                ..
+            })
+        ),
+        "{behind:?}"
+    );
     let misaligned = run("ld.v2.u32 {%r4, %r5}, [%rd1+4];", [0; 3]);
-    assert!(matches!(misaligned, Err(Stop::Misaligned { .. })), "{misaligned:?}");
+    assert!(
+        matches!(misaligned, Err(Stop::Misaligned { .. })),
+        "{misaligned:?}"
+    );
     assert_eq!(run("HERE: bra HERE;", [0; 3]), Err(Stop::Timeout));
     assert!(matches!(run("trap;", [0; 3]), Err(Stop::Trap { .. })));
 }
@@ -207,21 +339,39 @@ fn bad_accesses_hung_kernels_and_traps_stop_a_launch() {
 #[test]
 fn what_is_unknown_is_refused_with_its_line() {
     for (body, complaint) in [
-        ("frobnicate.u32 %r4, %r1;", "`frobnicate.u32` is not supported"),
+        (
+            "frobnicate.u32 %r4, %r1;",
+            "`frobnicate.u32` is not supported",
+        ),
         ("add.f32 %r4, %r1, %r2;", "`add.f32` is not supported"),
         ("add.cc.u32 %r4, %r1, %r2;", "`add.cc.u32` is not supported"),
         ("bar.sync 0;", "`bar.sync` is not supported"),
-        ("atom.global.add.u32 %r4, [%rd1], 1;", "`atom.global.add.u32` is not supported"),
-        ("ld.shared.u32 %r4, [%rd1];", "`ld.shared.u32` is not supported"),
-        ("ld.v4.u64 {%rd2, %rd3, %rd4, %rd5}, [%rd1];", "vectors have at most 16 bytes"),
+        (
+            "atom.global.add.u32 %r4, [%rd1], 1;",
+            "`atom.global.add.u32` is not supported",
+        ),
+        (
+            "ld.shared.u32 %r4, [%rd1];",
+            "`ld.shared.u32` is not supported",
+        ),
+        (
+            "ld.v4.u64 {%rd2, %rd3, %rd4, %rd5}, [%rd1];",
+            "vectors have at most 16 bytes",
+        ),
         ("add.s32 %r4, %rd1, %r2;", "not of the instruction's width"),
         ("add.s32 %rd4, %r1, %r2;", "not of the instruction's width"),
         ("add.s32 %r4, %r1;", "`add.s32` is not supported"),
         ("add.s32 %r9, %r1, %r2;", "must be a register"),
         ("bra NOWHERE;", "there is no label `NOWHERE`"),
         ("mov.u32 %r4, %laneid;", "`%laneid` is unknown"),
-        ("ld.param.u64 %rd2, [a+8];", "behind the end of parameter `a`"),
-        (".shared .align 4 .b8 s[4];", "`.shared` inside a kernel is not supported"),
+        (
+            "ld.param.u64 %rd2, [a+8];",
+            "behind the end of parameter `a`",
+        ),
+        (
+            ".shared .align 4 .b8 s[4];",
+            "`.shared` inside a kernel is not supported",
+        ),
         ("add.s32 %r4, %r1, %r2", "`;` expected"),
     ] {
         let refusal = Module::parse(&module(body)).unwrap_err();
@@ -246,19 +396,49 @@ fn the_driver_refuses_modules_with_cudas_codes() {
             (text(".version 7.0\n.target sm_100"), 209),
             (text("\x7fELF compiled"), 209),
         ] {
-            assert_eq!(cu!(cuModuleLoadData, &raw mut module, ptx.as_ptr()), code, "{ptx:?}");
+            assert_eq!(
+                cu!(cuModuleLoadData, &raw mut module, ptx.as_ptr()),
+                code,
+                "{ptx:?}"
+            );
         }
         let (mut log, ptx) = ([0x7f_u8; 200], text(&self::module("frobnicate;")));
         let mut values = [log.as_mut_ptr(), 200_usize as *mut u8];
         let options = [5_u32, 6];
         let code = cu!(
-            cuModuleLoadDataEx, &raw mut module, ptx.as_ptr(), 2_u32, options.as_ptr(), values.as_mut_ptr()
+            cuModuleLoadDataEx,
+            &raw mut module,
+            ptx.as_ptr(),
+            2_u32,
+            options.as_ptr(),
+            values.as_mut_ptr()
         );
-        let log = std::ffi::CStr::from_bytes_until_nul(&log).unwrap().to_str().unwrap();
-        assert_eq!((code, log), (218, "PTX line 10: `frobnicate` is not supported"));
+        let log = std::ffi::CStr::from_bytes_until_nul(&log)
+            .unwrap()
+            .to_str()
+            .unwrap();
+        assert_eq!(
+            (code, log),
+            (218, "PTX line 10: `frobnicate` is not supported")
+        );
         let mut function = 0_u64;
-        assert_eq!(cu!(cuModuleLoadData, &raw mut module, text(support::ADD).as_ptr()), 0);
-        assert_eq!(cu!(cuModuleGetFunction, &raw mut function, module, text("other").as_ptr()), 500);
+        assert_eq!(
+            cu!(
+                cuModuleLoadData,
+                &raw mut module,
+                text(support::ADD).as_ptr()
+            ),
+            0
+        );
+        assert_eq!(
+            cu!(
+                cuModuleGetFunction,
+                &raw mut function,
+                module,
+                text("other").as_ptr()
+            ),
+            500
+        );
         assert_eq!(cu!(cuModuleUnload, module), 0);
         assert_eq!(cu!(cuModuleUnload, module), 400);
     });

@@ -61,7 +61,11 @@ fn a_synchronous_copy_waits_for_the_default_stream_only() {
         let (address, other) = (allocate(1), stream());
         write(address, &[9]);
         set(address, 1, other);
-        assert_eq!(read(address, 1), [9], "a stream that does not block is not waited for");
+        assert_eq!(
+            read(address, 1),
+            [9],
+            "a stream that does not block is not waited for"
+        );
         assert_eq!(cu!(cuStreamSynchronize, other), 0);
         assert_eq!(read(address, 1), [1]);
     });
@@ -77,11 +81,24 @@ fn the_default_stream_and_blocking_streams_wait_for_each_other() {
         assert_eq!(read(address, 1), [1], "the default stream waits");
         set(address, 2, 0);
         let mut byte = 0_u8;
-        assert_eq!(cu!(cuMemcpyDtoHAsync_v2, &raw mut byte, address, 1_usize, blocking), 0);
+        assert_eq!(
+            cu!(
+                cuMemcpyDtoHAsync_v2,
+                &raw mut byte,
+                address,
+                1_usize,
+                blocking
+            ),
+            0
+        );
         assert_eq!(cu!(cuStreamSynchronize, blocking), 0);
         assert_eq!(byte, 2, "and is waited for");
         set(address, 3, 2);
-        assert_eq!(read(address, 1), [3], "the per-thread stream is a blocking one");
+        assert_eq!(
+            read(address, 1),
+            [3],
+            "the per-thread stream is a blocking one"
+        );
     });
 }
 
@@ -93,15 +110,22 @@ fn a_synchronous_copy_from_pageable_memory_may_arrive_after_it_returned() {
         write(address, &[1]);
         assert_eq!(cu!(cuMemcpyHtoD_v2, address, [2_u8].as_ptr(), 1_usize), 0);
         let mut byte = 0_u8;
-        assert_eq!(cu!(cuMemcpyDtoHAsync_v2, &raw mut byte, address, 1_usize, other), 0);
+        assert_eq!(
+            cu!(cuMemcpyDtoHAsync_v2, &raw mut byte, address, 1_usize, other),
+            0
+        );
         assert_eq!(cu!(cuStreamSynchronize, other), 0);
         assert_eq!(byte, 1, "the other stream did not wait for it");
         assert_eq!(read(address, 1), [2]);
         // From pinned memory it is there on return.
         let host = pinned(1);
+        // SAFETY: `host` is one byte of pinned memory.
         unsafe { host.write(3) };
         assert_eq!(cu!(cuMemcpyHtoD_v2, address, host, 1_usize), 0);
-        assert_eq!(cu!(cuMemcpyDtoHAsync_v2, &raw mut byte, address, 1_usize, other), 0);
+        assert_eq!(
+            cu!(cuMemcpyDtoHAsync_v2, &raw mut byte, address, 1_usize, other),
+            0
+        );
         assert_eq!(cu!(cuStreamSynchronize, other), 0);
         assert_eq!(byte, 3);
     });
@@ -113,10 +137,24 @@ fn pageable_memory_is_staged_and_pinned_memory_is_read_late() {
         open(0);
         let (address, stream, host) = (allocate(2), stream(), pinned(1));
         let mut pageable = [1_u8];
+        // SAFETY: `host` is one byte of pinned memory.
         unsafe { host.write(1) };
-        assert_eq!(cu!(cuMemcpyHtoDAsync_v2, address, pageable.as_ptr(), 1_usize, stream), 0);
-        assert_eq!(cu!(cuMemcpyHtoDAsync_v2, address + 1, host, 1_usize, stream), 0);
+        assert_eq!(
+            cu!(
+                cuMemcpyHtoDAsync_v2,
+                address,
+                pageable.as_ptr(),
+                1_usize,
+                stream
+            ),
+            0
+        );
+        assert_eq!(
+            cu!(cuMemcpyHtoDAsync_v2, address + 1, host, 1_usize, stream),
+            0
+        );
         pageable[0] = 2;
+        // SAFETY: `host` is one byte of pinned memory.
         unsafe { host.write(2) };
         assert_eq!(cu!(cuStreamSynchronize, stream), 0);
         assert_eq!(read(address, 2), [1, 2]);
@@ -131,13 +169,33 @@ fn what_is_read_back_is_there_once_it_was_waited_for() {
         let (address, stream) = (allocate(1), stream());
         write(address, &[7]);
         let mut byte = 0_u8;
-        assert_eq!(cu!(cuMemcpyDtoHAsync_v2, &raw mut byte, address, 1_usize, stream), 0);
-        assert_eq!(unsafe { (&raw const byte).read_volatile() }, 0, "CUDA promises no more");
+        assert_eq!(
+            cu!(
+                cuMemcpyDtoHAsync_v2,
+                &raw mut byte,
+                address,
+                1_usize,
+                stream
+            ),
+            0
+        );
+        // SAFETY: a local variable.
+        let early = unsafe { (&raw const byte).read_volatile() };
+        assert_eq!(early, 0, "CUDA promises no more");
         assert_eq!(cu!(cuStreamSynchronize, stream), 0);
         assert_eq!(byte, 7);
         driver.set_pageable_reads(PageableReads::BeforeReturn);
         let mut byte = 0_u8;
-        assert_eq!(cu!(cuMemcpyDtoHAsync_v2, &raw mut byte, address, 1_usize, stream), 0);
+        assert_eq!(
+            cu!(
+                cuMemcpyDtoHAsync_v2,
+                &raw mut byte,
+                address,
+                1_usize,
+                stream
+            ),
+            0
+        );
         assert_eq!(byte, 7);
     });
 }
@@ -153,7 +211,16 @@ fn events_order_streams_and_can_be_waited_for() {
         set(address, 2, first);
         assert_eq!(cu!(cuStreamWaitEvent, second, mark, 0_u32), 0);
         let mut byte = 0_u8;
-        assert_eq!(cu!(cuMemcpyDtoHAsync_v2, &raw mut byte, address, 1_usize, second), 0);
+        assert_eq!(
+            cu!(
+                cuMemcpyDtoHAsync_v2,
+                &raw mut byte,
+                address,
+                1_usize,
+                second
+            ),
+            0
+        );
         assert_eq!(cu!(cuStreamSynchronize, second), 0);
         assert_eq!(byte, 1, "up to the event, and no further");
         assert_eq!(cu!(cuEventSynchronize, mark), 0);
@@ -173,10 +240,18 @@ fn time_passes_between_events() {
         open(0);
         let (stream, start, end) = (stream(), event(), event());
         let mut elapsed = -1_f32;
-        assert_eq!(cu!(cuEventElapsedTime, &raw mut elapsed, start, end), 400, "not recorded");
+        assert_eq!(
+            cu!(cuEventElapsedTime, &raw mut elapsed, start, end),
+            400,
+            "not recorded"
+        );
         assert_eq!(cu!(cuEventRecord, start, stream), 0);
         assert_eq!(cu!(cuEventRecord, end, stream), 0);
-        assert_eq!(cu!(cuEventElapsedTime, &raw mut elapsed, start, end), 600, "not done");
+        assert_eq!(
+            cu!(cuEventElapsedTime, &raw mut elapsed, start, end),
+            600,
+            "not done"
+        );
         assert_eq!(cu!(cuStreamSynchronize, stream), 0);
         assert_eq!(cu!(cuEventElapsedTime, &raw mut elapsed, start, end), 0);
         assert!(elapsed >= 0.0);
@@ -245,9 +320,24 @@ fn priorities_are_kept() {
     in_child(|_| {
         open(0);
         let (mut least, mut greatest, mut stream, mut priority) = (9, 9, 0_u64, 9);
-        assert_eq!(cu!(cuCtxGetStreamPriorityRange, &raw mut least, &raw mut greatest), 0);
+        assert_eq!(
+            cu!(
+                cuCtxGetStreamPriorityRange,
+                &raw mut least,
+                &raw mut greatest
+            ),
+            0
+        );
         assert!(greatest < least);
-        assert_eq!(cu!(cuStreamCreateWithPriority, &raw mut stream, 1_u32, greatest - 9), 0);
+        assert_eq!(
+            cu!(
+                cuStreamCreateWithPriority,
+                &raw mut stream,
+                1_u32,
+                greatest - 9
+            ),
+            0
+        );
         assert_eq!(cu!(cuStreamGetPriority, stream, &raw mut priority), 0);
         assert_eq!(priority, greatest);
     });
@@ -262,7 +352,10 @@ fn chains_of_streams_that_wait_for_each_other_end() {
             let mark = event();
             set(address, round as u8, streams[round % 2]);
             assert_eq!(cu!(cuEventRecord, mark, streams[round % 2]), 0);
-            assert_eq!(cu!(cuStreamWaitEvent, streams[(round + 1) % 2], mark, 0_u32), 0);
+            assert_eq!(
+                cu!(cuStreamWaitEvent, streams[(round + 1) % 2], mark, 0_u32),
+                0
+            );
             assert_eq!(cu!(cuEventDestroy_v2, mark), 0);
         }
         assert_eq!(cu!(cuStreamSynchronize, streams[0]), 0);
@@ -272,6 +365,7 @@ fn chains_of_streams_that_wait_for_each_other_end() {
 
 unsafe extern "C" fn note_the_code(data: *mut c_void) {
     let code = cu!(cuCtxSynchronize);
+    // SAFETY: the only user gives the address of a `u32`, and waits.
     unsafe { data.cast::<u32>().write(code) };
 }
 
@@ -282,7 +376,9 @@ fn host_functions_run_in_their_stream_and_may_not_call_the_driver() {
         let (stream, mut code) = (stream(), 0_u32);
         let function: unsafe extern "C" fn(*mut c_void) = note_the_code;
         assert_eq!(cu!(cuLaunchHostFunc, stream, function, &raw mut code), 0);
-        assert_eq!(unsafe { (&raw const code).read_volatile() }, 0);
+        // SAFETY: a local variable.
+        let early = unsafe { (&raw const code).read_volatile() };
+        assert_eq!(early, 0);
         assert_eq!(cu!(cuStreamSynchronize, stream), 0);
         assert_eq!(code, 800);
     });
@@ -295,7 +391,11 @@ fn calls_may_come_from_many_threads() {
         std::thread::scope(|scope| {
             for thread in 0..8_u8 {
                 scope.spawn(move || {
-                    assert_eq!(cu!(cuMemFree_v2, 1_u64), 201, "contexts are current in one thread");
+                    assert_eq!(
+                        cu!(cuMemFree_v2, 1_u64),
+                        201,
+                        "contexts are current in one thread"
+                    );
                     assert_eq!(cu!(cuCtxSetCurrent, context), 0);
                     let (address, stream) = (allocate(64), stream());
                     for round in 0..200 {

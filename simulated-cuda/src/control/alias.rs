@@ -29,7 +29,8 @@ pub fn load() {
     // SAFETY: the library has no code.
     let library = unsafe { Library::open(Some(&path), RTLD_NOW | RTLD_GLOBAL) };
     let _ = std::fs::remove_file(&path); // the mapping stays
-    let library = library.unwrap_or_else(|error| panic!("the alias `libcuda.so.1` cannot be loaded: {error}"));
+    let library = library
+        .unwrap_or_else(|error| panic!("the alias `libcuda.so.1` cannot be loaded: {error}"));
     std::mem::forget(library); // it must stay when nobody asks for it
 }
 
@@ -37,7 +38,11 @@ pub fn load() {
 /// table, and the strings (System V ABI, "Object Files" and "Program Loading").
 fn image() -> Vec<u8> {
     let mut image = Vec::with_capacity(END as usize);
-    let machine: u16 = if cfg!(target_arch = "aarch64") { 183 } else { 62 };
+    let machine: u16 = if cfg!(target_arch = "aarch64") {
+        183
+    } else {
+        62
+    };
     image.extend_from_slice(b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0");
     image.extend_from_slice(&3_u16.to_le_bytes()); // a shared object
     image.extend_from_slice(&machine.to_le_bytes());

@@ -33,7 +33,13 @@ pub fn in_child<F: FnOnce(Driver)>(body: F) {
     }
     let executable = std::env::current_exe().expect("the test's own path");
     let output = Command::new(executable)
-        .args([name, "--exact", "--include-ignored", "--nocapture", "--test-threads=1"])
+        .args([
+            name,
+            "--exact",
+            "--include-ignored",
+            "--nocapture",
+            "--test-threads=1",
+        ])
         .env(VARIABLE, name)
         .output()
         .expect("the test can be started again");
@@ -44,7 +50,11 @@ pub fn in_child<F: FnOnce(Driver)>(body: F) {
         output.status.success() && finished,
         "`{name}` failed in its child ({}, {}):\n{text}{errors}",
         output.status,
-        if finished { "after its body" } else { "its body did not come to its end" },
+        if finished {
+            "after its body"
+        } else {
+            "its body did not come to its end"
+        },
     );
 }
 

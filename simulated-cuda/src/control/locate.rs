@@ -16,7 +16,10 @@ pub fn library() -> PathBuf {
     if let Some(path) = candidates.iter().find(|path| path.is_file()) {
         return path.clone();
     }
-    let tried: Vec<String> = candidates.iter().map(|path| format!("  {}", path.display())).collect();
+    let tried: Vec<String> = candidates
+        .iter()
+        .map(|path| format!("  {}", path.display()))
+        .collect();
     panic!(
         "{FILE} is not beside this test. Cargo builds it when `simulated-cuda` is a dev-dependency of the \
          package under test; if the test was moved, set {VARIABLE} to the file. Tried:\n{}",
@@ -46,13 +49,17 @@ pub fn without(path: &Path, symbols: &[&str]) -> PathBuf {
     if symbols.is_empty() {
         return path.to_path_buf();
     }
-    let mut bytes = std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let mut bytes =
+        std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     for symbol in symbols {
         let name = [b"\0", symbol.as_bytes(), b"\0"].concat();
         let places: Vec<usize> = (0..bytes.len().saturating_sub(name.len()))
             .filter(|at| bytes[*at..].starts_with(&name))
             .collect();
-        assert!(!places.is_empty(), "the simulated driver has no symbol `{symbol}`");
+        assert!(
+            !places.is_empty(),
+            "the simulated driver has no symbol `{symbol}`"
+        );
         for at in places {
             bytes[at + 1] = b'_';
         }

@@ -23,7 +23,10 @@ impl Block {
         let layout = Self::layout(len)?;
         // SAFETY: the layout's size is not zero (`layout`).
         let start = unsafe { alloc(layout) };
-        let block = Self { start: NonNull::new(start)?, len };
+        let block = Self {
+            start: NonNull::new(start)?,
+            len,
+        };
         block.fill(0, len, 0);
         Some(block)
     }

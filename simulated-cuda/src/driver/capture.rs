@@ -50,8 +50,14 @@ impl State {
         let id = self.handle();
         let streams = BTreeMap::from([(key, BTreeMap::from([(key, 0)]))]);
         let thread = context::thread();
-        let capture =
-            Capture { origin: key, thread, mode, invalidated: false, works: Vec::new(), streams };
+        let capture = Capture {
+            origin: key,
+            thread,
+            mode,
+            invalidated: false,
+            works: Vec::new(),
+            streams,
+        };
         self.captures.insert(id, capture);
         if let Some(stream) = self.streams.get_mut(&key) {
             stream.capture = Some(id);
@@ -75,8 +81,14 @@ impl State {
             let made = reached.get(other).copied().unwrap_or(0);
             made == 0 || home.get(other).is_some_and(|seen| *seen >= made)
         });
-        let Some(capture) = self.captures.remove(&id) else { return Err(code::ILLEGAL_STATE) };
-        for stream in self.streams.values_mut().filter(|stream| stream.capture == Some(id)) {
+        let Some(capture) = self.captures.remove(&id) else {
+            return Err(code::ILLEGAL_STATE);
+        };
+        for stream in self
+            .streams
+            .values_mut()
+            .filter(|stream| stream.capture == Some(id))
+        {
             stream.capture = None;
         }
         if capture.invalidated {
@@ -86,14 +98,21 @@ impl State {
             return Err(code::STREAM_CAPTURE_UNJOINED);
         }
         let handle = self.handle();
-        self.graphs.insert(handle, Graph { works: Arc::new(capture.works) });
+        self.graphs.insert(
+            handle,
+            Graph {
+                works: Arc::new(capture.works),
+            },
+        );
         Ok(handle)
     }
 
     /// Adds work to the graph that a stream is captured into.
     pub fn record(&mut self, key: u64, work: Work) -> Result<(), Code> {
         let id = self.streams[&key].capture;
-        let capture = id.and_then(|id| self.captures.get_mut(&id)).ok_or(code::ILLEGAL_STATE)?;
+        let capture = id
+            .and_then(|id| self.captures.get_mut(&id))
+            .ok_or(code::ILLEGAL_STATE)?;
         if capture.invalidated {
             return Err(code::STREAM_CAPTURE_INVALIDATED);
         }
@@ -106,7 +125,12 @@ impl State {
     }
 
     /// A stream waits for an event inside a capture, and so takes part in it.
-    pub fn join_capture(&mut self, key: u64, id: u64, event: &BTreeMap<u64, u64>) -> Result<(), Code> {
+    pub fn join_capture(
+        &mut self,
+        key: u64,
+        id: u64,
+        event: &BTreeMap<u64, u64>,
+    ) -> Result<(), Code> {
         match self.streams[&key].capture {
             Some(other) if other != id => {
                 self.invalidate(id);
@@ -154,7 +178,11 @@ impl State {
                 disturbed = true;
             }
         }
-        if disturbed { Err(code::STREAM_CAPTURE_UNSUPPORTED) } else { Ok(()) }
+        if disturbed {
+            Err(code::STREAM_CAPTURE_UNSUPPORTED)
+        } else {
+            Ok(())
+        }
     }
 
     /// Refuses to wait for a stream that is captured: nothing of it is being done.
@@ -179,7 +207,11 @@ impl State {
         for id in &captures {
             self.invalidate(*id);
         }
-        if captures.is_empty() { Ok(()) } else { Err(code::STREAM_CAPTURE_UNSUPPORTED) }
+        if captures.is_empty() {
+            Ok(())
+        } else {
+            Err(code::STREAM_CAPTURE_UNSUPPORTED)
+        }
     }
 
     /// Refuses the legacy default stream while a stream that it would wait for is captured.
@@ -188,11 +220,18 @@ impl State {
             return Ok(());
         };
         let device = stream.device;
-        let blocking = self.streams.values().filter(|other| other.device == device && other.is_blocking());
+        let blocking = self
+            .streams
+            .values()
+            .filter(|other| other.device == device && other.is_blocking());
         let captures: Vec<u64> = blocking.filter_map(|stream| stream.capture).collect();
         for id in &captures {
             self.invalidate(*id);
         }
-        if captures.is_empty() { Ok(()) } else { Err(code::STREAM_CAPTURE_IMPLICIT) }
+        if captures.is_empty() {
+            Ok(())
+        } else {
+            Err(code::STREAM_CAPTURE_IMPLICIT)
+        }
     }
 }

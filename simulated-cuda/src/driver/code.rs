@@ -43,7 +43,9 @@ pub const UNKNOWN: Code = 999;
 
 /// The name of a code, or `None` where CUDA has no such code.
 pub fn name(code: Code) -> Option<&'static CStr> {
-    let index = NAMES.binary_search_by_key(&code, |(number, _)| *number).ok()?;
+    let index = NAMES
+        .binary_search_by_key(&code, |(number, _)| *number)
+        .ok()?;
     NAMES.get(index).map(|(_, name)| *name)
 }
 

@@ -25,7 +25,12 @@ pub struct Context {
 
 impl Context {
     pub fn new() -> Self {
-        Self { retained: 0, flags: 0, lost: None, limits: BTreeMap::new() }
+        Self {
+            retained: 0,
+            flags: 0,
+            lost: None,
+            limits: BTreeMap::new(),
+        }
     }
 }
 
@@ -79,7 +84,10 @@ pub fn device_of(state: &State, handle: u64) -> Option<usize> {
 /// The handle of the current context, which may be none, or one that is gone.
 pub fn current_handle() -> Option<u64> {
     // A thread that is ending may have lost its stack already, and still drop what calls the driver.
-    STACK.try_with(|stack| stack.borrow().last().copied()).ok().flatten()
+    STACK
+        .try_with(|stack| stack.borrow().last().copied())
+        .ok()
+        .flatten()
 }
 
 /// The device of the current context, if that lives.
@@ -101,7 +109,10 @@ pub fn push(handle: u64) {
 }
 
 pub fn pop() -> Option<u64> {
-    STACK.try_with(|stack| stack.borrow_mut().pop()).ok().flatten()
+    STACK
+        .try_with(|stack| stack.borrow_mut().pop())
+        .ok()
+        .flatten()
 }
 
 impl State {
@@ -130,7 +141,10 @@ impl State {
     /// Gives the context back; with the last holder goes all that it had.
     pub fn release(&mut self, device: usize) -> Result<(), Code> {
         let context = self.contexts.get_mut(device).ok_or(code::INVALID_DEVICE)?;
-        context.retained = context.retained.checked_sub(1).ok_or(code::INVALID_CONTEXT)?;
+        context.retained = context
+            .retained
+            .checked_sub(1)
+            .ok_or(code::INVALID_CONTEXT)?;
         if context.retained == 0 {
             self.clear(device);
         }
@@ -145,7 +159,8 @@ impl State {
         self.captures.clear();
         self.modules.retain(|_, module| module.device != device);
         let modules = &self.modules;
-        self.functions.retain(|_, function| modules.contains_key(&function.module));
+        self.functions
+            .retain(|_, function| modules.contains_key(&function.module));
         self.memory.clear(device);
         self.contexts[device].limits.clear();
         self.contexts[device].flags = 0;

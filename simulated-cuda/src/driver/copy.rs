@@ -20,7 +20,11 @@ pub enum Manner {
 impl State {
     /// Refuses addresses that no device has: the driver sees that at once.
     fn check_device_range(&self, address: u64, len: u64) -> Result<(), Code> {
-        if self.memory.is_mapped(address, len) { Ok(()) } else { Err(code::INVALID_VALUE) }
+        if self.memory.is_mapped(address, len) {
+            Ok(())
+        } else {
+            Err(code::INVALID_VALUE)
+        }
     }
 
     fn check_host_range(&self, address: u64, len: u64) -> Result<(), Code> {
@@ -55,9 +59,17 @@ impl State {
         self.check_legacy(key)?;
         let captured = self.streams[&key].capture.is_some();
         if captured || self.memory.is_pinned(from) {
-            let work = Work::HostToDevice { to, from: HostSource::Direct(from), len };
+            let work = Work::HostToDevice {
+                to,
+                from: HostSource::Direct(from),
+                len,
+            };
             let place = self.enqueue(key, work)?;
-            return if manner == Manner::Synchronous { self.run_to(place) } else { Ok(()) };
+            return if manner == Manner::Synchronous {
+                self.run_to(place)
+            } else {
+                Ok(())
+            };
         }
         if manner == Manner::Synchronous {
             // The stream is waited for, the bytes are staged, and the copy itself may still be under way
@@ -67,7 +79,8 @@ impl State {
         // SAFETY: the caller of the copy promises that so many bytes can be read there.
         let bytes = unsafe { std::slice::from_raw_parts(from as *const u8, len as usize) };
         let from = HostSource::Staged(Arc::from(bytes));
-        self.enqueue(key, Work::HostToDevice { to, from, len }).map(|_| ())
+        self.enqueue(key, Work::HostToDevice { to, from, len })
+            .map(|_| ())
     }
 
     pub fn copy_to_host(
@@ -86,8 +99,13 @@ impl State {
         self.check_host_range(to, len)?;
         let captured = self.streams[&key].capture.is_some();
         let place = self.enqueue(key, Work::DeviceToHost { to, from, len })?;
-        let early = self.pageable_reads == PageableReads::BeforeReturn && !self.memory.is_pinned(to);
-        if manner == Manner::Synchronous || early && !captured { self.run_to(place) } else { Ok(()) }
+        let early =
+            self.pageable_reads == PageableReads::BeforeReturn && !self.memory.is_pinned(to);
+        if manner == Manner::Synchronous || early && !captured {
+            self.run_to(place)
+        } else {
+            Ok(())
+        }
     }
 
     /// Between devices, or inside one. Not even the synchronous form waits.
@@ -105,11 +123,19 @@ impl State {
         }
         self.check_device_range(from, len)?;
         self.check_device_range(to, len)?;
-        self.enqueue(key, Work::DeviceToDevice { to, from, len }).map(|_| ())
+        self.enqueue(key, Work::DeviceToDevice { to, from, len })
+            .map(|_| ())
     }
 
     /// A copy whose direction the addresses say.
-    pub fn copy_any(&mut self, key: u64, to: u64, from: u64, len: u64, manner: Manner) -> Result<(), Code> {
+    pub fn copy_any(
+        &mut self,
+        key: u64,
+        to: u64,
+        from: u64,
+        len: u64,
+        manner: Manner,
+    ) -> Result<(), Code> {
         match (to >= FIRST_ADDRESS, from >= FIRST_ADDRESS) {
             (true, true) => self.copy_on_device(key, to, from, len, manner),
             (true, false) => self.copy_to_device(key, to, from, len, manner),
@@ -145,7 +171,15 @@ impl State {
             return Err(code::INVALID_VALUE);
         }
         self.check_device_range(to, len)?;
-        let place = self.enqueue(key, Work::Set { to, pattern, width, count })?;
+        let place = self.enqueue(
+            key,
+            Work::Set {
+                to,
+                pattern,
+                width,
+                count,
+            },
+        )?;
         let waits = manner == Manner::Synchronous && self.memory.is_pinned(to);
         if waits { self.run_to(place) } else { Ok(()) }
     }

@@ -40,7 +40,11 @@ impl<T> Out<T> {
 
     /// The result at an index of an array of results.
     fn at(&self, index: usize) -> Out<T> {
-        if self.0.is_null() { Out(self.0) } else { Out(self.0.wrapping_add(index)) }
+        if self.0.is_null() {
+            Out(self.0)
+        } else {
+            Out(self.0.wrapping_add(index))
+        }
     }
 }
 
@@ -60,7 +64,11 @@ impl<T: Copy> In<T> {
     }
 
     fn at(&self, index: usize) -> In<T> {
-        if self.0.is_null() { In(self.0) } else { In(self.0.wrapping_add(index)) }
+        if self.0.is_null() {
+            In(self.0)
+        } else {
+            In(self.0.wrapping_add(index))
+        }
     }
 
     fn is_null(&self) -> bool {

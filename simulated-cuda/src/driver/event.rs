@@ -14,16 +14,23 @@ pub struct Event {
     pub device: usize,
     pub flags: u32,
     pub mark: Mark,
-    }
+}
 
 /// Where an event was recorded last.
 #[derive(Clone, Debug)]
 pub enum Mark {
     /// In a stream that is captured: in which capture, and what it stands for there.
-    Captured { capture: u64, reached: std::collections::BTreeMap<u64, u64> },
+    Captured {
+        capture: u64,
+        reached: std::collections::BTreeMap<u64, u64>,
+    },
     Never,
     /// `stamp` tells this recording from other ones.
-    Recorded { place: Place, stamp: u64, when: Option<Instant> },
+    Recorded {
+        place: Place,
+        stamp: u64,
+        when: Option<Instant>,
+    },
 }
 
 impl State {
@@ -32,7 +39,14 @@ impl State {
             return Err(code::INVALID_VALUE);
         }
         let handle = self.handle();
-        self.events.insert(handle, Event { device, flags, mark: Mark::Never });
+        self.events.insert(
+            handle,
+            Event {
+                device,
+                flags,
+                mark: Mark::Never,
+            },
+        );
         Ok(handle)
     }
 
@@ -48,12 +62,28 @@ impl State {
             return Err(code::INVALID_HANDLE);
         }
         let mark = if let Some(capture) = stream.capture {
-            let reached = self.captures.get(&capture).map(|capture| capture.reached_by(key));
-            Mark::Captured { capture, reached: reached.ok_or(code::STREAM_CAPTURE_INVALIDATED)? }
+            let reached = self
+                .captures
+                .get(&capture)
+                .map(|capture| capture.reached_by(key));
+            Mark::Captured {
+                capture,
+                reached: reached.ok_or(code::STREAM_CAPTURE_INVALIDATED)?,
+            }
         } else {
             let stamp = self.number();
-            let place = self.enqueue(key, Work::Record { event: handle, stamp })?;
-            Mark::Recorded { place, stamp, when: None }
+            let place = self.enqueue(
+                key,
+                Work::Record {
+                    event: handle,
+                    stamp,
+                },
+            )?;
+            Mark::Recorded {
+                place,
+                stamp,
+                when: None,
+            }
         };
         if let Some(event) = self.events.get_mut(&handle) {
             event.mark = mark;
@@ -63,7 +93,10 @@ impl State {
 
     /// The stream reached the mark. An event that was recorded again has another stamp.
     pub fn recorded(&mut self, handle: u64, reached: u64) {
-        if let Some(Event { mark: Mark::Recorded { stamp, when, .. }, .. }) = self.events.get_mut(&handle)
+        if let Some(Event {
+            mark: Mark::Recorded { stamp, when, .. },
+            ..
+        }) = self.events.get_mut(&handle)
             && *stamp == reached
         {
             *when = Some(Instant::now());
@@ -81,9 +114,9 @@ impl State {
                 self.invalidate(capture);
                 Err(code::STREAM_CAPTURE_ISOLATION)
             }
-            (Mark::Recorded { place, .. }, None) => {
-                self.enqueue_after(key, Work::Nothing, vec![place]).map(|_| ())
-            }
+            (Mark::Recorded { place, .. }, None) => self
+                .enqueue_after(key, Work::Nothing, vec![place])
+                .map(|_| ()),
         }
     }
 
@@ -111,7 +144,9 @@ impl State {
                 _ => return Err(code::INVALID_HANDLE),
             }
         }
-        let [Some(start), Some(end)] = times else { return Err(code::INVALID_HANDLE) };
+        let [Some(start), Some(end)] = times else {
+            return Err(code::INVALID_HANDLE);
+        };
         let seconds = end.saturating_duration_since(start).as_secs_f32()
             - start.saturating_duration_since(end).as_secs_f32();
         Ok(seconds * 1000.0)

@@ -26,17 +26,44 @@ pub enum HostSource {
 /// A piece of work for a device.
 #[derive(Clone, Debug)]
 pub enum Work {
-    DeviceToDevice { to: u64, from: u64, len: u64 },
-    DeviceToHost { to: u64, from: u64, len: u64 },
-    Free { address: u64 },
-    Graph { works: Arc<Vec<Work>> },
-    HostFunction { function: unsafe extern "C" fn(*mut std::ffi::c_void), data: u64 },
-    HostToDevice { to: u64, from: HostSource, len: u64 },
+    DeviceToDevice {
+        to: u64,
+        from: u64,
+        len: u64,
+    },
+    DeviceToHost {
+        to: u64,
+        from: u64,
+        len: u64,
+    },
+    Free {
+        address: u64,
+    },
+    Graph {
+        works: Arc<Vec<Work>>,
+    },
+    HostFunction {
+        function: unsafe extern "C" fn(*mut std::ffi::c_void),
+        data: u64,
+    },
+    HostToDevice {
+        to: u64,
+        from: HostSource,
+        len: u64,
+    },
     Kernel(Box<KernelLaunch>),
     /// Nothing: it is what comes before that counts.
     Nothing,
-    Record { event: u64, stamp: u64 },
-    Set { to: u64, pattern: u32, width: u64, count: u64 },
+    Record {
+        event: u64,
+        stamp: u64,
+    },
+    Set {
+        to: u64,
+        pattern: u32,
+        width: u64,
+        count: u64,
+    },
 }
 
 #[derive(Clone, Debug)]
@@ -76,15 +103,21 @@ impl State {
             Work::DeviceToDevice { to, from, len } => self.device_to_device(device, to, from, len),
             Work::DeviceToHost { to, from, len } => self.device_to_host(device, to, from, len),
             Work::HostToDevice { to, from, len } => self.host_to_device(device, to, &from, len),
-            Work::Set { to, pattern, width, count } => self.set(device, to, pattern, width, count),
+            Work::Set {
+                to,
+                pattern,
+                width,
+                count,
+            } => self.set(device, to, pattern, width, count),
             Work::Kernel(launch) => self.run_kernel(device, &launch),
             Work::Record { event, stamp } => {
                 self.recorded(event, stamp);
                 Ok(())
             }
-            Work::Free { address } => {
-                self.memory.free(address).map_err(|_| illegal("cuMemFreeAsync", address))
-            }
+            Work::Free { address } => self
+                .memory
+                .free(address)
+                .map_err(|_| illegal("cuMemFreeAsync", address)),
             Work::Graph { works } => {
                 for work in works.iter() {
                     self.execute(device, work.clone());
@@ -101,8 +134,17 @@ impl State {
         }
     }
 
-    fn host_to_device(&mut self, device: usize, to: u64, from: &HostSource, len: u64) -> Result<(), Code> {
-        let pieces = self.memory.accessible(device, to, len, Access::Write).map_err(report)?;
+    fn host_to_device(
+        &mut self,
+        device: usize,
+        to: u64,
+        from: &HostSource,
+        len: u64,
+    ) -> Result<(), Code> {
+        let pieces = self
+            .memory
+            .accessible(device, to, len, Access::Write)
+            .map_err(report)?;
         let mut source = match from {
             HostSource::Direct(address) => *address as *const u8,
             HostSource::Staged(bytes) => bytes.as_ptr(),
@@ -120,7 +162,10 @@ impl State {
     }
 
     fn device_to_host(&mut self, device: usize, to: u64, from: u64, len: u64) -> Result<(), Code> {
-        let pieces = self.memory.accessible(device, from, len, Access::Read).map_err(report)?;
+        let pieces = self
+            .memory
+            .accessible(device, from, len, Access::Read)
+            .map_err(report)?;
         let mut target = to as *mut u8;
         for (piece, bytes) in pieces {
             // SAFETY: `accessible` answers for the source; the caller of the copy promised that the target
@@ -133,11 +178,27 @@ impl State {
         Ok(())
     }
 
-    fn device_to_device(&mut self, device: usize, to: u64, from: u64, len: u64) -> Result<(), Code> {
+    fn device_to_device(
+        &mut self,
+        device: usize,
+        to: u64,
+        from: u64,
+        len: u64,
+    ) -> Result<(), Code> {
         // Between devices the driver copies through what each of them may access itself.
-        let owner = |address| self.memory.find(address).map_or(device, |(_, mapping)| mapping.device);
-        let source = self.memory.accessible(owner(from), from, len, Access::Read).map_err(report)?;
-        let target = self.memory.accessible(owner(to), to, len, Access::Write).map_err(report)?;
+        let owner = |address| {
+            self.memory
+                .find(address)
+                .map_or(device, |(_, mapping)| mapping.device)
+        };
+        let source = self
+            .memory
+            .accessible(owner(from), from, len, Access::Read)
+            .map_err(report)?;
+        let target = self
+            .memory
+            .accessible(owner(to), to, len, Access::Write)
+            .map_err(report)?;
         let mut between = vec![0_u8; len as usize];
         let mut rest = between.as_mut_slice();
         for (piece, bytes) in source {
@@ -158,8 +219,18 @@ impl State {
         Ok(())
     }
 
-    fn set(&mut self, device: usize, to: u64, pattern: u32, width: u64, count: u64) -> Result<(), Code> {
-        let pieces = self.memory.accessible(device, to, width * count, Access::Write).map_err(report)?;
+    fn set(
+        &mut self,
+        device: usize,
+        to: u64,
+        pattern: u32,
+        width: u64,
+        count: u64,
+    ) -> Result<(), Code> {
+        let pieces = self
+            .memory
+            .accessible(device, to, width * count, Access::Write)
+            .map_err(report)?;
         let pattern = pattern.to_le_bytes();
         for (piece, bytes) in pieces {
             if width == 1 {
@@ -184,7 +255,9 @@ impl State {
         if total == 0 {
             return;
         }
-        let Some(bit) = self.faults.flip_of(direction, total) else { return };
+        let Some(bit) = self.faults.flip_of(direction, total) else {
+            return;
+        };
         let mut at = (bit / 8) as usize;
         for (piece, bytes) in pieces {
             if at < *bytes {
@@ -210,22 +283,42 @@ impl State {
             branches: BRANCHES,
             corruption: self.faults.corruption(),
         };
-        let result = run.run(&DeviceMemory { memory: &self.memory, device });
+        let result = run.run(&DeviceMemory {
+            memory: &self.memory,
+            device,
+        });
         self.counters.launches += 1;
         self.counters.blocks += run.blocks();
         let Err(stop) = result else { return Ok(()) };
         let (code, line, what) = match stop {
-            Stop::Illegal { address, access, line } => {
-                let access = if access == Access::Read { "read from" } else { "write to" };
-                (code::ILLEGAL_ADDRESS, line, format!("illegal {access} {address:#x}"))
+            Stop::Illegal {
+                address,
+                access,
+                line,
+            } => {
+                let access = if access == Access::Read {
+                    "read from"
+                } else {
+                    "write to"
+                };
+                (
+                    code::ILLEGAL_ADDRESS,
+                    line,
+                    format!("illegal {access} {address:#x}"),
+                )
             }
-            Stop::Misaligned { address, line } => {
-                (code::MISALIGNED_ADDRESS, line, format!("misaligned access to {address:#x}"))
-            }
+            Stop::Misaligned { address, line } => (
+                code::MISALIGNED_ADDRESS,
+                line,
+                format!("misaligned access to {address:#x}"),
+            ),
             Stop::Timeout => (code::LAUNCH_TIMEOUT, 0, "no end in sight".to_owned()),
             Stop::Trap { line } => (code::LAUNCH_FAILED, line, "trap".to_owned()),
         };
-        eprintln!("simulated-cuda: kernel `{}`, PTX line {line}: {what}", kernel.name);
+        eprintln!(
+            "simulated-cuda: kernel `{}`, PTX line {line}: {what}",
+            kernel.name
+        );
         Err(code)
     }
 }

@@ -37,7 +37,10 @@ pub extern "C" fn simulated_cuda_version() -> u32 {
 
 #[unsafe(no_mangle)]
 pub extern "C" fn simulated_cuda_set_devices(devices: Slice<DeviceWire>) -> Code {
-    lock().plan(devices.get().to_vec()).err().unwrap_or(code::SUCCESS)
+    lock()
+        .plan(devices.get().to_vec())
+        .err()
+        .unwrap_or(code::SUCCESS)
 }
 
 #[unsafe(no_mangle)]
@@ -47,14 +50,29 @@ pub extern "C" fn simulated_cuda_set_driver_version(version: i32) {
 
 #[unsafe(no_mangle)]
 pub extern "C" fn simulated_cuda_set_pageable_reads(late: u32) {
-    lock().pageable_reads = if late == 0 { PageableReads::BeforeReturn } else { PageableReads::Late };
+    lock().pageable_reads = if late == 0 {
+        PageableReads::BeforeReturn
+    } else {
+        PageableReads::Late
+    };
 }
 
 /// Makes the `nth` call from now on of a function fail, or each one from that on.
 #[unsafe(no_mangle)]
-pub extern "C" fn simulated_cuda_fail(function: Slice<u8>, nth: u64, every: u32, code: Code, sticky: u32) {
-    let fault = Fault { code, sticky: sticky != 0 };
-    lock().faults.order(name_of(&function), nth, every != 0, fault);
+pub extern "C" fn simulated_cuda_fail(
+    function: Slice<u8>,
+    nth: u64,
+    every: u32,
+    code: Code,
+    sticky: u32,
+) {
+    let fault = Fault {
+        code,
+        sticky: sticky != 0,
+    };
+    lock()
+        .faults
+        .order(name_of(&function), nth, every != 0, fault);
 }
 
 /// Cancels every fault that has not struck.
@@ -83,7 +101,9 @@ pub extern "C" fn simulated_cuda_flip_copy(direction: u32, nth: u64, bit: u64) {
 #[unsafe(no_mangle)]
 pub extern "C" fn simulated_cuda_flip_memory(address: u64, mask: u8) -> Code {
     let state = lock();
-    let Some((start, mapping)) = state.memory.find(address) else { return code::NOT_FOUND };
+    let Some((start, mapping)) = state.memory.find(address) else {
+        return code::NOT_FOUND;
+    };
     let byte = mapping.bytes.wrapping_add((address - start) as usize);
     // SAFETY: inside the mapping, whose bytes live as long as it (`find`).
     let value = unsafe { byte.read() };
@@ -99,7 +119,9 @@ pub extern "C" fn simulated_cuda_peek(address: u64, into: *mut u8, len: usize) -
     let mut done = 0;
     while done < len {
         let at = address + done as u64;
-        let Some((start, mapping)) = state.memory.find(at) else { return code::NOT_FOUND };
+        let Some((start, mapping)) = state.memory.find(at) else {
+            return code::NOT_FOUND;
+        };
         let offset = at - start;
         let piece = (len - done).min((mapping.len - offset) as usize);
         let from = mapping.bytes.wrapping_add(offset as usize);
@@ -112,7 +134,9 @@ pub extern "C" fn simulated_cuda_peek(address: u64, into: *mut u8, len: usize) -
 
 #[unsafe(no_mangle)]
 pub extern "C" fn simulated_cuda_corrupt(nth: u64, count: u64, thread: u64, store: u64, bit: u32) {
-    lock().faults.corrupt(nth, count, Corruption { thread, store, bit });
+    lock()
+        .faults
+        .corrupt(nth, count, Corruption { thread, store, bit });
 }
 
 #[unsafe(no_mangle)]
@@ -123,7 +147,11 @@ pub extern "C" fn simulated_cuda_counters() -> Counters {
 /// How often a function was called, whether it failed or not.
 #[unsafe(no_mangle)]
 pub extern "C" fn simulated_cuda_calls(function: Slice<u8>) -> u64 {
-    lock().calls.get(name_of(&function).as_str()).copied().unwrap_or(0)
+    lock()
+        .calls
+        .get(name_of(&function).as_str())
+        .copied()
+        .unwrap_or(0)
 }
 
 /// How often any function was called.

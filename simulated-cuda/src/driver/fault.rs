@@ -41,12 +41,21 @@ pub struct Faults {
 
 impl Faults {
     pub const fn new() -> Self {
-        Self { ordered: Vec::new(), flips: Vec::new(), corruptions: Vec::new() }
+        Self {
+            ordered: Vec::new(),
+            flips: Vec::new(),
+            corruptions: Vec::new(),
+        }
     }
 
     /// From the `nth` call from now on (the next is 1): that call, or with `every` each one.
     pub fn order(&mut self, function: String, nth: u64, every: bool, fault: Fault) {
-        self.ordered.push(Ordered { function, passes: nth.saturating_sub(1), every, fault });
+        self.ordered.push(Ordered {
+            function,
+            passes: nth.saturating_sub(1),
+            every,
+            fault,
+        });
     }
 
     pub fn clear(&mut self) {
@@ -72,7 +81,11 @@ impl Faults {
 
     /// Flips bit `bit` (modulo the copy's length) of the `nth` copy from now.
     pub fn flip(&mut self, direction: Direction, nth: u64, bit: u64) {
-        self.flips.push(Flip { direction, passes: nth.saturating_sub(1), bit });
+        self.flips.push(Flip {
+            direction,
+            passes: nth.saturating_sub(1),
+            bit,
+        });
     }
 
     /// The bit to flip in a copy of `bytes` bytes that is about to be made.
@@ -94,7 +107,8 @@ impl Faults {
 
     /// Corrupts `count` launches from the `nth` from now on.
     pub fn corrupt(&mut self, nth: u64, count: u64, corruption: Corruption) {
-        self.corruptions.push((nth.saturating_sub(1), count, corruption));
+        self.corruptions
+            .push((nth.saturating_sub(1), count, corruption));
     }
 
     /// How the launch that is about to be made is to be corrupted.

@@ -19,7 +19,11 @@ const ALL_FLAGS: u64 = 15;
 
 impl State {
     pub fn instantiate(&mut self, graph: u64, flags: u64) -> Result<u64, Code> {
-        let graph = self.graphs.get(&graph).cloned().ok_or(code::INVALID_VALUE)?;
+        let graph = self
+            .graphs
+            .get(&graph)
+            .cloned()
+            .ok_or(code::INVALID_VALUE)?;
         let contradiction = AUTO_FREE_ON_LAUNCH | DEVICE_LAUNCH;
         if flags & !ALL_FLAGS != 0 || flags & contradiction == contradiction {
             return Err(code::INVALID_VALUE);
@@ -30,7 +34,12 @@ impl State {
     }
 
     pub fn launch_graph(&mut self, graph: u64, key: u64) -> Result<(), Code> {
-        let works = self.executable_graphs.get(&graph).ok_or(code::INVALID_VALUE)?.works.clone();
+        let works = self
+            .executable_graphs
+            .get(&graph)
+            .ok_or(code::INVALID_VALUE)?
+            .works
+            .clone();
         self.enqueue(key, Work::Graph { works }).map(|_| ())
     }
 }

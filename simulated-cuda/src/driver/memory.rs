@@ -146,7 +146,10 @@ impl Memory {
     ) -> Result<Vec<(*mut u8, usize)>, u64> {
         let mut pieces = Vec::new();
         while len > 0 {
-            let (start, mapping) = self.find(address).filter(|(_, m)| allowed(m)).ok_or(address)?;
+            let (start, mapping) = self
+                .find(address)
+                .filter(|(_, m)| allowed(m))
+                .ok_or(address)?;
             let offset = address - start;
             let piece = (mapping.len - offset).min(len);
             pieces.push((mapping.bytes.wrapping_add(offset as usize), piece as usize));
@@ -159,7 +162,10 @@ impl Memory {
     /// Whether the host address is in pinned or registered memory, which devices access directly.
     pub fn is_pinned(&self, address: u64) -> bool {
         let kind = self.find(address).map(|(_, mapping)| mapping.origin);
-        matches!(kind, Some(Origin::Pinned | Origin::Registered | Origin::Managed))
+        matches!(
+            kind,
+            Some(Origin::Pinned | Origin::Registered | Origin::Managed)
+        )
     }
 
     /// Physical memory of a device, with what its last owner left in it.
@@ -185,8 +191,14 @@ impl Memory {
 
     /// Addresses that nothing else has, with a gap behind them.
     pub fn fresh_addresses(&mut self, len: u64, align: u64) -> Result<u64, Code> {
-        let start = self.next_address.checked_next_multiple_of(align).ok_or(code::OUT_OF_MEMORY)?;
-        let end = start.checked_add(len).filter(|end| *end < 1 << 63).ok_or(code::OUT_OF_MEMORY)?;
+        let start = self
+            .next_address
+            .checked_next_multiple_of(align)
+            .ok_or(code::OUT_OF_MEMORY)?;
+        let end = start
+            .checked_add(len)
+            .filter(|end| *end < 1 << 63)
+            .ok_or(code::OUT_OF_MEMORY)?;
         self.next_address = end + GRANULARITY;
         Ok(start)
     }
@@ -199,21 +211,36 @@ impl Memory {
             Origin::Module { constant: true } => (0, self.only(device, READ_ONLY)),
             _ => (0, self.only(device, READ_WRITE)),
         };
-        let start = if start == 0 { self.fresh_addresses(len, ALLOCATION_ALIGN)? } else { start };
-        let mapping =
-            Mapping { len, origin, device, access, bytes: block.start(), block: Some(block) };
+        let start = if start == 0 {
+            self.fresh_addresses(len, ALLOCATION_ALIGN)?
+        } else {
+            start
+        };
+        let mapping = Mapping {
+            len,
+            origin,
+            device,
+            access,
+            bytes: block.start(),
+            block: Some(block),
+        };
         self.maps.insert(start, mapping);
         Ok(start)
     }
 
     fn only(&self, device: usize, access: u32) -> Vec<u32> {
-        (0..self.pools.len()).map(|other| if other == device { access } else { NO_ACCESS }).collect()
+        (0..self.pools.len())
+            .map(|other| if other == device { access } else { NO_ACCESS })
+            .collect()
     }
 
     /// Frees what `allocate` gave; `start` must be its first address.
     pub fn free(&mut self, start: u64) -> Result<(), Code> {
         let origin = self.maps.get(&start).map(|mapping| mapping.origin);
-        if !matches!(origin, Some(Origin::Allocated | Origin::Managed | Origin::Module { .. })) {
+        if !matches!(
+            origin,
+            Some(Origin::Allocated | Origin::Managed | Origin::Module { .. })
+        ) {
             return Err(code::INVALID_VALUE);
         }
         if let Some(mapping) = self.maps.remove(&start)
@@ -240,7 +267,10 @@ impl Memory {
 
     /// `cuMemHostAlloc`: host memory that devices access directly.
     pub fn pin(&mut self, len: u64) -> Result<u64, Code> {
-        let block = usize::try_from(len).ok().and_then(Block::new).ok_or(code::OUT_OF_MEMORY)?;
+        let block = usize::try_from(len)
+            .ok()
+            .and_then(Block::new)
+            .ok_or(code::OUT_OF_MEMORY)?;
         let start = block.start() as u64;
         self.share_host(start, len, Origin::Pinned, Some(Arc::new(block)));
         Ok(start)
@@ -250,13 +280,26 @@ impl Memory {
     pub fn share_host(&mut self, start: u64, len: u64, origin: Origin, block: Option<Arc<Block>>) {
         let access = vec![READ_WRITE; self.pools.len()];
         let bytes = start as *mut u8;
-        self.maps.insert(start, Mapping { len, origin, device: 0, access, bytes, block });
+        self.maps.insert(
+            start,
+            Mapping {
+                len,
+                origin,
+                device: 0,
+                access,
+                bytes,
+                block,
+            },
+        );
     }
 
     /// Ends what `pin` or `share_host` began.
     pub fn unpin(&mut self, start: u64, origin: Origin) -> Option<()> {
         let mapping = self.maps.get(&start)?;
-        (mapping.origin == origin).then(|| self.maps.remove(&start)).flatten().map(drop)
+        (mapping.origin == origin)
+            .then(|| self.maps.remove(&start))
+            .flatten()
+            .map(drop)
     }
 }
 
@@ -273,14 +316,21 @@ impl Mapping {
 
 impl Pool {
     pub fn new(total: u64) -> Self {
-        Self { total, used: 0, recycled: Vec::new(), garbage: 0 }
+        Self {
+            total,
+            used: 0,
+            recycled: Vec::new(),
+            garbage: 0,
+        }
     }
 
     /// Fills a new block with what was freed last, and the rest with garbage.
     fn recall(&mut self, block: &Block) {
         let mut at = 0;
         while at < block.len() {
-            let Some(old) = self.recycled.pop() else { break };
+            let Some(old) = self.recycled.pop() else {
+                break;
+            };
             let len = old.len().min(block.len() - at);
             block.copy_from(at, &old, 0, len);
             at += len;
@@ -308,6 +358,10 @@ pub struct DeviceMemory<'a> {
 unsafe impl KernelMemory for DeviceMemory<'_> {
     fn window(&self, address: u64, access: Access) -> Option<Window> {
         let (start, mapping) = self.memory.find(address)?;
-        mapping.allows(self.device, access).then_some(Window { start, len: mapping.len, bytes: mapping.bytes })
+        mapping.allows(self.device, access).then_some(Window {
+            start,
+            len: mapping.len,
+            bytes: mapping.bytes,
+        })
     }
 }

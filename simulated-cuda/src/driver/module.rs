@@ -66,34 +66,55 @@ impl State {
         }
         let text = std::str::from_utf8(image)
             .map_err(|_| (code::INVALID_IMAGE, "the module is no text".to_owned()))?;
-        let module = Module::parse(text).map_err(|refusal| (code::INVALID_PTX, refusal.to_string()))?;
+        let module =
+            Module::parse(text).map_err(|refusal| (code::INVALID_PTX, refusal.to_string()))?;
         // CUDA 11.0 reads PTX 7.0, and so on.
-        let newest = (self.driver_version as u32 / 1000 - 4, self.driver_version as u32 % 1000 / 10);
+        let newest = (
+            self.driver_version as u32 / 1000 - 4,
+            self.driver_version as u32 % 1000 / 10,
+        );
         if module.version > newest {
-            let what = format!("PTX {:?} is newer than the driver, which reads {newest:?}", module.version);
+            let what = format!(
+                "PTX {:?} is newer than the driver, which reads {newest:?}",
+                module.version
+            );
             return Err((code::UNSUPPORTED_PTX_VERSION, what));
         }
         let capability = 10 * self.devices[device].major + self.devices[device].minor;
         if module.target > capability {
-            let what = format!("the module is for sm_{}, the device is sm_{capability}", module.target);
+            let what = format!(
+                "the module is for sm_{}, the device is sm_{capability}",
+                module.target
+            );
             return Err((code::NO_BINARY_FOR_GPU, what));
         }
-        let variables = self.place_variables(device, &module).map_err(|code| (code, "no memory".to_owned()))?;
+        let variables = self
+            .place_variables(device, &module)
+            .map_err(|code| (code, "no memory".to_owned()))?;
         let handle = self.handle();
         let program = Arc::new(Program { module, variables });
-        self.modules.insert(handle, LoadedModule { device, program });
+        self.modules
+            .insert(handle, LoadedModule { device, program });
         Ok(handle)
     }
 
     fn place_variables(&mut self, device: usize, module: &Module) -> Result<Vec<u64>, Code> {
         let mut addresses = Vec::new();
         for variable in &module.variables {
-            let origin = Origin::Module { constant: variable.constant };
-            let address = self.memory.allocate(device, variable.bytes.len() as u64, origin)?;
+            let origin = Origin::Module {
+                constant: variable.constant,
+            };
+            let address = self
+                .memory
+                .allocate(device, variable.bytes.len() as u64, origin)?;
             if let Some((_, mapping)) = self.memory.find(address) {
                 // SAFETY: the mapping was just made with as many bytes, and nothing else knows of it.
                 unsafe {
-                    std::ptr::copy_nonoverlapping(variable.bytes.as_ptr(), mapping.bytes, variable.bytes.len());
+                    std::ptr::copy_nonoverlapping(
+                        variable.bytes.as_ptr(),
+                        mapping.bytes,
+                        variable.bytes.len(),
+                    );
                 }
             }
             addresses.push(address);
@@ -103,25 +124,42 @@ impl State {
 
     /// Unloads a module; its functions are gone, and what was launched of it still runs.
     pub fn unload_module(&mut self, handle: u64) -> Result<(), Code> {
-        let device = self.modules.get(&handle).ok_or(code::INVALID_HANDLE)?.device;
+        let device = self
+            .modules
+            .get(&handle)
+            .ok_or(code::INVALID_HANDLE)?
+            .device;
         self.run_all(device);
         if let Some(module) = self.modules.remove(&handle) {
             for address in &module.program.variables {
                 let _ = self.memory.free(*address); // allocated when the module was loaded
             }
         }
-        self.functions.retain(|_, function| function.module != handle);
+        self.functions
+            .retain(|_, function| function.module != handle);
         self.check(device)
     }
 
     pub fn function(&mut self, module: u64, name: &str) -> Result<u64, Code> {
         let loaded = self.modules.get(&module).ok_or(code::INVALID_HANDLE)?;
         let kernels = &loaded.program.module.kernels;
-        let kernel = kernels.iter().position(|kernel| kernel.name == name).ok_or(code::NOT_FOUND)?;
+        let kernel = kernels
+            .iter()
+            .position(|kernel| kernel.name == name)
+            .ok_or(code::NOT_FOUND)?;
         let (device, program) = (loaded.device, loaded.program.clone());
         let handle = self.handle();
         let attributes = std::collections::BTreeMap::new();
-        self.functions.insert(handle, Function { module, device, program, kernel, attributes });
+        self.functions.insert(
+            handle,
+            Function {
+                module,
+                device,
+                program,
+                kernel,
+                attributes,
+            },
+        );
         Ok(handle)
     }
 
@@ -140,13 +178,22 @@ impl State {
         if function.device != stream.device {
             return Err(code::INVALID_HANDLE);
         }
-        let limits = [(grid, [i32::MAX as u32, 65_535, 65_535]), (block, [1024, 1024, 64])];
+        let limits = [
+            (grid, [i32::MAX as u32, 65_535, 65_535]),
+            (block, [1024, 1024, 64]),
+        ];
         for (size, limit) in limits {
-            if size.iter().zip(limit).any(|(size, limit)| *size == 0 || *size > limit) {
+            if size
+                .iter()
+                .zip(limit)
+                .any(|(size, limit)| *size == 0 || *size > limit)
+            {
                 return Err(code::INVALID_VALUE);
             }
         }
-        let threads = block.iter().fold(1, |product: u32, size| product.saturating_mul(*size));
+        let threads = block
+            .iter()
+            .fold(1, |product: u32, size| product.saturating_mul(*size));
         if threads > 1024 || shared > 48 << 10 {
             return Err(code::INVALID_VALUE);
         }
@@ -156,7 +203,9 @@ impl State {
         let kernel = function.kernel();
         let mut bytes = vec![0; kernel.params_len()];
         match params {
-            Params::Buffer(buffer) if buffer.len() < bytes.len() => return Err(code::INVALID_VALUE),
+            Params::Buffer(buffer) if buffer.len() < bytes.len() => {
+                return Err(code::INVALID_VALUE);
+            }
             Params::Buffer(buffer) => bytes.copy_from_slice(&buffer[..kernel.params_len()]),
             Params::Each(reader) => {
                 for (index, (offset, len)) in kernel.params.iter().enumerate() {
@@ -165,7 +214,14 @@ impl State {
             }
         }
         let program = function.program.clone();
-        let launch = KernelLaunch { program, kernel: function.kernel, grid, block, params: bytes };
-        self.enqueue(key, Work::Kernel(Box::new(launch))).map(|_| ())
+        let launch = KernelLaunch {
+            program,
+            kernel: function.kernel,
+            grid,
+            block,
+            params: bytes,
+        };
+        self.enqueue(key, Work::Kernel(Box::new(launch)))
+            .map(|_| ())
     }
 }

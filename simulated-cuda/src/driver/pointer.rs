@@ -17,7 +17,12 @@ const HOST: u32 = 1;
 const DEVICE: u32 = 2;
 
 /// The attribute of that number. `INVALID_VALUE`: CUDA does not know the address.
-pub fn attribute(state: &State, attribute: u32, address: u64, device: usize) -> Result<Value, Code> {
+pub fn attribute(
+    state: &State,
+    attribute: u32,
+    address: u64,
+    device: usize,
+) -> Result<Value, Code> {
     let found = state.memory.find(address);
     let Some((start, mapping)) = found else {
         // Reserved addresses are known before anything is mapped there.

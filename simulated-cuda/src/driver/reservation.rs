@@ -2,13 +2,16 @@
 //! access them.
 
 use super::code::{self, Code};
-use super::memory::{GRANULARITY, Mapping, Memory, NO_ACCESS, Origin, Physical, READ_ONLY, READ_WRITE};
+use super::memory::{
+    GRANULARITY, Mapping, Memory, NO_ACCESS, Origin, Physical, READ_ONLY, READ_WRITE,
+};
 
 impl Memory {
     /// Reserves addresses. Those that were freed last come first, for whoever believes that an address
     /// never comes back.
     pub fn reserve(&mut self, len: u64, align: u64) -> Result<u64, Code> {
-        if len == 0 || !len.is_multiple_of(GRANULARITY) || !(align == 0 || align.is_power_of_two()) {
+        if len == 0 || !len.is_multiple_of(GRANULARITY) || !(align == 0 || align.is_power_of_two())
+        {
             return Err(code::INVALID_VALUE);
         }
         let align = align.max(GRANULARITY);
@@ -39,7 +42,9 @@ impl Memory {
     }
 
     fn mappings_in(&self, start: u64, len: u64) -> impl Iterator<Item = u64> + '_ {
-        self.maps.range(start..start.saturating_add(len)).map(|(start, _)| *start)
+        self.maps
+            .range(start..start.saturating_add(len))
+            .map(|(start, _)| *start)
     }
 
     /// Makes a physical allocation under the handle.
@@ -48,13 +53,24 @@ impl Memory {
             return Err(code::INVALID_VALUE);
         }
         let block = self.take(device, len)?;
-        self.physical.insert(handle, Physical { device, block, references: 1, mappings: 0 });
+        self.physical.insert(
+            handle,
+            Physical {
+                device,
+                block,
+                references: 1,
+                mappings: 0,
+            },
+        );
         Ok(())
     }
 
     /// Gives one reference to a handle back. The memory stays as long as it is mapped.
     pub fn release(&mut self, handle: u64) -> Result<(), Code> {
-        let physical = self.physical.get_mut(&handle).filter(|physical| physical.references > 0);
+        let physical = self
+            .physical
+            .get_mut(&handle)
+            .filter(|physical| physical.references > 0);
         physical.ok_or(code::INVALID_VALUE)?.references -= 1;
         self.collect(handle);
         Ok(())
@@ -62,7 +78,14 @@ impl Memory {
 
     /// One more reference to the handle behind a mapped address.
     pub fn retain(&mut self, address: u64) -> Result<u64, Code> {
-        let Some((_, Mapping { origin: Origin::Virtual(handle), .. })) = self.find(address) else {
+        let Some((
+            _,
+            Mapping {
+                origin: Origin::Virtual(handle),
+                ..
+            },
+        )) = self.find(address)
+        else {
             return Err(code::INVALID_VALUE);
         };
         let handle = *handle;
@@ -73,7 +96,9 @@ impl Memory {
 
     /// Frees physical memory that has neither references nor mappings.
     fn collect(&mut self, handle: u64) {
-        let Some(physical) = self.physical.get(&handle) else { return };
+        let Some(physical) = self.physical.get(&handle) else {
+            return;
+        };
         if physical.references == 0
             && physical.mappings == 0
             && let Some(physical) = self.physical.remove(&handle)
@@ -86,7 +111,9 @@ impl Memory {
     pub fn map(&mut self, start: u64, len: u64, offset: u64, handle: u64) -> Result<(), Code> {
         let reserved = self.reservations.range(..=start).next_back();
         let reserved = reserved.is_some_and(|(first, size)| {
-            start.checked_add(len).is_some_and(|end| end <= first + size)
+            start
+                .checked_add(len)
+                .is_some_and(|end| end <= first + size)
         });
         let whole = len > 0 && len.is_multiple_of(GRANULARITY) && start.is_multiple_of(GRANULARITY);
         if !reserved || !whole || offset != 0 || self.mappings_in(start, len).next().is_some() {
@@ -96,7 +123,10 @@ impl Memory {
             return Err(code::INVALID_VALUE);
         }
         let devices = self.pools.len();
-        let physical = self.physical.get_mut(&handle).filter(|physical| physical.references > 0);
+        let physical = self
+            .physical
+            .get_mut(&handle)
+            .filter(|physical| physical.references > 0);
         let physical = physical.ok_or(code::INVALID_VALUE)?;
         if len > physical.block.len() as u64 {
             return Err(code::INVALID_VALUE);
@@ -126,13 +156,21 @@ impl Memory {
             starts.push(at);
             at += mapping.len;
         }
-        if starts.is_empty() { Err(code::INVALID_VALUE) } else { Ok(starts) }
+        if starts.is_empty() {
+            Err(code::INVALID_VALUE)
+        } else {
+            Ok(starts)
+        }
     }
 
     /// Ends all mappings of a range.
     pub fn unmap(&mut self, start: u64, len: u64) -> Result<(), Code> {
         for start in self.whole_mappings(start, len)? {
-            let Some(Mapping { origin: Origin::Virtual(handle), .. }) = self.maps.remove(&start) else {
+            let Some(Mapping {
+                origin: Origin::Virtual(handle),
+                ..
+            }) = self.maps.remove(&start)
+            else {
                 continue;
             };
             if let Some(physical) = self.physical.get_mut(&handle) {
@@ -144,7 +182,13 @@ impl Memory {
     }
 
     /// Says what a device may do with all mappings of a range.
-    pub fn set_access(&mut self, start: u64, len: u64, device: usize, access: u32) -> Result<(), Code> {
+    pub fn set_access(
+        &mut self,
+        start: u64,
+        len: u64,
+        device: usize,
+        access: u32,
+    ) -> Result<(), Code> {
         if !matches!(access, NO_ACCESS | READ_ONLY | READ_WRITE) || device >= self.pools.len() {
             return Err(code::INVALID_VALUE);
         }

@@ -79,17 +79,31 @@ impl State {
     /// `cuInit`.
     pub fn initialise(&mut self) -> Result<(), Code> {
         if !self.initialised {
-            self.devices = self.planned.take().unwrap_or_else(|| vec![Device::default().to_wire()]);
+            self.devices = self
+                .planned
+                .take()
+                .unwrap_or_else(|| vec![Device::default().to_wire()]);
             self.contexts = self.devices.iter().map(|_| Context::new()).collect();
-            self.memory.pools = self.devices.iter().map(|device| Pool::new(device.total_memory)).collect();
+            self.memory.pools = self
+                .devices
+                .iter()
+                .map(|device| Pool::new(device.total_memory))
+                .collect();
             self.initialised = true;
         }
-        if self.devices.is_empty() { Err(code::NO_DEVICE) } else { Ok(()) }
+        if self.devices.is_empty() {
+            Err(code::NO_DEVICE)
+        } else {
+            Ok(())
+        }
     }
 
     pub fn device(&self, ordinal: i32) -> Result<(usize, &DeviceWire), Code> {
         let index = usize::try_from(ordinal).map_err(|_| code::INVALID_DEVICE)?;
-        self.devices.get(index).map(|device| (index, device)).ok_or(code::INVALID_DEVICE)
+        self.devices
+            .get(index)
+            .map(|device| (index, device))
+            .ok_or(code::INVALID_DEVICE)
     }
 
     /// A handle that was never given before.
@@ -111,23 +125,41 @@ impl State {
     /// The counters as they stand now.
     pub fn counters(&self) -> Counters {
         let origin = |wanted: fn(&Origin) -> bool| {
-            self.memory.maps.values().filter(move |mapping| wanted(&mapping.origin))
+            self.memory
+                .maps
+                .values()
+                .filter(move |mapping| wanted(&mapping.origin))
         };
         Counters {
             device_bytes: self.memory.pools.iter().map(|pool| pool.used).sum(),
             peak_device_bytes: self.memory.peak,
-            allocations: origin(|o| matches!(o, Origin::Allocated | Origin::Managed)).count() as u64,
+            allocations: origin(|o| matches!(o, Origin::Allocated | Origin::Managed)).count()
+                as u64,
             handles: self.memory.physical.len() as u64,
             mappings: origin(|o| matches!(o, Origin::Virtual(_))).count() as u64,
             reservations: self.memory.reservations.len() as u64,
-            streams: self.streams.values().filter(|stream| stream.is_users()).count() as u64,
+            streams: self
+                .streams
+                .values()
+                .filter(|stream| stream.is_users())
+                .count() as u64,
             events: self.events.len() as u64,
             modules: self.modules.len() as u64,
             graphs: self.graphs.len() as u64,
             executable_graphs: self.executable_graphs.len() as u64,
-            pinned_bytes: origin(|o| matches!(o, Origin::Pinned | Origin::Registered)).map(|m| m.len).sum(),
-            contexts: self.contexts.iter().map(|context| u64::from(context.retained)).sum(),
-            queued: self.streams.values().map(|stream| stream.queue.len() as u64).sum(),
+            pinned_bytes: origin(|o| matches!(o, Origin::Pinned | Origin::Registered))
+                .map(|m| m.len)
+                .sum(),
+            contexts: self
+                .contexts
+                .iter()
+                .map(|context| u64::from(context.retained))
+                .sum(),
+            queued: self
+                .streams
+                .values()
+                .map(|stream| stream.queue.len() as u64)
+                .sum(),
             ..self.counters
         }
     }

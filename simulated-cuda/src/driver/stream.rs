@@ -85,7 +85,8 @@ impl State {
         }
         let handle = self.handle();
         let priority = priority.clamp(PRIORITIES.1, PRIORITIES.0);
-        self.streams.insert(handle, Stream::new(device, flags, priority));
+        self.streams
+            .insert(handle, Stream::new(device, flags, priority));
         Ok(handle)
     }
 
@@ -118,7 +119,12 @@ impl State {
     }
 
     /// The same, to be done only when certain other work is done.
-    pub fn enqueue_after(&mut self, key: u64, work: Work, mut after: Vec<Place>) -> Result<Place, Code> {
+    pub fn enqueue_after(
+        &mut self,
+        key: u64,
+        work: Work,
+        mut after: Vec<Place>,
+    ) -> Result<Place, Code> {
         self.check_legacy(key)?;
         if self.streams[&key].capture.is_some() {
             return self.record(key, work).map(|()| (key, 0));
@@ -126,13 +132,21 @@ impl State {
         let stream = &self.streams[&key];
         let (device, legacy, blocking) = (stream.device, stream.legacy, stream.is_blocking());
         let barriers = self.streams.iter().filter(|(other, stream)| {
-            let ordered = if legacy { stream.is_blocking() } else { blocking && stream.legacy };
+            let ordered = if legacy {
+                stream.is_blocking()
+            } else {
+                blocking && stream.legacy
+            };
             **other != key && ordered && stream.device == device && !stream.queue.is_empty()
         });
         after.extend(barriers.map(|(other, stream)| (*other, stream.last)));
         let number = self.number();
         if let Some(stream) = self.streams.get_mut(&key) {
-            stream.queue.push_back(Task { number, after, work });
+            stream.queue.push_back(Task {
+                number,
+                after,
+                work,
+            });
             stream.last = number;
         }
         Ok((key, number))
@@ -140,7 +154,10 @@ impl State {
 
     /// Whether everything up to that place is done.
     pub fn is_done(&self, (key, number): Place) -> bool {
-        let front = self.streams.get(&key).and_then(|stream| stream.queue.front());
+        let front = self
+            .streams
+            .get(&key)
+            .and_then(|stream| stream.queue.front());
         front.is_none_or(|task| task.number > number)
     }
 
@@ -154,14 +171,19 @@ impl State {
                 wanted.pop();
                 continue;
             }
-            let front = self.streams.get(&key).and_then(|stream| stream.queue.front());
-            let open = front.and_then(|task| task.after.iter().find(|place| !self.is_done(**place)));
+            let front = self
+                .streams
+                .get(&key)
+                .and_then(|stream| stream.queue.front());
+            let open =
+                front.and_then(|task| task.after.iter().find(|place| !self.is_done(**place)));
             if let Some(open) = open.copied() {
                 wanted.push(open);
                 continue;
             }
             let stream = self.streams.get_mut(&key);
-            let Some((task, device)) = stream.and_then(|s| Some((s.queue.pop_front()?, s.device))) else {
+            let Some((task, device)) = stream.and_then(|s| Some((s.queue.pop_front()?, s.device)))
+            else {
                 return;
             };
             self.execute(device, task.work);
@@ -172,14 +194,20 @@ impl State {
 
     /// Forgets a stream that was destroyed, once its work is done.
     pub fn bury(&mut self, key: u64) {
-        if self.streams.get(&key).is_some_and(|stream| stream.destroyed && stream.queue.is_empty()) {
+        if self
+            .streams
+            .get(&key)
+            .is_some_and(|stream| stream.destroyed && stream.queue.is_empty())
+        {
             self.streams.remove(&key);
         }
     }
 
     /// Does all work of a stream. Returns the error that its context was lost with, if it was.
     pub fn run_stream(&mut self, key: u64) -> Result<(), Code> {
-        let Some(stream) = self.streams.get(&key) else { return Err(code::INVALID_HANDLE) };
+        let Some(stream) = self.streams.get(&key) else {
+            return Err(code::INVALID_HANDLE);
+        };
         let device = stream.device;
         self.advance((key, stream.last), usize::MAX);
         self.check(device)

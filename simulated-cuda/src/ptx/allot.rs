@@ -19,7 +19,12 @@ pub(super) struct Allotted {
 }
 
 pub(super) fn registers(kernel: &Translated) -> Allotted {
-    let mut allotted = Allotted { insts: kernel.insts.clone(), words: 0, long_words: 0, fixed: Vec::new() };
+    let mut allotted = Allotted {
+        insts: kernel.insts.clone(),
+        words: 0,
+        long_words: 0,
+        fixed: Vec::new(),
+    };
     let mut place = vec![Reg::MAX; kernel.widths.len()];
     for (register, _) in &kernel.fixed {
         let width = kernel.widths[*register as usize];
@@ -28,7 +33,10 @@ pub(super) fn registers(kernel: &Translated) -> Allotted {
         allotted.fixed.push((width, next));
     }
     let intervals = intervals(kernel, &place);
-    let mut by_start: Vec<(u32, Interval)> = (0..).zip(intervals).filter(|(_, i)| i.start <= i.end).collect();
+    let mut by_start: Vec<(u32, Interval)> = (0..)
+        .zip(intervals)
+        .filter(|(_, i)| i.start <= i.end)
+        .collect();
     by_start.sort_by_key(|(_, interval)| interval.start);
     let mut live: Vec<(u32, Width, Reg)> = Vec::new(); // end, width, place
     let mut free: [Vec<Reg>; 2] = [Vec::new(), Vec::new()];
@@ -51,9 +59,12 @@ pub(super) fn registers(kernel: &Translated) -> Allotted {
     }
     for inst in &mut allotted.insts {
         let shape = inst.op.shape();
-        for (field, width) in
-            [(&mut inst.d, shape.d), (&mut inst.a, shape.a), (&mut inst.b, shape.b), (&mut inst.c, shape.c)]
-        {
+        for (field, width) in [
+            (&mut inst.d, shape.d),
+            (&mut inst.a, shape.a),
+            (&mut inst.b, shape.b),
+            (&mut inst.c, shape.c),
+        ] {
             if width.is_some() {
                 *field = place[*field as usize];
             }
@@ -113,14 +124,22 @@ impl Set {
 
     fn each(&self) -> impl Iterator<Item = usize> + '_ {
         self.0.iter().enumerate().flat_map(|(index, bits)| {
-            (0..64).filter(move |bit| bits >> bit & 1 == 1).map(move |bit| index * 64 + bit)
+            (0..64)
+                .filter(move |bit| bits >> bit & 1 == 1)
+                .map(move |bit| index * 64 + bit)
         })
     }
 }
 
 fn intervals(kernel: &Translated, fixed: &[Reg]) -> Vec<Interval> {
     let blocks = blocks(kernel, fixed);
-    let mut intervals = vec![Interval { start: u32::MAX, end: 0 }; kernel.widths.len()];
+    let mut intervals = vec![
+        Interval {
+            start: u32::MAX,
+            end: 0
+        };
+        kernel.widths.len()
+    ];
     for block in &blocks {
         for register in block.live_in.each() {
             intervals[register].reach(2 * block.first as u32);

@@ -15,7 +15,9 @@ impl<'a> Cursor<'a> {
 
     /// The line of the token that was taken last.
     pub(super) fn line(&self) -> u32 {
-        self.tokens.get(self.at.saturating_sub(1)).map_or(1, |token| token.line)
+        self.tokens
+            .get(self.at.saturating_sub(1))
+            .map_or(1, |token| token.line)
     }
 
     pub(super) fn refusal(&self, what: impl Into<String>) -> Refusal {
@@ -58,7 +60,11 @@ impl<'a> Cursor<'a> {
 
     /// The next word, or `None` at the end.
     pub(super) fn next_word(&mut self) -> Result<Option<&'a str>, Refusal> {
-        if self.peek().is_none() { Ok(None) } else { self.word("a directive").map(Some) }
+        if self.peek().is_none() {
+            Ok(None)
+        } else {
+            self.word("a directive").map(Some)
+        }
     }
 
     pub(super) fn number(&mut self, what: &str) -> Result<u64, Refusal> {
@@ -74,13 +80,21 @@ impl<'a> Cursor<'a> {
     pub(super) fn signed_number(&mut self, what: &str) -> Result<u64, Refusal> {
         let negative = self.eat(b'-');
         let number = self.number(what)?;
-        Ok(if negative { number.wrapping_neg() } else { number })
+        Ok(if negative {
+            number.wrapping_neg()
+        } else {
+            number
+        })
     }
 
     /// Goes on behind the line of the token that was taken last.
     pub(super) fn skip_line(&mut self) {
         let line = self.line();
-        while self.tokens.get(self.at).is_some_and(|token| token.line == line) {
+        while self
+            .tokens
+            .get(self.at)
+            .is_some_and(|token| token.line == line)
+        {
             self.advance();
         }
     }

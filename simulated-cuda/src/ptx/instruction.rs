@@ -166,23 +166,27 @@ impl Op {
             Load64 => (Some(W64), Some(W64), None, None),
             Store8 | Store16 | Store32 => (None, Some(W64), Some(W32), None),
             Store64 => (None, Some(W64), Some(W64), None),
-            Mov32 | Not32 | Brev32 | Clz32 | Popc32 | Sext8 | Sext16 | Zext8 | Zext16 | SwapBytes
-            | Rotate | ShlBy32 | ShrBy32 => (Some(W32), Some(W32), None, None),
+            Mov32 | Not32 | Brev32 | Clz32 | Popc32 | Sext8 | Sext16 | Zext8 | Zext16
+            | SwapBytes | Rotate | ShlBy32 | ShrBy32 => (Some(W32), Some(W32), None, None),
             Mov64 | Not64 | Brev64 => (Some(W64), Some(W64), None, None),
             Clz64 | Popc64 | Narrow | High => (Some(W32), Some(W64), None, None),
             WidenS | WidenU => (Some(W64), Some(W32), None, None),
             Pack | MulWideS32 | MulWideU32 => (Some(W64), Some(W32), Some(W32), None),
-            Add32 | And32 | DivS32 | DivU32 | Eq32 | LeS32 | LeU32 | LtS32 | LtU32 | MaxS32 | MaxU32
-            | MinS32 | MinU32 | Mul32 | MulHighS32 | MulHighU32 | Ne32 | Or32 | RemS32 | RemU32 | Shl32
-            | ShrS32 | ShrU32 | Sub32 | Xor32 | Funnel | PrmtBy => (Some(W32), Some(W32), Some(W32), None),
-            Add64 | And64 | DivS64 | DivU64 | MaxS64 | MaxU64 | MinS64 | MinU64 | Mul64 | MulHighS64
-            | MulHighU64 | Or64 | RemS64 | RemU64 | Sub64 | Xor64 => {
+            Add32 | And32 | DivS32 | DivU32 | Eq32 | LeS32 | LeU32 | LtS32 | LtU32 | MaxS32
+            | MaxU32 | MinS32 | MinU32 | Mul32 | MulHighS32 | MulHighU32 | Ne32 | Or32 | RemS32
+            | RemU32 | Shl32 | ShrS32 | ShrU32 | Sub32 | Xor32 | Funnel | PrmtBy => {
+                (Some(W32), Some(W32), Some(W32), None)
+            }
+            Add64 | And64 | DivS64 | DivU64 | MaxS64 | MaxU64 | MinS64 | MinU64 | Mul64
+            | MulHighS64 | MulHighU64 | Or64 | RemS64 | RemU64 | Sub64 | Xor64 => {
                 (Some(W64), Some(W64), Some(W64), None)
             }
             Shl64 | ShrS64 | ShrU64 => (Some(W64), Some(W64), Some(W32), None),
             Eq64 | LeS64 | LeU64 | LtS64 | LtU64 | Ne64 => (Some(W32), Some(W64), Some(W64), None),
-            Bfe32 | BfeSigned32 | FunnelLeftClamp | FunnelLeftWrap | FunnelRightClamp | FunnelRightWrap
-            | Lop3 | Prmt | Select32 => (Some(W32), Some(W32), Some(W32), Some(W32)),
+            Bfe32 | BfeSigned32 | FunnelLeftClamp | FunnelLeftWrap | FunnelRightClamp
+            | FunnelRightWrap | Lop3 | Prmt | Select32 => {
+                (Some(W32), Some(W32), Some(W32), Some(W32))
+            }
             Select64 => (Some(W64), Some(W64), Some(W64), Some(W32)),
         };
         Shape { d, a, b, c }
@@ -206,8 +210,15 @@ pub(super) enum Fixed {
     GridSize(Axis),
     Number(u64),
     /// So many bytes (1, 2, 4 or 8) of the parameters from an offset on.
-    Param { offset: u32, bytes: u32, signed: bool },
+    Param {
+        offset: u32,
+        bytes: u32,
+        signed: bool,
+    },
     ThreadId(Axis),
     /// The address of the module's variable of that number, and a distance from it.
-    Variable { number: u32, offset: u64 },
+    Variable {
+        number: u32,
+        offset: u64,
+    },
 }

@@ -24,7 +24,11 @@ pub(super) enum Kind<'a> {
 
 /// All tokens of `text`.
 pub(super) fn tokens(text: &str) -> Result<Vec<Token<'_>>, Refusal> {
-    let mut lexer = Lexer { text, at: 0, line: 1 };
+    let mut lexer = Lexer {
+        text,
+        at: 0,
+        line: 1,
+    };
     let mut tokens = Vec::with_capacity(text.len() / 6);
     while let Some(token) = lexer.next()? {
         tokens.push(token);
@@ -42,18 +46,23 @@ impl<'a> Lexer<'a> {
     fn next(&mut self) -> Result<Option<Token<'a>>, Refusal> {
         self.skip()?;
         let line = self.line;
-        let Some(first) = self.peek(0) else { return Ok(None) };
+        let Some(first) = self.peek(0) else {
+            return Ok(None);
+        };
         let kind = match first {
             b'"' => self.quoted()?,
             b'0'..=b'9' => self.number()?,
-            _ if is_word(first) => Kind::Word(self.take_while(is_word)),
-            b',' | b';' | b':' | b'{' | b'}' | b'(' | b')' | b'[' | b']' | b'<' | b'>' | b'+' | b'-'
-            | b'@' | b'!' | b'=' | b'|' => {
+            _ if is_word(first) => self.word(),
+            b',' | b';' | b':' | b'{' | b'}' | b'(' | b')' | b'[' | b']' | b'<' | b'>' | b'+'
+            | b'-' | b'@' | b'!' | b'=' | b'|' => {
                 self.at += 1;
                 Kind::Sign(first)
             }
             _ => {
-                return Err(Refusal::new(line, format!("unexpected character {:?}", char::from(first))));
+                return Err(Refusal::new(
+                    line,
+                    format!("unexpected character {:?}", char::from(first)),
+                ));
             }
         };
         Ok(Some(Token { kind, line }))
@@ -96,11 +105,25 @@ impl<'a> Lexer<'a> {
         &self.text[start..self.at]
     }
 
+    /// A name or an opcode, in which modifiers may have two colons: `ld.global.L1::no_allocate.u32`.
+    fn word(&mut self) -> Kind<'a> {
+        let start = self.at;
+        self.take_while(is_word);
+        while self.text[self.at..].starts_with("::") {
+            self.at += 2;
+            self.take_while(is_word);
+        }
+        Kind::Word(&self.text[start..self.at])
+    }
+
     fn quoted(&mut self) -> Result<Kind<'a>, Refusal> {
         self.at += 1;
         let text = self.take_while(|byte| byte != b'"' && byte != b'\n');
         if self.peek(0) != Some(b'"') {
-            return Err(Refusal::new(self.line, "a quotation does not end on its line"));
+            return Err(Refusal::new(
+                self.line,
+                "a quotation does not end on its line",
+            ));
         }
         self.at += 1;
         Ok(Kind::Text(text))
@@ -121,7 +144,10 @@ impl<'a> Lexer<'a> {
         };
         match value {
             Ok(value) => Ok(Kind::Number(value)),
-            Err(_) => Err(Refusal::new(self.line, format!("`{word}` is no integer of 64 bits"))),
+            Err(_) => Err(Refusal::new(
+                self.line,
+                format!("`{word}` is no integer of 64 bits"),
+            )),
         }
     }
 }
@@ -135,7 +161,11 @@ mod tests {
     use super::*;
 
     fn kinds(text: &str) -> Vec<Kind<'_>> {
-        tokens(text).unwrap().into_iter().map(|token| token.kind).collect()
+        tokens(text)
+            .unwrap()
+            .into_iter()
+            .map(|token| token.kind)
+            .collect()
     }
 
     #[test]
@@ -153,7 +183,10 @@ mod tests {
             Kind::Sign(b']'),
             Kind::Sign(b';'),
         ];
-        assert_eq!(kinds("@%p1 ld.global.u64 \t%rd23, [%rd22+16]; // comment"), expected);
+        assert_eq!(
+            kinds("@%p1 ld.global.u64 \t%rd23, [%rd22+16]; // comment"),
+            expected
+        );
     }
 
     #[test]

@@ -5,6 +5,8 @@
 //! Knows of memory only what it asks [`Memory`] for, a window at a time, and checks every access against
 //! the window it lies in.
 
+mod access;
+mod bits;
 mod lanes;
 
 use super::Kernel;
@@ -40,10 +42,19 @@ pub struct Corruption {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
     /// An address that is not mapped, or not for this kind of access.
-    Illegal { address: u64, access: Access, line: u32 },
-    Misaligned { address: u64, line: u32 },
+    Illegal {
+        address: u64,
+        access: Access,
+        line: u32,
+    },
+    Misaligned {
+        address: u64,
+        line: u32,
+    },
     Timeout,
-    Trap { line: u32 },
+    Trap {
+        line: u32,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,7 +98,9 @@ impl Launch<'_> {
             let count = (threads - first).min(LANES as u64) as usize;
             for (width, place, fixed) in &self.kernel.fixed {
                 if varies(*fixed) {
-                    group.fill(*width, *place, |lane| self.value(*fixed, *width, first + lane as u64));
+                    group.fill(*width, *place, |lane| {
+                        self.value(*fixed, *width, first + lane as u64)
+                    });
                 }
             }
             group.run(first, count)?;
@@ -114,15 +127,29 @@ impl Launch<'_> {
             Fixed::GridSize(axis) => self.grid[axis as usize].into(),
             Fixed::ThreadId(axis) => position(in_block, self.block, axis),
             Fixed::BlockId(axis) => position(block, self.grid, axis),
-            Fixed::Variable { number, offset } => self.variables[number as usize].wrapping_add(offset),
-            Fixed::Param { offset, bytes, signed } => {
+            Fixed::Variable { number, offset } => {
+                self.variables[number as usize].wrapping_add(offset)
+            }
+            Fixed::Param {
+                offset,
+                bytes,
+                signed,
+            } => {
                 let bytes = &self.params[offset as usize..(offset + bytes) as usize];
                 let mut value = [0; 8];
                 value[..bytes.len()].copy_from_slice(bytes);
                 let unused = 64 - 8 * bytes.len() as u32;
                 let value = u64::from_le_bytes(value) << unused;
-                let value = if signed { ((value as i64) >> unused) as u64 } else { value >> unused };
-                if width == Width::W32 { value & 0xffff_ffff } else { value }
+                let value = if signed {
+                    ((value as i64) >> unused) as u64
+                } else {
+                    value >> unused
+                };
+                if width == Width::W32 {
+                    value & 0xffff_ffff
+                } else {
+                    value
+                }
             }
         }
     }
@@ -133,7 +160,9 @@ fn varies(fixed: Fixed) -> bool {
 }
 
 fn product(sizes: [u32; 3]) -> u64 {
-    sizes.iter().fold(1, |product: u64, size| product.saturating_mul(u64::from(*size)))
+    sizes.iter().fold(1, |product: u64, size| {
+        product.saturating_mul(u64::from(*size))
+    })
 }
 
 /// The coordinate of the `index`th place of a box.

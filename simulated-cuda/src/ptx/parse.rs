@@ -1,7 +1,7 @@
 //! Reads a module's tokens into variables and kernels, with every register declared and every number
 //! read. Knows PTX's grammar, as far as kernels of integers need it, and not what an opcode does.
 
-use std::collections::HashMap;
+mod body;
 
 use super::Refusal;
 use super::cursor::Cursor;
@@ -96,22 +96,29 @@ pub(super) enum Operand<'a> {
 }
 
 pub(super) fn module<'a>(cursor: &mut Cursor<'a>) -> Result<ModuleText<'a>, Refusal> {
-    let mut module =
-        ModuleText { version: (0, 0), target: 0, variables: Vec::new(), kernels: Vec::new() };
+    let mut module = ModuleText {
+        version: (0, 0),
+        target: 0,
+        variables: Vec::new(),
+        kernels: Vec::new(),
+    };
     while let Some(word) = cursor.next_word()? {
         match word {
             ".version" => {
                 let text = cursor.word("a version")?;
-                let version = text.split_once('.').and_then(|(major, minor)| {
-                    Some((major.parse().ok()?, minor.parse().ok()?))
-                });
+                let version = text
+                    .split_once('.')
+                    .and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)));
                 module.version = version.ok_or_else(|| cursor.refusal("no version"))?;
             }
             ".target" => {
                 let text = cursor.word("a target")?;
-                let digits = text.strip_prefix("sm_").map(|rest| rest.trim_end_matches(['a', 'f']));
+                let digits = text
+                    .strip_prefix("sm_")
+                    .map(|rest| rest.trim_end_matches(['a', 'f']));
                 let target = digits.and_then(|digits| digits.parse().ok());
-                module.target = target.ok_or_else(|| cursor.refusal("the target is no `sm_` and number"))?;
+                module.target =
+                    target.ok_or_else(|| cursor.refusal("the target is no `sm_` and number"))?;
                 while cursor.eat(b',') {
                     cursor.word("a target's option")?;
                 }
@@ -148,7 +155,8 @@ fn variable<'a>(cursor: &mut Cursor<'a>, constant: bool) -> Result<Variable<'a>,
         align = Some(cursor.number("an alignment")? as u32);
         kind = cursor.word("a type")?;
     }
-    let size = type_bytes(kind).ok_or_else(|| cursor.refusal(format!("`{kind}` is an unknown type")))?;
+    let size =
+        type_bytes(kind).ok_or_else(|| cursor.refusal(format!("`{kind}` is an unknown type")))?;
     let name = cursor.word("a variable's name")?;
     let mut count = 1;
     if cursor.eat(b'[') {
@@ -180,12 +188,21 @@ fn variable<'a>(cursor: &mut Cursor<'a>, constant: bool) -> Result<Variable<'a>,
         return Err(cursor.refusal("a variable of more than 1 MiB"));
     }
     bytes.resize(len as usize, 0);
-    Ok(Variable { name, bytes, align: align.unwrap_or(size), constant })
+    Ok(Variable {
+        name,
+        bytes,
+        align: align.unwrap_or(size),
+        constant,
+    })
 }
 
 fn kernel<'a>(cursor: &mut Cursor<'a>) -> Result<KernelText<'a>, Refusal> {
     let name = cursor.word("a kernel's name")?;
-    let params = if cursor.eat(b'(') { params(cursor)? } else { Vec::new() };
+    let params = if cursor.eat(b'(') {
+        params(cursor)?
+    } else {
+        Vec::new()
+    };
     let mut max_threads = None;
     while !cursor.eat(b'{') {
         match cursor.word("`{`")? {
@@ -199,12 +216,20 @@ fn kernel<'a>(cursor: &mut Cursor<'a>) -> Result<KernelText<'a>, Refusal> {
             ".minnctapersm" | ".maxnreg" => {
                 cursor.number("a number")?;
             }
-            other => return Err(cursor.refusal(format!("`{other}` before a kernel's body is unknown"))),
+            other => {
+                return Err(cursor.refusal(format!("`{other}` before a kernel's body is unknown")));
+            }
         }
     }
-    let mut body = Body { registers: Vec::new(), scopes: vec![Scope::default()], statements: Vec::new() };
+    let mut body = body::Body::new();
     body.read(cursor)?;
-    Ok(KernelText { name, params, max_threads, body: body.statements, registers: body.registers })
+    Ok(KernelText {
+        name,
+        params,
+        max_threads,
+        body: body.statements,
+        registers: body.registers,
+    })
 }
 
 fn params<'a>(cursor: &mut Cursor<'a>) -> Result<Vec<Param<'a>>, Refusal> {
@@ -222,7 +247,8 @@ fn params<'a>(cursor: &mut Cursor<'a>) -> Result<Vec<Param<'a>>, Refusal> {
             align = cursor.number("an alignment")? as u32;
             kind = cursor.word("a type")?;
         }
-        let size = type_bytes(kind).ok_or_else(|| cursor.refusal(format!("`{kind}` is an unknown type")))?;
+        let size = type_bytes(kind)
+            .ok_or_else(|| cursor.refusal(format!("`{kind}` is an unknown type")))?;
         skip_pointer_note(cursor);
         let name = cursor.word("a parameter's name")?;
         let mut bytes = size;
@@ -232,7 +258,11 @@ fn params<'a>(cursor: &mut Cursor<'a>) -> Result<Vec<Param<'a>>, Refusal> {
         }
         let end = params.last().map_or(0, |param| param.offset + param.bytes);
         let align = align.max(size).max(1);
-        params.push(Param { name, offset: end.next_multiple_of(align), bytes });
+        params.push(Param {
+            name,
+            offset: end.next_multiple_of(align),
+            bytes,
+        });
         if !cursor.eat(b',') {
             cursor.expect(b')')?;
             return Ok(params);
@@ -242,7 +272,9 @@ fn params<'a>(cursor: &mut Cursor<'a>) -> Result<Vec<Param<'a>>, Refusal> {
 
 /// Skips `.ptr .global .align 8`, which says nothing that the machine needs.
 fn skip_pointer_note(cursor: &mut Cursor<'_>) {
-    while let Some(Kind::Word(".ptr" | ".global" | ".const" | ".align") | Kind::Number(_)) = cursor.peek() {
+    while let Some(Kind::Word(".ptr" | ".global" | ".const" | ".align") | Kind::Number(_)) =
+        cursor.peek()
+    {
         cursor.advance();
     }
 }
@@ -256,186 +288,4 @@ pub(super) fn type_bytes(kind: &str) -> Option<u32> {
         ".b64" | ".u64" | ".s64" | ".f64" => 8,
         _ => return None,
     })
-}
-
-/// The names that a pair of braces declares.
-#[derive(Debug, Default)]
-struct Scope<'a> {
-    names: HashMap<&'a str, Register>,
-    /// `%r<100>` is `("%r", Word32, 100)`.
-    ranges: Vec<(&'a str, Class, u64)>,
-}
-
-struct Body<'a> {
-    registers: Vec<Class>,
-    scopes: Vec<Scope<'a>>,
-    statements: Vec<Statement<'a>>,
-}
-
-impl<'a> Body<'a> {
-    /// Reads up to the brace that closes the body.
-    fn read(&mut self, cursor: &mut Cursor<'a>) -> Result<(), Refusal> {
-        while !self.scopes.is_empty() {
-            if cursor.eat(b'{') {
-                self.scopes.push(Scope::default());
-            } else if cursor.eat(b'}') {
-                self.scopes.pop();
-            } else if cursor.eat(b'@') {
-                let holds = !cursor.eat(b'!');
-                let name = cursor.word("a predicate")?;
-                let predicate = self.register(name).filter(|register| register.class == Class::Predicate);
-                let predicate =
-                    predicate.ok_or_else(|| cursor.refusal(format!("`{name}` is no predicate")))?;
-                let opcode = cursor.word("an instruction")?;
-                self.instruction(cursor, Some((predicate, holds)), opcode)?;
-            } else {
-                let word = cursor.word("an instruction")?;
-                self.statement(cursor, word)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn statement(&mut self, cursor: &mut Cursor<'a>, word: &'a str) -> Result<(), Refusal> {
-        match word {
-            ".reg" => self.declare(cursor),
-            ".loc" => {
-                cursor.skip_line();
-                Ok(())
-            }
-            ".pragma" => {
-                cursor.advance();
-                cursor.expect(b';')
-            }
-            _ if word.starts_with('.') => {
-                Err(cursor.refusal(format!("`{word}` inside a kernel is not supported")))
-            }
-            _ if cursor.eat(b':') => {
-                self.statements.push(Statement::Label { name: word, line: cursor.line() });
-                Ok(())
-            }
-            _ => self.instruction(cursor, None, word),
-        }
-    }
-
-    /// `.reg .b32 %r<100>, carry;`
-    fn declare(&mut self, cursor: &mut Cursor<'a>) -> Result<(), Refusal> {
-        let kind = cursor.word("a register's type")?;
-        let class = match kind {
-            ".pred" => Class::Predicate,
-            _ => match type_bytes(kind) {
-                Some(2) => Class::Word16,
-                Some(4) => Class::Word32,
-                Some(8) => Class::Word64,
-                _ => return Err(cursor.refusal(format!("registers of type `{kind}` are not supported"))),
-            },
-        };
-        loop {
-            let name = cursor.word("a register's name")?;
-            if cursor.eat(b'<') {
-                let count = cursor.number("a number of registers")?;
-                cursor.expect(b'>')?;
-                if let Some(scope) = self.scopes.last_mut() {
-                    scope.ranges.push((name, class, count));
-                }
-            } else {
-                let register = self.new_register(class);
-                if let Some(scope) = self.scopes.last_mut() {
-                    scope.names.insert(name, register);
-                }
-            }
-            if !cursor.eat(b',') {
-                return cursor.expect(b';');
-            }
-        }
-    }
-
-    fn new_register(&mut self, class: Class) -> Register {
-        self.registers.push(class);
-        Register { number: self.registers.len() as u32 - 1, class }
-    }
-
-    /// The register of that name, as the innermost scope that has it declares it.
-    fn register(&mut self, name: &'a str) -> Option<Register> {
-        for scope in (0..self.scopes.len()).rev() {
-            if let Some(register) = self.scopes[scope].names.get(name) {
-                return Some(*register);
-            }
-            let class = self.scopes[scope].ranges.iter().find_map(|(prefix, class, count)| {
-                let digits = name.strip_prefix(prefix)?;
-                let plain = digits.len() == 1 || !digits.starts_with('0');
-                let number: u64 = digits.parse().ok()?;
-                (plain && number < *count).then_some(*class)
-            });
-            if let Some(class) = class {
-                let register = self.new_register(class);
-                self.scopes[scope].names.insert(name, register);
-                return Some(register);
-            }
-        }
-        None
-    }
-
-    fn instruction(
-        &mut self,
-        cursor: &mut Cursor<'a>,
-        guard: Option<(Register, bool)>,
-        opcode: &'a str,
-    ) -> Result<(), Refusal> {
-        let line = cursor.line();
-        let mut operands = Vec::new();
-        while !cursor.eat(b';') {
-            operands.push(self.operand(cursor)?);
-            if !cursor.eat(b',') {
-                cursor.expect(b';')?;
-                break;
-            }
-        }
-        self.statements.push(Statement::Instruction(Instruction { guard, opcode, operands, line }));
-        Ok(())
-    }
-
-    fn operand(&mut self, cursor: &mut Cursor<'a>) -> Result<Operand<'a>, Refusal> {
-        if cursor.eat(b'[') {
-            let name = cursor.word("an address")?;
-            let mut offset = 0;
-            if cursor.eat(b'+') || cursor.peek() == Some(Kind::Sign(b'-')) {
-                offset = cursor.signed_number("an offset")?;
-            }
-            cursor.expect(b']')?;
-            return Ok(match self.register(name) {
-                Some(register) if register.class == Class::Word64 => Operand::Address(register, offset),
-                Some(_) => return Err(cursor.refusal(format!("`{name}` is no register of 64 bits"))),
-                None => Operand::NameAddress(name, offset),
-            });
-        }
-        if cursor.eat(b'{') {
-            let mut elements = Vec::new();
-            loop {
-                elements.push(self.operand(cursor)?);
-                if !cursor.eat(b',') {
-                    cursor.expect(b'}')?;
-                    return Ok(Operand::Vector(elements));
-                }
-            }
-        }
-        if matches!(cursor.peek(), Some(Kind::Number(_) | Kind::Sign(b'-'))) {
-            return Ok(Operand::Number(cursor.signed_number("a number")?));
-        }
-        let name = cursor.word("an operand")?;
-        if name == "_" {
-            return Ok(Operand::Sink);
-        }
-        let Some(register) = self.register(name) else {
-            return Ok(Operand::Name(name));
-        };
-        if !cursor.eat(b'|') {
-            return Ok(Operand::Register(register));
-        }
-        let name = cursor.word("a second predicate")?;
-        match self.register(name) {
-            Some(second) => Ok(Operand::Pair(register, second)),
-            None => Err(cursor.refusal(format!("`{name}` is no register"))),
-        }
-    }
 }

@@ -24,7 +24,10 @@ pub(super) struct Translated {
     pub fixed: Vec<(Reg, Fixed)>,
 }
 
-pub(super) fn kernel(text: &KernelText<'_>, variables: &[Variable<'_>]) -> Result<Translated, Refusal> {
+pub(super) fn kernel(
+    text: &KernelText<'_>,
+    variables: &[Variable<'_>],
+) -> Result<Translated, Refusal> {
     let mut translator = Translator {
         text,
         variables,
@@ -50,17 +53,29 @@ pub(super) fn kernel(text: &KernelText<'_>, variables: &[Variable<'_>]) -> Resul
     translator.emit(Op::Ret, 0, 0, 0);
     for (at, label, line) in std::mem::take(&mut translator.jumps) {
         let target = translator.labels.get(label);
-        let target = target.ok_or_else(|| Refusal::new(line, format!("there is no label `{label}`")))?;
+        let target =
+            target.ok_or_else(|| Refusal::new(line, format!("there is no label `{label}`")))?;
         translator.insts[at].imm = *target;
     }
-    let mut fixed: Vec<(Reg, Fixed)> =
-        translator.fixed.into_iter().map(|((fixed, _), register)| (register, fixed)).collect();
+    let mut fixed: Vec<(Reg, Fixed)> = translator
+        .fixed
+        .into_iter()
+        .map(|((fixed, _), register)| (register, fixed))
+        .collect();
     fixed.sort_by_key(|(register, _)| *register);
-    Ok(Translated { insts: translator.insts, widths: translator.widths, fixed })
+    Ok(Translated {
+        insts: translator.insts,
+        widths: translator.widths,
+        fixed,
+    })
 }
 
 fn width(class: Class) -> Width {
-    if class == Class::Word64 { Width::W64 } else { Width::W32 }
+    if class == Class::Word64 {
+        Width::W64
+    } else {
+        Width::W32
+    }
 }
 
 /// The registers that are set once, by a `mov` without guard, to a number.
@@ -68,7 +83,9 @@ fn numbers(text: &KernelText<'_>) -> HashMap<u32, u64> {
     let mut written = vec![0_u32; text.registers.len()];
     let mut numbers = HashMap::new();
     for statement in &text.body {
-        let Statement::Instruction(instruction) = statement else { continue };
+        let Statement::Instruction(instruction) = statement else {
+            continue;
+        };
         let name = instruction.opcode.split('.').next().unwrap_or_default();
         if matches!(name, "st" | "bra" | "ret" | "exit" | "trap") {
             continue;
@@ -141,7 +158,16 @@ impl<'a> Translator<'_, 'a> {
         }
         // A guarded instruction is one that is jumped over.
         let around = instruction.guard.map(|(predicate, holds)| {
-            self.emit(if holds { Op::BranchUnless } else { Op::BranchIf }, 0, predicate.number, 0);
+            self.emit(
+                if holds {
+                    Op::BranchUnless
+                } else {
+                    Op::BranchIf
+                },
+                0,
+                predicate.number,
+                0,
+            );
             self.insts.len() - 1
         });
         let known = self.unguarded(instruction, &parts)?;
@@ -196,7 +222,9 @@ impl<'a> Translator<'_, 'a> {
     }
 
     fn branch(&mut self, instruction: &Instruction<'a>, rest: &[&str]) -> Result<(), Refusal> {
-        let (true, [Operand::Name(label)]) = (matches!(rest, [] | ["uni"]), &instruction.operands[..]) else {
+        let (true, [Operand::Name(label)]) =
+            (matches!(rest, [] | ["uni"]), &instruction.operands[..])
+        else {
             return Err(self.refuse(format!("`{}` with such operands", instruction.opcode)));
         };
         match instruction.guard {
@@ -217,7 +245,15 @@ impl<'a> Translator<'_, 'a> {
     }
 
     fn emit_all(&mut self, op: Op, [d, a, b, c]: [Reg; 4], imm: u64) {
-        self.insts.push(Inst { op, d, a, b, c, imm, line: self.line });
+        self.insts.push(Inst {
+            op,
+            d,
+            a,
+            b,
+            c,
+            imm,
+            line: self.line,
+        });
     }
 
     fn temporary(&mut self, width: Width) -> Reg {
@@ -235,7 +271,11 @@ impl<'a> Translator<'_, 'a> {
     }
 
     fn number(&mut self, number: u64, width: Width) -> Reg {
-        let number = if width == Width::W32 { number & 0xffff_ffff } else { number };
+        let number = if width == Width::W32 {
+            number & 0xffff_ffff
+        } else {
+            number
+        };
         self.fixed(Fixed::Number(number), width)
     }
 
@@ -251,7 +291,11 @@ impl<'a> Translator<'_, 'a> {
     /// The register to read for an operand of so many bits. Sources of 16 bits come extended by their
     /// sign, or by zeros.
     fn source(&mut self, operand: &Operand<'a>, kind: Type) -> Result<Reg, Refusal> {
-        let width = if kind.bits == 64 { Width::W64 } else { Width::W32 };
+        let width = if kind.bits == 64 {
+            Width::W64
+        } else {
+            Width::W32
+        };
         if let Some(number) = self.known(operand) {
             let number = match (kind.bits, kind.signed) {
                 (16, true) => number as u16 as i16 as u64,
@@ -274,7 +318,12 @@ impl<'a> Translator<'_, 'a> {
         if register.class != class {
             return Err(self.refuse("an operand's register is not of the instruction's width"));
         }
-        if kind == (Type { bits: 16, signed: true }) {
+        if kind
+            == (Type {
+                bits: 16,
+                signed: true,
+            })
+        {
             let extended = self.temporary(Width::W32);
             self.emit(Op::Sext16, extended, register.number, 0);
             return Ok(extended);
@@ -285,9 +334,18 @@ impl<'a> Translator<'_, 'a> {
     /// A special register, or the address of a variable.
     fn special(&mut self, name: &str, width: Width) -> Result<Reg, Refusal> {
         if width == Width::W64
-            && let Some(number) = self.variables.iter().position(|variable| variable.name == name)
+            && let Some(number) = self
+                .variables
+                .iter()
+                .position(|variable| variable.name == name)
         {
-            return Ok(self.fixed(Fixed::Variable { number: number as u32, offset: 0 }, width));
+            return Ok(self.fixed(
+                Fixed::Variable {
+                    number: number as u32,
+                    offset: 0,
+                },
+                width,
+            ));
         }
         let axis = match name.rsplit('.').next() {
             Some("x") => Axis::X,

@@ -1,5 +1,9 @@
 //! What several tests need: bytes that look random, and a memory without a driver.
 #![allow(dead_code, reason = "each test file uses a part")]
+#![allow(
+    clippy::macro_metavars_in_unsafe,
+    reason = "a call in C is unsafe as a whole"
+)]
 
 use std::cell::UnsafeCell;
 
@@ -31,7 +35,8 @@ impl Flat {
     /// Adds a piece, and returns its address.
     pub fn add(&mut self, bytes: &[u8]) -> u64 {
         let address = (1 << 62) + ((self.0.len() as u64) << 32);
-        self.0.push((address, Box::new(UnsafeCell::new(bytes.to_vec()))));
+        self.0
+            .push((address, Box::new(UnsafeCell::new(bytes.to_vec()))));
         address
     }
 
@@ -48,8 +53,11 @@ unsafe impl Memory for Flat {
             // SAFETY: nobody else has a reference to the vector: `add` and `read` borrow `self` mutably.
             let vector = unsafe { &mut *piece.get() };
             let len = vector.len() as u64;
-            (address >= *start && address - start < len)
-                .then(|| Window { start: *start, len, bytes: vector.as_mut_ptr() })
+            (address >= *start && address - start < len).then_some(Window {
+                start: *start,
+                len,
+                bytes: vector.as_mut_ptr(),
+            })
         })
     }
 }
@@ -58,24 +66,52 @@ unsafe impl Memory for Flat {
 /// code. The types are those of the arguments.
 #[macro_export]
 macro_rules! cu {
-    (@type $value:expr) => { _ };
-    ($name:ident $(, $value:expr)*) => {{
-        let library = $crate::support::library();
-        // SAFETY: the tests pass what the function's declaration in `cuda.h` asks for.
-        let function = unsafe {
-            library.get::<unsafe extern "C" fn($($crate::cu!(@type $value)),*) -> u32>(stringify!($name).as_bytes())
-        };
-        let function = function.expect(stringify!($name));
-        // SAFETY: the same.
-        unsafe { function($($value),*) }
-    }};
+    ($name:ident $(, $value:expr)*) => {
+        $crate::support::Arguments::call(($($value,)*), stringify!($name))
+    };
 }
+
+/// Arguments of an entry point.
+pub trait Arguments {
+    fn call(self, name: &str) -> u32;
+}
+
+macro_rules! arguments {
+    ($($name:ident)*) => {
+        impl<$($name),*> Arguments for ($($name,)*) {
+            #[allow(non_snake_case, reason = "the types' names are the arguments'")]
+            fn call(self, name: &str) -> u32 {
+                let ($($name,)*) = self;
+                // SAFETY: the tests pass what the function's declaration in `cuda.h` asks for.
+                let function = unsafe {
+                    library().get::<unsafe extern "C" fn($($name),*) -> u32>(name.as_bytes())
+                };
+                let function = function.expect(name);
+                // SAFETY: the same.
+                unsafe { function($($name),*) }
+            }
+        }
+    };
+}
+
+arguments!();
+arguments!(A);
+arguments!(A B);
+arguments!(A B C);
+arguments!(A B C D);
+arguments!(A B C D E);
+arguments!(A B C D E F);
+arguments!(A B C D E F G);
+arguments!(A B C D E F G H I J K);
 
 /// The driver, by the name that `nvidia-smi` and others look for.
 pub fn library() -> &'static libloading::Library {
     static LIBRARY: std::sync::OnceLock<libloading::Library> = std::sync::OnceLock::new();
-    // SAFETY: the tests have loaded the simulated driver before.
-    LIBRARY.get_or_init(|| unsafe { libloading::Library::new("libcuda.so.1") }.expect("libcuda.so.1"))
+    LIBRARY.get_or_init(|| {
+        // SAFETY: the tests have loaded the simulated driver before.
+        let library = unsafe { libloading::Library::new("libcuda.so.1") };
+        library.expect("libcuda.so.1")
+    })
 }
 
 /// Initialises the driver, and makes the context of a device current.
@@ -108,7 +144,10 @@ pub fn read(address: u64, len: usize) -> Vec<u8> {
 }
 
 pub fn write(address: u64, bytes: &[u8]) {
-    assert_eq!(cu!(cuMemcpyHtoD_v2, address, bytes.as_ptr(), bytes.len()), 0);
+    assert_eq!(
+        cu!(cuMemcpyHtoD_v2, address, bytes.as_ptr(), bytes.len()),
+        0
+    );
     assert_eq!(cu!(cuStreamSynchronize, 0_u64), 0);
 }
 
@@ -118,7 +157,15 @@ pub fn kernel(ptx: &str, name: &str) -> u64 {
     let text = std::ffi::CString::new(ptx).unwrap();
     assert_eq!(cu!(cuModuleLoadData, &raw mut module, text.as_ptr()), 0);
     let name = std::ffi::CString::new(name).unwrap();
-    assert_eq!(cu!(cuModuleGetFunction, &raw mut function, module, name.as_ptr()), 0);
+    assert_eq!(
+        cu!(
+            cuModuleGetFunction,
+            &raw mut function,
+            module,
+            name.as_ptr()
+        ),
+        0
+    );
     function
 }
 
@@ -127,8 +174,18 @@ pub fn launch(function: u64, stream: u64, params: &[u64]) -> u32 {
     let mut addresses: Vec<*const u64> = params.iter().map(std::ptr::from_ref).collect();
     let none = std::ptr::null_mut::<u64>();
     cu!(
-        cuLaunchKernel, function, 1_u32, 1_u32, 1_u32, 1_u32, 1_u32, 1_u32, 0_u32, stream,
-        addresses.as_mut_ptr(), none
+        cuLaunchKernel,
+        function,
+        1_u32,
+        1_u32,
+        1_u32,
+        1_u32,
+        1_u32,
+        1_u32,
+        0_u32,
+        stream,
+        addresses.as_mut_ptr(),
+        none
     )
 }
 
@@ -169,20 +226,45 @@ pub struct AccessOf {
 pub const MIB2: usize = 2 << 20;
 
 pub fn properties(device: i32) -> Properties {
-    Properties { kind: 1, handle_types: 0, location: [1, device], win32: 0, flags: 0 }
+    Properties {
+        kind: 1,
+        handle_types: 0,
+        location: [1, device],
+        win32: 0,
+        flags: 0,
+    }
 }
 
 /// Physical memory of device 0.
 pub fn create(bytes: usize) -> u64 {
     let mut handle = 0_u64;
     let wanted = properties(0);
-    assert_eq!(cu!(cuMemCreate, &raw mut handle, bytes, &raw const wanted, 0_u64), 0);
+    assert_eq!(
+        cu!(
+            cuMemCreate,
+            &raw mut handle,
+            bytes,
+            &raw const wanted,
+            0_u64
+        ),
+        0
+    );
     handle
 }
 
 pub fn reserve(bytes: usize) -> u64 {
     let mut address = 0_u64;
-    assert_eq!(cu!(cuMemAddressReserve, &raw mut address, bytes, 0_usize, 0_u64, 0_u64), 0);
+    assert_eq!(
+        cu!(
+            cuMemAddressReserve,
+            &raw mut address,
+            bytes,
+            0_usize,
+            0_u64,
+            0_u64
+        ),
+        0
+    );
     address
 }
 
@@ -191,8 +273,17 @@ pub fn map(address: u64, bytes: usize, handle: u64) -> u32 {
 }
 
 pub fn set_access(address: u64, bytes: usize, flags: u32) -> u32 {
-    let description = AccessOf { location: [1, 0], flags };
-    cu!(cuMemSetAccess, address, bytes, &raw const description, 1_usize)
+    let description = AccessOf {
+        location: [1, 0],
+        flags,
+    };
+    cu!(
+        cuMemSetAccess,
+        address,
+        bytes,
+        &raw const description,
+        1_usize
+    )
 }
 
 /// Memory of a mapping of its own, readable and writable.

@@ -72,28 +72,28 @@ entry! {
 /// The attribute of that number, as far as it matters to anybody here.
 fn attribute_of(device: &DeviceWire, index: usize, attribute: u32) -> Option<c_int> {
     Some(match attribute {
-        1 | 2 | 3 => 1024,                       // threads of a block, and its sides
+        1..=3 => 1024, // threads of a block, and its sides
         4 => 64,
-        5 => c_int::MAX,                         // sides of a grid
+        5 => c_int::MAX, // sides of a grid
         6 | 7 => 65_535,
-        8 => 48 << 10,                           // shared memory of a block
-        9 => 64 << 10,                           // constant memory
-        10 => 32,                                // threads of a warp
-        12 | 82 => 65_536,                       // registers of a block, of a multiprocessor
-        13 => 1_755_000,                         // kHz
+        8 => 48 << 10,     // shared memory of a block
+        9 => 64 << 10,     // constant memory
+        10 => 32,          // threads of a warp
+        12 | 82 => 65_536, // registers of a block, of a multiprocessor
+        13 => 1_755_000,   // kHz
         14 => 512,
-        15 | 19 | 31 | 41 | 78 | 79 | 80 => 1,   // overlap, mapped host memory, concurrent kernels, ...
+        15 | 19 | 31 | 41 | 78 | 79 | 80 => 1, // overlap, mapped host memory, concurrent kernels, ...
         16 => device.multiprocessors as c_int,
-        17 | 20 | 35 => 0,                       // time limit, compute mode, TCC
+        17 | 20 | 35 => 0, // time limit, compute mode, TCC
         18 => device.integrated as c_int,
         32 => device.ecc as c_int,
-        33 => index as c_int + 1,                // PCI bus, device, domain
+        33 => index as c_int + 1, // PCI bus, device, domain
         34 | 50 => 0,
         36 => 2_619_000,
         37 => 5120,
-        38 => 50 << 20,                          // L2 cache
-        39 => 2048,                              // threads of a multiprocessor
-        40 => 3,                                 // copy engines
+        38 => 50 << 20, // L2 cache
+        39 => 2048,     // threads of a multiprocessor
+        40 => 3,        // copy engines
         75 => device.major as c_int,
         76 => device.minor as c_int,
         81 | 97 => 227 << 10,
@@ -101,9 +101,9 @@ fn attribute_of(device: &DeviceWire, index: usize, attribute: u32) -> Option<c_i
         84 | 85 | 86 | 88 | 91 | 100 => 0,
         90 | 95 => 1,
         102 => device.virtual_memory as c_int,
-        103 => device.virtual_memory as c_int,   // handles as file descriptors
+        103 => device.virtual_memory as c_int, // handles as file descriptors
         104 | 105 | 116 => 0,
-        106 => 32,                               // blocks of a multiprocessor
+        106 => 32, // blocks of a multiprocessor
         115 => device.memory_pools as c_int,
         117..=150 => 0,
         _ => return None,

@@ -16,7 +16,9 @@ const COMPILED: [[u8; 4]; 2] = [*b"\x7fELF", [0x50, 0xed, 0x55, 0xba]];
 
 fn load(state: &mut State, device: usize, image: &In<c_void>) -> Result<u64, (Code, String)> {
     let refused = |code| (code, "a null address".to_owned());
-    state.check_unsafe_call().map_err(|code| (code, "a stream is being captured".to_owned()))?;
+    state
+        .check_unsafe_call()
+        .map_err(|code| (code, "a stream is being captured".to_owned()))?;
     let text = In(image.0.cast::<c_char>());
     let first = In(image.0.cast::<[u8; 4]>()).get();
     let loaded = match first.map_err(refused)? {
@@ -126,7 +128,10 @@ entry! {
 
 fn blocks_at_once(state: &State, function: u64, block: c_int) -> Result<c_int, Code> {
     let function = state.functions.get(&function).ok_or(code::INVALID_HANDLE)?;
-    let threads = u32::try_from(block).ok().filter(|threads| *threads > 0).ok_or(code::INVALID_VALUE)?;
+    let threads = u32::try_from(block)
+        .ok()
+        .filter(|threads| *threads > 0)
+        .ok_or(code::INVALID_VALUE)?;
     if threads > function.max_threads() {
         return Ok(0);
     }
@@ -209,12 +214,24 @@ fn launch(
     extra: &In<usize>,
 ) -> Result<(), Code> {
     let key = state.stream_key(config.stream, device)?;
-    let Config { grid, block, shared, .. } = config;
+    let Config {
+        grid,
+        block,
+        shared,
+        ..
+    } = config;
     if !extra.is_null() {
         let bytes = buffer(extra)?;
         return state.launch(function, grid, block, shared, key, Params::Buffer(&bytes));
     }
-    state.launch(function, grid, block, shared, key, Params::Each(&Addresses(params)))
+    state.launch(
+        function,
+        grid,
+        block,
+        shared,
+        key,
+        Params::Each(&Addresses(params)),
+    )
 }
 
 entry! {

@@ -116,8 +116,13 @@ const INVALIDATED: u32 = 2;
 fn capture_of(state: &mut State, stream: u64, device: usize) -> Result<(u32, u64), Code> {
     let key = state.stream_key(stream, device)?;
     state.check_legacy(key)?;
-    let Some(id) = state.streams[&key].capture else { return Ok((NOT_CAPTURING, 0)) };
-    let invalidated = state.captures.get(&id).is_none_or(|capture| capture.invalidated);
+    let Some(id) = state.streams[&key].capture else {
+        return Ok((NOT_CAPTURING, 0));
+    };
+    let invalidated = state
+        .captures
+        .get(&id)
+        .is_none_or(|capture| capture.invalidated);
     Ok((if invalidated { INVALIDATED } else { CAPTURING }, id))
 }
 

@@ -51,7 +51,11 @@ fn located(state: &State, location: Location) -> Result<usize, Code> {
 }
 
 fn check_support(state: &State) -> Result<(), Code> {
-    if state.devices.iter().all(|device| device.virtual_memory == 0) {
+    if state
+        .devices
+        .iter()
+        .all(|device| device.virtual_memory == 0)
+    {
         return Err(code::NOT_SUPPORTED);
     }
     Ok(())
@@ -59,7 +63,10 @@ fn check_support(state: &State) -> Result<(), Code> {
 
 /// Refuses calls on addresses whose device is lost.
 fn check_owner(state: &State, address: u64) -> Result<(), Code> {
-    state.memory.find(address).map_or(Ok(()), |(_, mapping)| state.check(mapping.device))
+    state
+        .memory
+        .find(address)
+        .map_or(Ok(()), |(_, mapping)| state.check(mapping.device))
 }
 
 entry! {

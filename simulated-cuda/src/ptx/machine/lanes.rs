@@ -1,7 +1,8 @@
 //! A group of threads in step: their registers, their places in the kernel, and the instructions.
 
 use super::super::instruction::{Inst, Op, Width};
-use super::{Access, Launch, Memory, Stop, Window};
+use super::bits::{extract, extract_signed, funnel, lop3, permute};
+use super::{Launch, Memory, Stop, Window};
 
 /// Threads in a group.
 pub(super) const LANES: usize = 32;
@@ -12,33 +13,37 @@ struct Words([u32; LANES]);
 
 #[derive(Clone, Copy)]
 #[repr(align(64))]
-struct LongWords([u64; LANES]);
+pub(super) struct LongWords(pub(super) [u64; LANES]);
 
 /// What registers hold before they are written: nothing that could be taken for a result.
 const GARBAGE: u64 = 0xbad0_dead_bad0_dead;
 
-const NO_WINDOW: Window = Window { start: 0, len: 0, bytes: std::ptr::null_mut() };
+const NO_WINDOW: Window = Window {
+    start: 0,
+    len: 0,
+    bytes: std::ptr::null_mut(),
+};
 
 pub(super) struct Group<'a> {
-    launch: &'a Launch<'a>,
-    memory: &'a dyn Memory,
+    pub(super) launch: &'a Launch<'a>,
+    pub(super) memory: &'a dyn Memory,
     insts: &'a [Inst],
     words: Vec<Words>,
-    long_words: Vec<LongWords>,
+    pub(super) long_words: Vec<LongWords>,
     /// The next instruction of each lane.
     at: [usize; LANES],
     /// Lanes that have not returned, a bit for each.
     live: u32,
     /// Lanes that execute the current instruction, and the same as masks of words.
-    active: u32,
+    pub(super) active: u32,
     mask: Words,
     /// The windows of the last accesses.
-    read: Window,
-    write: Window,
+    pub(super) read: Window,
+    pub(super) write: Window,
     branches: u64,
-    first_thread: u64,
+    pub(super) first_thread: u64,
     /// How much each lane has stored; only counted where a result is to be corrupted.
-    stores: [u64; LANES],
+    pub(super) stores: [u64; LANES],
 }
 
 /// Why lanes stopped going on together.
@@ -86,14 +91,22 @@ impl<'a> Group<'a> {
         self.first_thread = first_thread;
         self.live = ((1_u64 << count) - 1) as u32;
         while self.live != 0 {
-            let places = || (0..LANES).filter(|lane| self.live >> lane & 1 == 1).map(|lane| self.at[lane]);
+            let places = || {
+                (0..LANES)
+                    .filter(|lane| self.live >> lane & 1 == 1)
+                    .map(|lane| self.at[lane])
+            };
             let lowest = places().min().unwrap_or(0);
             let waiting = places().filter(|at| *at != lowest).min();
             self.active = (0..LANES).fold(0, |active, lane| {
                 active | u32::from(self.live >> lane & 1 == 1 && self.at[lane] == lowest) << lane
             });
             for lane in 0..LANES {
-                self.mask.0[lane] = if self.active >> lane & 1 == 1 { u32::MAX } else { 0 };
+                self.mask.0[lane] = if self.active >> lane & 1 == 1 {
+                    u32::MAX
+                } else {
+                    0
+                };
             }
             let parting = match waiting {
                 None => self.go::<true>(lowest, usize::MAX)?,
@@ -160,90 +173,6 @@ impl<'a> Group<'a> {
         }
     }
 
-    /// The host's address of `bytes` bytes at a device address.
-    #[inline]
-    fn locate(&mut self, address: u64, bytes: u64, access: Access, line: u32) -> Result<*mut u8, Stop> {
-        if !address.is_multiple_of(bytes) {
-            return Err(Stop::Misaligned { address, line });
-        }
-        let window = if access == Access::Read { self.read } else { self.write };
-        let window = if holds(&window, address, bytes) {
-            window
-        } else {
-            let window = self.memory.window(address, access);
-            let window = window.filter(|window| holds(window, address, bytes));
-            let window = window.ok_or(Stop::Illegal { address, access, line })?;
-            match access {
-                Access::Read => self.read = window,
-                Access::Write => self.write = window,
-            }
-            window
-        };
-        // SAFETY: the distance is less than the window's length (`holds`), and a window's bytes are one
-        // allocation of that length (`Memory`).
-        Ok(unsafe { window.bytes.add((address - window.start) as usize) })
-    }
-
-    /// Loads an element into each active lane.
-    #[inline]
-    fn load<const BYTES: usize>(&mut self, inst: &Inst) -> Result<[u64; LANES], Stop> {
-        let addresses = self.long_words[inst.a as usize].0;
-        let mut values = [0; LANES];
-        for lane in 0..LANES {
-            if self.active >> lane & 1 == 0 {
-                continue;
-            }
-            let address = addresses[lane].wrapping_add(inst.imm);
-            let from = self.locate(address, BYTES as u64, Access::Read, inst.line)?;
-            let mut value = [0_u8; 8];
-            // SAFETY: `locate` checked that so many bytes can be read there; `value` is this function's
-            // own and has 8.
-            unsafe { std::ptr::copy_nonoverlapping(from, value.as_mut_ptr(), BYTES) };
-            values[lane] = u64::from_le_bytes(value);
-        }
-        Ok(values)
-    }
-
-    /// Stores an element from each active lane.
-    fn store<const BYTES: usize>(&mut self, inst: &Inst, values: [u64; LANES]) -> Result<(), Stop> {
-        let addresses = self.long_words[inst.a as usize].0;
-        for lane in 0..LANES {
-            if self.active >> lane & 1 == 0 {
-                continue;
-            }
-            let address = addresses[lane].wrapping_add(inst.imm);
-            let to = self.locate(address, BYTES as u64, Access::Write, inst.line)?;
-            let value = self.corrupted(lane, values[lane], BYTES as u32).to_le_bytes();
-            // SAFETY: `locate` checked that so many bytes can be written there; `value` is this
-            // function's own and has 8.
-            unsafe { std::ptr::copy_nonoverlapping(value.as_ptr(), to, BYTES) };
-        }
-        Ok(())
-    }
-
-    fn corrupted(&mut self, lane: usize, value: u64, bytes: u32) -> u64 {
-        let Some(corruption) = self.launch.corruption else { return value };
-        let store = self.stores[lane];
-        self.stores[lane] += 1;
-        let thread = self.first_thread + lane as u64;
-        if (corruption.thread == thread || corruption.thread == u64::MAX) && corruption.store == store {
-            value ^ 1 << (corruption.bit % (8 * bytes))
-        } else {
-            value
-        }
-    }
-
-    fn check_alignment(&self, inst: &Inst) -> Result<(), Stop> {
-        let addresses = &self.long_words[inst.a as usize].0;
-        for (lane, base) in addresses.iter().enumerate() {
-            let address = base.wrapping_add(inst.imm);
-            if self.active >> lane & 1 == 1 && !address.is_multiple_of(u64::from(inst.b)) {
-                return Err(Stop::Misaligned { address, line: inst.line });
-            }
-        }
-        Ok(())
-    }
-
     fn word(&self, place: u32) -> [u32; LANES] {
         self.words[place as usize].0
     }
@@ -259,31 +188,47 @@ impl<'a> Group<'a> {
         macro_rules! words {
             ($inst:ident, |$a:ident| $value:expr) => {{
                 let first = self.word($inst.a);
-                self.set::<ALL>($inst.d, std::array::from_fn(|lane| { let $a = first[lane]; $value }));
+                self.set::<ALL>(
+                    $inst.d,
+                    std::array::from_fn(|lane| {
+                        let $a = first[lane];
+                        $value
+                    }),
+                );
             }};
             ($inst:ident, |$a:ident, $b:ident| $value:expr) => {{
                 let (first, second) = (self.word($inst.a), self.word($inst.b));
-                self.set::<ALL>($inst.d, std::array::from_fn(|lane| {
-                    let ($a, $b) = (first[lane], second[lane]);
-                    $value
-                }));
+                self.set::<ALL>(
+                    $inst.d,
+                    std::array::from_fn(|lane| {
+                        let ($a, $b) = (first[lane], second[lane]);
+                        $value
+                    }),
+                );
             }};
             ($inst:ident, |$a:ident, $b:ident, $c:ident| $value:expr) => {{
-                let (first, second, third) = (self.word($inst.a), self.word($inst.b), self.word($inst.c));
-                self.set::<ALL>($inst.d, std::array::from_fn(|lane| {
-                    let ($a, $b, $c) = (first[lane], second[lane], third[lane]);
-                    $value
-                }));
+                let (first, second, third) =
+                    (self.word($inst.a), self.word($inst.b), self.word($inst.c));
+                self.set::<ALL>(
+                    $inst.d,
+                    std::array::from_fn(|lane| {
+                        let ($a, $b, $c) = (first[lane], second[lane], third[lane]);
+                        $value
+                    }),
+                );
             }};
         }
         /// The same for long words, from the two registers that the functions named fetch.
         macro_rules! longs {
             ($inst:ident, $set:ident, $first:ident, $second:ident, |$a:ident, $b:ident| $value:expr) => {{
                 let (first, second) = (self.$first($inst.a), self.$second($inst.b));
-                self.$set::<ALL>($inst.d, std::array::from_fn(|lane| {
-                    let ($a, $b) = (first[lane], second[lane]);
-                    $value
-                }));
+                self.$set::<ALL>(
+                    $inst.d,
+                    std::array::from_fn(|lane| {
+                        let ($a, $b) = (first[lane], second[lane]);
+                        $value
+                    }),
+                );
             }};
         }
         macro_rules! branch {
@@ -305,7 +250,8 @@ impl<'a> Group<'a> {
             match inst.op {
                 Op::Add32 => words!(inst, |a, b| a.wrapping_add(b)),
                 Op::Xor32 => words!(inst, |a, b| a ^ b),
-                Op::Rotate => words!(inst, |a| a >> n | a.wrapping_shl(32 - n) & if n == 0 { 0 } else { u32::MAX }),
+                Op::Rotate => words!(inst, |a| a >> n
+                    | a.wrapping_shl(32 - n) & if n == 0 { 0 } else { u32::MAX }),
                 Op::And32 => words!(inst, |a, b| a & b),
                 Op::Or32 => words!(inst, |a, b| a | b),
                 Op::Not32 => words!(inst, |a| !a),
@@ -316,11 +262,20 @@ impl<'a> Group<'a> {
                 Op::Sub32 => words!(inst, |a, b| a.wrapping_sub(b)),
                 Op::Mul32 => words!(inst, |a, b| a.wrapping_mul(b)),
                 Op::MulHighU32 => words!(inst, |a, b| ((u64::from(a) * u64::from(b)) >> 32) as u32),
-                Op::MulHighS32 => words!(inst, |a, b| ((i64::from(a as i32) * i64::from(b as i32)) >> 32) as u32),
+                Op::MulHighS32 => words!(inst, |a, b| ((i64::from(a as i32) * i64::from(b as i32))
+                    >> 32) as u32),
                 Op::DivU32 => words!(inst, |a, b| a.checked_div(b).unwrap_or(u32::MAX)),
-                Op::DivS32 => words!(inst, |a, b| if b == 0 { u32::MAX } else { (a as i32).wrapping_div(b as i32) as u32 }),
+                Op::DivS32 => words!(inst, |a, b| if b == 0 {
+                    u32::MAX
+                } else {
+                    (a as i32).wrapping_div(b as i32) as u32
+                }),
                 Op::RemU32 => words!(inst, |a, b| a.checked_rem(b).unwrap_or(a)),
-                Op::RemS32 => words!(inst, |a, b| if b == 0 { a } else { (a as i32).wrapping_rem(b as i32) as u32 }),
+                Op::RemS32 => words!(inst, |a, b| if b == 0 {
+                    a
+                } else {
+                    (a as i32).wrapping_rem(b as i32) as u32
+                }),
                 Op::MinU32 => words!(inst, |a, b| a.min(b)),
                 Op::MinS32 => words!(inst, |a, b| (a as i32).min(b as i32) as u32),
                 Op::MaxU32 => words!(inst, |a, b| a.max(b)),
@@ -359,17 +314,30 @@ impl<'a> Group<'a> {
                 Op::Eq64 => longs!(inst, set, long, long, |a, b| u32::from(a == b)),
                 Op::Ne64 => longs!(inst, set, long, long, |a, b| u32::from(a != b)),
                 Op::LtU64 => longs!(inst, set, long, long, |a, b| u32::from(a < b)),
-                Op::LtS64 => longs!(inst, set, long, long, |a, b| u32::from((a as i64) < b as i64)),
+                Op::LtS64 => longs!(inst, set, long, long, |a, b| u32::from(
+                    (a as i64) < b as i64
+                )),
                 Op::LeU64 => longs!(inst, set, long, long, |a, b| u32::from(a <= b)),
-                Op::LeS64 => longs!(inst, set, long, long, |a, b| u32::from(a as i64 <= b as i64)),
+                Op::LeS64 => longs!(inst, set, long, long, |a, b| u32::from(
+                    a as i64 <= b as i64
+                )),
                 Op::WidenU => longs!(inst, set_long, word, word, |a, _b| u64::from(a)),
                 Op::WidenS => longs!(inst, set_long, word, word, |a, _b| a as i32 as u64),
-                Op::Pack => longs!(inst, set_long, word, word, |a, b| u64::from(b) << 32 | u64::from(a)),
-                Op::MulWideU32 => longs!(inst, set_long, word, word, |a, b| u64::from(a) * u64::from(b)),
-                Op::MulWideS32 => longs!(inst, set_long, word, word, |a, b| (i64::from(a as i32) * i64::from(b as i32)) as u64),
-                Op::Shl64 => longs!(inst, set_long, long, word, |a, b| a.checked_shl(b).unwrap_or(0)),
-                Op::ShrU64 => longs!(inst, set_long, long, word, |a, b| a.checked_shr(b).unwrap_or(0)),
-                Op::ShrS64 => longs!(inst, set_long, long, word, |a, b| (a as i64 >> b.min(63)) as u64),
+                Op::Pack => longs!(inst, set_long, word, word, |a, b| u64::from(b) << 32
+                    | u64::from(a)),
+                Op::MulWideU32 => longs!(inst, set_long, word, word, |a, b| u64::from(a)
+                    * u64::from(b)),
+                Op::MulWideS32 => longs!(inst, set_long, word, word, |a, b| (i64::from(a as i32)
+                    * i64::from(b as i32))
+                    as u64),
+                Op::Shl64 => longs!(inst, set_long, long, word, |a, b| a
+                    .checked_shl(b)
+                    .unwrap_or(0)),
+                Op::ShrU64 => longs!(inst, set_long, long, word, |a, b| a
+                    .checked_shr(b)
+                    .unwrap_or(0)),
+                Op::ShrS64 => longs!(inst, set_long, long, word, |a, b| (a as i64 >> b.min(63))
+                    as u64),
                 Op::Mov64 => longs!(inst, set_long, long, long, |a, _b| a),
                 Op::Not64 => longs!(inst, set_long, long, long, |a, _b| !a),
                 Op::Brev64 => longs!(inst, set_long, long, long, |a, _b| a.reverse_bits()),
@@ -379,19 +347,46 @@ impl<'a> Group<'a> {
                 Op::Or64 => longs!(inst, set_long, long, long, |a, b| a | b),
                 Op::Xor64 => longs!(inst, set_long, long, long, |a, b| a ^ b),
                 Op::Mul64 => longs!(inst, set_long, long, long, |a, b| a.wrapping_mul(b)),
-                Op::MulHighU64 => longs!(inst, set_long, long, long, |a, b| ((u128::from(a) * u128::from(b)) >> 64) as u64),
-                Op::MulHighS64 => longs!(inst, set_long, long, long, |a, b| ((i128::from(a as i64) * i128::from(b as i64)) >> 64) as u64),
-                Op::DivU64 => longs!(inst, set_long, long, long, |a, b| a.checked_div(b).unwrap_or(u64::MAX)),
-                Op::DivS64 => longs!(inst, set_long, long, long, |a, b| if b == 0 { u64::MAX } else { (a as i64).wrapping_div(b as i64) as u64 }),
-                Op::RemU64 => longs!(inst, set_long, long, long, |a, b| a.checked_rem(b).unwrap_or(a)),
-                Op::RemS64 => longs!(inst, set_long, long, long, |a, b| if b == 0 { a } else { (a as i64).wrapping_rem(b as i64) as u64 }),
+                Op::MulHighU64 => longs!(inst, set_long, long, long, |a, b| ((u128::from(a)
+                    * u128::from(b))
+                    >> 64)
+                    as u64),
+                Op::MulHighS64 => longs!(inst, set_long, long, long, |a, b| ((i128::from(a as i64)
+                    * i128::from(b as i64))
+                    >> 64)
+                    as u64),
+                Op::DivU64 => longs!(inst, set_long, long, long, |a, b| a
+                    .checked_div(b)
+                    .unwrap_or(u64::MAX)),
+                Op::DivS64 => longs!(inst, set_long, long, long, |a, b| if b == 0 {
+                    u64::MAX
+                } else {
+                    (a as i64).wrapping_div(b as i64) as u64
+                }),
+                Op::RemU64 => longs!(inst, set_long, long, long, |a, b| a
+                    .checked_rem(b)
+                    .unwrap_or(a)),
+                Op::RemS64 => longs!(inst, set_long, long, long, |a, b| if b == 0 {
+                    a
+                } else {
+                    (a as i64).wrapping_rem(b as i64) as u64
+                }),
                 Op::MinU64 => longs!(inst, set_long, long, long, |a, b| a.min(b)),
-                Op::MinS64 => longs!(inst, set_long, long, long, |a, b| (a as i64).min(b as i64) as u64),
+                Op::MinS64 => longs!(inst, set_long, long, long, |a, b| (a as i64).min(b as i64)
+                    as u64),
                 Op::MaxU64 => longs!(inst, set_long, long, long, |a, b| a.max(b)),
-                Op::MaxS64 => longs!(inst, set_long, long, long, |a, b| (a as i64).max(b as i64) as u64),
+                Op::MaxS64 => longs!(inst, set_long, long, long, |a, b| (a as i64).max(b as i64)
+                    as u64),
                 Op::Select64 => {
-                    let (first, second, chosen) = (self.long(inst.a), self.long(inst.b), self.word(inst.c));
-                    let value = |lane: usize| if chosen[lane] != 0 { first[lane] } else { second[lane] };
+                    let (first, second, chosen) =
+                        (self.long(inst.a), self.long(inst.b), self.word(inst.c));
+                    let value = |lane: usize| {
+                        if chosen[lane] != 0 {
+                            first[lane]
+                        } else {
+                            second[lane]
+                        }
+                    };
                     self.set_long::<ALL>(inst.d, std::array::from_fn(value));
                 }
                 Op::Align => self.check_alignment(inst)?,
@@ -427,57 +422,4 @@ impl<'a> Group<'a> {
             at = at.wrapping_add(1);
         }
     }
-}
-
-/// Whether so many bytes at the address lie inside the window.
-#[inline]
-fn holds(window: &Window, address: u64, bytes: u64) -> bool {
-    let at = address.wrapping_sub(window.start);
-    at < window.len && window.len - at >= bytes
-}
-
-/// The lower word of `high:low`, shifted to the right by at most 32 bits.
-#[inline]
-fn funnel(low: u32, high: u32, bits: u32) -> u32 {
-    ((u64::from(high) << 32 | u64::from(low)) >> bits) as u32
-}
-
-/// `prmt`: each result byte is one of the eight of `b:a`, or that one's sign.
-fn permute(a: u32, b: u32, selector: u32) -> u32 {
-    let bytes = u64::from(b) << 32 | u64::from(a);
-    (0..4).fold(0, |result, index| {
-        let chosen = selector >> (4 * index) & 0xf;
-        let byte = (bytes >> (8 * (chosen & 7))) as u8;
-        let byte = if chosen & 8 == 0 { byte } else { ((byte as i8) >> 7) as u8 };
-        result | u32::from(byte) << (8 * index)
-    })
-}
-
-/// `lop3`: bit `4 a + 2 b + c` of the table, for each bit of the sources.
-#[inline]
-fn lop3(a: u32, b: u32, c: u32, table: u32) -> u32 {
-    (0..8).filter(|row| table >> row & 1 == 1).fold(0, |result, row| {
-        let pick = |word: u32, bit: u32| if row >> bit & 1 == 1 { word } else { !word };
-        result | pick(a, 2) & pick(b, 1) & pick(c, 0)
-    })
-}
-
-/// `bfe.u32`: so many bits from a position on, zeros where the word has none.
-fn extract(word: u32, position: u32, len: u32) -> u32 {
-    let (position, len) = (position & 0xff, len & 0xff);
-    let shifted = word.checked_shr(position).unwrap_or(0);
-    if len >= 32 { shifted } else { shifted & ((1 << len) - 1) }
-}
-
-/// `bfe.s32`: the same, with the field's highest bit as sign.
-fn extract_signed(word: u32, position: u32, len: u32) -> u32 {
-    let (position, len) = (position & 0xff, len & 0xff);
-    if len == 0 {
-        return 0;
-    }
-    let top = (position + len - 1).min(31);
-    let sign = if word >> top & 1 == 1 { u32::MAX } else { 0 };
-    let kept = if position > 31 { 0 } else { (top + 1).saturating_sub(position) };
-    let field = extract(word, position, kept);
-    if kept >= 32 { field } else { field | sign << kept }
 }

@@ -18,8 +18,12 @@ impl<'a> Translator<'_, 'a> {
         rest: &[&str],
         operands: &[Operand<'a>],
     ) -> Result<Option<()>, Refusal> {
-        let ([kind], [d, a, b]) = (rest, operands) else { return Ok(None) };
-        let Some(kind) = number_type(kind) else { return Ok(None) };
+        let ([kind], [d, a, b]) = (rest, operands) else {
+            return Ok(None);
+        };
+        let Some(kind) = number_type(kind) else {
+            return Ok(None);
+        };
         let op = match (name, kind.bits == 64, kind.signed) {
             ("add", false, _) => Op::Add32,
             ("add", true, _) => Op::Add64,
@@ -63,9 +67,15 @@ impl<'a> Translator<'_, 'a> {
         rest: &[&str],
         operands: &[Operand<'a>],
     ) -> Result<Option<()>, Refusal> {
-        let ([part, kind], [d, a, b]) = (rest, operands) else { return Ok(None) };
-        let Some(kind) = number_type(kind) else { return Ok(None) };
-        let Some((op, bits)) = product(part, kind) else { return Ok(None) };
+        let ([part, kind], [d, a, b]) = (rest, operands) else {
+            return Ok(None);
+        };
+        let Some(kind) = number_type(kind) else {
+            return Ok(None);
+        };
+        let Some((op, bits)) = product(part, kind) else {
+            return Ok(None);
+        };
         let (a, b) = (self.source(a, kind)?, self.source(b, kind)?);
         let d = self.result(d, bits)?;
         self.binary(op, d, a, b, bits);
@@ -78,13 +88,29 @@ impl<'a> Translator<'_, 'a> {
         rest: &[&str],
         operands: &[Operand<'a>],
     ) -> Result<Option<()>, Refusal> {
-        let ([part, kind], [d, a, b, c]) = (rest, operands) else { return Ok(None) };
-        let Some(kind) = number_type(kind) else { return Ok(None) };
-        let Some((op, bits)) = product(part, kind) else { return Ok(None) };
+        let ([part, kind], [d, a, b, c]) = (rest, operands) else {
+            return Ok(None);
+        };
+        let Some(kind) = number_type(kind) else {
+            return Ok(None);
+        };
+        let Some((op, bits)) = product(part, kind) else {
+            return Ok(None);
+        };
         let (a, b) = (self.source(a, kind)?, self.source(b, kind)?);
-        let c = self.source(c, Type { bits, signed: kind.signed })?;
+        let c = self.source(
+            c,
+            Type {
+                bits,
+                signed: kind.signed,
+            },
+        )?;
         let d = self.result(d, bits)?;
-        let (width, add) = if bits == 64 { (Width::W64, Op::Add64) } else { (Width::W32, Op::Add32) };
+        let (width, add) = if bits == 64 {
+            (Width::W64, Op::Add64)
+        } else {
+            (Width::W32, Op::Add32)
+        };
         let between = self.temporary(width);
         self.emit(op, between, a, b);
         self.binary(add, d, between, c, bits);
@@ -98,8 +124,12 @@ impl<'a> Translator<'_, 'a> {
         rest: &[&str],
         operands: &[Operand<'a>],
     ) -> Result<Option<()>, Refusal> {
-        let ([kind], [d, a]) = (rest, operands) else { return Ok(None) };
-        let Some(kind) = number_type(kind).filter(|kind| kind.signed) else { return Ok(None) };
+        let ([kind], [d, a]) = (rest, operands) else {
+            return Ok(None);
+        };
+        let Some(kind) = number_type(kind).filter(|kind| kind.signed) else {
+            return Ok(None);
+        };
         let a = self.source(a, kind)?;
         let d = self.result(d, kind.bits)?;
         let (width, subtract, larger) = if kind.bits == 64 {
@@ -129,8 +159,12 @@ impl<'a> Translator<'_, 'a> {
             [relation, combination, kind] => (*relation, Some(*combination), *kind),
             _ => return Ok(None),
         };
-        let Some(kind) = number_type(kind) else { return Ok(None) };
-        let Some((op, swapped)) = relation_op(relation, kind) else { return Ok(None) };
+        let Some(kind) = number_type(kind) else {
+            return Ok(None);
+        };
+        let Some((op, swapped)) = relation_op(relation, kind) else {
+            return Ok(None);
+        };
         let (d, a, b, third) = match (operands, combination) {
             ([d, a, b], None) => (d, a, b, None),
             ([d, a, b, third], Some(combination)) => (d, a, b, Some((third, combination))),
@@ -162,7 +196,13 @@ impl<'a> Translator<'_, 'a> {
             "xor" => Op::Xor32,
             _ => return Ok(None),
         };
-        let third = self.source(third, Type { bits: 1, signed: false })?;
+        let third = self.source(
+            third,
+            Type {
+                bits: 1,
+                signed: false,
+            },
+        )?;
         self.emit(combine, holds, holds, third);
         if let Some(second) = second {
             self.emit(combine, second, fails, third);
@@ -177,13 +217,30 @@ impl<'a> Translator<'_, 'a> {
         rest: &[&str],
         operands: &[Operand<'a>],
     ) -> Result<Option<()>, Refusal> {
-        let ([kind], [d, a, b, predicate]) = (rest, operands) else { return Ok(None) };
-        let Some(kind) = number_type(kind) else { return Ok(None) };
-        let kind = Type { signed: false, ..kind };
+        let ([kind], [d, a, b, predicate]) = (rest, operands) else {
+            return Ok(None);
+        };
+        let Some(kind) = number_type(kind) else {
+            return Ok(None);
+        };
+        let kind = Type {
+            signed: false,
+            ..kind
+        };
         let (a, b) = (self.source(a, kind)?, self.source(b, kind)?);
-        let predicate = self.source(predicate, Type { bits: 1, signed: false })?;
+        let predicate = self.source(
+            predicate,
+            Type {
+                bits: 1,
+                signed: false,
+            },
+        )?;
         let d = self.result(d, kind.bits)?;
-        let op = if kind.bits == 64 { Op::Select64 } else { Op::Select32 };
+        let op = if kind.bits == 64 {
+            Op::Select64
+        } else {
+            Op::Select32
+        };
         self.emit_all(op, [d, a, b, predicate], 0);
         Ok(Some(()))
     }

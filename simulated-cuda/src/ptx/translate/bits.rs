@@ -5,7 +5,10 @@ use super::super::instruction::{Op, Width};
 use super::super::parse::Operand;
 use super::{Translator, Type, parse_type};
 
-const WORD: Type = Type { bits: 32, signed: false };
+const WORD: Type = Type {
+    bits: 32,
+    signed: false,
+};
 
 impl<'a> Translator<'_, 'a> {
     /// `and`, `or`, `xor`, of words and of predicates.
@@ -15,8 +18,12 @@ impl<'a> Translator<'_, 'a> {
         rest: &[&str],
         operands: &[Operand<'a>],
     ) -> Result<Option<()>, Refusal> {
-        let ([kind], [d, a, b]) = (rest, operands) else { return Ok(None) };
-        let Some(kind) = parse_type(kind).filter(|kind| kind.bits != 8) else { return Ok(None) };
+        let ([kind], [d, a, b]) = (rest, operands) else {
+            return Ok(None);
+        };
+        let Some(kind) = parse_type(kind).filter(|kind| kind.bits != 8) else {
+            return Ok(None);
+        };
         let op = match (name, kind.bits == 64) {
             ("and", false) => Op::And32,
             ("and", true) => Op::And64,
@@ -31,9 +38,17 @@ impl<'a> Translator<'_, 'a> {
         Ok(Some(()))
     }
 
-    pub(super) fn not(&mut self, rest: &[&str], operands: &[Operand<'a>]) -> Result<Option<()>, Refusal> {
-        let ([kind], [d, a]) = (rest, operands) else { return Ok(None) };
-        let Some(kind) = parse_type(kind).filter(|kind| kind.bits != 8) else { return Ok(None) };
+    pub(super) fn not(
+        &mut self,
+        rest: &[&str],
+        operands: &[Operand<'a>],
+    ) -> Result<Option<()>, Refusal> {
+        let ([kind], [d, a]) = (rest, operands) else {
+            return Ok(None);
+        };
+        let Some(kind) = parse_type(kind).filter(|kind| kind.bits != 8) else {
+            return Ok(None);
+        };
         let a = self.source(a, kind)?;
         let d = self.result(d, kind.bits)?;
         match kind.bits {
@@ -54,12 +69,22 @@ impl<'a> Translator<'_, 'a> {
         rest: &[&str],
         operands: &[Operand<'a>],
     ) -> Result<Option<()>, Refusal> {
-        let ([kind], [d, a, amount]) = (rest, operands) else { return Ok(None) };
-        let Some(kind) = parse_type(kind).filter(|kind| kind.bits >= 16) else { return Ok(None) };
+        let ([kind], [d, a, amount]) = (rest, operands) else {
+            return Ok(None);
+        };
+        let Some(kind) = parse_type(kind).filter(|kind| kind.bits >= 16) else {
+            return Ok(None);
+        };
         let left = name == "shl";
-        let kind = Type { signed: kind.signed && !left, ..kind };
+        let kind = Type {
+            signed: kind.signed && !left,
+            ..kind
+        };
         let a = self.source(a, kind)?;
-        let known = self.known(amount).map(|number| u64::from(number as u32)).filter(|number| *number < 32);
+        let known = self
+            .known(amount)
+            .map(|number| u64::from(number as u32))
+            .filter(|number| *number < 32);
         let amount = self.source(amount, WORD)?;
         let d = self.result(d, kind.bits)?;
         match (kind.bits == 64, left, kind.signed) {
@@ -69,12 +94,22 @@ impl<'a> Translator<'_, 'a> {
             (false, false, true) => self.binary(Op::ShrS32, d, a, amount, kind.bits),
             (false, ..) => match known {
                 Some(known) => {
-                    self.emit_all(if left { Op::ShlBy32 } else { Op::ShrBy32 }, [d, a, 0, 0], known);
+                    self.emit_all(
+                        if left { Op::ShlBy32 } else { Op::ShrBy32 },
+                        [d, a, 0, 0],
+                        known,
+                    );
                     if kind.bits == 16 {
                         self.emit(Op::Zext16, d, d, 0);
                     }
                 }
-                None => self.binary(if left { Op::Shl32 } else { Op::ShrU32 }, d, a, amount, kind.bits),
+                None => self.binary(
+                    if left { Op::Shl32 } else { Op::ShrU32 },
+                    d,
+                    a,
+                    amount,
+                    kind.bits,
+                ),
             },
         }
         Ok(Some(()))
@@ -86,7 +121,9 @@ impl<'a> Translator<'_, 'a> {
         rest: &[&str],
         operands: &[Operand<'a>],
     ) -> Result<Option<()>, Refusal> {
-        let ([direction, mode, "b32"], [d, low, high, amount]) = (rest, operands) else { return Ok(None) };
+        let ([direction, mode, "b32"], [d, low, high, amount]) = (rest, operands) else {
+            return Ok(None);
+        };
         let op = match (*direction, *mode) {
             ("l", "wrap") => Op::FunnelLeftWrap,
             ("l", "clamp") => Op::FunnelLeftClamp,
@@ -103,7 +140,11 @@ impl<'a> Translator<'_, 'a> {
             self.emit_all(op, [d, low, high, amount], 0);
             return Ok(Some(()));
         };
-        let bits = if *mode == "wrap" { known % 32 } else { known.min(32) };
+        let bits = if *mode == "wrap" {
+            known % 32
+        } else {
+            known.min(32)
+        };
         let right = if *direction == "r" { bits } else { 32 - bits };
         if same {
             self.emit_all(Op::Rotate, [d, low, 0, 0], right % 32);
@@ -118,7 +159,9 @@ impl<'a> Translator<'_, 'a> {
         rest: &[&str],
         operands: &[Operand<'a>],
     ) -> Result<Option<()>, Refusal> {
-        let (["b32"], [d, a, b, selector]) = (rest, operands) else { return Ok(None) };
+        let (["b32"], [d, a, b, selector]) = (rest, operands) else {
+            return Ok(None);
+        };
         let known = self.known(selector).map(|number| number & 0xffff);
         let (a, b) = (self.source(a, WORD)?, self.source(b, WORD)?);
         let selector = self.source(selector, WORD)?;
@@ -132,12 +175,22 @@ impl<'a> Translator<'_, 'a> {
     }
 
     /// `lop3.b32 d, a, b, c, table`
-    pub(super) fn lop3(&mut self, rest: &[&str], operands: &[Operand<'a>]) -> Result<Option<()>, Refusal> {
-        let (["b32"], [d, a, b, c, Operand::Number(table)]) = (rest, operands) else { return Ok(None) };
+    pub(super) fn lop3(
+        &mut self,
+        rest: &[&str],
+        operands: &[Operand<'a>],
+    ) -> Result<Option<()>, Refusal> {
+        let (["b32"], [d, a, b, c, Operand::Number(table)]) = (rest, operands) else {
+            return Ok(None);
+        };
         if *table > 255 {
             return Err(self.refuse("the table of `lop3` has 8 bits"));
         }
-        let sources = [self.source(a, WORD)?, self.source(b, WORD)?, self.source(c, WORD)?];
+        let sources = [
+            self.source(a, WORD)?,
+            self.source(b, WORD)?,
+            self.source(c, WORD)?,
+        ];
         let d = self.result(d, 32)?;
         self.emit_all(Op::Lop3, [d, sources[0], sources[1], sources[2]], *table);
         Ok(Some(()))
@@ -149,7 +202,9 @@ impl<'a> Translator<'_, 'a> {
         rest: &[&str],
         operands: &[Operand<'a>],
     ) -> Result<Option<()>, Refusal> {
-        let ([kind], [d, a, position, len]) = (rest, operands) else { return Ok(None) };
+        let ([kind], [d, a, position, len]) = (rest, operands) else {
+            return Ok(None);
+        };
         let op = match *kind {
             "u32" => Op::Bfe32,
             "s32" => Op::BfeSigned32,
@@ -168,17 +223,26 @@ impl<'a> Translator<'_, 'a> {
         rest: &[&str],
         operands: &[Operand<'a>],
     ) -> Result<Option<()>, Refusal> {
-        let (["b32"], [d, a, b, position, len]) = (rest, operands) else { return Ok(None) };
+        let (["b32"], [d, a, b, position, len]) = (rest, operands) else {
+            return Ok(None);
+        };
         let (Some(position), Some(len)) = (self.known(position), self.known(len)) else {
             return Err(self.refuse("`bfi` at a place that is no number is not supported"));
         };
         let (position, len) = (position & 0xff, len & 0xff);
-        let field = if len >= 32 { u32::MAX } else { (1_u32 << len) - 1 };
+        let field = if len >= 32 {
+            u32::MAX
+        } else {
+            (1_u32 << len) - 1
+        };
         let mask = if position >= 32 { 0 } else { field << position };
         let (a, b) = (self.source(a, WORD)?, self.source(b, WORD)?);
         let d = self.result(d, 32)?;
         let (inserted, kept) = (self.temporary(Width::W32), self.temporary(Width::W32));
-        let (mask, rest) = (self.number(mask.into(), Width::W32), self.number((!mask).into(), Width::W32));
+        let (mask, rest) = (
+            self.number(mask.into(), Width::W32),
+            self.number((!mask).into(), Width::W32),
+        );
         self.emit_all(Op::ShlBy32, [inserted, a, 0, 0], position % 32);
         self.emit(Op::And32, inserted, inserted, mask);
         self.emit(Op::And32, kept, b, rest);
@@ -193,7 +257,9 @@ impl<'a> Translator<'_, 'a> {
         rest: &[&str],
         operands: &[Operand<'a>],
     ) -> Result<Option<()>, Refusal> {
-        let ([kind], [d, a]) = (rest, operands) else { return Ok(None) };
+        let ([kind], [d, a]) = (rest, operands) else {
+            return Ok(None);
+        };
         let (op, source, result) = match (name, *kind) {
             ("brev", "b32") => (Op::Brev32, 32, 32),
             ("brev", "b64") => (Op::Brev64, 64, 64),
@@ -203,7 +269,13 @@ impl<'a> Translator<'_, 'a> {
             ("popc", "b64") => (Op::Popc64, 64, 32),
             _ => return Ok(None),
         };
-        let a = self.source(a, Type { bits: source, signed: false })?;
+        let a = self.source(
+            a,
+            Type {
+                bits: source,
+                signed: false,
+            },
+        )?;
         let d = self.result(d, result)?;
         self.emit(op, d, a, 0);
         Ok(Some(()))

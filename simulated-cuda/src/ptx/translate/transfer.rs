@@ -5,7 +5,8 @@ use super::super::instruction::{Fixed, Op, Reg, Width};
 use super::super::parse::{Class, Instruction, Operand, Register};
 use super::{Translator, Type, parse_type};
 
-/// Modifiers of loads and stores that change nothing here: each thread's accesses happen in order.
+/// Modifiers of loads and stores that change nothing here: each thread's accesses happen in order. So do
+/// those with colons, which advise caches.
 const HARMLESS: [&str; 9] = ["volatile", "weak", "ca", "cg", "cs", "lu", "cv", "nc", "wb"];
 
 impl<'a> Translator<'_, 'a> {
@@ -14,14 +15,22 @@ impl<'a> Translator<'_, 'a> {
         instruction: &Instruction<'a>,
         rest: &[&str],
     ) -> Result<Option<()>, Refusal> {
-        let ([kind], [d, a]) = (rest, &instruction.operands[..]) else { return Ok(None) };
-        let Some(kind) = parse_type(kind).filter(|kind| kind.bits != 8) else { return Ok(None) };
-        let kind = Type { signed: false, ..kind };
+        let ([kind], [d, a]) = (rest, &instruction.operands[..]) else {
+            return Ok(None);
+        };
+        let Some(kind) = parse_type(kind).filter(|kind| kind.bits != 8) else {
+            return Ok(None);
+        };
+        let kind = Type {
+            signed: false,
+            ..kind
+        };
         match (d, a) {
             (Operand::Vector(halves), a) if kind.bits == 64 => {
-                let [low, high] = &halves[..] else { return Ok(None) };
+                let [low, high] = &halves[..] else {
+                    return Ok(None);
+                };
                 let a = self.source(a, kind)?;
-                // The source may be one of nobody's concern, but never one of the halves: widths differ.
                 for (half, op) in [(low, Op::Narrow), (high, Op::High)] {
                     if *half != Operand::Sink {
                         let half = self.result(half, 32)?;
@@ -30,11 +39,43 @@ impl<'a> Translator<'_, 'a> {
                 }
             }
             (d, Operand::Vector(halves)) if kind.bits == 64 => {
-                let [low, high] = &halves[..] else { return Ok(None) };
-                let word = Type { bits: 32, signed: false };
+                let [low, high] = &halves[..] else {
+                    return Ok(None);
+                };
+                let word = Type {
+                    bits: 32,
+                    signed: false,
+                };
                 let (low, high) = (self.source(low, word)?, self.source(high, word)?);
                 let d = self.result(d, 64)?;
                 self.emit(Op::Pack, d, low, high);
+            }
+            (Operand::Vector(halves), a) if kind.bits == 32 => {
+                let [low, high] = &halves[..] else {
+                    return Ok(None);
+                };
+                let a = self.source(a, kind)?;
+                for (half, shift) in [(low, 0), (high, 16)] {
+                    if *half != Operand::Sink {
+                        let half = self.result(half, 16)?;
+                        self.emit_all(Op::ShrBy32, [half, a, 0, 0], shift);
+                        self.emit(Op::Zext16, half, half, 0);
+                    }
+                }
+            }
+            (d, Operand::Vector(halves)) if kind.bits == 32 => {
+                let [low, high] = &halves[..] else {
+                    return Ok(None);
+                };
+                let half = Type {
+                    bits: 16,
+                    signed: false,
+                };
+                let (low, high) = (self.source(low, half)?, self.source(high, half)?);
+                let d = self.result(d, 32)?;
+                let shifted = self.temporary(Width::W32);
+                self.emit_all(Op::ShlBy32, [shifted, high, 0, 0], 16);
+                self.emit(Op::Or32, d, low, shifted);
             }
             (Operand::Vector(_), _) | (_, Operand::Vector(_)) => return Ok(None),
             (d, a) => {
@@ -43,7 +84,11 @@ impl<'a> Translator<'_, 'a> {
                     return Ok(Some(())); // whoever reads it reads the number
                 }
                 let a = self.source(a, kind)?;
-                let op = if kind.bits == 64 { Op::Mov64 } else { Op::Mov32 };
+                let op = if kind.bits == 64 {
+                    Op::Mov64
+                } else {
+                    Op::Mov32
+                };
                 self.emit(op, register, a, 0);
             }
         }
@@ -51,30 +96,53 @@ impl<'a> Translator<'_, 'a> {
     }
 
     /// Between generic addresses and global ones, which are the same here.
-    pub(super) fn cvta(&mut self, rest: &[&str], operands: &[Operand<'a>]) -> Result<Option<()>, Refusal> {
-        let (["to", "global" | "const", "u64"] | ["global" | "const", "u64"], [d, a]) = (rest, operands)
+    pub(super) fn cvta(
+        &mut self,
+        rest: &[&str],
+        operands: &[Operand<'a>],
+    ) -> Result<Option<()>, Refusal> {
+        let (["to", "global" | "const", "u64"] | ["global" | "const", "u64"], [d, a]) =
+            (rest, operands)
         else {
             return Ok(None);
         };
-        let a = self.source(a, Type { bits: 64, signed: false })?;
+        let a = self.source(
+            a,
+            Type {
+                bits: 64,
+                signed: false,
+            },
+        )?;
         let d = self.result(d, 64)?;
         self.emit(Op::Mov64, d, a, 0);
         Ok(Some(()))
     }
 
-    pub(super) fn load(&mut self, rest: &[&str], operands: &[Operand<'a>]) -> Result<Option<()>, Refusal> {
-        let Some(access) = access(rest) else { return Ok(None) };
-        let [d, address] = operands else { return Ok(None) };
+    pub(super) fn load(
+        &mut self,
+        rest: &[&str],
+        operands: &[Operand<'a>],
+    ) -> Result<Option<()>, Refusal> {
+        let Some(access) = access(rest) else {
+            return Ok(None);
+        };
+        let [d, address] = operands else {
+            return Ok(None);
+        };
         if access.space == "param" {
-            let Operand::NameAddress(name, offset) = address else { return Ok(None) };
+            let Operand::NameAddress(name, offset) = address else {
+                return Ok(None);
+            };
             return self.load_param(d, name, *offset, &access).map(Some);
         }
         let base = self.address(address, &access)?;
-        let targets = elements(d, access.count).ok_or_else(|| self.refuse("as many registers as values"))?;
+        let targets =
+            elements(d, access.count).ok_or_else(|| self.refuse("as many registers as values"))?;
         // An element must not overwrite the address of the ones behind it.
         let mut pointer = base.0;
-        let overwritten = |target: &&Operand<'_>| matches!(target, Operand::Register(r) if r.number == base.0);
-        if targets.len() > 1 && targets.iter().any(|target| overwritten(target)) {
+        let overwritten =
+            |target: &&Operand<'_>| matches!(target, Operand::Register(r) if r.number == base.0);
+        if targets.len() > 1 && targets.iter().any(overwritten) {
             pointer = self.temporary(Width::W64);
             self.emit(Op::Mov64, pointer, base.0, 0);
         }
@@ -83,9 +151,20 @@ impl<'a> Translator<'_, 'a> {
             let offset = base.1.wrapping_add(offset * step);
             let target = match target {
                 Operand::Sink => {
-                    let width = if access.kind.bits == 64 { Width::W64 } else { Width::W32 };
-                    let class = if access.kind.bits == 64 { Class::Word64 } else { Class::Word32 };
-                    Register { number: self.temporary(width), class }
+                    let width = if access.kind.bits == 64 {
+                        Width::W64
+                    } else {
+                        Width::W32
+                    };
+                    let class = if access.kind.bits == 64 {
+                        Class::Word64
+                    } else {
+                        Class::Word32
+                    };
+                    Register {
+                        number: self.temporary(width),
+                        class,
+                    }
                 }
                 target => self.target(target)?,
             };
@@ -94,7 +173,13 @@ impl<'a> Translator<'_, 'a> {
         Ok(Some(()))
     }
 
-    fn load_one(&mut self, target: Register, base: Reg, offset: u64, kind: Type) -> Result<(), Refusal> {
+    fn load_one(
+        &mut self,
+        target: Register,
+        base: Reg,
+        offset: u64,
+        kind: Type,
+    ) -> Result<(), Refusal> {
         let op = match kind.bits {
             8 => Op::Load8,
             16 => Op::Load16,
@@ -124,7 +209,9 @@ impl<'a> Translator<'_, 'a> {
         };
         match target.class {
             Class::Predicate => return Err(self.refuse("a predicate is no number")),
-            Class::Word16 if kind.bits > 16 => return Err(self.refuse("a register of 32 bits is needed")),
+            Class::Word16 if kind.bits > 16 => {
+                return Err(self.refuse("a register of 32 bits is needed"));
+            }
             Class::Word16 => {
                 self.emit(op, target.number, value, 0);
                 if kind.signed {
@@ -151,35 +238,60 @@ impl<'a> Translator<'_, 'a> {
     ) -> Result<(), Refusal> {
         let param = self.text.params.iter().find(|param| param.name == name);
         let param = *param.ok_or_else(|| self.refuse(format!("there is no parameter `{name}`")))?;
-        let targets = elements(d, access.count).ok_or_else(|| self.refuse("as many registers as values"))?;
+        let targets =
+            elements(d, access.count).ok_or_else(|| self.refuse("as many registers as values"))?;
         let step = access.kind.bits / 8;
         for (index, target) in (0..).zip(targets) {
             let within = offset.wrapping_add(index * u64::from(step));
-            if within.checked_add(step.into()).is_none_or(|end| end > param.bytes.into()) {
+            if within
+                .checked_add(step.into())
+                .is_none_or(|end| end > param.bytes.into())
+            {
                 return Err(self.refuse(format!("a load behind the end of parameter `{name}`")));
             }
             let target = self.target(target)?;
-            let bits = if target.class == Class::Word64 { 64 } else { 32 };
+            let bits = if target.class == Class::Word64 {
+                64
+            } else {
+                32
+            };
             if target.class == Class::Predicate || access.kind.bits > bits {
                 return Err(self.refuse("the register is too narrow for the parameter"));
             }
-            let (width, op) = if bits == 64 { (Width::W64, Op::Mov64) } else { (Width::W32, Op::Mov32) };
+            let (width, op) = if bits == 64 {
+                (Width::W64, Op::Mov64)
+            } else {
+                (Width::W32, Op::Mov32)
+            };
             let signed = access.kind.signed && target.class != Class::Word16;
-            let fixed = Fixed::Param { offset: param.offset + within as u32, bytes: step, signed };
+            let fixed = Fixed::Param {
+                offset: param.offset + within as u32,
+                bytes: step,
+                signed,
+            };
             let fixed = self.fixed(fixed, width);
             self.emit(op, target.number, fixed, 0);
         }
         Ok(())
     }
 
-    pub(super) fn store(&mut self, rest: &[&str], operands: &[Operand<'a>]) -> Result<Option<()>, Refusal> {
-        let Some(access) = access(rest) else { return Ok(None) };
-        let [address, value] = operands else { return Ok(None) };
+    pub(super) fn store(
+        &mut self,
+        rest: &[&str],
+        operands: &[Operand<'a>],
+    ) -> Result<Option<()>, Refusal> {
+        let Some(access) = access(rest) else {
+            return Ok(None);
+        };
+        let [address, value] = operands else {
+            return Ok(None);
+        };
         if matches!(access.space, "param" | "const") {
             return Ok(None);
         }
         let (base, offset) = self.address(address, &access)?;
-        let values = elements(value, access.count).ok_or_else(|| self.refuse("as many registers as values"))?;
+        let values = elements(value, access.count)
+            .ok_or_else(|| self.refuse("as many registers as values"))?;
         let step = u64::from(access.kind.bits / 8);
         for (index, value) in (0..).zip(values) {
             let offset = offset.wrapping_add(index * step);
@@ -197,7 +309,11 @@ impl<'a> Translator<'_, 'a> {
 
     /// The register to store from: at least as wide as the type.
     fn stored(&mut self, value: &Operand<'a>, kind: Type) -> Result<Reg, Refusal> {
-        let width = if kind.bits == 64 { Width::W64 } else { Width::W32 };
+        let width = if kind.bits == 64 {
+            Width::W64
+        } else {
+            Width::W32
+        };
         if let Some(number) = self.known(value) {
             return Ok(self.number(number, width));
         }
@@ -205,7 +321,9 @@ impl<'a> Translator<'_, 'a> {
             return Err(self.refuse("what is stored must be a register or a number"));
         };
         match (register.class, kind.bits) {
-            (Class::Word64, 64) | (Class::Word32, ..=32) | (Class::Word16, ..=16) => Ok(register.number),
+            (Class::Word64, 64) | (Class::Word32, ..=32) | (Class::Word16, ..=16) => {
+                Ok(register.number)
+            }
             (Class::Word64, _) => {
                 let narrow = self.temporary(Width::W32);
                 self.emit(Op::Narrow, narrow, register.number, 0);
@@ -216,7 +334,11 @@ impl<'a> Translator<'_, 'a> {
     }
 
     /// The register and offset of an address; a vector's alignment is checked as a whole.
-    fn address(&mut self, operand: &Operand<'a>, access: &Access<'_>) -> Result<(Reg, u64), Refusal> {
+    fn address(
+        &mut self,
+        operand: &Operand<'a>,
+        access: &Access<'_>,
+    ) -> Result<(Reg, u64), Refusal> {
         let (base, offset) = match operand {
             Operand::Address(register, offset) => (register.number, *offset),
             Operand::NameAddress(name, offset) => (self.special(name, Width::W64)?, *offset),
@@ -238,8 +360,12 @@ impl<'a> Translator<'_, 'a> {
         rest: &[&str],
         operands: &[Operand<'a>],
     ) -> Result<Option<()>, Refusal> {
-        let ([to, from], [d, a]) = (rest, operands) else { return Ok(None) };
-        let (Some(to), Some(from)) = (parse_type(to), parse_type(from)) else { return Ok(None) };
+        let ([to, from], [d, a]) = (rest, operands) else {
+            return Ok(None);
+        };
+        let (Some(to), Some(from)) = (parse_type(to), parse_type(from)) else {
+            return Ok(None);
+        };
         if to.bits == 1 || from.bits == 1 {
             return Ok(None);
         }
@@ -265,7 +391,13 @@ impl<'a> Translator<'_, 'a> {
     }
 
     /// Extends a value of one type to a wider one.
-    fn extend_into(&mut self, target: Register, value: Reg, from: Type, to: Type) -> Result<(), Refusal> {
+    fn extend_into(
+        &mut self,
+        target: Register,
+        value: Reg,
+        from: Type,
+        to: Type,
+    ) -> Result<(), Refusal> {
         let wide_enough = match target.class {
             Class::Word64 => to.bits <= 64,
             Class::Word32 => to.bits <= 32,
@@ -280,7 +412,14 @@ impl<'a> Translator<'_, 'a> {
         }
         // The value is cut to its type, and then read as the wider one.
         let between = self.temporary(Width::W32);
-        self.extend(Register { number: between, class: Class::Word32 }, value, from)?;
+        self.extend(
+            Register {
+                number: between,
+                class: Class::Word32,
+            },
+            value,
+            from,
+        )?;
         self.extend(target, between, to)
     }
 }
@@ -295,13 +434,17 @@ struct Access<'s> {
 fn access<'s>(rest: &[&'s str]) -> Option<Access<'s>> {
     let (kind, modifiers) = rest.split_last()?;
     let kind = parse_type(kind).filter(|kind| kind.bits >= 8)?;
-    let mut access = Access { space: "", count: 1, kind };
+    let mut access = Access {
+        space: "",
+        count: 1,
+        kind,
+    };
     for modifier in modifiers {
         match *modifier {
             "global" | "const" | "param" => access.space = modifier,
             "v2" => access.count = 2,
             "v4" => access.count = 4,
-            other if HARMLESS.contains(&other) => {}
+            other if HARMLESS.contains(&other) || other.contains("::") => {}
             _ => return None,
         }
     }
