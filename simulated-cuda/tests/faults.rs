@@ -157,7 +157,7 @@ fn everything_is_counted() {
         assert_eq!(launch(function, stream, &[address, 1]), 0);
         let mut host = std::ptr::null_mut::<u8>();
         assert_eq!(cu!(cuMemAllocHost_v2, &raw mut host, 4096_usize), 0);
-        let own = vec![0_u8; 100];
+        let own = [0_u8; 100];
         assert_eq!(cu!(cuMemHostRegister_v2, own.as_ptr(), 100_usize, 0_u32), 0);
         assert_eq!(
             cu!(cuMemHostRegister_v2, own.as_ptr(), 100_usize, 0_u32),
