@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 
-pub use child::in_child;
+pub use child::{in_child, in_child_without};
 
 use crate::device::Device;
 use crate::wire::{Counters, DeviceWire, Direction, PageableReads, VERSION};

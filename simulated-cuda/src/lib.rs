@@ -32,7 +32,8 @@
 //! tests use (`control/`). The two share the source of [`wire`] and no memory.
 //!
 //! What it does not have: contexts other than primary ones, floating point, shared and local memory of
-//! kernels, barriers and atomics, textures, allocations inside graphs, peer access, IPC. Where the real
+//! kernels, barriers and atomics, textures, allocations inside graphs, peer access, IPC. A host function of
+//! a stream runs under the driver's lock, so it must not wait for a thread that calls the driver. Where the real
 //! driver is known to be laxer than its documentation, this one follows the documentation.
 
 #[cfg(not(all(target_os = "linux", target_env = "gnu", target_pointer_width = "64")))]
@@ -44,6 +45,6 @@ mod driver;
 pub mod ptx;
 pub mod wire;
 
-pub use control::{After, Driver, KernelFault, When, in_child};
+pub use control::{After, Driver, KernelFault, When, in_child, in_child_without};
 pub use device::Device;
 pub use wire::{Counters, Direction, PageableReads};

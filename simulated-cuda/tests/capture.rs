@@ -261,3 +261,14 @@ fn ends_and_beginnings_must_match() {
         assert_eq!(end(stream).0, 0);
     });
 }
+
+#[test]
+fn a_capture_ends_with_its_stream() {
+    in_child(|_| {
+        open(0);
+        let (address, stream) = (allocate(4), stream());
+        begin(stream, GLOBAL);
+        assert_eq!(cu!(cuStreamDestroy_v2, stream), 0);
+        assert_eq!(cu!(cuMemFree_v2, address), 0);
+    });
+}

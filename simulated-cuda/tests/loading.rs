@@ -5,7 +5,7 @@ mod support;
 use std::process::Command;
 
 use cudarc::driver::CudaContext;
-use simulated_cuda::{Device, Driver, in_child};
+use simulated_cuda::{Device, in_child, in_child_without};
 
 #[test]
 fn both_names_of_the_driver_are_this_library() {
@@ -64,38 +64,21 @@ fn nothing_works_before_it_is_initialised() {
     });
 }
 
-/// Not a test of its own: what the next one starts. It ends its process as if it had passed.
-#[test]
-fn old_driver() {
-    if std::env::var_os("SIMULATED_CUDA_OLD_DRIVER").is_none() {
-        return;
-    }
-    Driver::load_without(&["cuMemCreate", "cuMemMap"]);
-    let library = support::library();
-    for (symbol, there) in [
-        (&b"cuMemCreate"[..], false),
-        (b"cuMemMap", false),
-        (b"cuMemUnmap", true),
-    ] {
-        // SAFETY: the symbol is only looked for.
-        let found = unsafe { library.get::<extern "C" fn()>(symbol) }.is_ok();
-        assert_eq!(found, there, "{}", String::from_utf8_lossy(symbol));
-    }
-    println!("\nan old driver was seen");
-}
-
 #[test]
 fn symbols_can_be_missing() {
-    let output = Command::new(std::env::current_exe().unwrap())
-        .args(["old_driver", "--exact", "--nocapture"])
-        .env("SIMULATED_CUDA_OLD_DRIVER", "1")
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert!(
-        output.status.success() && text.contains("an old driver was seen"),
-        "{text}"
-    );
+    in_child_without(&["cuMemCreate", "cuMemMap"], |_| {
+        let library = support::library();
+        for (symbol, there) in [
+            ("cuMemCreate", false),
+            ("cuMemMap", false),
+            ("cuMemUnmap", true),
+        ] {
+            // SAFETY: the symbol is only looked for.
+            let found = unsafe { library.get::<extern "C" fn()>(symbol.as_bytes()) }.is_ok();
+            assert_eq!(found, there, "{symbol}");
+        }
+        assert_eq!(CudaContext::device_count(), Ok(1), "the others are there");
+    });
 }
 
 #[test]

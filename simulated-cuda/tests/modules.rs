@@ -364,6 +364,7 @@ fn what_is_unknown_is_refused_with_its_line() {
         ("add.s32 %r9, %r1, %r2;", "must be a register"),
         ("bra NOWHERE;", "there is no label `NOWHERE`"),
         ("mov.u32 %r4, %laneid;", "`%laneid` is unknown"),
+        ("mov.u32 %r4, x;", "`x` is unknown"),
         (
             "ld.param.u64 %rd2, [a+8];",
             "behind the end of parameter `a`",
@@ -462,4 +463,18 @@ fn variables_of_a_module_are_on_the_device() {
         let counters = driver.counters();
         assert_eq!((counters.device_bytes, counters.launches), (20, 1));
     });
+}
+
+#[test]
+fn no_text_makes_the_reader_panic() {
+    // Cuts and single wrong bytes of a module, each of which is refused or still a module.
+    let text = module(
+        "ld.global.u32 %r4, [%rd1+4]; @%p1 add.s32 %r4, %r1, 5; L: bra L; mov.u32 %r4, %tid.x;",
+    );
+    for (at, _) in text.char_indices() {
+        let _ = Module::parse(&text[..at]);
+        for wrong in [";", "{", "9", "%", "x", ".", "\"", "\u{e9}"] {
+            let _ = Module::parse(&[&text[..at], wrong, &text[at + 1..]].concat());
+        }
+    }
 }

@@ -156,6 +156,31 @@ impl State {
         Ok(())
     }
 
+    /// A stream is destroyed: the capture that began on it is over, and one that it joined is spoilt.
+    pub fn abandon(&mut self, key: u64) {
+        let Some(id) = self.streams.get(&key).and_then(|stream| stream.capture) else {
+            return;
+        };
+        self.invalidate(id);
+        if self
+            .captures
+            .get(&id)
+            .is_some_and(|capture| capture.origin == key)
+        {
+            self.captures.remove(&id);
+            for stream in self
+                .streams
+                .values_mut()
+                .filter(|stream| stream.capture == Some(id))
+            {
+                stream.capture = None;
+            }
+        }
+        if let Some(stream) = self.streams.get_mut(&key) {
+            stream.capture = None;
+        }
+    }
+
     pub fn invalidate(&mut self, id: u64) {
         if let Some(capture) = self.captures.get_mut(&id) {
             capture.invalidated = true;

@@ -1,9 +1,12 @@
 //! The controls: what a test may ask of the driver beyond what an application may. They are C functions
 //! too, because the test's own copy of this crate has another state.
 
+use std::sync::MutexGuard;
+
 use super::code::{self, Code};
 use super::fault::Fault;
-use super::lock;
+use super::state::State;
+use super::{context, lock};
 use crate::ptx::Corruption;
 use crate::wire::{Counters, DeviceWire, Direction, PageableReads, VERSION};
 
@@ -25,6 +28,16 @@ impl<T> Slice<T> {
     }
 }
 
+/// The state, for a control. From a host function that a stream runs it cannot be had: the process ends
+/// then, since it would wait for itself otherwise.
+fn control() -> MutexGuard<'static, State> {
+    assert!(
+        !context::in_callback(),
+        "the driver's controls were used by a host function of a stream"
+    );
+    lock()
+}
+
 fn name_of(slice: &Slice<u8>) -> String {
     String::from_utf8_lossy(slice.get()).into_owned()
 }
@@ -37,7 +50,7 @@ pub extern "C" fn simulated_cuda_version() -> u32 {
 
 #[unsafe(no_mangle)]
 pub extern "C" fn simulated_cuda_set_devices(devices: Slice<DeviceWire>) -> Code {
-    lock()
+    control()
         .plan(devices.get().to_vec())
         .err()
         .unwrap_or(code::SUCCESS)
@@ -45,12 +58,12 @@ pub extern "C" fn simulated_cuda_set_devices(devices: Slice<DeviceWire>) -> Code
 
 #[unsafe(no_mangle)]
 pub extern "C" fn simulated_cuda_set_driver_version(version: i32) {
-    lock().driver_version = version;
+    control().driver_version = version;
 }
 
 #[unsafe(no_mangle)]
 pub extern "C" fn simulated_cuda_set_pageable_reads(late: u32) {
-    lock().pageable_reads = if late == 0 {
+    control().pageable_reads = if late == 0 {
         PageableReads::BeforeReturn
     } else {
         PageableReads::Late
@@ -70,7 +83,7 @@ pub extern "C" fn simulated_cuda_fail(
         code,
         sticky: sticky != 0,
     };
-    lock()
+    control()
         .faults
         .order(name_of(&function), nth, every != 0, fault);
 }
@@ -78,13 +91,13 @@ pub extern "C" fn simulated_cuda_fail(
 /// Cancels every fault that has not struck.
 #[unsafe(no_mangle)]
 pub extern "C" fn simulated_cuda_clear_faults() {
-    lock().faults.clear();
+    control().faults.clear();
 }
 
 /// Loses the context of a device with that error, at once.
 #[unsafe(no_mangle)]
 pub extern "C" fn simulated_cuda_lose_context(device: u32, code: Code) {
-    lock().lose(device as usize, code);
+    control().lose(device as usize, code);
 }
 
 #[unsafe(no_mangle)]
@@ -94,13 +107,13 @@ pub extern "C" fn simulated_cuda_flip_copy(direction: u32, nth: u64, bit: u64) {
         1 => Direction::DeviceToHost,
         _ => Direction::DeviceToDevice,
     };
-    lock().faults.flip(direction, nth, bit);
+    control().faults.flip(direction, nth, bit);
 }
 
 /// Flips bits of a byte in memory at rest, whatever its protection. `NOT_FOUND`: nothing is mapped there.
 #[unsafe(no_mangle)]
 pub extern "C" fn simulated_cuda_flip_memory(address: u64, mask: u8) -> Code {
-    let state = lock();
+    let state = control();
     let Some((start, mapping)) = state.memory.find(address) else {
         return code::NOT_FOUND;
     };
@@ -115,7 +128,7 @@ pub extern "C" fn simulated_cuda_flip_memory(address: u64, mask: u8) -> Code {
 /// Reads memory, whatever its protection, as it is now: queued work is not done for it.
 #[unsafe(no_mangle)]
 pub extern "C" fn simulated_cuda_peek(address: u64, into: *mut u8, len: usize) -> Code {
-    let state = lock();
+    let state = control();
     let mut done = 0;
     while done < len {
         let at = address + done as u64;
@@ -134,20 +147,20 @@ pub extern "C" fn simulated_cuda_peek(address: u64, into: *mut u8, len: usize) -
 
 #[unsafe(no_mangle)]
 pub extern "C" fn simulated_cuda_corrupt(nth: u64, count: u64, thread: u64, store: u64, bit: u32) {
-    lock()
+    control()
         .faults
         .corrupt(nth, count, Corruption { thread, store, bit });
 }
 
 #[unsafe(no_mangle)]
 pub extern "C" fn simulated_cuda_counters() -> Counters {
-    lock().counters()
+    control().counters()
 }
 
 /// How often a function was called, whether it failed or not.
 #[unsafe(no_mangle)]
 pub extern "C" fn simulated_cuda_calls(function: Slice<u8>) -> u64 {
-    lock()
+    control()
         .calls
         .get(name_of(&function).as_str())
         .copied()
@@ -157,13 +170,13 @@ pub extern "C" fn simulated_cuda_calls(function: Slice<u8>) -> u64 {
 /// How often any function was called.
 #[unsafe(no_mangle)]
 pub extern "C" fn simulated_cuda_all_calls() -> u64 {
-    lock().calls.values().sum()
+    control().calls.values().sum()
 }
 
 /// Does all queued work of all devices, as if time passed.
 #[unsafe(no_mangle)]
 pub extern "C" fn simulated_cuda_run_all() {
-    let mut state = lock();
+    let mut state = control();
     for device in 0..state.devices.len() {
         state.run_all(device);
     }

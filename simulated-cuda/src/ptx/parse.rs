@@ -7,6 +7,9 @@ use super::Refusal;
 use super::cursor::Cursor;
 use super::lex::Kind;
 
+/// Bytes of a kernel's parameters.
+const MAX_PARAMS: u32 = 4096;
+
 /// The module as written.
 #[derive(Debug)]
 pub(super) struct ModuleText<'a> {
@@ -183,7 +186,7 @@ fn variable<'a>(cursor: &mut Cursor<'a>, constant: bool) -> Result<Variable<'a>,
         }
     }
     cursor.expect(b';')?;
-    let len = (count * u64::from(size)).max(bytes.len() as u64);
+    let len = count.saturating_mul(size.into()).max(bytes.len() as u64);
     if len > 1 << 20 {
         return Err(cursor.refusal("a variable of more than 1 MiB"));
     }
@@ -258,6 +261,9 @@ fn params<'a>(cursor: &mut Cursor<'a>) -> Result<Vec<Param<'a>>, Refusal> {
         }
         let end = params.last().map_or(0, |param| param.offset + param.bytes);
         let align = align.max(size).max(1);
+        if align > 128 || bytes > MAX_PARAMS || end > MAX_PARAMS {
+            return Err(cursor.refusal("more parameters than a kernel can have"));
+        }
         params.push(Param {
             name,
             offset: end.next_multiple_of(align),

@@ -347,18 +347,20 @@ impl<'a> Translator<'_, 'a> {
                 width,
             ));
         }
-        let axis = match name.rsplit('.').next() {
-            Some("x") => Axis::X,
-            Some("y") => Axis::Y,
-            Some("z") => Axis::Z,
-            _ => return Err(self.refuse(format!("`{name}` is unknown"))),
+        let unknown = || self.refuse(format!("`{name}` is unknown"));
+        let (register, axis) = name.rsplit_once('.').ok_or_else(unknown)?;
+        let axis = match axis {
+            "x" => Axis::X,
+            "y" => Axis::Y,
+            "z" => Axis::Z,
+            _ => return Err(unknown()),
         };
-        let fixed = match &name[..name.len() - 2] {
+        let fixed = match register {
             "%tid" => Fixed::ThreadId(axis),
             "%ntid" => Fixed::BlockSize(axis),
             "%ctaid" => Fixed::BlockId(axis),
             "%nctaid" => Fixed::GridSize(axis),
-            _ => return Err(self.refuse(format!("`{name}` is unknown"))),
+            _ => return Err(unknown()),
         };
         if width == Width::W64 {
             return Err(self.refuse(format!("`{name}` has 32 bits")));

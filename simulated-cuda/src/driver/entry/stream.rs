@@ -44,11 +44,12 @@ entry! {
 entry! {
     /// Returns at once; the stream's work is still done.
     Context fn cuStreamDestroy_v2(stream: u64) |state, _| {
-        let found = state.streams.get_mut(&stream).filter(|stream| stream.is_users());
-        let found = found.ok_or(code::INVALID_HANDLE)?;
-        found.destroyed = true;
-        if let Some(capture) = found.capture.take() {
-            state.invalidate(capture);
+        if !state.streams.get(&stream).is_some_and(|stream| stream.is_users()) {
+            return Err(code::INVALID_HANDLE);
+        }
+        state.abandon(stream);
+        if let Some(found) = state.streams.get_mut(&stream) {
+            found.destroyed = true;
         }
         state.bury(stream);
         Ok(())
