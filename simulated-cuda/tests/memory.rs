@@ -398,3 +398,49 @@ fn a_released_context_takes_its_memory_along() {
         assert_eq!(cu!(cuDevicePrimaryCtxRelease_v2, 0_i32), 201);
     });
 }
+
+#[test]
+fn addresses_say_the_direction_of_a_copy() {
+    in_child(|driver| {
+        open(0);
+        let (device, other, stream) = (allocate(64), allocate(64), stream());
+        let (from, mut to) = (random(64, 1), vec![0_u8; 64]);
+        let copy = |to: u64, from: u64| cu!(cuMemcpyAsync, to, from, 64_usize, stream);
+        assert_eq!(copy(device, from.as_ptr() as u64), 0);
+        assert_eq!(copy(other, device), 0);
+        assert_eq!(copy(to.as_mut_ptr() as u64, other), 0);
+        assert_eq!(cu!(cuStreamSynchronize, stream), 0);
+        assert_eq!(to, from);
+        let counters = driver.counters();
+        assert_eq!((counters.host_to_device, counters.device_to_host), (64, 64));
+        assert_eq!(counters.device_to_device, 64);
+        let (words, start) = ([7_u32; 2], device + 2);
+        assert_eq!(
+            cu!(cuMemsetD32Async, start, words[0], 1_usize, stream),
+            1,
+            "not aligned"
+        );
+        assert_eq!(
+            cu!(cuMemsetD32Async, device + 4, words[0], 2_usize, stream),
+            0
+        );
+        assert_eq!(cu!(cuStreamSynchronize, stream), 0);
+        assert_eq!(driver.peek(device + 4, 8), [7, 0, 0, 0, 7, 0, 0, 0]);
+    });
+}
+
+#[test]
+fn bytes_go_from_device_to_device() {
+    in_child(|driver| {
+        driver.set_devices(&[0, 1].map(simulated_cuda::Device::numbered));
+        let first = open(0);
+        let from = allocate(64);
+        write(from, &[9; 64]);
+        let second = open(1);
+        let (to, stream) = (allocate(64), stream());
+        let code = cu!(cuMemcpyPeerAsync, to, second, from, first, 64_usize, stream);
+        assert_eq!(code, 0);
+        assert_eq!(cu!(cuStreamSynchronize, stream), 0);
+        assert_eq!(read(to, 64), [9; 64]);
+    });
+}

@@ -478,3 +478,101 @@ fn no_text_makes_the_reader_panic() {
         }
     }
 }
+
+#[test]
+fn a_launch_takes_its_parameters_in_three_ways() {
+    #[repr(C)]
+    struct Config {
+        sizes: [u32; 7],
+        stream: u64,
+        attributes: u64,
+        attribute_count: u32,
+    }
+    in_child(|_| {
+        support::open(0);
+        let (address, function) = (
+            support::allocate(4),
+            support::kernel(support::ADD, "access"),
+        );
+        support::write(address, &[0; 4]);
+        assert_eq!(support::launch(function, 0, &[address, 1]), 0);
+        // All of them in a buffer.
+        let (buffer, len) = ([address, 10], 16_usize);
+        let extra = [
+            1_usize,
+            buffer.as_ptr() as usize,
+            2,
+            &raw const len as usize,
+            0,
+        ];
+        let none = std::ptr::null::<u64>();
+        let one = 1_u32;
+        let code = cu!(
+            cuLaunchKernel,
+            function,
+            one,
+            one,
+            one,
+            one,
+            one,
+            one,
+            0_u32,
+            0_u64,
+            none,
+            extra.as_ptr()
+        );
+        assert_eq!(code, 0);
+        // With the sizes in a structure, which may have attributes.
+        let mut config = Config {
+            sizes: [1, 1, 1, 1, 1, 1, 0],
+            stream: 0,
+            attributes: 0,
+            attribute_count: 0,
+        };
+        let value = 100_u64;
+        let params = [&raw const address, &raw const value];
+        assert_eq!(
+            cu!(
+                cuLaunchKernelEx,
+                &raw const config,
+                function,
+                params.as_ptr(),
+                none
+            ),
+            0
+        );
+        config.attribute_count = 1;
+        assert_eq!(
+            cu!(
+                cuLaunchKernelEx,
+                &raw const config,
+                function,
+                params.as_ptr(),
+                none
+            ),
+            801
+        );
+        assert_eq!(support::read(address, 4), [111, 0, 0, 0]);
+        for sizes in [
+            [0, 1, 1, 1, 1, 1, 0],
+            [1, 65_536, 1, 1, 1, 1, 0],
+            [1, 1, 1, 1025, 1, 1, 0],
+        ] {
+            config = Config {
+                sizes,
+                attribute_count: 0,
+                ..config
+            };
+            assert_eq!(
+                cu!(
+                    cuLaunchKernelEx,
+                    &raw const config,
+                    function,
+                    params.as_ptr(),
+                    none
+                ),
+                1
+            );
+        }
+    });
+}

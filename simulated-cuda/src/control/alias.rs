@@ -31,7 +31,7 @@ pub fn load() {
     let _ = std::fs::remove_file(&path); // the mapping stays
     let library = library
         .unwrap_or_else(|error| panic!("the alias `libcuda.so.1` cannot be loaded: {error}"));
-    std::mem::forget(library); // it must stay when nobody asks for it
+    let _ = library.into_raw(); // it must stay when nobody asks for it
 }
 
 /// The library as a file: header, program headers, dynamic section, the empty first symbol, an empty hash

@@ -46,18 +46,18 @@ impl Block {
     pub fn fill(&self, at: usize, len: usize, value: u8) {
         assert!(at.checked_add(len).is_some_and(|end| end <= self.len));
         // SAFETY: the range is inside the allocation, as asserted, which is this block's own.
-        unsafe { self.start().add(at).write_bytes(value, len) };
+        unsafe { self.start().wrapping_add(at).write_bytes(value, len) };
     }
 
     /// Copies from another block; both ranges are inside their blocks.
     pub fn copy_from(&self, at: usize, other: &Block, from: usize, len: usize) {
         assert!(at.checked_add(len).is_some_and(|end| end <= self.len));
         assert!(from.checked_add(len).is_some_and(|end| end <= other.len));
-        // SAFETY: inside the other block, as asserted.
-        let source = unsafe { other.start().add(from) };
-        // SAFETY: inside this block, as asserted.
-        let target = unsafe { self.start().add(at) };
-        // SAFETY: both ranges are valid; two blocks are two allocations, and a block may overlap itself.
+        let (source, target) = (
+            other.start().wrapping_add(from),
+            self.start().wrapping_add(at),
+        );
+        // SAFETY: both ranges are inside their allocations, as asserted; they may overlap.
         unsafe { std::ptr::copy(source, target, len) };
     }
 }

@@ -242,7 +242,7 @@ impl State {
             for at in 0..bytes {
                 let value = pattern[at % width as usize];
                 // SAFETY: `accessible` answers for `bytes` bytes from `piece` on.
-                unsafe { piece.add(at).write(value) };
+                unsafe { piece.wrapping_add(at).write(value) };
             }
         }
         self.counters.set += width * count;
