@@ -33,8 +33,8 @@
 //!
 //! What it does not have: contexts other than primary ones, floating point, shared and local memory of
 //! kernels, barriers and atomics, textures, allocations inside graphs, peer access, IPC. A host function of
-//! a stream runs under the driver's lock, so it must not wait for a thread that calls the driver. Where the real
-//! driver is known to be laxer than its documentation, this one follows the documentation.
+//! a stream runs under the driver's lock, so it must not wait for a thread that calls the driver. Where the
+//! real driver is known to be laxer than its documentation, this one follows the documentation.
 
 #[cfg(not(all(target_os = "linux", target_env = "gnu", target_pointer_width = "64")))]
 compile_error!("the simulated driver is loaded as glibc loads libraries, on Linux with 64 bits");

@@ -294,3 +294,22 @@ pub fn mapped(bytes: usize) -> u64 {
     assert_eq!(cu!(cuMemRelease, handle), 0);
     address
 }
+
+/// A kernel `test(out, a, b, c)` around the instructions: `%rd1` is `out`, `%r1` to `%r3` are the lower
+/// halves of the parameters `a` to `c`, and `%rd2` to `%rd4` all of them.
+pub fn module(body: &str) -> String {
+    format!(
+        ".version 7.0
+        .target sm_75
+        .address_size 64
+        .visible .entry test(.param .u64 out, .param .u64 a, .param .u64 b, .param .u64 c)
+        {{
+            .reg .pred %p<9>; .reg .b16 %rs<9>; .reg .b32 %r<9>; .reg .b64 %rd<9>;
+            ld.param.u64 %rd1, [out];
+            ld.param.u64 %rd2, [a]; ld.param.u64 %rd3, [b]; ld.param.u64 %rd4, [c];
+            ld.param.u32 %r1, [a]; ld.param.u32 %r2, [b]; ld.param.u32 %r3, [c];
+            {body}
+            ret;
+        }}"
+    )
+}
