@@ -70,7 +70,7 @@ fn the_kernel_that_ships_is_loaded_and_launched() {
             data.device_ptr(&stream).0
         };
         let table = stream.clone_htod(&[address, 4096, 0]).unwrap();
-        let (count, blocks) = (1_u32, 1_u64);
+        let (count, blocks) = (1_u32, 1_u32);
         let mut launch = stream.launch_builder(&function);
         launch.arg(&table).arg(&count).arg(&blocks).arg(&digests);
         let config = LaunchConfig {

@@ -6,6 +6,7 @@
 // Every buffer has exactly the bytes that the kernel may read or write, so that a sanitizer sees one
 // that is too many. Files without bytes have no blocks and are refused.
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
@@ -23,7 +24,7 @@ static const u64 NODE = 32;
 
 static Bytes allocate(u64 len) { return Bytes(static_cast<u8 *>(std::malloc(len)), std::free); }
 
-static void launch(u32 grid, const std::vector<Range> &ranges, u64 blocks, u8 *digests) {
+static void launch(u32 grid, const std::vector<Range> &ranges, u32 blocks, u8 *digests) {
     gridDim.x = grid;
     blockDim.x = 3;
     for (blockIdx.x = 0; blockIdx.x < gridDim.x; blockIdx.x++) {
@@ -45,27 +46,23 @@ int main(int argc, char **argv) {
         std::copy(bytes.begin(), bytes.end(), buffers.back().get());
         lens.push_back(bytes.size());
     }
-    std::vector<bool> is_root(lens.size());
-    for (bool again = true; again;) {
-        again = false;
+    std::vector<u32> is_root(lens.size());
+    while (std::count(is_root.begin(), is_root.end(), 0)) {
         std::vector<Range> ranges;
-        u64 blocks = 0;
+        u32 blocks = 0;
         for (size_t i = 0; i < lens.size(); i++) {
-            if (is_root[i]) continue;
-            ranges.push_back({buffers[i].get(), lens[i], blocks});
+            ranges.push_back({buffers[i].get(), lens[i], blocks, is_root[i]});
             blocks += (lens[i] + BLOCK - 1) / BLOCK;
         }
         Bytes digests = allocate(blocks * NODE);
         launch(grid, ranges, blocks, digests.get());
         const u8 *from = digests.get();
         for (size_t i = 0; i < lens.size(); i++) {
-            if (is_root[i]) continue;
             lens[i] = (lens[i] + BLOCK - 1) / BLOCK * NODE;
             buffers[i] = allocate(lens[i]);
             std::copy(from, from + lens[i], buffers[i].get());
             from += lens[i];
             is_root[i] = lens[i] == NODE;
-            again |= !is_root[i];
         }
     }
     for (const Bytes &root : buffers) {

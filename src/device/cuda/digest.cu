@@ -12,13 +12,15 @@ typedef unsigned char u8;
 typedef unsigned int u32;
 typedef unsigned long long u64;
 
-// A byte range to be hashed, block by block. `bytes` is a multiple of 16.
+// A byte range to be hashed, block by block. `bytes` is a multiple of 16, `len` at least 1.
 struct Range {
     const u8 *bytes;
     u64 len;
-    // The number of the range's first block, counted over all ranges. Ranges without bytes have none,
-    // and do not appear.
-    u64 first_block;
+    // The number of the range's first block, counted over all ranges.
+    u32 first_block;
+    // Not 0 if the range is the root of a tree: 32 bytes, which are passed on as they are, so that trees
+    // of different heights can be climbed together.
+    u32 is_root;
 };
 
 enum : u32 { BLOCK = 4096, CHUNK = 64 };
@@ -104,7 +106,7 @@ __device__ __forceinline__ void hash_block(u32 (&state)[8], const u8 *bytes, u32
 }
 
 // The range that has the block: the last one that does not begin behind it.
-__device__ __forceinline__ const Range *find(const Range *ranges, u32 count, u64 block) {
+__device__ __forceinline__ const Range *find(const Range *ranges, u32 count, u32 block) {
     u32 low = 0;
     while (count - low > 1) {
         const u32 middle = low + (count - low) / 2;
@@ -116,20 +118,25 @@ __device__ __forceinline__ const Range *find(const Range *ranges, u32 count, u64
 
 // Writes the digests of all blocks of `count` ranges, `blocks` in number, one behind the other.
 extern "C" __global__ void __launch_bounds__(128)
-fsverity_blocks(const Range *ranges, u32 count, u64 blocks, uint4 *digests) {
-    const u64 threads = static_cast<u64>(gridDim.x) * blockDim.x;
-    for (u64 block = static_cast<u64>(blockIdx.x) * blockDim.x + threadIdx.x; block < blocks;
-         block += threads) {
+fsverity_blocks(const Range *ranges, u32 count, u32 blocks, uint4 *digests) {
+    const u32 threads = gridDim.x * blockDim.x;
+    for (u32 block = blockIdx.x * blockDim.x + threadIdx.x; block < blocks; block += threads) {
         const Range *range = find(ranges, count, block);
-        const u64 start = (block - range->first_block) * BLOCK;
+        uint4 *digest = digests + 2 * static_cast<u64>(block);
+        if (range->is_root) {
+            const uint4 *root = reinterpret_cast<const uint4 *>(range->bytes);
+            digest[0] = root[0], digest[1] = root[1];
+            continue;
+        }
+        const u64 start = static_cast<u64>(block - range->first_block) * BLOCK;
+        const u64 left = range->len - start;
         // The square roots of the first 8 primes (FIPS 180-4, 5.3.3).
         u32 state[8] = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a,
                         0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
-        const u64 left = range->len - start;
         hash_block(state, range->bytes + start, left < BLOCK ? left : u64{BLOCK});
-        digests[2 * block] = make_uint4(swap_bytes(state[0]), swap_bytes(state[1]),
-                                        swap_bytes(state[2]), swap_bytes(state[3]));
-        digests[2 * block + 1] = make_uint4(swap_bytes(state[4]), swap_bytes(state[5]),
-                                            swap_bytes(state[6]), swap_bytes(state[7]));
+        digest[0] = make_uint4(swap_bytes(state[0]), swap_bytes(state[1]), swap_bytes(state[2]),
+                               swap_bytes(state[3]));
+        digest[1] = make_uint4(swap_bytes(state[4]), swap_bytes(state[5]), swap_bytes(state[6]),
+                               swap_bytes(state[7]));
     }
 }
