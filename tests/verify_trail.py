@@ -154,11 +154,12 @@ class Check:
         data = [pathlib.Path(directory, f"{number:06}.jsonl").read_bytes() for number in numbers]
         headers = [read(text.split(b"\n")[0])[1] for text in data]
         ends = [header["previous"]["end"] for header in headers[1:]] + [None]
+        ours = any(head["key"] in self.keys and self.keys[head["key"]].name == head["origin"] for head in headers)
         tree, runs, before, last, old = Tree(), [], None, None, b""
         for number, header, text, end in zip(numbers, headers, data, ends):
             previous = header.get("previous", {"segment": -1, "frontier": []})
-            fine = header["event"] in HEADERS and (header["segment"], previous["segment"]) == (number, number - 1)
-            self.expect(fine, f"segment {number:06} has no header, or that of another segment")
+            self.expect(header["event"] in HEADERS and (header["segment"], previous["segment"]) == (number, number - 1),
+                        f"segment {number:06} has no header, or that of another segment")
             origin, size, root = parse(previous["checkpoint"])[:3] if number else (header["origin"], 0, b"")
             nodes = [b64(node) for node in previous["frontier"]]
             fine = not before or (before == [header["key"], previous["end"], previous["checkpoint"]]
@@ -172,10 +173,9 @@ class Check:
             if key is None or key.name != header["origin"]:
                 notes = [value for kind, value in map(read, text.split(b"\n")) if kind == "checkpoint"]
                 wrong = any(key.signed(note) for key in self.keys.values() for note in notes)
-                other = all(key.name != header["origin"] for key in self.keys.values())
-                where = self.problems if wrong or (other and last) else self.unchecked
-                where.append(f"segment {number:06}: its key was not given, or has not signed it: {header['key']}")
-                before = runs.append((number, None))
+                wrong |= ours and all(key.name != header["origin"] for key in self.keys.values())
+                words = f"segment {number:06}: its key was not given, or has not signed it: {header['key']}"
+                before = (self.problems if wrong else self.unchecked).append(words) or runs.append((number, None))
                 continue
             records, good, note = self.segment(number, text, tree, key, end)
             if before:
@@ -187,11 +187,11 @@ class Check:
         closed = before and last["event"] == "TrailClosed" and good == len(text)
         lacks = {"older segments": numbers[0], "close": not closed, "tail": before and good < len(text)}
         name, size, root = parse(anchor)[:3] if anchor else ("", -1, b"")
-        ours = name == origin and any(key.signed(anchor) for key in self.keys.values())
+        sure = name == origin and any(key.signed(anchor) for key in self.keys.values())
         comparable = size >= tree.size or (numbers[0] == 0 and 0 < size and not self.unchecked)
-        fine = not (ours and before and comparable) or (size <= tree.size and root == tree.node(0, size))
+        fine = not (sure and before and comparable) or (size <= tree.size and root == tree.node(0, size))
         self.expect(fine, f"the anchor at {size} leaves contradicts the trail")
-        lacks["end"] = not (ours and before and size == tree.size)
+        lacks["end"] = not (sure and before and size == tree.size)
         self.missing |= {what for what, is_missing in lacks.items() if is_missing}
 
 if __name__ == "__main__":
