@@ -11,7 +11,7 @@
 //!
 //! How it lies on the disk is in [`mod@format`]. This module knows when a record is durable. It does not know what a shard or a device is.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::mem::ManuallyDrop;
 use std::path::PathBuf;
@@ -122,6 +122,8 @@ pub(crate) struct Shared {
 struct Live {
     allocations: u64,
     shards: HashMap<ShardId, LiveShard>,
+    /// The allocations whose device was lost, as far as that is on record.
+    lost: HashSet<u64>,
 }
 
 /// Something that can become overdue.
@@ -370,6 +372,21 @@ impl Recorder {
         };
         live.shards.insert(shard.clone(), entry);
         Some(subject)
+    }
+
+    /// The live shards on a device that is lost, of which that was not said before.
+    pub(crate) fn take_lost(&self, device: &str, own: &Subject) -> Vec<Subject> {
+        let mut live = self.0.live.lock().unwrap_or_else(PoisonError::into_inner);
+        let Live { shards, lost, .. } = &mut *live;
+        let mut fresh: Vec<Subject> = shards
+            .values()
+            .map(|entry| &entry.subject)
+            .filter(|subject| &*subject.device == device && lost.insert(subject.allocation))
+            .filter(|subject| subject.allocation != own.allocation)
+            .cloned()
+            .collect();
+        fresh.sort_by_key(|subject| subject.allocation);
+        fresh
     }
 
     /// The shard's memory is gone, and its name is free again.

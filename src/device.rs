@@ -10,15 +10,23 @@ use std::io;
 use std::sync::Arc;
 
 mod available;
+#[cfg(feature = "cuda")]
+mod cuda;
 #[cfg(feature = "fault-injection")]
 mod faults;
 mod host;
 
+#[cfg(feature = "cuda")]
+pub(crate) use cuda::kernel_sha256;
+#[cfg(feature = "cuda")]
+pub use cuda::{Cuda, CudaBuilder, CudaError, CudaView, DEFAULT_SPOT_CHECKS, Protection, Share};
+#[cfg(feature = "fault-injection")]
+pub(crate) use faults::Struck;
 #[cfg(feature = "fault-injection")]
 pub use faults::{Faults, Operation};
 pub use host::Host;
 
-/// A place where shards live. Implemented by [`Host`]; sealed.
+/// A place where shards live. Implemented by [`Host`], and with the feature `cuda` by `Cuda`; sealed.
 pub trait Device: backend::Backend + fmt::Debug + Send + Sync + 'static {
     /// A read-only view of a shard's bytes, of exactly the shard's length.
     type View<'a>;
@@ -42,6 +50,8 @@ pub enum Bound {
     AddressSpace,
     /// The memory limit of the process's cgroup, or of one above it.
     Cgroup,
+    /// The memory of the GPU that nobody uses.
+    DeviceMemory,
     /// A limit that the manager was built with.
     ManagerLimit,
     /// What Linux can give without swapping: `MemAvailable` in `/proc/meminfo`.
@@ -53,10 +63,23 @@ impl fmt::Display for Bound {
         f.write_str(match self {
             Self::AddressSpace => "the address space",
             Self::Cgroup => "the memory limit of the cgroup",
+            Self::DeviceMemory => "the free memory of the GPU",
             Self::ManagerLimit => "the manager's limit",
             Self::MemAvailable => "the memory that is available",
         })
     }
+}
+
+/// What could be found out about where a device's allocations lie.
+#[derive(Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct Residency {
+    /// What was proven.
+    pub proven: Arc<str>,
+    /// What could not be.
+    pub unproven: Arc<str>,
+    /// Why nobody can say that allocations lie in the device's own memory; then none is made.
+    pub refused: Option<Arc<str>>,
 }
 
 /// What a failure of a device says about the bytes that it holds.
@@ -96,6 +119,15 @@ pub enum DeviceError {
     /// The process is a forked child; the memory is not mapped there.
     #[error(transparent)]
     Forked(#[from] crate::process::Forked),
+    /// The memory cannot be made read-only, and must be.
+    #[error("the memory was not made read-only, which `Protection::Required` demands")]
+    NotProtected,
+    /// Memory that was given does not lie where it must.
+    #[error("the memory is not where it must be: {cause}")]
+    NotResident {
+        /// What was found.
+        cause: Arc<str>,
+    },
     /// The system refused.
     #[error("{operation} failed: {}", io::Error::from_raw_os_error(*code))]
     Os {
@@ -136,10 +168,13 @@ impl DeviceError {
     /// What the failure says about the bytes.
     pub fn culpability(&self) -> Culpability {
         match self {
-            Self::Broken { .. } | Self::WipeFailed => Culpability::Broken,
+            Self::Broken { .. } | Self::NotResident { .. } | Self::WipeFailed => {
+                Culpability::Broken
+            }
             Self::Busy { .. }
             | Self::Empty
             | Self::Forked(_)
+            | Self::NotProtected
             | Self::Os { .. }
             | Self::OutOfMemory { .. }
             | Self::OutOfRange { .. }
@@ -154,8 +189,10 @@ pub(crate) mod backend {
     use std::ops::{ControlFlow, Range};
     use std::sync::Arc;
 
-    use super::{Available, Device, DeviceError};
-    use crate::digest::{Node, Progress, Tree};
+    #[cfg(feature = "fault-injection")]
+    use super::Faults;
+    use super::{Available, Device, DeviceError, Residency};
+    use crate::digest::{Digest, Node, Progress, Tree};
 
     /// Demanded by [`Backend::allocate`].
     ///
@@ -179,9 +216,29 @@ pub(crate) mod backend {
         Stopped,
     }
 
+    /// What a device says about all bytes of an allocation.
+    #[derive(Debug)]
+    pub enum Reading {
+        /// Their digest: that is all that came back from a device that hashes by itself.
+        Digest(Digest),
+        /// The tree over them, which a device has anyway if this process does the hashing.
+        Tree(Tree),
+    }
+
+    impl Reading {
+        pub(crate) fn digest(&self) -> Digest {
+            match self {
+                Self::Digest(digest) => *digest,
+                Self::Tree(tree) => tree.digest(),
+            }
+        }
+    }
+
     /// What is known about an allocation.
     #[derive(Clone, Copy, Debug, Eq, PartialEq)]
     pub struct Facts {
+        /// Bytes taken from the device, at least those asked for.
+        pub allocated: u64,
         /// It cannot be swapped out.
         pub locked: bool,
         /// The memory-management unit refuses writes.
@@ -198,6 +255,16 @@ pub(crate) mod backend {
 
         /// Which device this is, as records and seals name it.
         fn name(&self) -> &Arc<str>;
+
+        /// Everything that tells this device from others, as seals bind it.
+        fn identity(&self) -> &Arc<str>;
+
+        /// What could be found out about where allocations lie; none if that is no question.
+        fn residency(&self) -> Option<Residency>;
+
+        /// Why nothing works any more, if that is so: then no allocation of this device can be
+        /// trusted.
+        fn lost(&self) -> Option<Arc<str>>;
 
         /// What can be allocated now.
         fn available(&self) -> Available;
@@ -226,11 +293,18 @@ pub(crate) mod backend {
         fn unprotect(&self, memory: &mut Self::Memory) -> Result<(), DeviceError>;
 
         /// The tree over what the device holds.
-        fn digest(
+        fn tree(
             &self,
             memory: &Self::Memory,
             progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
         ) -> Result<Tree, DigestFailure>;
+
+        /// The digest of what the device holds.
+        fn digest(
+            &self,
+            memory: &Self::Memory,
+            progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+        ) -> Result<Reading, DigestFailure>;
 
         /// The nodes of some windows of what the device holds.
         fn windows(
@@ -238,6 +312,17 @@ pub(crate) mod backend {
             memory: &Self::Memory,
             windows: Range<u64>,
         ) -> Result<Vec<Node>, DeviceError>;
+
+        /// How many windows are hashed a second time, by this process, whenever the device has hashed
+        /// everything by itself.
+        fn spot_checks(&self) -> usize;
+
+        /// The node of a window, hashed by this process and not by the device.
+        fn window_hashed_here(
+            &self,
+            memory: &Self::Memory,
+            window: u64,
+        ) -> Result<Node, DeviceError>;
 
         /// Overwrites everything with zeros and checks it; makes the memory writable first.
         fn wipe(&self, memory: &mut Self::Memory) -> Result<(), DeviceError>;
@@ -252,9 +337,9 @@ pub(crate) mod backend {
         where
             Self: Device;
 
-        /// Whether the device was ever given a fault: then what fails on it may be that.
+        /// The faults that the device was given, if it was: then what fails on it may be one.
         #[cfg(feature = "fault-injection")]
-        fn has_faults(&self) -> bool;
+        fn faults(&self) -> Option<&Faults>;
 
         /// Flips one bit as failing hardware would: protection does not stop it.
         #[cfg(feature = "fault-injection")]

@@ -20,6 +20,8 @@ mod parallel;
 mod stream;
 mod tree;
 
+#[cfg(feature = "cuda")]
+pub(crate) use block::window_node;
 pub(crate) use parallel::nodes_of_windows;
 pub(crate) use stream::{StreamError, read_stream};
 pub use tree::Tree;

@@ -8,6 +8,7 @@
 
 use std::io;
 use std::ops::Range;
+use std::sync::Arc;
 
 use crate::audit::{Incident, NotDurable, Receipt};
 use crate::device::backend::DigestFailure;
@@ -24,6 +25,15 @@ pub enum BuildError {
     /// The call was made in a forked child.
     #[error(transparent)]
     Forked(#[from] Forked),
+    /// Nobody can say that the device's memory is its own: it may be the host's, which others read.
+    #[error("no manager for this device: {cause}")]
+    #[non_exhaustive]
+    NotResident {
+        /// Why.
+        cause: Arc<str>,
+        /// The proof that the refusal is on record, or the reason why there is none.
+        record: Result<Receipt, NotDurable>,
+    },
     /// The system's random generator, which gives a manager its epoch, failed.
     #[error("the system's random generator failed")]
     Random(#[source] io::Error),

@@ -63,6 +63,8 @@ pub(crate) struct Context<'a> {
     pub(crate) key: &'a SealKey,
     pub(crate) worker: &'a WorkerId,
     pub(crate) subject: &'a Subject,
+    /// What tells the device from others; the name in `subject` may be shorter.
+    pub(crate) device: &'a str,
     pub(crate) len: u64,
     pub(crate) model: &'a ModelRef,
     pub(crate) epoch: &'a [u8; 16],
@@ -132,7 +134,7 @@ impl Seal {
             worker: context.worker.as_str(),
             shard: context.subject.shard.as_str(),
             allocation: context.subject.allocation,
-            device: &context.subject.device,
+            device: context.device,
             len: context.len,
             digest: *self.digest.as_bytes(),
             provenance: self.provenance.name(),
@@ -365,6 +367,7 @@ mod tests {
                 key: &self.key,
                 worker: &self.worker,
                 subject: &self.subject,
+                device: "host",
                 len: 4097,
                 model: &self.model,
                 epoch: &[9; 16],
@@ -453,7 +456,7 @@ mod tests {
             ..own
         }));
         assert!(fails(Context {
-            subject: &subject(|s| s.device = "cuda:0".into()),
+            device: "cuda:0",
             ..own
         }));
         assert!(fails(Context {

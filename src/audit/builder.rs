@@ -365,6 +365,9 @@ impl Settings {
         if cfg!(feature = "cli") {
             features.push("cli");
         }
+        if cfg!(feature = "cuda") {
+            features.push("cuda");
+        }
         if cfg!(feature = "fault-injection") {
             features.push("fault-injection");
         }
@@ -372,6 +375,10 @@ impl Settings {
             crate_version: env!("CARGO_PKG_VERSION"),
             features,
             fault_injection: cfg!(feature = "fault-injection"),
+            #[cfg(feature = "cuda")]
+            kernel_sha256: Some(crate::device::kernel_sha256()),
+            #[cfg(not(feature = "cuda"))]
+            kernel_sha256: None,
             critical_deadline_ms: milliseconds(self.critical_deadline),
             durable_within_ms: milliseconds(self.durable_within),
             queue_records: self.queue_records as u64,

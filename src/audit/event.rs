@@ -92,6 +92,9 @@ pub enum Reason {
     ProvenanceMismatch,
     /// The seal's tag does not fit the seal, the shard or the key.
     SignatureInvalid,
+    /// The device's own digest is right, but a window that was copied back and hashed by this process
+    /// is not what was sealed: the device computes or copies wrongly.
+    SpotCheckMismatch,
 }
 
 impl fmt::Display for Reason {
@@ -102,6 +105,7 @@ impl fmt::Display for Reason {
             Self::Interrupted => "interrupted",
             Self::ProvenanceMismatch => "provenance_mismatch",
             Self::SignatureInvalid => "signature_invalid",
+            Self::SpotCheckMismatch => "spot_check_mismatch",
         })
     }
 }
@@ -130,6 +134,24 @@ pub(crate) struct Failure {
     /// The failure was made by the `fault-injection` feature.
     #[serde(skip_serializing_if = "is_false")]
     pub(crate) injected: bool,
+}
+
+impl Failure {
+    /// The device of a shard that is being served was lost.
+    pub(crate) fn of_device(subject: Subject, history: History, cause: &Arc<str>) -> Self {
+        Self {
+            subject,
+            reason: Reason::DeviceError,
+            operation: "serve",
+            expected: None,
+            actual: None,
+            history,
+            damaged_windows: 0,
+            damaged: Vec::new(),
+            detail: Some(Arc::clone(cause)),
+            injected: false,
+        }
+    }
 }
 
 /// When the shard was sealed and last verified: numbers and times of the records.
@@ -184,6 +206,9 @@ pub(crate) struct Configuration {
     pub(crate) crate_version: &'static str,
     pub(crate) features: Vec<&'static str>,
     pub(crate) fault_injection: bool,
+    /// The SHA-256 of the kernel for GPUs, as PTX; only where it is compiled in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) kernel_sha256: Option<StreamDigest>,
     pub(crate) critical_deadline_ms: u64,
     pub(crate) durable_within_ms: u64,
     pub(crate) queue_records: u64,
@@ -260,6 +285,14 @@ pub(crate) enum Event {
         subject: Subject,
         operation: &'static str,
         cause: Arc<str>,
+    },
+    /// A manager was built for a device whose identity and residency are to be on record.
+    DeviceOpened {
+        device: Arc<str>,
+        identity: Arc<str>,
+        /// What was found out about where its memory lies, and what could not be.
+        proven: Arc<str>,
+        unproven: Arc<str>,
     },
     /// The last record under a trail's old key: what follows is signed with another one.
     KeyChanged {
@@ -403,6 +436,7 @@ impl Event {
             Self::AuditDegraded { .. } => "AuditDegraded",
             Self::ClockStepped { .. } => "ClockStepped",
             Self::DeviceFailed { .. } => "DeviceFailed",
+            Self::DeviceOpened { .. } => "DeviceOpened",
             Self::KeyChanged { .. } => "KeyChanged",
             Self::Note { .. } => "Note",
             Self::PolicyViolation { .. } => "PolicyViolation",
@@ -443,6 +477,7 @@ impl Event {
             | Self::AuditDegraded {
                 degraded: false, ..
             }
+            | Self::DeviceOpened { .. }
             | Self::KeyChanged { .. }
             | Self::Note { .. }
             | Self::SealVerified { .. }

@@ -60,7 +60,7 @@ enum Effect {
 
 /// What a fault does to an operation that it does not fail.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Struck {
+pub(crate) enum Struck {
     /// A bit is to be wrong afterwards.
     Corrupt,
     /// Nothing.
@@ -93,7 +93,7 @@ impl Faults {
     }
 
     /// Whether a fault was ever armed: then what fails may be one.
-    pub(super) fn were_used(&self) -> bool {
+    pub(crate) fn were_used(&self) -> bool {
         self.0.used.load(Ordering::Relaxed)
     }
 
@@ -109,7 +109,7 @@ impl Faults {
 
     /// Called by the device at the beginning of an operation.
     #[allow(clippy::panic, reason = "asked for by the test that armed it")]
-    pub(super) fn strike(&self, operation: Operation) -> Result<Struck, DeviceError> {
+    pub(crate) fn strike(&self, operation: Operation) -> Result<Struck, DeviceError> {
         match self.next(operation) {
             None => Ok(Struck::No),
             Some(Effect::Corrupt) => Ok(Struck::Corrupt),
@@ -156,5 +156,36 @@ impl Operation {
             Self::Wipe => "wipe",
             Self::Write => "write",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_strikes_once_and_when_it_was_asked_to() {
+        let faults = Faults::dangerous_new();
+        assert!(!faults.were_used());
+        faults.corrupt_write(1);
+        let write = || faults.strike(Operation::Write).unwrap();
+        assert_eq!(
+            [write(), write(), write()],
+            [Struck::No, Struck::Corrupt, Struck::No]
+        );
+
+        faults.fail(Operation::Digest, 0, Culpability::Broken);
+        faults.fail(Operation::Digest, 1, Culpability::Inconclusive);
+        for expected in [Culpability::Broken, Culpability::Inconclusive] {
+            let error = faults.strike(Operation::Digest).unwrap_err();
+            assert_eq!(error.culpability(), expected);
+        }
+        assert_eq!(faults.strike(Operation::Digest), Ok(Struck::No));
+
+        faults.panic(Operation::Windows, 0);
+        let windows = || faults.strike(Operation::Windows).is_ok();
+        assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(windows)).is_err());
+        assert!(windows());
+        assert!(faults.were_used());
     }
 }

@@ -23,10 +23,10 @@ use std::sync::Arc;
 use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags};
 use zeroize::Zeroize;
 
-use super::backend::{Backend, DigestFailure, Facts, Permit};
 #[cfg(feature = "fault-injection")]
-use super::faults::{Faults, Operation, Struck};
-use super::{Available, Device, DeviceError, available};
+use super::Faults;
+use super::backend::{Backend, DigestFailure, Facts, Permit, Reading};
+use super::{Available, Device, DeviceError, Residency, available};
 use crate::digest::{Node, Progress, Tree, nodes_of_windows};
 use crate::process;
 
@@ -60,14 +60,6 @@ impl Host {
             ..Self::new()
         }
     }
-
-    #[cfg(feature = "fault-injection")]
-    fn strike(&self, operation: Operation) -> Result<Struck, DeviceError> {
-        match &self.faults {
-            None => Ok(Struck::No),
-            Some(faults) => faults.strike(operation),
-        }
-    }
 }
 
 impl Device for Host {
@@ -81,13 +73,23 @@ impl Backend for Host {
         &self.name
     }
 
+    fn identity(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    fn residency(&self) -> Option<Residency> {
+        None
+    }
+
+    fn lost(&self) -> Option<Arc<str>> {
+        None
+    }
+
     fn available(&self) -> Available {
         available::available()
     }
 
     fn allocate(&self, len: u64, _permit: Permit) -> Result<HostMemory, DeviceError> {
-        #[cfg(feature = "fault-injection")]
-        self.strike(Operation::Allocate)?;
         if len == 0 {
             return Err(DeviceError::Empty);
         }
@@ -111,6 +113,7 @@ impl Backend for Host {
 
     fn facts(&self, memory: &HostMemory) -> Facts {
         Facts {
+            allocated: memory.len as u64,
             locked: memory.locked,
             read_only: memory.read_only,
         }
@@ -118,8 +121,6 @@ impl Backend for Host {
 
     fn write(&self, memory: &mut HostMemory, offset: u64, bytes: &[u8]) -> Result<(), DeviceError> {
         process::check()?;
-        #[cfg(feature = "fault-injection")]
-        let struck = self.strike(Operation::Write)?;
         let len = memory.len as u64;
         let end = offset.saturating_add(bytes.len() as u64);
         let place = memory.bytes_mut()?;
@@ -127,30 +128,20 @@ impl Backend for Host {
         let place = place.ok_or(DeviceError::OutOfRange { offset, end, len })?;
         place.copy_from_slice(bytes);
         memory.wiped = false;
-        #[cfg(feature = "fault-injection")]
-        if struck == Struck::Corrupt {
-            return self.flip_bit(memory, offset, 0);
-        }
         Ok(())
     }
 
     fn synchronize(&self, _memory: &HostMemory) -> Result<(), DeviceError> {
-        #[cfg(feature = "fault-injection")]
-        self.strike(Operation::Synchronize)?;
         Ok(())
     }
 
     fn protect(&self, memory: &mut HostMemory) -> Result<(), DeviceError> {
         process::check()?;
-        #[cfg(feature = "fault-injection")]
-        self.strike(Operation::Protect)?;
         memory.protect()
     }
 
     fn unprotect(&self, memory: &mut HostMemory) -> Result<(), DeviceError> {
         process::check()?;
-        #[cfg(feature = "fault-injection")]
-        self.strike(Operation::Unprotect)?;
         memory.unprotect()
     }
 
@@ -158,18 +149,21 @@ impl Backend for Host {
         &self,
         memory: &HostMemory,
         progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+    ) -> Result<Reading, DigestFailure> {
+        self.tree(memory, progress).map(Reading::Tree)
+    }
+
+    fn tree(
+        &self,
+        memory: &HostMemory,
+        progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<Tree, DigestFailure> {
         process::check().map_err(|forked| DigestFailure::Device(forked.into()))?;
-        #[cfg(feature = "fault-injection")]
-        self.strike(Operation::Digest)
-            .map_err(DigestFailure::Device)?;
         Tree::of_slice(memory.bytes(), progress).map_err(|_stopped| DigestFailure::Stopped)
     }
 
     fn windows(&self, memory: &HostMemory, windows: Range<u64>) -> Result<Vec<Node>, DeviceError> {
         process::check()?;
-        #[cfg(feature = "fault-injection")]
-        self.strike(Operation::Windows)?;
         let window = crate::digest::WINDOW_BYTES as u64;
         nodes_of_windows(memory.bytes(), windows.clone()).ok_or(DeviceError::OutOfRange {
             offset: windows.start.saturating_mul(window),
@@ -178,17 +172,26 @@ impl Backend for Host {
         })
     }
 
+    fn spot_checks(&self) -> usize {
+        0
+    }
+
+    fn window_hashed_here(&self, memory: &HostMemory, window: u64) -> Result<Node, DeviceError> {
+        let nodes = self.windows(memory, window..window.saturating_add(1))?;
+        nodes.first().copied().ok_or(DeviceError::OutOfRange {
+            offset: window,
+            end: window,
+            len: memory.len as u64,
+        })
+    }
+
     fn wipe(&self, memory: &mut HostMemory) -> Result<(), DeviceError> {
         process::check()?;
-        #[cfg(feature = "fault-injection")]
-        self.strike(Operation::Wipe)?;
         memory.wipe()
     }
 
     fn free(&self, memory: &mut HostMemory) -> Result<(), DeviceError> {
         process::check()?;
-        #[cfg(feature = "fault-injection")]
-        self.strike(Operation::Free)?;
         memory.unmap()
     }
 
@@ -197,8 +200,8 @@ impl Backend for Host {
     }
 
     #[cfg(feature = "fault-injection")]
-    fn has_faults(&self) -> bool {
-        self.faults.as_ref().is_some_and(Faults::were_used)
+    fn faults(&self) -> Option<&Faults> {
+        self.faults.as_ref()
     }
 
     #[cfg(feature = "fault-injection")]

@@ -47,7 +47,7 @@ const PADDING: [u8; STEP_BYTES] = {
 ///
 /// That is the digest of the window's leaf block. Data of at most one block has no such level: then
 /// the node is the digest of that block. A first window this short is all there is.
-pub(super) fn window_node(window: u64, bytes: &[u8]) -> Node {
+pub(crate) fn window_node(window: u64, bytes: &[u8]) -> Node {
     if window == 0 && bytes.len() <= BLOCK_BYTES {
         return padded_block(bytes);
     }

@@ -49,10 +49,40 @@ impl Tree {
         Self { len, levels }
     }
 
+    /// The tree over `len` zeros.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn of_zeros(len: u64) -> Self {
+        const WINDOW: u64 = super::WINDOW_BYTES as u64;
+        let whole = usize::try_from(len / WINDOW).unwrap_or(usize::MAX);
+        let zeros = [0; super::WINDOW_BYTES];
+        let tail = usize::try_from(len % WINDOW).unwrap_or(0);
+        let tail = zeros.get(..tail).filter(|tail| !tail.is_empty());
+        let mut nodes = vec![super::window_node(1, &zeros); whole];
+        nodes.extend(tail.map(|tail| super::window_node(whole as u64, tail)));
+        Self::from_nodes(len, nodes)
+    }
+
+    /// The fs-verity digest of data of that length whose tree has this root.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn digest_of(len: u64, root: &Node) -> Digest {
+        describe(len, root)
+    }
+
     /// The fs-verity digest of the data.
     pub fn digest(&self) -> Digest {
+        describe(self.len, &self.root())
+    }
+
+    /// The root; zeros if the data has no bytes.
+    pub(crate) fn root(&self) -> Node {
         let root = self.levels.last().and_then(|level| level.first());
-        describe(self.len, root.unwrap_or(&[0; NODE_BYTES]))
+        root.copied().unwrap_or([0; NODE_BYTES])
+    }
+
+    /// Whether level 1 and all above it still lead to the digest: then level 1 is as good as that.
+    pub(crate) fn is_intact(&self, digest: &Digest) -> bool {
+        let again = Self::from_nodes(self.len, self.nodes().to_vec());
+        again.levels == self.levels && again.digest() == *digest
     }
 
     /// The length of the data in bytes.

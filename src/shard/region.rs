@@ -8,8 +8,10 @@ use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
 use crate::audit::event::{Event, Subject};
-use crate::device::backend::Facts;
+use crate::device::backend::{Facts, Reading};
 use crate::device::{Device, DeviceError};
+#[cfg(feature = "fault-injection")]
+use crate::device::{Operation, Struck};
 use crate::digest::{Node, Progress, Tree};
 use crate::error::{NoAnswer, ReleaseError};
 use crate::manager::Home;
@@ -59,36 +61,76 @@ impl<D: Device> Region<D> {
     }
 
     pub(super) fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<(), DeviceError> {
-        self.home.device().write(&mut self.memory, offset, bytes)
+        #[cfg(feature = "fault-injection")]
+        let struck = self.strike(Operation::Write)?;
+        let written = self.home.device().write(&mut self.memory, offset, bytes);
+        #[cfg(feature = "fault-injection")]
+        if written.is_ok() && struck == Struck::Corrupt {
+            return self.home.device().flip_bit(&self.memory, offset, 0);
+        }
+        self.noticed(written)
     }
 
     /// Waits until the device has done what it was asked to do with this memory.
     pub(super) fn settle(&self) -> Result<(), DeviceError> {
-        self.home.device().synchronize(&self.memory)
+        #[cfg(feature = "fault-injection")]
+        self.strike(Operation::Synchronize)?;
+        self.noticed(self.home.device().synchronize(&self.memory))
     }
 
     pub(super) fn protect(&mut self) -> Result<(), DeviceError> {
-        self.home.device().protect(&mut self.memory)
+        #[cfg(feature = "fault-injection")]
+        self.strike(Operation::Protect)?;
+        let protected = self.home.device().protect(&mut self.memory);
+        self.noticed(protected)
     }
 
     pub(super) fn unprotect(&mut self) -> Result<(), DeviceError> {
-        self.home.device().unprotect(&mut self.memory)
+        #[cfg(feature = "fault-injection")]
+        self.strike(Operation::Unprotect)?;
+        let unprotected = self.home.device().unprotect(&mut self.memory);
+        self.noticed(unprotected)
     }
 
-    /// Reads everything back from the device.
+    /// Reads everything back from the device, and keeps the tree.
     pub(super) fn tree(
         &self,
         progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<Tree, NoAnswer> {
         self.settle()?;
-        let tree = self.home.device().digest(&self.memory, progress)?;
-        Ok(tree)
+        #[cfg(feature = "fault-injection")]
+        self.strike(Operation::Digest)?;
+        Ok(self.noticed(self.home.device().tree(&self.memory, progress))?)
+    }
+
+    /// Reads everything back from the device, which may keep the tree to itself.
+    pub(super) fn digest(
+        &self,
+        progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+    ) -> Result<Reading, NoAnswer> {
+        self.settle()?;
+        #[cfg(feature = "fault-injection")]
+        self.strike(Operation::Digest)?;
+        Ok(self.noticed(self.home.device().digest(&self.memory, progress))?)
     }
 
     /// Reads some windows back from the device.
     pub(super) fn windows(&self, windows: Range<u64>) -> Result<Vec<Node>, NoAnswer> {
         self.settle()?;
-        Ok(self.home.device().windows(&self.memory, windows)?)
+        #[cfg(feature = "fault-injection")]
+        self.strike(Operation::Windows)?;
+        Ok(self.noticed(self.home.device().windows(&self.memory, windows))?)
+    }
+
+    /// How many windows are to be hashed a second time, by this process.
+    pub(super) fn spot_checks(&self) -> usize {
+        self.home.device().spot_checks()
+    }
+
+    /// A window's node, hashed by this process and not by the device.
+    pub(super) fn window_hashed_here(&self, window: u64) -> Result<Node, NoAnswer> {
+        let node = self.home.device().window_hashed_here(&self.memory, window);
+        Ok(self.noticed(node)?)
     }
 
     pub(super) fn view(&self) -> D::View<'_> {
@@ -108,7 +150,11 @@ impl<D: Device> Region<D> {
     pub(super) fn injected(&self) -> bool {
         #[cfg(feature = "fault-injection")]
         return self.injected.load(std::sync::atomic::Ordering::Relaxed)
-            || self.home.device().has_faults();
+            || self
+                .home
+                .device()
+                .faults()
+                .is_some_and(crate::device::Faults::were_used);
         #[cfg(not(feature = "fault-injection"))]
         return false;
     }
@@ -151,15 +197,37 @@ impl<D: Device> Region<D> {
     /// may have been the waiting alone that failed.
     fn try_to_wipe(&mut self) -> Result<(), ReleaseError> {
         let waited = self.settle();
-        let wiped = self.home.device().wipe(&mut self.memory);
+        let wiped = self.wipe_once();
         waited.and(wiped).map_err(|source| {
             self.record_failure("wipe", &source);
             ReleaseError::NotWiped { source }
         })
     }
 
+    fn wipe_once(&mut self) -> Result<(), DeviceError> {
+        #[cfg(feature = "fault-injection")]
+        self.strike(Operation::Wipe)?;
+        let wiped = self.home.device().wipe(&mut self.memory);
+        self.noticed(wiped)
+    }
+
+    fn free_once(&mut self) -> Result<(), DeviceError> {
+        #[cfg(feature = "fault-injection")]
+        self.strike(Operation::Free)?;
+        let freed = self.home.device().free(&mut self.memory);
+        self.noticed(freed)
+    }
+
+    /// Looks, after a failure, whether it is the whole device that is lost.
+    fn noticed<T, E>(&self, outcome: Result<T, E>) -> Result<T, E> {
+        if outcome.is_err() {
+            self.home.notice_loss(&self.subject);
+        }
+        outcome
+    }
+
     fn free(&mut self) -> Result<(), ReleaseError> {
-        self.home.device().free(&mut self.memory).map_err(|source| {
+        self.free_once().map_err(|source| {
             self.record_failure("free", &source);
             ReleaseError::NotFreed { source }
         })
@@ -175,6 +243,14 @@ impl<D: Device> Drop for Region<D> {
 
 #[cfg(feature = "fault-injection")]
 impl<D: Device> Region<D> {
+    /// Lets an armed fault strike before the device is asked.
+    fn strike(&self, operation: Operation) -> Result<Struck, DeviceError> {
+        match self.home.device().faults() {
+            None => Ok(Struck::No),
+            Some(faults) => faults.strike(operation),
+        }
+    }
+
     pub(super) fn mark_injected(&self) {
         self.injected
             .store(true, std::sync::atomic::Ordering::Relaxed);

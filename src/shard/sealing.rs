@@ -39,9 +39,15 @@ impl<D: Device> Shard<Allocated, D> {
         let shard = self.admit_to_sealing(&provenance)?;
         let open = shard.core.begin(OPERATION, History::default());
         let (shard, tree, open) = shard.protect_and_read(open, &mut progress)?;
-        match shard.state.content.differs_from(&tree, &provenance) {
-            Some(findings) => Err(shard.broken(open.broken(Reason::ProvenanceMismatch, findings))),
-            None => shard.complete(open, tree, provenance),
+        if let Some(findings) = shard.state.content.differs_from(&tree, &provenance) {
+            return Err(shard.broken(open.broken(Reason::ProvenanceMismatch, findings)));
+        }
+        match shard.core.spot_check(&tree) {
+            Ok(None) => shard.complete(open, tree, provenance),
+            Ok(Some(findings)) => {
+                Err(shard.broken(open.broken(Reason::SpotCheckMismatch, findings)))
+            }
+            Err(cause) => Err(shard.unanswered(open, cause)),
         }
     }
 
@@ -100,10 +106,7 @@ impl<D: Device> Shard<Allocated, D> {
             .and_then(|()| region.tree(progress));
         match read {
             Ok(tree) => Ok((self, tree, open)),
-            Err(cause) if cause.is_broken() => {
-                Err(self.broken(open.broken(Reason::DeviceError, Findings::of_device(&cause))))
-            }
-            Err(cause) => Err(self.inconclusive(open, cause)),
+            Err(cause) => Err(self.unanswered(open, cause)),
         }
     }
 
@@ -140,6 +143,13 @@ impl<D: Device> Shard<Allocated, D> {
                 }
             },
         }
+    }
+
+    fn unanswered(self, open: OpenVerification, cause: NoAnswer) -> SealError<D> {
+        if cause.is_broken() {
+            return self.broken(open.broken(Reason::DeviceError, Findings::of_device(&cause)));
+        }
+        self.inconclusive(open, cause)
     }
 
     /// There is no answer: the shard goes back to being filled, which it must be writable for.

@@ -19,7 +19,7 @@ use super::state::{LastCheck, Sealed, StateFacts, Verified, private::Facts};
 use super::verify::Unproven;
 use super::{Core, Shard, ShardHandle};
 use crate::audit::clock::{Time, Uptime};
-use crate::audit::event::{Event, History, Subject};
+use crate::audit::event::{Event, Failure, History, Subject};
 use crate::audit::{Recorder, Watched};
 use crate::device::Device;
 use crate::digest::{Digest, Progress};
@@ -101,6 +101,12 @@ impl<D: Device> Shared<D> {
                 overdue: false,
             }),
         });
+        let served: Weak<Standing> = Arc::downgrade(&standing);
+        home.watch_for_loss(served);
+        // It may have been lost before anybody watched.
+        if home.device().lost().is_some() {
+            crate::manager::Served::revoke(&*standing);
+        }
         if max_age.is_some() {
             let watched: Weak<Standing> = Arc::downgrade(&standing);
             home.recorder().watch(watched);
@@ -369,6 +375,22 @@ impl Standing {
 
     fn last(&self) -> MutexGuard<'_, Last> {
         self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl crate::manager::Served for Standing {
+    fn fail(&self, cause: &Arc<str>, own: &Subject) {
+        if self.subject.allocation == own.allocation || self.judge() == Err(Revoked::Failed) {
+            return;
+        }
+        let history = self.last().history;
+        self.recorder.emit(Event::SealVerificationFailed {
+            failure: Box::new(Failure::of_device(self.subject.clone(), history, cause)),
+        });
+    }
+
+    fn revoke(&self) {
+        self.good_until.wipe();
     }
 }
 

@@ -4,6 +4,7 @@
 //! back and the digest compared. There are three answers and no fourth: equal, not equal, and no
 //! answer. Only the last gives the shard back for another attempt.
 
+use std::collections::BTreeSet;
 use std::ops::{ControlFlow, Range};
 
 use super::state::{LastCheck, Sealed, Verified};
@@ -12,17 +13,19 @@ use crate::audit::clock::Uptime;
 use crate::audit::event::{AnyDigest, History, Mark, Reason};
 use crate::audit::guard::{Findings, OpenVerification};
 use crate::audit::{Incident, NotDurable};
-use crate::device::Device;
+use crate::device::backend::Reading;
+use crate::device::{Device, DeviceError};
 use crate::digest::{Digest, Node, Progress, Tree, WINDOW_BYTES};
 use crate::error::{NoAnswer, VerifyError};
+use crate::key::fill_random;
 use crate::process;
 use crate::seal::{Authentic, Match, Seal};
 
 /// The whole shard was found equal to its seal.
 pub(super) struct Whole {
     pub(super) proof: Match,
-    /// As read just now: what was kept may have been damaged.
-    pub(super) tree: Tree,
+    /// As read just now, where what was kept is damaged or was read anyway.
+    pub(super) tree: Option<Tree>,
     pub(super) last: LastCheck,
 }
 
@@ -80,7 +83,7 @@ impl<D: Device> Shard<Sealed, D> {
 
     fn proven(self, whole: Whole) -> Shard<Verified, D> {
         let sealed = Sealed {
-            tree: whole.tree,
+            tree: whole.tree.unwrap_or(self.state.tree),
             history: whole.last.after(self.state.history),
             seal: self.state.seal,
         };
@@ -188,16 +191,18 @@ impl<D: Device> Core<D> {
         let began = Uptime::now();
         let open = self.begin(operation, history);
         let (open, authentic) = self.authenticate(open, &sealed.seal)?;
-        let (open, tree) = answer(open, self.region.tree(progress))?;
-        let digest = tree.digest();
+        let (open, reading) = answer(open, self.region.digest(progress))?;
+        let digest = reading.digest();
         let Some(proof) = authentic.compare(&digest) else {
-            return Err(mismatch(
-                open,
-                sealed,
-                Some(digest),
-                sealed.tree.damaged(&tree),
-            ));
+            let damaged = self.damaged(sealed, reading);
+            return Err(mismatch(open, sealed, Some(digest), damaged));
         };
+        let (open, tree) = answer(open, self.tree_to_keep(sealed, reading))?;
+        let kept = tree.as_ref().unwrap_or(&sealed.tree);
+        let (open, found) = answer(open, self.spot_check(kept))?;
+        if let Some(findings) = found {
+            return Err(broken(open, Reason::SpotCheckMismatch, findings));
+        }
         let mark = open
             .verified(digest, 0..self.windows(), self.region.len())
             .map_err(Unproven::Unrecorded)?;
@@ -226,6 +231,50 @@ impl<D: Device> Core<D> {
         open.verified(digest, windows.clone(), self.bytes_of(&windows))
             .map_err(Unproven::Unrecorded)?;
         Ok(proof)
+    }
+
+    /// Where the bytes differ from what was sealed. A device that has given its digest alone is asked
+    /// once more; if it does not answer, or well this time, all that is known is that they differ.
+    fn damaged(&self, sealed: &Sealed, reading: Reading) -> Vec<Range<u64>> {
+        let tree = match reading {
+            Reading::Tree(tree) => Some(tree),
+            Reading::Digest(_) => self.region.tree(&mut |_| ControlFlow::Continue(())).ok(),
+        };
+        tree.map_or_else(Vec::new, |tree| sealed.tree.damaged(&tree))
+    }
+
+    /// The tree to keep from now on, if it is another one than until now: what was kept may have been
+    /// damaged. The bytes are known to be good.
+    fn tree_to_keep(&self, sealed: &Sealed, reading: Reading) -> Result<Option<Tree>, NoAnswer> {
+        match reading {
+            Reading::Tree(tree) => Ok(Some(tree)),
+            Reading::Digest(digest) if sealed.tree.is_intact(&digest) => Ok(None),
+            Reading::Digest(_) => self
+                .region
+                .tree(&mut |_| ControlFlow::Continue(()))
+                .map(Some),
+        }
+    }
+
+    /// Hashes some windows here that the device has hashed, and climbs from each to the root. Finds
+    /// something if that is not where the tree's own path leads.
+    pub(super) fn spot_check(&self, tree: &Tree) -> Result<Option<Findings>, NoAnswer> {
+        let digest = tree.digest();
+        for window in sample(self.windows(), self.region.spot_checks())? {
+            let node = self.region.window_hashed_here(window)?;
+            let actual = tree.digest_with(window, &[node]);
+            if actual != Some(digest) {
+                return Ok(Some(Findings {
+                    expected: Some(AnyDigest::FsVerity(digest)),
+                    actual: actual.map(AnyDigest::FsVerity),
+                    damaged: vec![window..window.saturating_add(1)],
+                    detail: Some(
+                        "the device's digest and the bytes that it copies back differ".into(),
+                    ),
+                }));
+            }
+        }
+        Ok(None)
     }
 
     fn authenticate<'a>(
@@ -313,6 +362,24 @@ fn answer<T>(
             Err(Unproven::Inconclusive(cause))
         }
     }
+}
+
+/// Some of so many windows, each at most once, in order: all where they are few.
+fn sample(windows: u64, count: usize) -> Result<BTreeSet<u64>, NoAnswer> {
+    if u64::try_from(count).is_ok_and(|count| count >= windows) {
+        return Ok((0..windows).collect());
+    }
+    let mut chosen = BTreeSet::new();
+    while chosen.len() < count {
+        let mut random = [0; 8];
+        fill_random(&mut random).map_err(|error| DeviceError::Busy {
+            operation: "choosing windows to check",
+            cause: error.to_string().into(),
+        })?;
+        // The bias is below 2^-20 for anything that fits a device.
+        chosen.insert(u64::from_le_bytes(random).checked_rem(windows).unwrap_or(0));
+    }
+    Ok(chosen)
 }
 
 fn mismatch(

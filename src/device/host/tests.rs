@@ -3,7 +3,7 @@
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt as _;
 
-use super::super::{Bound, Culpability};
+use super::super::Bound;
 use super::*;
 
 fn memory(host: &Host, len: u64) -> HostMemory {
@@ -233,62 +233,4 @@ fn debug_output_tells_no_address() {
     assert!(!text.contains("0x"));
     assert!(!text.contains(&format!("{:x}", address(&memory))));
     assert!(!text.contains(&address(&memory).to_string()));
-}
-
-#[test]
-fn an_injected_fault_strikes_once_and_when_it_was_asked_to() {
-    let faults = Faults::dangerous_new();
-    let host = Host::dangerous_with_faults(faults.clone());
-    let mut memory = memory(&host, 100);
-
-    faults.corrupt_write(1);
-    host.write(&mut memory, 0, &[0; 50]).unwrap();
-    assert_eq!(host.view(&memory), [0; 100]);
-    host.write(&mut memory, 50, &[0; 50]).unwrap();
-    assert_eq!(host.view(&memory)[50], 1);
-    host.write(&mut memory, 50, &[0; 50]).unwrap();
-    assert_eq!(host.view(&memory), [0; 100]);
-
-    faults.fail(Operation::Digest, 0, Culpability::Broken);
-    faults.fail(Operation::Digest, 1, Culpability::Inconclusive);
-    for expected in [Culpability::Broken, Culpability::Inconclusive] {
-        match host.digest(&memory, &mut go_on) {
-            Err(DigestFailure::Device(error)) => assert_eq!(error.culpability(), expected),
-            other => panic!("{other:?}"),
-        }
-    }
-    assert!(host.digest(&memory, &mut go_on).is_ok());
-
-    for operation in [
-        Operation::Allocate,
-        Operation::Protect,
-        Operation::Synchronize,
-        Operation::Unprotect,
-        Operation::Windows,
-        Operation::Wipe,
-        Operation::Write,
-    ] {
-        faults.fail(operation, 0, Culpability::Inconclusive);
-    }
-    assert!(host.allocate(1, Permit::mint()).is_err());
-    assert!(host.protect(&mut memory).is_err());
-    assert!(host.synchronize(&memory).is_err());
-    assert!(host.unprotect(&mut memory).is_err());
-    assert!(host.windows(&memory, 0..1).is_err());
-    assert!(host.wipe(&mut memory).is_err());
-    assert!(host.write(&mut memory, 0, &[]).is_err());
-
-    faults.panic(Operation::Windows, 0);
-    let windows = || host.windows(&memory, 0..1).is_ok();
-    assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(windows)).is_err());
-    assert!(windows());
-
-    faults.fail(Operation::Free, 0, Culpability::Broken);
-    let len = 151_000;
-    let mut memory = self::memory(&host, len);
-    let address = address(&memory);
-    assert!(host.free(&mut memory).is_err());
-    assert!(is_mapped(address, len));
-    drop(memory);
-    assert!(!is_mapped(address, len));
 }

@@ -1,0 +1,89 @@
+//! The driver's result codes, and what each says about the bytes in the GPU.
+//!
+//! Numbers are those of `CUresult` in cuda.h. Only codes that are known to say nothing about the bytes
+//! are inconclusive; every other one, and every one that nobody knows, is held against the device.
+
+use super::driver::{Driver, Failed};
+use crate::device::{Bound, DeviceError};
+
+pub(super) type Code = u32;
+
+pub(super) const OUT_OF_MEMORY: Code = 2;
+pub(super) const NOT_READY: Code = 600;
+const NOT_SUPPORTED: Code = 801;
+
+/// Whether the code tells only that it could not be done now, or not so.
+pub(super) fn is_inconclusive(code: Code) -> bool {
+    matches!(
+        code,
+        1 // an invalid value: what was asked for was wrong, not what came back
+            | OUT_OF_MEMORY
+            | 4 // the driver is shutting down
+            | 46 // the device is used by somebody else
+            | 100 | 101 // there is no such device
+            | NOT_READY
+            | 701 // no resources for a launch
+            | 800 // not permitted
+            | NOT_SUPPORTED
+            | 802 | 805..=809 // the system or the multi-process service is not ready
+            | 900..=908 // a graph is being captured
+    )
+}
+
+/// The error of an operation in which a call of the driver failed.
+pub(super) fn error(driver: &Driver, operation: &'static str, failed: Failed) -> DeviceError {
+    let cause = text(Some(driver), failed).into();
+    if is_inconclusive(failed.code) {
+        DeviceError::Busy { operation, cause }
+    } else {
+        DeviceError::Broken { operation, cause }
+    }
+}
+
+/// A call, its code, and the code's name if it has one.
+pub(super) fn text(driver: Option<&Driver>, failed: Failed) -> String {
+    let Failed { call, code } = failed;
+    match driver.and_then(|driver| driver.name_of(code)) {
+        Some(name) => format!("{call}: {name} ({code})"),
+        None => format!("{call}: code {code}"),
+    }
+}
+
+/// The error of an allocation of `needed` bytes.
+pub(super) fn allocation(
+    driver: &Driver,
+    operation: &'static str,
+    needed: u64,
+    failed: Failed,
+) -> DeviceError {
+    match failed.code {
+        OUT_OF_MEMORY => DeviceError::OutOfMemory {
+            needed,
+            available: driver.memory_info().map_or(0, |(free, _)| free),
+            bound: Bound::DeviceMemory,
+        },
+        _ => error(driver, operation, failed),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_inconclusive;
+
+    #[test]
+    fn what_says_something_about_the_bytes_and_what_nobody_knows_is_held_against_the_device() {
+        // Uncorrectable ECC and NVLink errors, a contained error, illegal address, timeout, a context
+        // that is gone, assertion, hardware stack, illegal instruction, misaligned, launch failure.
+        for code in [
+            214, 220, 226, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719, 999,
+        ] {
+            assert!(!is_inconclusive(code), "{code}");
+        }
+        for code in [3, 5, 99, 227, 1000, 4711, u32::MAX] {
+            assert!(!is_inconclusive(code), "{code}");
+        }
+        for code in [1, 2, 4, 46, 600, 701, 801, 802, 900, 901, 906, 908] {
+            assert!(is_inconclusive(code), "{code}");
+        }
+    }
+}

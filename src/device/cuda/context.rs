@@ -1,0 +1,361 @@
+//! A GPU's primary context, and what lives in it: streams, events, pinned memory.
+//!
+//! The context is made current for each call and taken away again, so that calls may come from any
+//! thread, and a caller that works with several devices keeps its own. While a call is made, this
+//! thread's work and captures of streams are told not to disturb each other. A context that is lost
+//! (any call then returns the error that lost it) is latched: nothing is asked of it any more.
+
+use std::ffi::{c_int, c_uint};
+use std::fmt;
+use std::mem::ManuallyDrop;
+use std::ops::Range;
+use std::ptr::NonNull;
+use std::slice;
+use std::sync::{Arc, OnceLock};
+
+use cudarc::driver::CudaContext;
+
+use super::CudaError;
+use super::code::{self, NOT_READY};
+use super::driver::{Called, Driver, Failed, Handle};
+use crate::device::DeviceError;
+use crate::process;
+
+pub(super) struct Context {
+    driver: &'static Driver,
+    /// Keeps the primary context; for streams that users see.
+    shared: Arc<CudaContext>,
+    /// What is copied goes through it, and it is asked whether the context is lost.
+    copies: Handle,
+    lost: OnceLock<Arc<str>>,
+}
+
+// SAFETY: `copies` is a handle of the driver, whose functions may be called from any thread, here
+// always with the context current. Nothing else in it is bound to a thread.
+unsafe impl Send for Context {}
+
+// SAFETY: as above; the driver serialises what is done with one handle.
+unsafe impl Sync for Context {}
+
+/// The context is current as long as this lives.
+struct Current<'a> {
+    driver: &'a Driver,
+    capture_mode: Option<c_uint>,
+}
+
+impl Context {
+    /// Retains the primary context of a device.
+    pub(super) fn open(driver: &'static Driver, ordinal: usize) -> Result<Self, CudaError> {
+        let failed = CudaError::driver(Some(driver));
+        let before = driver.current().map_err(&failed)?;
+        let shared = CudaContext::new(ordinal).map_err(|error| {
+            failed(Failed {
+                call: "cuDevicePrimaryCtxRetain",
+                code: error.0 as u32,
+            })
+        });
+        let restored = driver.set_current(before);
+        let shared = shared?;
+        restored.map_err(&failed)?;
+        // SAFETY: with tracking on, cudarc would put events on streams for every access through views
+        // of ours. What waits for such accesses here is a wait for the whole context.
+        unsafe { shared.disable_event_tracking() };
+        let mut context = Self {
+            driver,
+            shared,
+            copies: std::ptr::null_mut(),
+            lost: OnceLock::new(),
+        };
+        let copies = context.call(|driver| driver.create_stream(0));
+        context.copies = copies.map_err(&failed)?;
+        Ok(context)
+    }
+
+    pub(super) fn driver(&self) -> &'static Driver {
+        self.driver
+    }
+
+    /// As cudarc knows it.
+    pub(super) fn shared(&self) -> &Arc<CudaContext> {
+        &self.shared
+    }
+
+    /// The stream on which memory is copied and set.
+    pub(super) fn copies(&self) -> Handle {
+        self.copies
+    }
+
+    /// Why nothing can be done in the context any more, if that is so.
+    pub(super) fn lost(&self) -> Option<&Arc<str>> {
+        self.lost.get()
+    }
+
+    /// Does `work` with the context current.
+    pub(super) fn within<T>(
+        &self,
+        operation: &'static str,
+        work: impl FnOnce(&Driver) -> Called<T>,
+    ) -> Result<T, DeviceError> {
+        process::check()?;
+        if let Some(cause) = self.lost.get() {
+            let cause = Arc::clone(cause);
+            return Err(DeviceError::Broken { operation, cause });
+        }
+        self.call(work)
+            .map_err(|failed| code::error(self.driver, operation, self.noticed(failed)))
+    }
+
+    /// The same for an allocation of so many bytes, where running out of memory is its own error.
+    pub(super) fn allocating<T>(
+        &self,
+        needed: u64,
+        work: impl FnOnce(&Driver) -> Called<T>,
+    ) -> Result<T, DeviceError> {
+        process::check()?;
+        if let Some(cause) = self.lost.get() {
+            return Err(DeviceError::Broken {
+                operation: "allocate",
+                cause: Arc::clone(cause),
+            });
+        }
+        self.call(work).map_err(|failed| {
+            let failed = self.noticed(failed);
+            self.call(|driver| Ok(code::allocation(driver, "allocate", needed, failed)))
+                .unwrap_or_else(|failed| code::error(self.driver, "allocate", failed))
+        })
+    }
+
+    /// Waits until everything that was begun in the context is done, by whomever.
+    pub(super) fn synchronize(&self) -> Result<(), DeviceError> {
+        self.within("wait", Driver::synchronize)
+    }
+
+    fn call<T>(&self, work: impl FnOnce(&Driver) -> Called<T>) -> Called<T> {
+        let _current = Current::enter(self.driver, self.shared.cu_ctx().cast())?;
+        work(self.driver)
+    }
+
+    /// After a failure: whether it has cost the context. A stream that has nothing to do with it tells.
+    fn noticed(&self, failed: Failed) -> Failed {
+        if code::is_inconclusive(failed.code) || self.copies.is_null() {
+            return failed;
+        }
+        let asked = self.call(|driver| driver.query_stream(self.copies));
+        if let Err(again) = asked
+            && again.code != NOT_READY
+            && !code::is_inconclusive(again.code)
+        {
+            let text = code::text(Some(self.driver), failed);
+            let _first_cause_stays = self.lost.set(format!("the context is lost: {text}").into());
+        }
+        failed
+    }
+}
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        if process::check().is_err() {
+            // Neither the driver nor what it gave is this process's.
+            let _left = ManuallyDrop::new(Arc::clone(&self.shared));
+        } else if !self.copies.is_null() && self.lost.get().is_none() {
+            let copies = self.copies;
+            let _nobody_to_tell = self.call(|driver| driver.destroy_stream(copies));
+        }
+    }
+}
+
+impl fmt::Debug for Context {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Context")
+            .field("ordinal", &self.shared.ordinal())
+            .field("lost", &self.lost.get())
+            .finish_non_exhaustive()
+    }
+}
+
+impl<'a> Current<'a> {
+    fn enter(driver: &'a Driver, context: Handle) -> Called<Self> {
+        const RELAXED: c_uint = 2;
+        driver.push(context)?;
+        // A driver that does not answer this leaves captures and us to each other.
+        let capture_mode = driver.exchange_capture_mode(RELAXED).ok();
+        Ok(Self {
+            driver,
+            capture_mode,
+        })
+    }
+}
+
+impl Drop for Current<'_> {
+    fn drop(&mut self) {
+        if let Some(mode) = self.capture_mode {
+            let _nobody_to_tell = self.driver.exchange_capture_mode(mode);
+        }
+        let _nobody_to_tell = self.driver.pop();
+    }
+}
+
+/// A stream of our own.
+#[derive(Debug)]
+pub(super) struct Stream {
+    context: Arc<Context>,
+    handle: Handle,
+}
+
+// SAFETY: the handle is used with the context current, from whatever thread (see `Context`).
+unsafe impl Send for Stream {}
+
+impl Stream {
+    pub(super) fn new(context: &Arc<Context>, priority: c_int) -> Result<Self, DeviceError> {
+        let handle = context.within("create a stream", |driver| driver.create_stream(priority))?;
+        Ok(Self {
+            context: Arc::clone(context),
+            handle,
+        })
+    }
+
+    pub(super) fn handle(&self) -> Handle {
+        self.handle
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        let handle = self.handle;
+        let _nobody_to_tell = self
+            .context
+            .within("destroy a stream", |driver| driver.destroy_stream(handle));
+    }
+}
+
+/// A mark in a stream that can be waited for.
+#[derive(Debug)]
+pub(super) struct Event {
+    context: Arc<Context>,
+    handle: Handle,
+}
+
+// SAFETY: the handle is used with the context current, from whatever thread (see `Context`).
+unsafe impl Send for Event {}
+
+impl Event {
+    pub(super) fn new(context: &Arc<Context>) -> Result<Self, DeviceError> {
+        let handle = context.within("create an event", Driver::create_event)?;
+        Ok(Self {
+            context: Arc::clone(context),
+            handle,
+        })
+    }
+
+    pub(super) fn handle(&self) -> Handle {
+        self.handle
+    }
+}
+
+impl Drop for Event {
+    fn drop(&mut self) {
+        let handle = self.handle;
+        let _nobody_to_tell = self
+            .context
+            .within("destroy an event", |driver| driver.destroy_event(handle));
+    }
+}
+
+/// Host memory that the device copies from and to by itself, meanwhile.
+pub(super) struct Pinned {
+    context: Arc<Context>,
+    start: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: the memory belongs to the process; whoever has the value has it alone, besides the device.
+unsafe impl Send for Pinned {}
+
+impl Pinned {
+    /// So many bytes, zero.
+    pub(super) fn new(context: &Arc<Context>, len: usize) -> Result<Self, DeviceError> {
+        let start = context.within("pin host memory", |driver| driver.allocate_host(len))?;
+        let start = NonNull::new(start.cast::<u8>()).ok_or_else(|| DeviceError::Busy {
+            operation: "pin host memory",
+            cause: "the driver gave none".into(),
+        })?;
+        // SAFETY: the driver gave `len` writable bytes at `start`, which nothing else uses.
+        unsafe { start.as_ptr().write_bytes(0, len) };
+        Ok(Self {
+            context: Arc::clone(context),
+            start,
+            len,
+        })
+    }
+
+    /// The bytes. What the device was asked to do with them must have been waited for, or the bytes
+    /// are whatever it made of them.
+    pub(super) fn bytes(&mut self) -> &mut [u8] {
+        // SAFETY: `start` points to `len` bytes, initialised by `new`, which live as long as `self`;
+        // `self` is borrowed mutably, so no other reference to them exists.
+        unsafe { slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
+    }
+
+    /// Has the device copy some of the bytes to an address of its own.
+    pub(super) fn upload(&self, bytes: Range<usize>, to: u64, stream: Handle) -> Called<()> {
+        let (from, len) = self.part(bytes)?;
+        // SAFETY: `part` is inside the memory, which is freed only after the context was waited for.
+        unsafe {
+            self.context
+                .driver
+                .copy_to_device(to, from.cast(), len, stream)
+        }
+    }
+
+    /// Has the device copy from an address of its own into some of the bytes.
+    pub(super) fn download(
+        &mut self,
+        bytes: Range<usize>,
+        from: u64,
+        stream: Handle,
+    ) -> Called<()> {
+        let (to, len) = self.part(bytes)?;
+        // SAFETY: as in `upload`; `self` is borrowed mutably, and its users wait for the stream before
+        // they look at the bytes.
+        unsafe {
+            self.context
+                .driver
+                .copy_to_host(to.cast(), from, len, stream)
+        }
+    }
+
+    fn part(&self, bytes: Range<usize>) -> Called<(*mut u8, usize)> {
+        if bytes.start > bytes.end || bytes.end > self.len {
+            return Err(Failed {
+                call: "a copy beyond pinned memory",
+                code: 1,
+            });
+        }
+        let start = self.start.as_ptr().wrapping_add(bytes.start);
+        Ok((start, bytes.len()))
+    }
+}
+
+impl Drop for Pinned {
+    /// What the device may still be copying is not freed. The bytes may be weights: they are wiped.
+    fn drop(&mut self) {
+        if self.context.synchronize().is_err() {
+            return;
+        }
+        zeroize::Zeroize::zeroize(self.bytes());
+        let start = self.start.as_ptr().cast();
+        let _nobody_to_tell = self.context.within("free pinned memory", |driver| {
+            // SAFETY: it came from `allocate_host`; the context was waited for; `self` goes.
+            unsafe { driver.free_host(start) }
+        });
+    }
+}
+
+impl fmt::Debug for Pinned {
+    /// Without the address.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pinned")
+            .field("len", &self.len)
+            .finish_non_exhaustive()
+    }
+}

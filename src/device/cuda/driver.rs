@@ -1,0 +1,546 @@
+//! CUDA's driver: the library, found at run time, and its functions as calls that return plain codes.
+//!
+//! A code that nobody has a name for must not be undefined behaviour, and a function that an old driver
+//! lacks must not be a panic; so the functions are looked up here, all at once, and codes stay numbers.
+//! What can be called with nothing but numbers is safe: a wrong device address is an error of the GPU,
+//! not of this process. Whoever passes host memory proves that it lives long enough.
+
+use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
+use std::ptr;
+use std::sync::OnceLock;
+
+use libloading::Library;
+
+use super::code::Code;
+use super::{CudaError, MIN_DRIVER};
+
+/// `CUcontext`, `CUstream` and their like: addresses of things that the driver owns.
+pub(super) type Handle = *mut c_void;
+
+/// A call that failed, and how.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Failed {
+    pub(super) call: &'static str,
+    pub(super) code: Code,
+}
+
+pub(super) type Called<T> = Result<T, Failed>;
+
+/// `CUmemLocation`
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(super) struct Location {
+    kind: c_uint,
+    id: c_int,
+}
+
+impl Location {
+    pub(super) fn device(id: c_int) -> Self {
+        const ON_DEVICE: c_uint = 1;
+        Self {
+            kind: ON_DEVICE,
+            id,
+        }
+    }
+}
+
+/// `CUmemAllocationProp`
+#[repr(C)]
+pub(super) struct Properties {
+    kind: c_uint,
+    handle_types: c_uint,
+    location: Location,
+    win32: *mut c_void,
+    flags: [u8; 8],
+}
+
+impl Properties {
+    /// Memory that stays where it is, not to be shared with other processes.
+    pub(super) fn pinned_on(id: c_int) -> Self {
+        const PINNED: c_uint = 1;
+        Self {
+            kind: PINNED,
+            handle_types: 0,
+            location: Location::device(id),
+            win32: ptr::null_mut(),
+            flags: [0; 8],
+        }
+    }
+}
+
+/// `CUmemAccessDesc`
+#[repr(C)]
+struct AccessOf {
+    location: Location,
+    flags: c_uint,
+}
+
+macro_rules! functions {
+    ($($(#[$doc:meta])* fn $name:ident as $symbol:literal ($($type:ty),*);)*) => {
+        /// The functions, by their symbols.
+        #[allow(clippy::type_complexity, reason = "the signatures are those of cuda.h")]
+        struct Functions {
+            $($name: unsafe extern "C" fn($($type),*) -> Code,)*
+        }
+
+        impl Functions {
+            fn find(library: &Library) -> Result<Self, CudaError> {
+                Ok(Self {
+                    $($name: {
+                        // SAFETY: the type is the function's in cuda.h, and the library stays loaded
+                        // as long as the table (`Driver`).
+                        let symbol = unsafe { library.get(concat!($symbol, "\0").as_bytes()) };
+                        *symbol.map_err(|_| CudaError::MissingSymbol { symbol: $symbol })?
+                    },)*
+                })
+            }
+        }
+
+        /// Names the functions in failures.
+        mod symbol {
+            $(#[allow(non_upper_case_globals, reason = "the function's name")]
+            pub(super) const $name: &str = $symbol;)*
+        }
+    };
+}
+
+functions! {
+    fn init as "cuInit"(c_uint);
+    fn driver_version as "cuDriverGetVersion"(*mut c_int);
+    fn device as "cuDeviceGet"(*mut c_int, c_int);
+    fn device_count as "cuDeviceGetCount"(*mut c_int);
+    fn device_name as "cuDeviceGetName"(*mut c_char, c_int, c_int);
+    fn device_uuid as "cuDeviceGetUuid"(*mut [u8; 16], c_int);
+    fn device_attribute as "cuDeviceGetAttribute"(*mut c_int, c_uint, c_int);
+    fn push_context as "cuCtxPushCurrent_v2"(Handle);
+    fn pop_context as "cuCtxPopCurrent_v2"(*mut Handle);
+    fn current_context as "cuCtxGetCurrent"(*mut Handle);
+    fn set_context as "cuCtxSetCurrent"(Handle);
+    fn synchronize_context as "cuCtxSynchronize"();
+    fn stream_priorities as "cuCtxGetStreamPriorityRange"(*mut c_int, *mut c_int);
+    fn memory_info as "cuMemGetInfo_v2"(*mut usize, *mut usize);
+    fn granularity as "cuMemGetAllocationGranularity"(*mut usize, *const Properties, c_uint);
+    fn create as "cuMemCreate"(*mut u64, usize, *const Properties, u64);
+    fn release as "cuMemRelease"(u64);
+    fn reserve as "cuMemAddressReserve"(*mut u64, usize, usize, u64, u64);
+    fn unreserve as "cuMemAddressFree"(u64, usize);
+    fn map as "cuMemMap"(u64, usize, usize, u64, u64);
+    fn unmap as "cuMemUnmap"(u64, usize);
+    fn set_access as "cuMemSetAccess"(u64, usize, *const AccessOf, usize);
+    fn access as "cuMemGetAccess"(*mut u64, *const Location, u64);
+    fn pointer_attribute as "cuPointerGetAttribute"(*mut c_void, c_uint, u64);
+    fn allocate as "cuMemAlloc_v2"(*mut u64, usize);
+    fn free as "cuMemFree_v2"(u64);
+    fn allocate_host as "cuMemHostAlloc"(*mut *mut c_void, usize, c_uint);
+    fn free_host as "cuMemFreeHost"(*mut c_void);
+    fn copy_to_device as "cuMemcpyHtoDAsync_v2"(u64, *const c_void, usize, Handle);
+    fn copy_to_host as "cuMemcpyDtoHAsync_v2"(*mut c_void, u64, usize, Handle);
+    fn set as "cuMemsetD8Async"(u64, u8, usize, Handle);
+    fn create_stream as "cuStreamCreateWithPriority"(*mut Handle, c_uint, c_int);
+    fn synchronize_stream as "cuStreamSynchronize"(Handle);
+    fn query_stream as "cuStreamQuery"(Handle);
+    fn destroy_stream as "cuStreamDestroy_v2"(Handle);
+    fn create_event as "cuEventCreate"(*mut Handle, c_uint);
+    fn record_event as "cuEventRecord"(Handle, Handle);
+    fn synchronize_event as "cuEventSynchronize"(Handle);
+    fn destroy_event as "cuEventDestroy_v2"(Handle);
+    fn load_module as "cuModuleLoadData"(*mut Handle, *const c_void);
+    fn unload_module as "cuModuleUnload"(Handle);
+    fn function as "cuModuleGetFunction"(*mut Handle, Handle, *const c_char);
+    fn launch as "cuLaunchKernel"(
+        Handle, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, Handle, *mut *mut c_void,
+        *mut *mut c_void
+    );
+    fn blocks_per_multiprocessor as "cuOccupancyMaxActiveBlocksPerMultiprocessor"(
+        *mut c_int, Handle, c_int, usize
+    );
+    fn exchange_capture_mode as "cuThreadExchangeStreamCaptureMode"(*mut c_uint);
+    fn error_name as "cuGetErrorName"(Code, *mut *const c_char);
+}
+
+/// Functions that cudarc calls for contexts, streams and views, and would panic without.
+const NEEDED_BY_CUDARC: [&str; 4] = [
+    "cuDevicePrimaryCtxRetain",
+    "cuDevicePrimaryCtxRelease_v2",
+    "cuStreamCreate",
+    "cuStreamWaitEvent",
+];
+
+/// The driver of this process.
+pub(super) struct Driver {
+    functions: Functions,
+    version: c_int,
+    /// Never unloaded: the functions are in it.
+    _library: Library,
+}
+
+/// Calls a function and turns its code into a result.
+macro_rules! call {
+    ($driver:expr, $name:ident($($argument:expr),* $(,)?)) => {{
+        let function = $driver.functions.$name;
+        // SAFETY: the arguments are those of cuda.h: numbers and handles, which the driver checks, or
+        // addresses of locals and of host memory that live as long as the method's contract says.
+        let code = unsafe { function($($argument),*) };
+        match code {
+            0 => Ok(()),
+            code => Err(Failed { call: symbol::$name, code }),
+        }
+    }};
+}
+
+impl Driver {
+    /// Loads and initialises the driver, once for the process.
+    pub(super) fn load() -> Result<&'static Self, CudaError> {
+        static DRIVER: OnceLock<Driver> = OnceLock::new();
+        if let Some(driver) = DRIVER.get() {
+            return Ok(driver);
+        }
+        let driver = Self::find()?;
+        Ok(DRIVER.get_or_init(|| driver))
+    }
+
+    fn find() -> Result<Self, CudaError> {
+        let library = ["libcuda.so.1", "libcuda.so"].into_iter().find_map(|name| {
+            // SAFETY: that is how every user of CUDA loads its driver; what it runs on loading is
+            // NVIDIA's business.
+            unsafe { Library::new(name) }.ok()
+        });
+        let library = library.ok_or(CudaError::NoDriver)?;
+        let functions = Functions::find(&library)?;
+        for symbol in NEEDED_BY_CUDARC {
+            // SAFETY: the symbol is looked for and not used.
+            let found = unsafe { library.get::<*const c_void>(symbol.as_bytes()) };
+            if found.is_err() {
+                return Err(CudaError::MissingSymbol { symbol });
+            }
+        }
+        let mut driver = Self {
+            functions,
+            version: 0,
+            _library: library,
+        };
+        let mut version = 0;
+        call!(driver, driver_version(&raw mut version)).map_err(CudaError::driver(None))?;
+        if version < MIN_DRIVER {
+            return Err(CudaError::TooOld {
+                version: version_text(version),
+            });
+        }
+        call!(driver, init(0)).map_err(CudaError::driver(Some(&driver)))?;
+        driver.version = version;
+        Ok(driver)
+    }
+
+    /// The version of CUDA that the driver supports, as in `12.4`.
+    pub(super) fn version(&self) -> String {
+        version_text(self.version)
+    }
+
+    /// The name of a code, if the driver has one.
+    pub(super) fn name_of(&self, code: Code) -> Option<String> {
+        let mut name = ptr::null();
+        call!(self, error_name(code, &raw mut name)).ok()?;
+        if name.is_null() {
+            return None;
+        }
+        // SAFETY: the driver answers with a text of its own that ends with a zero and stays.
+        let name = unsafe { CStr::from_ptr(name) };
+        Some(name.to_string_lossy().into_owned())
+    }
+
+    pub(super) fn device_count(&self) -> Called<c_int> {
+        let mut count = 0;
+        call!(self, device_count(&raw mut count))?;
+        Ok(count)
+    }
+
+    pub(super) fn device(&self, ordinal: c_int) -> Called<c_int> {
+        let mut device = 0;
+        call!(self, device(&raw mut device, ordinal))?;
+        Ok(device)
+    }
+
+    pub(super) fn device_name(&self, device: c_int) -> Called<String> {
+        let mut name = [0_u8; 128];
+        call!(self, device_name(name.as_mut_ptr().cast(), 127, device))?;
+        let text = name.split(|byte| *byte == 0).next().unwrap_or_default();
+        Ok(String::from_utf8_lossy(text).into_owned())
+    }
+
+    pub(super) fn device_uuid(&self, device: c_int) -> Called<[u8; 16]> {
+        let mut uuid = [0; 16];
+        call!(self, device_uuid(&raw mut uuid, device))?;
+        Ok(uuid)
+    }
+
+    pub(super) fn device_attribute(&self, attribute: c_uint, device: c_int) -> Called<c_int> {
+        let mut value = 0;
+        call!(self, device_attribute(&raw mut value, attribute, device))?;
+        Ok(value)
+    }
+
+    pub(super) fn push(&self, context: Handle) -> Called<()> {
+        call!(self, push_context(context))
+    }
+
+    pub(super) fn pop(&self) -> Called<()> {
+        let mut context = ptr::null_mut();
+        call!(self, pop_context(&raw mut context))
+    }
+
+    pub(super) fn current(&self) -> Called<Handle> {
+        let mut context = ptr::null_mut();
+        call!(self, current_context(&raw mut context))?;
+        Ok(context)
+    }
+
+    pub(super) fn set_current(&self, context: Handle) -> Called<()> {
+        call!(self, set_context(context))
+    }
+
+    /// Sets how this thread and captures of streams disturb each other; returns what was set.
+    pub(super) fn exchange_capture_mode(&self, mode: c_uint) -> Called<c_uint> {
+        let mut mode = mode;
+        call!(self, exchange_capture_mode(&raw mut mode))?;
+        Ok(mode)
+    }
+
+    pub(super) fn synchronize(&self) -> Called<()> {
+        call!(self, synchronize_context())
+    }
+
+    /// The lowest priority that a stream can have.
+    pub(super) fn lowest_priority(&self) -> Called<c_int> {
+        let (mut least, mut greatest) = (0, 0);
+        call!(self, stream_priorities(&raw mut least, &raw mut greatest))?;
+        Ok(least)
+    }
+
+    /// Free and all bytes of the current context's device.
+    pub(super) fn memory_info(&self) -> Called<(u64, u64)> {
+        let (mut free, mut total) = (0, 0);
+        call!(self, memory_info(&raw mut free, &raw mut total))?;
+        Ok((free as u64, total as u64))
+    }
+
+    pub(super) fn granularity(&self, properties: &Properties) -> Called<usize> {
+        const MINIMUM: c_uint = 0;
+        let mut bytes = 0;
+        call!(self, granularity(&raw mut bytes, properties, MINIMUM))?;
+        Ok(bytes)
+    }
+
+    pub(super) fn create(&self, bytes: usize, properties: &Properties) -> Called<u64> {
+        let mut handle = 0;
+        call!(self, create(&raw mut handle, bytes, properties, 0))?;
+        Ok(handle)
+    }
+
+    pub(super) fn release(&self, handle: u64) -> Called<()> {
+        call!(self, release(handle))
+    }
+
+    pub(super) fn reserve(&self, bytes: usize) -> Called<u64> {
+        let mut address = 0;
+        call!(self, reserve(&raw mut address, bytes, 0, 0, 0))?;
+        Ok(address)
+    }
+
+    pub(super) fn unreserve(&self, address: u64, bytes: usize) -> Called<()> {
+        call!(self, unreserve(address, bytes))
+    }
+
+    pub(super) fn map(&self, address: u64, bytes: usize, handle: u64) -> Called<()> {
+        call!(self, map(address, bytes, 0, handle, 0))
+    }
+
+    pub(super) fn unmap(&self, address: u64, bytes: usize) -> Called<()> {
+        call!(self, unmap(address, bytes))
+    }
+
+    pub(super) fn set_access(
+        &self,
+        address: u64,
+        bytes: usize,
+        location: Location,
+        flags: c_uint,
+    ) -> Called<()> {
+        let access = AccessOf { location, flags };
+        call!(self, set_access(address, bytes, &raw const access, 1))
+    }
+
+    pub(super) fn access(&self, address: u64, location: Location) -> Called<u64> {
+        let mut flags = 0;
+        call!(self, access(&raw mut flags, &raw const location, address))?;
+        Ok(flags)
+    }
+
+    /// An attribute of an address whose value has at most 8 bytes; those that it lacks are 0.
+    pub(super) fn pointer_attribute(&self, attribute: c_uint, address: u64) -> Called<u64> {
+        let mut value = 0_u64;
+        call!(
+            self,
+            pointer_attribute((&raw mut value).cast(), attribute, address)
+        )?;
+        Ok(value)
+    }
+
+    pub(super) fn allocate(&self, bytes: usize) -> Called<u64> {
+        let mut address = 0;
+        call!(self, allocate(&raw mut address, bytes))?;
+        Ok(address)
+    }
+
+    pub(super) fn free(&self, address: u64) -> Called<()> {
+        call!(self, free(address))
+    }
+
+    /// Host memory that the device copies from and to by itself.
+    pub(super) fn allocate_host(&self, bytes: usize) -> Called<*mut c_void> {
+        const PORTABLE: c_uint = 1;
+        let mut start = ptr::null_mut();
+        call!(self, allocate_host(&raw mut start, bytes, PORTABLE))?;
+        Ok(start)
+    }
+
+    /// # Safety
+    /// `start` came from [`allocate_host`](Self::allocate_host), nobody uses it any more, and neither
+    /// does the device.
+    pub(super) unsafe fn free_host(&self, start: *mut c_void) -> Called<()> {
+        call!(self, free_host(start))
+    }
+
+    /// # Safety
+    /// `from` is readable for so many bytes until the stream has been waited for.
+    pub(super) unsafe fn copy_to_device(
+        &self,
+        to: u64,
+        from: *const c_void,
+        bytes: usize,
+        stream: Handle,
+    ) -> Called<()> {
+        call!(self, copy_to_device(to, from, bytes, stream))
+    }
+
+    /// # Safety
+    /// `to` is writable for so many bytes, and not looked at, until the stream has been waited for.
+    pub(super) unsafe fn copy_to_host(
+        &self,
+        to: *mut c_void,
+        from: u64,
+        bytes: usize,
+        stream: Handle,
+    ) -> Called<()> {
+        call!(self, copy_to_host(to, from, bytes, stream))
+    }
+
+    pub(super) fn set(&self, address: u64, value: u8, bytes: usize, stream: Handle) -> Called<()> {
+        call!(self, set(address, value, bytes, stream))
+    }
+
+    /// A stream that does not wait for the default stream.
+    pub(super) fn create_stream(&self, priority: c_int) -> Called<Handle> {
+        const NON_BLOCKING: c_uint = 1;
+        let mut stream = ptr::null_mut();
+        call!(self, create_stream(&raw mut stream, NON_BLOCKING, priority))?;
+        Ok(stream)
+    }
+
+    pub(super) fn synchronize_stream(&self, stream: Handle) -> Called<()> {
+        call!(self, synchronize_stream(stream))
+    }
+
+    pub(super) fn query_stream(&self, stream: Handle) -> Called<()> {
+        call!(self, query_stream(stream))
+    }
+
+    pub(super) fn destroy_stream(&self, stream: Handle) -> Called<()> {
+        call!(self, destroy_stream(stream))
+    }
+
+    /// An event to wait for without spinning.
+    pub(super) fn create_event(&self) -> Called<Handle> {
+        const BLOCKING_WITHOUT_TIMING: c_uint = 1 | 2;
+        let mut event = ptr::null_mut();
+        call!(self, create_event(&raw mut event, BLOCKING_WITHOUT_TIMING))?;
+        Ok(event)
+    }
+
+    pub(super) fn record_event(&self, event: Handle, stream: Handle) -> Called<()> {
+        call!(self, record_event(event, stream))
+    }
+
+    pub(super) fn synchronize_event(&self, event: Handle) -> Called<()> {
+        call!(self, synchronize_event(event))
+    }
+
+    pub(super) fn destroy_event(&self, event: Handle) -> Called<()> {
+        call!(self, destroy_event(event))
+    }
+
+    /// A module of PTX.
+    pub(super) fn load_module(&self, ptx: &CStr) -> Called<Handle> {
+        let mut module = ptr::null_mut();
+        call!(self, load_module(&raw mut module, ptx.as_ptr().cast()))?;
+        Ok(module)
+    }
+
+    pub(super) fn unload_module(&self, module: Handle) -> Called<()> {
+        call!(self, unload_module(module))
+    }
+
+    pub(super) fn function(&self, module: Handle, name: &CStr) -> Called<Handle> {
+        let mut function = ptr::null_mut();
+        call!(self, function(&raw mut function, module, name.as_ptr()))?;
+        Ok(function)
+    }
+
+    /// Launches `blocks` blocks of `threads` threads.
+    ///
+    /// # Safety
+    /// `parameters` has the address of a value for each of the kernel's parameters, of its size.
+    pub(super) unsafe fn launch(
+        &self,
+        function: Handle,
+        blocks: u32,
+        threads: u32,
+        stream: Handle,
+        parameters: &mut [*mut c_void],
+    ) -> Called<()> {
+        call!(
+            self,
+            launch(
+                function,
+                blocks,
+                1,
+                1,
+                threads,
+                1,
+                1,
+                0,
+                stream,
+                parameters.as_mut_ptr(),
+                ptr::null_mut(),
+            )
+        )
+    }
+
+    pub(super) fn blocks_per_multiprocessor(
+        &self,
+        function: Handle,
+        threads: c_int,
+    ) -> Called<c_int> {
+        let mut blocks = 0;
+        call!(
+            self,
+            blocks_per_multiprocessor(&raw mut blocks, function, threads, 0)
+        )?;
+        Ok(blocks)
+    }
+}
+
+/// 12040 is 12.4.
+fn version_text(version: c_int) -> String {
+    let (major, minor) = (version / 1000, version % 1000 / 10);
+    format!("{major}.{minor}")
+}

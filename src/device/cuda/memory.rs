@@ -1,0 +1,295 @@
+//! One allocation in a GPU: how it is mapped, protected and given back.
+//!
+//! Where the driver has virtual memory, each allocation is a mapping of its own, read-only once it is
+//! protected. When it goes, its physical memory is given back and its addresses are kept: none is used
+//! twice in a process, so a graph that was captured over it faults when it is replayed, and reads
+//! nobody else's bytes. Without virtual memory it is plain memory of the driver, for whoever has asked
+//! for that by name.
+
+use std::fmt;
+use std::mem::ManuallyDrop;
+use std::sync::Arc;
+
+use cudarc::driver::{CudaSlice, CudaStream};
+
+use super::Protection;
+use super::context::Context;
+use super::driver::{Called, Driver, Location, Properties};
+use crate::device::DeviceError;
+use crate::process;
+
+const READ_ONLY: u32 = 1;
+const READ_WRITE: u32 = 3;
+
+/// One allocation. Wiped and given back when dropped, unless that was done before.
+pub struct CudaMemory {
+    context: Arc<Context>,
+    device: i32,
+    address: u64,
+    /// What was asked for, in bytes.
+    len: u64,
+    /// What is there, in bytes: a multiple of the granularity.
+    mapped: u64,
+    kind: Kind,
+    pub(super) read_only: bool,
+    /// It holds nothing but zeros.
+    pub(super) wiped: bool,
+    gone: bool,
+    /// What views are lent from. It owns nothing: the driver would be asked to free what it never gave.
+    lent: ManuallyDrop<CudaSlice<u8>>,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Kind {
+    /// A mapping of its own.
+    Mapped,
+    /// From the driver's allocator, which has no protection.
+    Plain,
+}
+
+/// How a device gives memory.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Allocator {
+    pub(super) device: i32,
+    /// In bytes; none without virtual memory.
+    pub(super) granularity: Option<usize>,
+    pub(super) protection: Protection,
+}
+
+impl CudaMemory {
+    /// Memory of `len` bytes, whatever they are.
+    pub(super) fn allocate(
+        context: &Arc<Context>,
+        views: &Arc<CudaStream>,
+        allocator: Allocator,
+        len: u64,
+    ) -> Result<Self, DeviceError> {
+        let unit = allocator.granularity.unwrap_or(super::ALIGNMENT);
+        let size = usize::try_from(len)
+            .ok()
+            .and_then(|len| len.checked_next_multiple_of(unit));
+        let size = size.ok_or(DeviceError::OutOfMemory {
+            needed: len,
+            available: u64::MAX,
+            bound: crate::device::Bound::AddressSpace,
+        })?;
+        let (kind, address) = context.allocating(len, |driver| match allocator.granularity {
+            Some(_) => Ok((Kind::Mapped, map(driver, allocator.device, size)?)),
+            None => Ok((Kind::Plain, driver.allocate(size)?)),
+        })?;
+        // SAFETY: `len` bytes are allocated at `address`, and any byte is a `u8`. The slice is never
+        // dropped, it is taken apart when the memory goes.
+        let lent = unsafe { views.upgrade_device_ptr(address, len_of(len)) };
+        let memory = Self {
+            context: Arc::clone(context),
+            device: allocator.device,
+            address,
+            len,
+            mapped: size as u64,
+            kind,
+            read_only: false,
+            wiped: true,
+            gone: false,
+            lent: ManuallyDrop::new(lent),
+        };
+        memory.check_residency()?;
+        Ok(memory)
+    }
+
+    pub(super) fn address(&self) -> u64 {
+        self.address
+    }
+
+    pub(super) fn len(&self) -> u64 {
+        self.len
+    }
+
+    pub(super) fn mapped(&self) -> u64 {
+        self.mapped
+    }
+
+    /// What a view reads.
+    pub(super) fn lent(&self) -> &CudaSlice<u8> {
+        &self.lent
+    }
+
+    /// Asks the driver where the memory is.
+    fn check_residency(&self) -> Result<(), DeviceError> {
+        const MEMORY_TYPE: u32 = 2;
+        const IS_MANAGED: u32 = 8;
+        const DEVICE_ORDINAL: u32 = 9;
+        const ON_DEVICE: u64 = 2;
+        let address = self.address;
+        let found = self.context.within("ask where memory is", |driver| {
+            Ok([
+                driver.pointer_attribute(MEMORY_TYPE, address)?,
+                driver.pointer_attribute(IS_MANAGED, address)?,
+                driver.pointer_attribute(DEVICE_ORDINAL, address)?,
+            ])
+        })?;
+        let device = u64::try_from(self.device).unwrap_or(u64::MAX);
+        // The second is a C `bool`, of one byte.
+        match found.map(|value| value & 0xffff_ffff) {
+            [ON_DEVICE, 0, ordinal] if ordinal == device => Ok(()),
+            [kind, managed, ordinal] => Err(DeviceError::NotResident {
+                cause: format!(
+                    "memory type {kind}, managed {managed}, device {ordinal} where type {ON_DEVICE}, managed 0, device {device} are needed"
+                )
+                .into(),
+            }),
+        }
+    }
+
+    /// Makes it read-only, and asks the driver whether it is.
+    pub(super) fn protect(&mut self, protection: Protection) -> Result<(), DeviceError> {
+        if self.kind == Kind::Plain {
+            return match protection {
+                Protection::WhereAvailable => Ok(()),
+                Protection::Required => Err(DeviceError::NotProtected),
+            };
+        }
+        self.set_access(READ_ONLY)?;
+        let (device, address) = (self.device, self.address);
+        let access = self.context.within("read protection back", |driver| {
+            driver.access(address, Location::device(device))
+        })?;
+        self.read_only = access == u64::from(READ_ONLY);
+        if self.read_only || protection == Protection::WhereAvailable {
+            return Ok(());
+        }
+        Err(DeviceError::NotProtected)
+    }
+
+    pub(super) fn unprotect(&mut self) -> Result<(), DeviceError> {
+        if self.kind == Kind::Mapped {
+            self.set_access(READ_WRITE)?;
+        }
+        self.read_only = false;
+        Ok(())
+    }
+
+    fn set_access(&self, flags: u32) -> Result<(), DeviceError> {
+        let (address, size) = (self.address, len_of(self.mapped));
+        let location = Location::device(self.device);
+        self.context.within("set protection", |driver| {
+            driver.set_access(address, size, location, flags)
+        })
+    }
+
+    /// Overwrites everything with zeros, once nobody can be reading it any more.
+    pub(super) fn zero(&mut self) -> Result<(), DeviceError> {
+        if self.wiped {
+            return Ok(());
+        }
+        self.context.synchronize()?;
+        if self.read_only {
+            self.unprotect()?;
+        }
+        self.overwrite()
+    }
+
+    /// The same for memory that nobody else has seen.
+    pub(super) fn overwrite(&self) -> Result<(), DeviceError> {
+        let (address, size, stream) = (self.address, len_of(self.mapped), self.context.copies());
+        self.context.within("wipe", |driver| {
+            driver.set(address, 0, size, stream)?;
+            driver.synchronize_stream(stream)
+        })
+    }
+
+    /// Gives it back, once nobody can be reading it any more.
+    pub(super) fn give_back(&mut self) -> Result<(), DeviceError> {
+        if self.gone {
+            return Ok(());
+        }
+        self.context.synchronize()?;
+        let (address, size, kind) = (self.address, len_of(self.mapped), self.kind);
+        self.context.within("free", |driver| match kind {
+            Kind::Mapped => driver.unmap(address, size),
+            Kind::Plain => driver.free(address),
+        })?;
+        self.gone = true;
+        Ok(())
+    }
+
+    /// Lets `work` write to it, protected or not.
+    #[cfg(feature = "fault-injection")]
+    pub(super) fn while_writable(
+        &self,
+        work: impl FnOnce() -> Result<(), DeviceError>,
+    ) -> Result<(), DeviceError> {
+        if !self.read_only {
+            return work();
+        }
+        self.set_access(READ_WRITE)?;
+        let worked = work();
+        self.set_access(READ_ONLY)?;
+        worked
+    }
+}
+
+impl Drop for CudaMemory {
+    /// What cannot be waited for, or not be wiped, is leaked: nobody gets it next.
+    fn drop(&mut self) {
+        if process::check().is_err() {
+            // Neither the driver nor its handles are this process's.
+            return;
+        }
+        if !self.gone {
+            let _nobody_to_tell = self.zero().and_then(|()| self.give_back());
+        }
+        // SAFETY: it is taken here alone, and `self` is gone afterwards.
+        let slice = unsafe { ManuallyDrop::take(&mut self.lent) };
+        let _freed_above = slice.leak();
+    }
+}
+
+impl fmt::Debug for CudaMemory {
+    /// Without the address.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CudaMemory")
+            .field("len", &self.len)
+            .field("mapped", &self.mapped)
+            .field("read_only", &self.read_only)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Physical memory at addresses that were never used, readable and writable.
+fn map(driver: &Driver, device: i32, size: usize) -> Called<u64> {
+    let handle = driver.create(size, &Properties::pinned_on(device))?;
+    let address = match driver.reserve(size) {
+        Ok(address) => address,
+        Err(failed) => {
+            let _nothing_else_to_do = driver.release(handle);
+            return Err(failed);
+        }
+    };
+    let mapped = driver.map(address, size, handle);
+    // The mapping keeps the memory.
+    let released = driver.release(handle);
+    mapped?;
+    released?;
+    if let Err(failed) = driver.set_access(address, size, Location::device(device), READ_WRITE) {
+        let _nothing_else_to_do = driver.unmap(address, size);
+        return Err(failed);
+    }
+    Ok(address)
+}
+
+/// Whether memory can be made read-only: tried, and read back.
+pub(super) fn can_protect(driver: &Driver, device: i32, granularity: usize) -> Called<bool> {
+    let address = map(driver, device, granularity)?;
+    let location = Location::device(device);
+    let access = driver
+        .set_access(address, granularity, location, READ_ONLY)
+        .and_then(|()| driver.access(address, location));
+    driver.unmap(address, granularity)?;
+    driver.unreserve(address, granularity)?;
+    Ok(access? == u64::from(READ_ONLY))
+}
+
+/// A length that was checked when the memory was made.
+fn len_of(bytes: u64) -> usize {
+    usize::try_from(bytes).unwrap_or(usize::MAX)
+}

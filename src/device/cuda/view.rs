@@ -1,0 +1,60 @@
+//! What a shard in a GPU can be read through.
+
+use std::fmt;
+use std::sync::Arc;
+
+use cudarc::driver::sys::CUdeviceptr;
+use cudarc::driver::{self, CudaSlice, CudaStream, DevicePtr, DeviceSlice, SyncOnDrop};
+
+use super::memory::CudaMemory;
+
+/// A read-only view of a shard's bytes in the GPU.
+///
+/// Wherever cudarc reads device memory, it takes this: it implements [`DeviceSlice`] and [`DevicePtr`].
+/// It does not implement `DevicePtrMut`, so nothing of cudarc that writes takes it. A kernel takes
+/// `&view.as_cudarc()`; that it does not write to the address is a promise that no type can make, but a
+/// sealed shard's mapping is read-only, and a kernel that writes to it faults (and loses the context).
+///
+/// Work that was begun with a view may run when the view is gone. The memory waits for it: it is wiped and
+/// given back only once everything in the context is done.
+#[derive(Clone, Copy)]
+pub struct CudaView<'a> {
+    slice: &'a CudaSlice<u8>,
+}
+
+impl<'a> CudaView<'a> {
+    pub(super) fn new(memory: &'a CudaMemory) -> Self {
+        let slice = memory.lent();
+        Self { slice }
+    }
+
+    /// The same bytes as a view of cudarc, for kernels' arguments and for parts of it.
+    pub fn as_cudarc(&self) -> driver::CudaView<'a, u8> {
+        self.slice.as_view()
+    }
+}
+
+impl DeviceSlice<u8> for CudaView<'_> {
+    fn len(&self) -> usize {
+        self.slice.len()
+    }
+
+    fn stream(&self) -> &Arc<CudaStream> {
+        self.slice.stream()
+    }
+}
+
+impl DevicePtr<u8> for CudaView<'_> {
+    fn device_ptr<'a>(&'a self, stream: &'a CudaStream) -> (CUdeviceptr, SyncOnDrop<'a>) {
+        self.slice.device_ptr(stream)
+    }
+}
+
+impl fmt::Debug for CudaView<'_> {
+    /// Without the address.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CudaView")
+            .field("len", &self.slice.len())
+            .finish_non_exhaustive()
+    }
+}
