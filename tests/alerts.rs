@@ -127,35 +127,32 @@ SERIES
 /// a thousand records: 11, 10 and none were lost.
 #[test]
 fn the_library_and_promtool_allow_one_percent_and_no_more_on_the_same_data() {
-    alone(
-        "the_library_and_promtool_allow_one_percent_and_no_more_on_the_same_data",
-        |place| {
-            let exporter = PrometheusBuilder::new().install_recorder().unwrap();
-            let runs = [(989, "over"), (990, "exact"), (1000, "none")];
-            let mut series = String::new();
-            for (room, worker) in runs {
-                let (before, after) = a_thousand_records(place, worker, room, &exporter);
-                for (before, after) in before.iter().zip(after) {
-                    let (name, before) = before.split_once("} ").unwrap();
-                    let (same, after) = after.split_once("} ").unwrap();
-                    assert_eq!(name, same);
-                    let values = format!("{before}x5 {after}x5");
-                    writeln!(series, "    - {{ series: '{name}}}', values: {values} }}").unwrap();
-                }
-                let degraded = of_event(&records(&place.join(worker)), "AuditDegraded");
-                assert_eq!(degraded.len(), usize::from(worker == "over"), "{worker}");
+    alone(|place| {
+        let exporter = PrometheusBuilder::new().install_recorder().unwrap();
+        let runs = [(989, "over"), (990, "exact"), (1000, "none")];
+        let mut series = String::new();
+        for (room, worker) in runs {
+            let (before, after) = a_thousand_records(place, worker, room, &exporter);
+            for (before, after) in before.iter().zip(after) {
+                let (name, before) = before.split_once("} ").unwrap();
+                let (same, after) = after.split_once("} ").unwrap();
+                assert_eq!(name, same);
+                let values = format!("{before}x5 {after}x5");
+                writeln!(series, "    - {{ series: '{name}}}', values: {values} }}").unwrap();
             }
-            let rules = ops("alerts.yml");
-            let test = ONE_PERCENT_TEST
-                .replace("RULES", rules.to_str().unwrap())
-                .replace("SERIES", &series);
-            let file = place.join("one_percent_test.yml");
-            fs::write(&file, test).unwrap();
-            if let Some(output) = promtool(&["test", "rules"], &file) {
-                passes(&output);
-            }
-        },
-    );
+            let degraded = of_event(&records(&place.join(worker)), "AuditDegraded");
+            assert_eq!(degraded.len(), usize::from(worker == "over"), "{worker}");
+        }
+        let rules = ops("alerts.yml");
+        let test = ONE_PERCENT_TEST
+            .replace("RULES", rules.to_str().unwrap())
+            .replace("SERIES", &series);
+        let file = place.join("one_percent_test.yml");
+        fs::write(&file, test).unwrap();
+        if let Some(output) = promtool(&["test", "rules"], &file) {
+            passes(&output);
+        }
+    });
 }
 
 /// A worker that gives its trail a thousand records when so many have room: what the exporter shows

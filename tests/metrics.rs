@@ -153,98 +153,86 @@ fn follow(trail: AuditTrail, faults: &StorageFaults, exporter: &PrometheusHandle
 
 #[test]
 fn everything_is_there_at_zero_when_the_exporter_came_first() {
-    alone(
-        "everything_is_there_at_zero_when_the_exporter_came_first",
-        |place| {
-            let exporter = install();
-            let faults = StorageFaults::dangerous_new();
-            let trail = open(place, &faults);
-            expect(&exporter, [0, 0, 0, 0]);
-            follow(trail, &faults, &exporter);
-        },
-    );
+    alone(|place| {
+        let exporter = install();
+        let faults = StorageFaults::dangerous_new();
+        let trail = open(place, &faults);
+        expect(&exporter, [0, 0, 0, 0]);
+        follow(trail, &faults, &exporter);
+    });
 }
 
 #[test]
 fn everything_is_there_when_the_exporter_came_later() {
-    alone(
-        "everything_is_there_when_the_exporter_came_later",
-        |place| {
-            let faults = StorageFaults::dangerous_new();
-            let trail = open(place, &faults);
-            std::thread::sleep(Duration::from_millis(200));
-            let exporter = install();
-            expect(&exporter, [0, 0, 0, 0]);
-            follow(trail, &faults, &exporter);
-        },
-    );
+    alone(|place| {
+        let faults = StorageFaults::dangerous_new();
+        let trail = open(place, &faults);
+        std::thread::sleep(Duration::from_millis(200));
+        let exporter = install();
+        expect(&exporter, [0, 0, 0, 0]);
+        follow(trail, &faults, &exporter);
+    });
 }
 
 #[test]
 fn a_trail_that_is_closed_is_neither_degraded_nor_ahead_of_an_anchor_that_works() {
-    alone(
-        "a_trail_that_is_closed_is_neither_degraded_nor_ahead_of_an_anchor_that_works",
-        |place| {
-            let exporter = install();
-            let faults = StorageFaults::dangerous_new();
-            let trail = support::builder_at(place)
-                .queue_records(16)
-                .anchor(SameHostCopy::new(place.join("anchor")))
-                .anchor_every(Duration::from_secs(3600))
-                .dangerous_storage_faults(faults.clone())
-                .open()
-                .unwrap();
-            faults.hang();
-            let lost = (0..50).filter(|i| trail.note(format!("{i}")).is_err());
-            assert!(lost.count() >= 30);
-            faults.heal();
-            let deadline = Instant::now() + Duration::from_secs(10);
-            let is_set = |name| shown(&exporter).get(name).is_some_and(|value| *value > 0.0);
-            while !is_set("degraded") || !is_set("unanchored_seconds") {
-                assert!(Instant::now() < deadline, "{:?}", shown(&exporter));
-                std::thread::sleep(Duration::from_millis(10));
-                // The anchor gets whatever is there with the record of the degradation: this is not.
-                let _no_room_at_first = trail.note("afterwards");
-            }
-            trail.close().unwrap();
-            let closed = shown(&exporter);
-            assert_eq!(closed["degraded"], 0.0);
-            assert_eq!(closed["unanchored_seconds"], 0.0);
-        },
-    );
+    alone(|place| {
+        let exporter = install();
+        let faults = StorageFaults::dangerous_new();
+        let trail = support::builder_at(place)
+            .queue_records(16)
+            .anchor(SameHostCopy::new(place.join("anchor")))
+            .anchor_every(Duration::from_secs(3600))
+            .dangerous_storage_faults(faults.clone())
+            .open()
+            .unwrap();
+        faults.hang();
+        let lost = (0..50).filter(|i| trail.note(format!("{i}")).is_err());
+        assert!(lost.count() >= 30);
+        faults.heal();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let is_set = |name| shown(&exporter).get(name).is_some_and(|value| *value > 0.0);
+        while !is_set("degraded") || !is_set("unanchored_seconds") {
+            assert!(Instant::now() < deadline, "{:?}", shown(&exporter));
+            std::thread::sleep(Duration::from_millis(10));
+            // The anchor gets whatever is there with the record of the degradation: this is not.
+            let _no_room_at_first = trail.note("afterwards");
+        }
+        trail.close().unwrap();
+        let closed = shown(&exporter);
+        assert_eq!(closed["degraded"], 0.0);
+        assert_eq!(closed["unanchored_seconds"], 0.0);
+    });
 }
 
 #[test]
 fn the_heartbeat_is_the_time_and_stands_still_when_the_writer_hangs_or_has_ended() {
-    alone(
-        "the_heartbeat_is_the_time_and_stands_still_when_the_writer_hangs_or_has_ended",
-        |place| {
-            let exporter = install();
-            let faults = StorageFaults::dangerous_new();
-            let trail = open(place, &faults);
-            expect(&exporter, [0, 0, 0, 0]);
-            let heartbeat = || shown(&exporter)["heartbeat"];
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-            let age = now.as_secs_f64() - heartbeat();
-            assert!(age.abs() < 5.0, "{age}");
+    alone(|place| {
+        let exporter = install();
+        let faults = StorageFaults::dangerous_new();
+        let trail = open(place, &faults);
+        expect(&exporter, [0, 0, 0, 0]);
+        let heartbeat = || shown(&exporter)["heartbeat"];
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        let age = now.as_secs_f64() - heartbeat();
+        assert!(age.abs() < 5.0, "{age}");
 
-            faults.hang();
-            trail.note("held up").unwrap();
-            std::thread::sleep(Duration::from_secs(1));
-            let last = heartbeat();
-            std::thread::sleep(Duration::from_millis(500));
-            assert_eq!(heartbeat(), last, "the writer hangs");
+        faults.hang();
+        trail.note("held up").unwrap();
+        std::thread::sleep(Duration::from_secs(1));
+        let last = heartbeat();
+        std::thread::sleep(Duration::from_millis(500));
+        assert_eq!(heartbeat(), last, "the writer hangs");
 
-            faults.heal();
-            let deadline = Instant::now() + Duration::from_secs(10);
-            while heartbeat() <= last {
-                assert!(Instant::now() < deadline, "no heartbeat came");
-                std::thread::sleep(Duration::from_millis(10));
-            }
-            trail.close().unwrap();
-            let last = heartbeat();
-            std::thread::sleep(Duration::from_millis(500));
-            assert_eq!(heartbeat(), last, "the trail is closed");
-        },
-    );
+        faults.heal();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while heartbeat() <= last {
+            assert!(Instant::now() < deadline, "no heartbeat came");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        trail.close().unwrap();
+        let last = heartbeat();
+        std::thread::sleep(Duration::from_millis(500));
+        assert_eq!(heartbeat(), last, "the trail is closed");
+    });
 }

@@ -18,6 +18,7 @@ use vram_residency::audit::faults::StorageFaults;
 use vram_residency::audit::{
     self, AuditTrailBuilder, Checkpoint, PolicyViolation, Report, VerifierKey,
 };
+use vram_residency::device::Device;
 use vram_residency::shard::{Allocated, Sealed, Shard};
 use vram_residency::{AuditTrail, Host, ModelRef, Provenance, TrailKey, VramManager, WorkerToken};
 
@@ -92,7 +93,7 @@ pub fn model() -> ModelRef {
 }
 
 /// A shard with `len` bytes that are not all the same.
-pub fn filled(manager: &VramManager<Host>, id: &str, len: usize) -> Shard<Allocated, Host> {
+pub fn filled<D: Device>(manager: &VramManager<D>, id: &str, len: usize) -> Shard<Allocated, D> {
     let bytes: Vec<u8> = (0..len).map(|i| (i % 251) as u8).collect();
     let mut shard = manager
         .allocate(id.parse().unwrap(), model(), len as u64)
@@ -101,7 +102,7 @@ pub fn filled(manager: &VramManager<Host>, id: &str, len: usize) -> Shard<Alloca
     shard
 }
 
-pub fn sealed(manager: &VramManager<Host>, id: &str, len: usize) -> Shard<Sealed, Host> {
+pub fn sealed<D: Device>(manager: &VramManager<D>, id: &str, len: usize) -> Shard<Sealed, D> {
     filled(manager, id, len)
         .seal(Provenance::UnpinnedFirstUse)
         .unwrap()
@@ -131,10 +132,14 @@ pub fn child_command(test: &str, value: &Path) -> Command {
 }
 
 /// Runs a test's body in a process of its own, where nothing else forks, waits or installs.
-pub fn alone(test: &str, body: impl FnOnce(&Path)) {
+pub fn alone<F: FnOnce(&Path)>(body: F) {
     if let Some(place) = child() {
         return body(&place);
     }
+    // A closure's name begins with those of the crate and of the function that it is in.
+    let name = std::any::type_name::<F>();
+    let (test, _) = name.split_once("::{{").unwrap();
+    let (_, test) = test.split_once("::").unwrap();
     let place = Place::new();
     ran_well(&child_command(test, place.temp.path()).output().unwrap());
 }

@@ -12,10 +12,9 @@ use vram_residency::digest::Progress;
 use vram_residency::error::{SealError, VerifyError};
 use vram_residency::manager::VramManagerBuilder;
 use vram_residency::shard::{Allocated, Quarantined, Sealed, State, Verified};
-use vram_residency::{
-    AuditTrail, Host, ModelRef, Provenance, Shard, ShardId, VramManager, WorkerToken,
-};
+use vram_residency::{AuditTrail, ModelRef, Provenance, Shard, ShardId, VramManager, WorkerToken};
 
+use crate::backend::{Device, device_with};
 use crate::support::{Place, of_event};
 
 pub const WINDOW: u64 = 524_288;
@@ -26,7 +25,7 @@ pub struct Worker {
     pub trail: AuditTrail,
     pub disk: StorageFaults,
     pub faults: Faults,
-    pub manager: VramManager<Host>,
+    pub manager: VramManager<Device>,
 }
 
 impl Worker {
@@ -35,14 +34,32 @@ impl Worker {
     }
 
     pub fn with(
-        options: impl FnOnce(VramManagerBuilder<Host>) -> VramManagerBuilder<Host>,
+        options: impl FnOnce(VramManagerBuilder<Device>) -> VramManagerBuilder<Device>,
     ) -> Self {
         Self::with_trail(|builder| builder, options)
     }
 
     pub fn with_trail(
         trail: impl FnOnce(AuditTrailBuilder) -> AuditTrailBuilder,
-        options: impl FnOnce(VramManagerBuilder<Host>) -> VramManagerBuilder<Host>,
+        options: impl FnOnce(VramManagerBuilder<Device>) -> VramManagerBuilder<Device>,
+    ) -> Self {
+        let faults = Faults::dangerous_new();
+        Self::made_of(device_with(faults.clone()), faults, trail, options)
+    }
+
+    /// On a device of the test's own, without faults.
+    pub fn on(
+        device: Device,
+        options: impl FnOnce(VramManagerBuilder<Device>) -> VramManagerBuilder<Device>,
+    ) -> Self {
+        Self::made_of(device, Faults::dangerous_new(), |builder| builder, options)
+    }
+
+    fn made_of(
+        device: Device,
+        faults: Faults,
+        trail: impl FnOnce(AuditTrailBuilder) -> AuditTrailBuilder,
+        options: impl FnOnce(VramManagerBuilder<Device>) -> VramManagerBuilder<Device>,
     ) -> Self {
         let place = Place::new();
         let disk = StorageFaults::dangerous_new();
@@ -50,8 +67,6 @@ impl Worker {
             .dangerous_storage_faults(disk.clone())
             .open()
             .unwrap();
-        let faults = Faults::dangerous_new();
-        let device = Host::dangerous_with_faults(faults.clone());
         let token = WorkerToken::generate().unwrap();
         let manager = options(VramManager::builder(device, &token, &trail))
             .build()
@@ -65,22 +80,22 @@ impl Worker {
         }
     }
 
-    pub fn allocated(&self, id: &str, len: u64) -> Shard<Allocated, Host> {
+    pub fn allocated(&self, id: &str, len: u64) -> Shard<Allocated, Device> {
         self.manager.allocate(self::id(id), model(), len).unwrap()
     }
 
-    pub fn written(&self, id: &str, bytes: &[u8]) -> Shard<Allocated, Host> {
+    pub fn written(&self, id: &str, bytes: &[u8]) -> Shard<Allocated, Device> {
         let mut shard = self.allocated(id, bytes.len() as u64);
         shard.write_at(0, bytes).unwrap();
         shard
     }
 
-    pub fn sealed(&self, id: &str, bytes: &[u8]) -> Shard<Sealed, Host> {
+    pub fn sealed(&self, id: &str, bytes: &[u8]) -> Shard<Sealed, Device> {
         let shard = self.written(id, bytes);
         shard.seal(Provenance::UnpinnedFirstUse).unwrap()
     }
 
-    pub fn verified(&self, id: &str, bytes: &[u8]) -> Shard<Verified, Host> {
+    pub fn verified(&self, id: &str, bytes: &[u8]) -> Shard<Verified, Device> {
         self.sealed(id, bytes).verify().unwrap()
     }
 
@@ -165,7 +180,10 @@ pub fn stop(_: Progress) -> ControlFlow<()> {
 }
 /// Takes a failed verification apart, and checks what holds for every one: the record is durable and
 /// on disk by now, and says what the incident says.
-pub fn broken(worker: &Worker, error: VerifyError<Host>) -> (Value, Box<Shard<Quarantined, Host>>) {
+pub fn broken(
+    worker: &Worker,
+    error: VerifyError<Device>,
+) -> (Value, Box<Shard<Quarantined, Device>>) {
     let VerifyError::Broken {
         incident, shard, ..
     } = error
@@ -179,8 +197,8 @@ pub fn broken(worker: &Worker, error: VerifyError<Host>) -> (Value, Box<Shard<Qu
 
 pub fn broken_seal(
     worker: &Worker,
-    error: SealError<Host>,
-) -> (Value, Box<Shard<Quarantined, Host>>) {
+    error: SealError<Device>,
+) -> (Value, Box<Shard<Quarantined, Device>>) {
     let SealError::Broken {
         incident, shard, ..
     } = error
@@ -213,7 +231,7 @@ pub trait HandleJson {
     fn handle_json(&self) -> Value;
 }
 
-impl<S: State> HandleJson for Shard<S, Host> {
+impl<S: State> HandleJson for Shard<S, Device> {
     fn handle_json(&self) -> Value {
         serde_json::to_value(self.handle()).unwrap()
     }

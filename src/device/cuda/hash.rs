@@ -10,6 +10,7 @@ use std::ffi::{CStr, c_void};
 use std::fmt;
 use std::ops::{ControlFlow, Range};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, ThreadId};
 
 use super::Share;
 use super::context::{Context, Event, Pinned, Stream};
@@ -88,6 +89,8 @@ pub(super) struct Hasher {
     blocks: u32,
     scratch: u64,
     lanes: Mutex<[Lane; LANES]>,
+    /// Who has the lanes.
+    holder: Mutex<Option<ThreadId>>,
 }
 
 // SAFETY: the handles are used with the context current, from whatever thread (see `Context`).
@@ -149,6 +152,7 @@ impl Hasher {
             blocks: share.of(most),
             scratch,
             lanes: Mutex::new([lane(0)?, lane(1)?]),
+            holder: Mutex::new(None),
             context: Arc::clone(context),
         })
     }
@@ -160,7 +164,7 @@ impl Hasher {
         while !left.is_empty() {
             let (small, rest) =
                 left.split_at(left.iter().take_while(|shard| shard.is_small()).count());
-            let mut turn = self.turn();
+            let mut turn = self.turn()?;
             turn.pipeline(
                 groups(small),
                 |driver, lane, group| self.climb(driver, lane, group.to_vec()),
@@ -209,7 +213,7 @@ impl Hasher {
         let level_2 = self
             .scratch
             .saturating_add((LANES as u64).saturating_mul(LANE));
-        let mut turn = self.turn();
+        let mut turn = self.turn().map_err(DigestFailure::Device)?;
         turn.pipeline(
             slices(shard).enumerate(),
             |driver, lane, (index, slice)| {
@@ -259,7 +263,7 @@ impl Hasher {
         // Data of at most one block has no level above its only digest.
         let has_levels = shard.len > BLOCK;
         let mut nodes = Vec::new();
-        let mut turn = self.turn();
+        let mut turn = self.turn().map_err(DigestFailure::Device)?;
         turn.pipeline(
             slices(part),
             |driver, lane, slice| {
@@ -347,11 +351,26 @@ impl Hasher {
         launched.map(|()| outputs)
     }
 
-    fn turn(&self) -> Turn<'_> {
-        Turn {
-            context: &self.context,
-            lanes: self.lanes.lock().unwrap_or_else(PoisonError::into_inner),
+    /// Waits for the lanes. A thread that has them, and asks from a progress callback, would wait for
+    /// itself.
+    fn turn(&self) -> Result<Turn<'_>, DeviceError> {
+        let me = thread::current().id();
+        if *self.holder() == Some(me) {
+            return Err(DeviceError::Busy {
+                operation: OPERATION,
+                cause: "called from a progress callback of a digest on the same GPU".into(),
+            });
         }
+        let lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        *self.holder() = Some(me);
+        Ok(Turn {
+            hasher: self,
+            lanes,
+        })
+    }
+
+    fn holder(&self) -> MutexGuard<'_, Option<ThreadId>> {
+        self.holder.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -401,7 +420,7 @@ fn level_of(level: &[Bytes]) -> Input {
 /// Exclusive use of the lanes. When it ends, however that happens, nothing is queued in them any more:
 /// their memory can be used again.
 struct Turn<'a> {
-    context: &'a Context,
+    hasher: &'a Hasher,
     lanes: MutexGuard<'a, [Lane; LANES]>,
 }
 
@@ -421,12 +440,14 @@ impl Turn<'_> {
             let mut is_idle = true;
             for (lane, begun) in self.lanes.iter_mut().zip(&mut begun) {
                 if let Some((job, nodes)) = begun.take() {
-                    lane.wait(self.context).map_err(DigestFailure::Device)?;
+                    lane.wait(&self.hasher.context)
+                        .map_err(DigestFailure::Device)?;
                     collect(job, lane.fetched(nodes))?;
                     is_idle = false;
                 }
                 if let Some(job) = jobs.next() {
                     let nodes = self
+                        .hasher
                         .context
                         .within(OPERATION, |driver| {
                             let nodes = begin(driver, lane, job)?;
@@ -451,12 +472,14 @@ impl Drop for Turn<'_> {
         for lane in self.lanes.iter_mut().filter(|lane| lane.launched > 0) {
             let stream = lane.stream.handle();
             let waited = self
+                .hasher
                 .context
                 .within(OPERATION, |driver| driver.synchronize_stream(stream));
             if waited.is_ok() {
                 lane.launched = 0;
             }
         }
+        *self.hasher.holder() = None;
     }
 }
 

@@ -1,9 +1,5 @@
 //! Shared shards: leases that are read for long, checks beside them, and their end.
 
-#[path = "support/shards.rs"]
-mod shards;
-mod support;
-
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,24 +7,25 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::backend::{self, Device};
+use crate::shards::{WINDOW, Worker, pattern, places};
+use crate::support::of_event;
 use serde_json::{Value, json};
-use shards::{WINDOW, Worker, pattern, places};
-use support::of_event;
 use vram_residency::audit::Reason;
 use vram_residency::device::{Culpability, Operation};
 use vram_residency::error::{CheckError, NoAnswer, ReclaimError, Revoked};
-use vram_residency::{Host, Lease, Shared};
+use vram_residency::{Lease, Shared};
 
-fn shared(worker: &Worker, len: usize) -> Shared<Host> {
+fn shared(worker: &Worker, len: usize) -> Shared<Device> {
     worker.verified("s", &pattern(len)).share()
 }
 
-fn handle(shared: &Shared<Host>) -> Value {
+fn handle(shared: &Shared<Device>) -> Value {
     serde_json::to_value(shared.handle()).unwrap()
 }
 
 /// Gives everything up.
-fn discard(shared: Shared<Host>) {
+fn discard(shared: Shared<Device>) {
     match shared.reclaim() {
         Ok(shard) => shard.release().unwrap(),
         Err(error) => error.into_shared().unwrap_err().release().unwrap(),
@@ -43,15 +40,15 @@ fn leases_read_the_bytes_wherever_they_are_and_keep_them_alive() {
     let shared = shared(&worker, 5000);
     let lease = shared.lease().unwrap();
     lives_anywhere(&lease);
-    let elsewhere: Lease<Host> = lease.clone();
+    let elsewhere: Lease<Device> = lease.clone();
     let read = thread::spawn(move || {
         assert!(elsewhere.is_current());
-        elsewhere.view().to_vec()
+        crate::backend::bytes(elsewhere.view())
     });
     assert_eq!(read.join().unwrap(), pattern(5000));
     assert_eq!(handle(&shared)["state"], "shared");
     drop(shared);
-    assert_eq!(lease.view(), pattern(5000));
+    assert_eq!(crate::backend::bytes(lease.view()), pattern(5000));
     assert_eq!(worker.manager.capacity().used, 5000);
     drop(lease);
     assert_eq!(worker.manager.capacity().used, 0);
@@ -96,7 +93,11 @@ fn a_check_that_fails_revokes_leases_for_ever_and_is_on_disk_before_it_returns()
 
     assert_eq!(shared.lease().unwrap_err(), Revoked::Failed);
     assert!(!lease.is_current());
-    assert_eq!(lease.view().len(), 5000, "nobody's bytes are pulled away");
+    assert_eq!(
+        crate::backend::bytes(lease.view()).len(),
+        5000,
+        "nobody's bytes are pulled away",
+    );
     assert_eq!(handle(&shared)["state"], "revoked");
 
     // The bit flips back; that does not make up for it.
@@ -124,7 +125,7 @@ fn a_check_that_fails_revokes_leases_for_ever_and_is_on_disk_before_it_returns()
 #[test]
 fn a_thousand_flipped_bits_beside_live_leases_are_a_thousand_incidents() {
     let worker = Worker::new();
-    let len = 2 * WINDOW + 4096 + 13;
+    let len = backend::WINDOWS as u64 * WINDOW + 4096 + 13;
     let data = pattern(len as usize);
     for (i, (offset, bit)) in places(len, 1000).into_iter().enumerate() {
         let shared = worker.verified("s", &data).share();
@@ -160,7 +161,10 @@ fn a_thousand_checks_beside_readers_pass() {
     thread::scope(|scope| {
         scope.spawn(|| {
             while !done.load(Ordering::Relaxed) {
-                assert!(lease.is_current() && lease.view()[10] == pattern(11)[10]);
+                assert!(
+                    lease.is_current()
+                        && crate::backend::bytes(lease.view())[10] == pattern(11)[10]
+                );
             }
         });
         for _ in 0..1000 {
@@ -256,10 +260,14 @@ fn a_check_without_an_answer_leaves_leases_as_they_were() {
 #[test]
 fn a_check_that_passes_late_does_not_give_leases_back() {
     for max_age in [None, Some(Duration::from_secs(3600))] {
-        let worker = Worker::with(|builder| match max_age {
-            None => builder,
-            Some(max_age) => builder.max_age(max_age),
-        });
+        // Spot checks would find the flip.
+        let worker = Worker::on(
+            backend::device_without_spot_checks(),
+            |builder| match max_age {
+                None => builder,
+                Some(max_age) => builder.max_age(max_age),
+            },
+        );
         let shared = shared(&worker, 5000);
         let (reached, at_the_end) = mpsc::channel();
         let (go_on, wait) = mpsc::channel::<()>();
@@ -343,7 +351,7 @@ fn without_leases_a_shard_is_reclaimed_as_verified_as_it_last_was() {
     drop(lease);
     let shard = shared.reclaim().unwrap();
     assert_eq!(shard.verified_at(), at);
-    assert_eq!(shard.view(), pattern(5000));
+    assert_eq!(crate::backend::bytes(shard.view()), pattern(5000));
     let shard = shard.reverify().unwrap();
     let again = shard.share();
     assert!(again.verified_at() > at);

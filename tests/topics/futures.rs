@@ -2,8 +2,6 @@
 //! dropped. Each is on disk as `interrupted` by the time that whoever left it can look, without a
 //! flush; and a verification on a blocking thread ends whatever becomes of its future.
 
-mod support;
-
 use std::future::Future;
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -12,13 +10,14 @@ use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use crate::backend::{Device, manager};
+use crate::support::{Place, filled, of_event, records, sealed, segments};
 use serde_json::Value;
-use support::{Place, filled, manager, of_event, records, sealed, segments};
 use vram_residency::audit::Outcome;
 use vram_residency::digest::Progress;
 use vram_residency::error::Revoked;
 use vram_residency::shard::{Sealed, Shard};
-use vram_residency::{AuditTrail, Host, Provenance, VramManager};
+use vram_residency::{AuditTrail, Provenance, VramManager};
 
 const LEN: usize = 200_000;
 /// In each of five tests: 200 in all.
@@ -53,7 +52,7 @@ fn last_failure(dir: &Path) -> Value {
 /// Does something to a new shard, again and again, and looks on the disk each time.
 fn each_is_on_record(
     operation: &str,
-    mut leave: impl FnMut(&VramManager<Host>, Shard<Sealed, Host>),
+    mut leave: impl FnMut(&VramManager<Device>, Shard<Sealed, Device>),
 ) {
     let place = Place::new();
     let trail = place.open();
@@ -96,7 +95,7 @@ fn a_panic_in_the_middle_of_a_check_is_recorded_and_revokes() {
 
 #[test]
 fn an_early_return_in_the_middle_of_a_verification_is_recorded() {
-    fn gives_up(shard: &Shard<Sealed, Host>) -> Result<(), std::fmt::Error> {
+    fn gives_up(shard: &Shard<Sealed, Device>) -> Result<(), std::fmt::Error> {
         let _open = shard.dangerous_open_verification();
         Err(std::fmt::Error)?;
         Ok(())
@@ -160,7 +159,7 @@ fn panics_while_sealing_and_verifying_again_are_recorded() {
 }
 
 /// A broken shard under a progress callback that takes its time.
-fn broken(manager: &VramManager<Host>, id: &str) -> Shard<Sealed, Host> {
+fn broken(manager: &VramManager<Device>, id: &str) -> Shard<Sealed, Device> {
     let shard = sealed(manager, id, LEN);
     shard.dangerous_flip_bit(LEN as u64 - 1, 0).unwrap();
     shard

@@ -1,28 +1,25 @@
 //! Verifications that fail, that have no answer, and that are left without one: what is found, what is
 //! on disk by the time the error exists, and what never passes.
 
-#[path = "support/shards.rs"]
-mod shards;
-mod support;
-
 use std::io;
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use crate::backend::{self, Device};
+use crate::shards::{HandleJson, WINDOW, Worker, broken, pattern, places, stop};
+use crate::support::of_event;
 use serde_json::json;
-use shards::{HandleJson, WINDOW, Worker, broken, pattern, places, stop};
-use support::of_event;
 use vram_residency::audit::Reason;
 use vram_residency::device::{Culpability, Operation};
 use vram_residency::error::{NoAnswer, VerifyError};
 use vram_residency::seal::Tamper;
 use vram_residency::shard::{Sealed, dangerous_swap_seals};
-use vram_residency::{Host, Provenance, Shard};
+use vram_residency::{Provenance, Shard};
 
 #[test]
 fn a_thousand_flipped_bits_are_a_thousand_incidents_in_the_right_window() {
     let worker = Worker::new();
-    let data = pattern(2 * WINDOW as usize + 4096 + 13);
+    let data = pattern(backend::WINDOWS * WINDOW as usize + 4096 + 13);
     for (offset, bit) in places(data.len() as u64, 1000) {
         let shard = worker.verified("s", &data);
         shard.dangerous_flip_bit(offset, bit).unwrap();
@@ -265,7 +262,7 @@ fn a_panic_in_the_middle_of_a_verification_is_on_record_and_the_memory_is_freed(
 
 #[test]
 fn an_early_return_in_the_middle_of_a_verification_is_on_record() {
-    fn leaves(worker: &Worker, shard: &Shard<Sealed, Host>) -> io::Result<()> {
+    fn leaves(worker: &Worker, shard: &Shard<Sealed, Device>) -> io::Result<()> {
         let _open = shard.dangerous_open_verification();
         Err(io::Error::other(worker.manager.key_id().to_string()))
     }

@@ -2,8 +2,6 @@
 //! could do with the trail or a shard is an error at once, never a wait, and nothing it does
 //! reaches the disk or the parent.
 
-mod support;
-
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::ops::ControlFlow;
@@ -11,8 +9,9 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
+use crate::backend::{Device, device, manager};
+use crate::support::{alone, builder_at, filled, model, sealed, segments};
 use rustix::process::{Pid, WaitOptions, waitpid};
-use support::{alone, builder_at, filled, manager, model, sealed, segments};
 use vram_residency::audit::{
     CloseError, NotDurable, OpenError, Outcome, PolicyViolation, RecordError, SameHostCopy,
 };
@@ -22,9 +21,7 @@ use vram_residency::error::{
     SealError, VerifyError, WriteError,
 };
 use vram_residency::shard::{Allocated, Sealed, Shard, Verified};
-use vram_residency::{
-    AuditTrail, Host, Lease, Provenance, Shared, Stream, VramManager, WorkerToken,
-};
+use vram_residency::{AuditTrail, Lease, Provenance, Shared, Stream, VramManager, WorkerToken};
 
 const LEN: usize = 1 << 20;
 
@@ -65,13 +62,13 @@ fn is<T: Debug, E: Debug>(outcome: Result<T, E>, expected: impl FnOnce(&E) -> bo
 /// Everything that a worker holds, in every state.
 struct Everything {
     trail: AuditTrail,
-    manager: VramManager<Host>,
-    allocated: Shard<Allocated, Host>,
-    sealed: Shard<Sealed, Host>,
-    verified: Shard<Verified, Host>,
-    to_share: Shard<Verified, Host>,
-    shared: Shared<Host>,
-    lease: Lease<Host>,
+    manager: VramManager<Device>,
+    allocated: Shard<Allocated, Device>,
+    sealed: Shard<Sealed, Device>,
+    verified: Shard<Verified, Device>,
+    to_share: Shard<Verified, Device>,
+    shared: Shared<Device>,
+    lease: Lease<Device>,
 }
 
 impl Everything {
@@ -96,22 +93,20 @@ impl Everything {
 
 #[test]
 fn in_a_forked_child_every_call_is_an_error_and_the_parent_goes_on() {
-    alone(
-        "in_a_forked_child_every_call_is_an_error_and_the_parent_goes_on",
-        |place| {
-            let everything = Everything::at(place);
-            everything.trail.flush().unwrap();
-            let before = files(&place.join("trail"));
-            let child = fork(30, || borrow_everything(&everything, place));
-            expect_well(child);
-            assert_eq!(before, files(&place.join("trail")), "the child wrote");
-            go_on(everything, place);
-        },
-    );
+    alone(|place| {
+        let everything = Everything::at(place);
+        everything.trail.flush().unwrap();
+        let before = files(&place.join("trail"));
+        let spare = device();
+        let child = fork(30, || borrow_everything(&everything, spare, place));
+        expect_well(child);
+        assert_eq!(before, files(&place.join("trail")), "the child wrote");
+        go_on(everything, place);
+    });
 }
 
 /// What takes `&self`.
-fn borrow_everything(everything: &Everything, place: &Path) {
+fn borrow_everything(everything: &Everything, spare: Device, place: &Path) {
     let Everything {
         trail,
         manager,
@@ -143,13 +138,13 @@ fn borrow_everything(everything: &Everything, place: &Path) {
     );
     let token = WorkerToken::generate().unwrap();
     is(
-        VramManager::builder(Host::new(), &token, trail).build(),
+        VramManager::builder(spare, &token, trail).build(),
         |error| matches!(error, BuildError::Forked(_)),
     );
     let own = AuditTrail::builder(
         "worker-1".parse().unwrap(),
         place.join("own"),
-        support::key_at(place),
+        crate::support::key_at(place),
     );
     is(own.open(), |error| matches!(error, OpenError::Forked(_)));
     assert!(!place.join("own").exists());
@@ -186,9 +181,9 @@ fn go_on(everything: Everything, place: &Path) {
     let key = trail.verifier_key().clone();
     shared.check().unwrap();
     assert!(lease.is_current());
-    assert_eq!(lease.view()[251], 0);
+    assert_eq!(crate::backend::bytes(lease.view())[251], 0);
     drop(lease);
-    assert_eq!(verified.view().len(), LEN);
+    assert_eq!(crate::backend::bytes(verified.view()).len(), LEN);
     verified.reverify().unwrap().release().unwrap();
     to_share.release().unwrap();
     sealed.verify().unwrap().release().unwrap();
@@ -212,20 +207,17 @@ fn go_on(everything: Everything, place: &Path) {
 
 #[test]
 fn in_a_forked_child_every_transition_gives_back_what_it_took() {
-    alone(
-        "in_a_forked_child_every_transition_gives_back_what_it_took",
-        |place| {
-            let everything = Everything::at(place);
-            everything.trail.flush().unwrap();
-            let before = files(&place.join("trail"));
-            // The child's copy goes through everything and is dropped; the parent's must not be.
-            let mut kept = Some(everything);
-            let child = fork(30, || take_everything(kept.take().unwrap()));
-            expect_well(child);
-            assert_eq!(before, files(&place.join("trail")), "the child wrote");
-            go_on(kept.unwrap(), place);
-        },
-    );
+    alone(|place| {
+        let everything = Everything::at(place);
+        everything.trail.flush().unwrap();
+        let before = files(&place.join("trail"));
+        // The child's copy goes through everything and is dropped; the parent's must not be.
+        let mut kept = Some(everything);
+        let child = fork(30, || take_everything(kept.take().unwrap()));
+        expect_well(child);
+        assert_eq!(before, files(&place.join("trail")), "the child wrote");
+        go_on(kept.unwrap(), place);
+    });
 }
 
 /// What takes `self` or `&mut self`; and then the destructors.
@@ -295,53 +287,47 @@ fn take_everything(everything: Everything) {
 /// Threads of the parent are in the middle of everything when it forks; none of them is in the child.
 #[test]
 fn what_is_told_about_a_shared_shard_waits_for_no_thread_that_is_not_there() {
-    alone(
-        "what_is_told_about_a_shared_shard_waits_for_no_thread_that_is_not_there",
-        |place| {
-            let trail = builder_at(place).open().unwrap();
-            let manager = manager(&trail);
-            let shared = sealed(&manager, "shared", 64).verify().unwrap().share();
-            let done = AtomicBool::new(false);
-            let busy = |work: &(dyn Fn() + Sync)| {
-                while !done.load(Ordering::Relaxed) {
-                    work();
+    alone(|place| {
+        let trail = builder_at(place).open().unwrap();
+        let manager = manager(&trail);
+        let shared = sealed(&manager, "shared", 64).verify().unwrap().share();
+        let done = AtomicBool::new(false);
+        let busy = |work: &(dyn Fn() + Sync)| {
+            while !done.load(Ordering::Relaxed) {
+                work();
+            }
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(|| busy(&|| assert!(shared.verified_at() <= SystemTime::now())));
+            scope.spawn(|| busy(&|| drop(shared.handle())));
+            scope.spawn(|| busy(&|| shared.check().unwrap()));
+            let forks = std::panic::AssertUnwindSafe(|| {
+                for _ in 0..300 {
+                    expect_well(fork(5, || {
+                        let _told = (shared.verified_at(), shared.handle());
+                    }));
                 }
-            };
-            std::thread::scope(|scope| {
-                scope.spawn(|| busy(&|| assert!(shared.verified_at() <= SystemTime::now())));
-                scope.spawn(|| busy(&|| drop(shared.handle())));
-                scope.spawn(|| busy(&|| shared.check().unwrap()));
-                let forks = std::panic::AssertUnwindSafe(|| {
-                    for _ in 0..300 {
-                        expect_well(fork(5, || {
-                            let _told = (shared.verified_at(), shared.handle());
-                        }));
-                    }
-                });
-                let outcome = std::panic::catch_unwind(forks);
-                done.store(true, Ordering::Relaxed);
-                outcome.unwrap();
             });
-        },
-    );
+            let outcome = std::panic::catch_unwind(forks);
+            done.store(true, Ordering::Relaxed);
+            outcome.unwrap();
+        });
+    });
 }
 
 #[test]
 fn a_child_that_lives_on_does_not_keep_the_trail_locked() {
-    alone(
-        "a_child_that_lives_on_does_not_keep_the_trail_locked",
-        |place| {
-            let trail = builder_at(place).open().unwrap();
-            let child = fork(60, || {
-                std::thread::sleep(std::time::Duration::from_secs(50))
-            });
-            trail.close().unwrap();
-            let reopened = builder_at(place).open();
-            rustix::process::kill_process(child, rustix::process::Signal::KILL).unwrap();
-            waitpid(Some(child), WaitOptions::empty()).unwrap();
-            reopened.unwrap().close().unwrap();
-        },
-    );
+    alone(|place| {
+        let trail = builder_at(place).open().unwrap();
+        let child = fork(60, || {
+            std::thread::sleep(std::time::Duration::from_secs(50))
+        });
+        trail.close().unwrap();
+        let reopened = builder_at(place).open();
+        rustix::process::kill_process(child, rustix::process::Signal::KILL).unwrap();
+        waitpid(Some(child), WaitOptions::empty()).unwrap();
+        reopened.unwrap().close().unwrap();
+    });
 }
 
 fn files(dir: &Path) -> BTreeMap<std::path::PathBuf, Vec<u8>> {

@@ -1,17 +1,16 @@
 //! Every event that the library can record now, made to happen, with exactly the fields, severity
 //! and outcome that the table in each test says. A reviewer's queries rest on these names.
 
-mod support;
-
 use std::ops::ControlFlow;
 use std::time::Duration;
 
+use crate::backend::{Device, allocated_bytes, device, device_with};
+use crate::support::fields::{expect, one};
+use crate::support::{Place, filled, model, of_event, sealed};
 use serde_json::{Value, json};
-use support::fields::{expect, one};
-use support::{Place, filled, model, of_event, sealed};
 use vram_residency::device::{Culpability, Faults, Operation};
 use vram_residency::seal::Tamper;
-use vram_residency::{AuditTrail, Digest, Host, Provenance, Stream, VramManager, WorkerToken};
+use vram_residency::{AuditTrail, Digest, Provenance, Stream, VramManager, WorkerToken};
 
 const LEN: usize = 1_500_000;
 const SUBJECT: &str = "shard allocation device";
@@ -32,7 +31,7 @@ struct Stage {
     place: Place,
     faults: Faults,
     trail: AuditTrail,
-    manager: VramManager<Host>,
+    manager: VramManager<Device>,
 }
 
 impl Stage {
@@ -41,7 +40,7 @@ impl Stage {
         let faults = Faults::dangerous_new();
         let trail = place.open();
         let token = WorkerToken::generate().unwrap();
-        let host = Host::dangerous_with_faults(faults.clone());
+        let host = device_with(faults.clone());
         let manager = VramManager::builder(host, &token, &trail).build().unwrap();
         Self {
             place,
@@ -79,7 +78,7 @@ fn the_life_of_a_shard() {
     shard.release().unwrap();
 
     let records = stage.records();
-    let subject = json!(["a", 1, "host"]);
+    let subject = json!(["a", 1, crate::backend::NAME]);
     let part = |record: &Value| {
         json!([
             record["model"],
@@ -99,7 +98,7 @@ fn the_life_of_a_shard() {
     assert_eq!(who(&allocated), subject);
     assert_eq!(part(&allocated), json!(["model", 0, 1]));
     assert_eq!(allocated["requested_bytes"], LEN);
-    assert_eq!(allocated["allocated_bytes"], LEN);
+    assert_eq!(allocated["allocated_bytes"], allocated_bytes(LEN));
     assert_eq!(allocated["used_bytes"], LEN);
     assert!(allocated["available_bytes"].is_u64() && allocated["memory_locked"].is_boolean());
 
@@ -200,7 +199,7 @@ fn an_allocation_that_fails() {
         expect(record, "WARN failure", &[fields]);
         assert_eq!(
             json!([record["shard"], record["device"]]),
-            json!([shard, "host"])
+            json!([shard, crate::backend::NAME])
         );
         assert_eq!(record["requested_bytes"], bytes);
         assert!(record["available_bytes"].is_u64());
@@ -379,7 +378,7 @@ fn a_verification_without_an_answer_and_one_that_is_overdue() {
     }
 
     let token = WorkerToken::generate().unwrap();
-    let manager = VramManager::builder(Host::new(), &token, &stage.trail)
+    let manager = VramManager::builder(device(), &token, &stage.trail)
         .max_age(Duration::from_millis(20))
         .build()
         .unwrap();

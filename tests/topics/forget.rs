@@ -7,20 +7,19 @@
     reason = "what must hold when it is used is shown here"
 )]
 
-mod support;
-
 use std::mem::forget;
 use std::time::{Duration, Instant};
 
+use crate::backend::{Device, device, manager};
+use crate::support::{Place, filled, model, of_event, sealed};
 use serde_json::{Value, json};
-use support::{Place, filled, manager, model, of_event, sealed};
 use vram_residency::audit::{OpenError, Outcome, PolicyViolation};
 use vram_residency::error::{AllocateError, ReclaimError, SealError, VerifyError};
-use vram_residency::{Host, Provenance, VramManager, WorkerToken};
+use vram_residency::{Provenance, VramManager, WorkerToken};
 
 const LEN: usize = 5_000;
 
-fn taken(manager: &VramManager<Host>, id: &str) -> bool {
+fn taken(manager: &VramManager<Device>, id: &str) -> bool {
     match manager.allocate(id.parse().unwrap(), model(), 1) {
         Err(AllocateError::DuplicateId { .. }) => true,
         Ok(_) => false,
@@ -79,7 +78,7 @@ fn forgotten_memory_keeps_its_owner_and_closing_says_so() {
     assert_eq!(closed["live_shards"], 6);
     assert_eq!(
         closed["live"][0],
-        json!({"shard": "allocated", "allocation": 1, "device": "host", "bytes": LEN})
+        json!({"shard": "allocated", "allocation": 1, "device": crate::backend::NAME, "bytes": LEN})
     );
     let freed = of_event(&records, "VramDeallocated");
     assert_eq!(freed.len(), 1, "only `another` was freed: {freed:?}");
@@ -95,7 +94,10 @@ fn a_forgotten_shard_is_out_of_reach_for_the_next_run() {
     let trail = place.open();
     let manager = manager(&trail);
     let shard = sealed(&manager, "a", LEN);
-    assert_eq!(shard.verify().unwrap().view()[250], 250);
+    assert_eq!(
+        crate::backend::bytes(shard.verify().unwrap().view())[250],
+        250
+    );
 }
 
 #[test]
@@ -155,7 +157,7 @@ fn a_forgotten_verification_proves_nothing() {
 fn nobody_can_check_a_forgotten_share_and_its_leases_end() {
     let place = Place::new();
     let trail = place.open();
-    let manager = VramManager::builder(Host::new(), &WorkerToken::generate().unwrap(), &trail)
+    let manager = VramManager::builder(device(), &WorkerToken::generate().unwrap(), &trail)
         .max_age(Duration::from_millis(300))
         .build()
         .unwrap();
@@ -186,7 +188,7 @@ fn forgotten_receipts_managers_and_builders_change_nothing() {
     forget(trail.checkpoint());
     forget(place.builder());
     let token = WorkerToken::generate().unwrap();
-    forget(VramManager::builder(Host::new(), &token, &trail));
+    forget(VramManager::builder(device(), &token, &trail));
     let manager = manager(&trail);
     let shard = sealed(&manager, "a", LEN);
     forget(shard.handle());

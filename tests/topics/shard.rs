@@ -1,19 +1,16 @@
 //! Shards on host memory, through the public interface: filling, sealing, and a whole life, with what
 //! comes back with an error and what is on record afterwards.
 
-#[path = "support/shards.rs"]
-mod shards;
-mod support;
-
 use std::io::{self, Read};
 
+use crate::backend::{self, Device};
+use crate::shards::{HandleJson, WINDOW, Worker, broken_seal, go, pattern, stop};
+use crate::support::of_event;
 use serde_json::{Value, json};
-use shards::{HandleJson, WINDOW, Worker, broken_seal, go, pattern, stop};
-use support::of_event;
 use vram_residency::device::{Culpability, Operation};
 use vram_residency::error::{LoadError, SealError, WriteError};
 use vram_residency::shard::Allocated;
-use vram_residency::{Digest, Host, Provenance, Shard, Stream, StreamDigest};
+use vram_residency::{Digest, Provenance, Shard, Stream, StreamDigest};
 
 /// From fsverity-utils' test vectors: `pattern(1_000_000)`.
 const DIGEST_1_000_000: &str = "48df0c462329cd879661bd05b39aa81b05cc16afd27a7196a559da83531d39d9";
@@ -33,7 +30,7 @@ fn a_shard_is_allocated_sealed_verified_read_and_released_and_all_of_it_is_on_re
     assert_eq!(
         shard.handle_json(),
         json!({
-            "shard": "s-0", "allocation": 1, "device": "host", "bytes": 1_000_000,
+            "shard": "s-0", "allocation": 1, "device": crate::backend::NAME, "bytes": 1_000_000,
             "model": "org/model:v1", "model_index": 1, "model_total": 3, "state": "allocated",
         })
     );
@@ -51,7 +48,7 @@ fn a_shard_is_allocated_sealed_verified_read_and_released_and_all_of_it_is_on_re
     assert!(handle["sealed_time"].is_string() && handle["verified_time"].is_null());
 
     let shard = shard.verify().unwrap();
-    assert_eq!(shard.view(), data);
+    assert_eq!(crate::backend::bytes(shard.view()), data);
     let first = shard.verified_at();
     assert_eq!(shard.handle_json()["state"], "verified");
     let shard = shard.reverify().unwrap();
@@ -59,14 +56,15 @@ fn a_shard_is_allocated_sealed_verified_read_and_released_and_all_of_it_is_on_re
     let second = shard.verified_at();
     let shard = shard.verify_window(1..2).unwrap();
     assert_eq!(shard.verified_at(), second);
-    assert_eq!(shard.view(), data);
+    assert_eq!(crate::backend::bytes(shard.view()), data);
     shard.release().unwrap();
     assert_eq!(worker.manager.capacity().used, 0);
 
     let key = worker.manager.key_id().to_string();
     let records = worker.close();
+    let first = backend::RECORDS_AT_OPENING;
     assert_eq!(
-        events(&records)[1..],
+        events(&records)[first..],
         [
             "VramAllocated",
             "VramSealed",
@@ -83,41 +81,43 @@ fn a_shard_is_allocated_sealed_verified_read_and_released_and_all_of_it_is_on_re
         }
     };
     has(
-        &records[1],
+        &records[first],
         json!({
-            "shard": "s-0", "allocation": 1, "device": "host", "model": "org/model:v1",
+            "shard": "s-0", "allocation": 1, "device": crate::backend::NAME, "model": "org/model:v1",
             "model_index": 1, "model_total": 3, "requested_bytes": 1_000_000,
-            "allocated_bytes": 1_000_000, "used_bytes": 1_000_000, "worker": "worker-1",
+            "allocated_bytes": backend::allocated_bytes(1_000_000), "used_bytes": 1_000_000, "worker": "worker-1",
             "severity": "INFO", "outcome": "success",
         }),
     );
-    assert!(records[1]["available_bytes"].is_u64() && records[1]["memory_locked"].is_boolean());
+    assert!(
+        records[first]["available_bytes"].is_u64() && records[first]["memory_locked"].is_boolean()
+    );
     has(
-        &records[2],
+        &records[first + 1],
         json!({
             "shard": "s-0", "allocation": 1, "bytes": 1_000_000, "digest": DIGEST_1_000_000,
             "provenance": "fs_verity", "key_id": key, "read_only": true,
             "sealed_time": handle["sealed_time"],
         }),
     );
-    assert_eq!(records[2]["epoch"].as_str().unwrap().len(), 32);
+    assert_eq!(records[first + 1]["epoch"].as_str().unwrap().len(), 32);
     let verified = |operation, windows: [u64; 2], bytes| {
         json!({
             "operation": operation, "digest": DIGEST_1_000_000, "bytes": bytes,
             "first_window": windows[0], "end_window": windows[1],
         })
     };
-    has(&records[3], verified("verify", [0, 2], 1_000_000));
-    has(&records[4], verified("reverify", [0, 2], 1_000_000));
+    has(&records[first + 2], verified("verify", [0, 2], 1_000_000));
+    has(&records[first + 3], verified("reverify", [0, 2], 1_000_000));
     has(
-        &records[5],
+        &records[first + 4],
         verified("verify_window", [1, 2], 1_000_000 - WINDOW),
     );
     has(
-        &records[6],
+        &records[first + 5],
         json!({"freed_bytes": 1_000_000, "used_bytes": 0, "wiped": true, "freed": true}),
     );
-    has(&records[7], json!({"live_shards": 0}));
+    has(&records[first + 6], json!({"live_shards": 0}));
 }
 
 #[test]
@@ -134,7 +134,10 @@ fn every_byte_must_be_written_before_sealing() {
     let mut shard = error.into_shard().unwrap();
     shard.write_at(39, &[1]).unwrap();
     let shard = shard.seal(Provenance::UnpinnedFirstUse).unwrap();
-    assert_eq!(shard.verify().unwrap().view(), [1; 100]);
+    assert_eq!(
+        crate::backend::bytes(shard.verify().unwrap().view()),
+        [1; 100]
+    );
 }
 
 #[test]
@@ -244,7 +247,7 @@ fn a_failed_write_is_on_record_and_nothing_counts_as_written() {
 /// SHA-256 of "abc", from FIPS 180-2.
 const SHA256_ABC: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
 
-fn load_abc(worker: &Worker, stream: Stream) -> Shard<Allocated, Host> {
+fn load_abc(worker: &Worker, stream: Stream) -> Shard<Allocated, Device> {
     let mut shard = worker.allocated("s", 3);
     shard.load_from(&b"abc"[..], stream, go).unwrap();
     shard
@@ -333,7 +336,10 @@ fn a_write_after_a_load_is_what_gets_sealed() {
     let mut shard = load_abc(&worker, Stream::WithSha256);
     shard.write_at(1, b"B").unwrap();
     let shard = shard.seal(Provenance::UnpinnedFirstUse).unwrap();
-    assert_eq!(shard.verify().unwrap().view(), b"aBc");
+    assert_eq!(
+        crate::backend::bytes(shard.verify().unwrap().view()),
+        b"aBc"
+    );
 }
 
 #[test]

@@ -1,0 +1,217 @@
+//! The digest in the GPU: against the vectors, at every tail, in slices, and how many bytes come back.
+
+use simulated_cuda::{Direction, Driver, in_child};
+use vram_residency::audit::Reason;
+use vram_residency::device::Share;
+use vram_residency::error::{CheckError, SealError};
+use vram_residency::{Digest, Provenance, Stream};
+
+use crate::gpu::{address, worker};
+use crate::shards::{Numbers, WINDOW, Worker, go, pattern};
+
+/// Of fsverity-utils, for the first bytes of `pattern`.
+const VECTORS: [(usize, &str); 6] = [
+    (
+        1,
+        "b803429503d95915829b29fdbc8bbad142f3abfd11b1cadf5526582e685c0551",
+    ),
+    (
+        4096,
+        "6ac39979016e3ddf3d39fff6cb984f7c118acdf1852919f5c100c4b142c1818e",
+    ),
+    (
+        100_000,
+        "f2096a36c5cdca4fa33ee8852833150bb324992e5417a9d571f1bffff73b9efc",
+    ),
+    (
+        524_288,
+        "318d7f64c1db10a983346f0c101c5b0fd2cb0e0c3d4e88df0320edf9990bdda4",
+    ),
+    (
+        524_289,
+        "e21e7d7f576f210094c3a6ea78b021f036633f2a06119fee987f79ac6dd30cf1",
+    ),
+    (
+        1_000_000,
+        "48df0c462329cd879661bd05b39aa81b05cc16afd27a7196a559da83531d39d9",
+    ),
+];
+
+fn seal_and_verify(worker: &Worker, bytes: &[u8]) -> Digest {
+    let shard = worker.sealed("s", bytes);
+    let digest = shard.digest();
+    let shard = shard.verify().unwrap();
+    assert_eq!(shard.digest(), digest);
+    shard.release().unwrap();
+    digest
+}
+
+#[test]
+fn the_vectors_of_fsverity_utils_come_out() {
+    in_child(|_| {
+        let worker = worker(|builder| builder);
+        for (len, expected) in VECTORS {
+            assert_eq!(
+                seal_and_verify(&worker, &pattern(len)).to_string(),
+                expected
+            );
+        }
+    });
+}
+
+/// The other side is this crate's host digest, which `tests/digest.rs` compares with `fsverity`.
+#[test]
+fn every_tail_is_hashed_as_on_the_host() {
+    in_child(|_| {
+        let worker = worker(|builder| builder);
+        let window = WINDOW as usize;
+        let mut lengths: Vec<usize> = (1..=129).chain(4096 - 65..=4096 + 129).collect();
+        lengths.extend([
+            window - 1,
+            window,
+            window + 1,
+            2 * window - 4096,
+            128 * window + 1,
+        ]);
+        let data = pattern(128 * window + 1);
+        for len in lengths {
+            let expected = Digest::of_reader(&data[..len]).unwrap();
+            assert_eq!(
+                seal_and_verify(&worker, &data[..len]),
+                expected,
+                "{len} bytes"
+            );
+        }
+    });
+}
+
+#[test]
+fn a_share_of_the_gpu_changes_nothing_but_the_time() {
+    in_child(|driver: Driver| {
+        let small = worker(|builder| builder.share(Share::percent(1).unwrap()).spot_checks(0));
+        let shard = small.sealed("s", &pattern(3_000_000));
+        let before = driver.counters();
+        let shard = shard.verify().unwrap();
+        let after = driver.counters();
+        // 8 multiprocessors with 16 blocks each: one block at a time, in each of three launches.
+        assert_eq!(after.launches - before.launches, 3);
+        assert_eq!(after.blocks - before.blocks, 3);
+        let expected = Digest::of_reader(&pattern(3_000_000)[..]).unwrap();
+        assert_eq!(shard.digest(), expected);
+    });
+}
+
+#[test]
+fn for_a_digest_32_bytes_come_back() {
+    in_child(|driver: Driver| {
+        let worker = worker(|builder| builder.spot_checks(0));
+        let back = || driver.counters().device_to_host;
+        for windows in [1, 2, 6] {
+            let len = windows * WINDOW - 1000;
+            let shard = worker.written("s", &pattern(len as usize));
+            let before = back();
+            let shard = shard.seal(Provenance::UnpinnedFirstUse).unwrap();
+            assert_eq!(back() - before, 32 * windows, "the kept level, at sealing");
+            let before = back();
+            let shard = shard.verify().unwrap();
+            assert_eq!(back() - before, 32, "a verification");
+            let before = back();
+            let shard = shard.verify_window(0..1).unwrap();
+            assert_eq!(back() - before, 32, "a window");
+            let shared = shard.share();
+            let before = back();
+            shared.check().unwrap();
+            assert_eq!(back() - before, 32, "a check");
+            shared.dangerous_flip_bit(5, 5).unwrap();
+            let before = back();
+            assert!(matches!(shared.check(), Err(CheckError::Broken { .. })));
+            assert_eq!(back() - before, 32 + 32 * windows, "a mismatch, and where");
+        }
+    });
+}
+
+#[test]
+fn spot_checks_copy_their_windows_back_and_no_more() {
+    in_child(|driver: Driver| {
+        let worker = worker(|builder| builder.spot_checks(2));
+        let shard = worker.sealed("s", &pattern(5 * WINDOW as usize));
+        let before = driver.counters().device_to_host;
+        let _shard = shard.verify().unwrap();
+        assert_eq!(driver.counters().device_to_host - before, 32 + 2 * WINDOW);
+    });
+}
+
+#[test]
+fn bits_that_flip_at_rest_are_found_in_their_window() {
+    in_child(|driver: Driver| {
+        let worker = worker(|builder| builder);
+        let len = 3 * WINDOW + 17;
+        let data = pattern(len as usize);
+        let mut numbers = Numbers(77);
+        for round in 0..40 {
+            let shard = worker.verified("s", &data);
+            let offset = match round {
+                0 => 0,
+                1 => len - 1,
+                _ => numbers.below(len),
+            };
+            let mask = 1 << numbers.below(8);
+            driver.flip_memory(address(shard.view()) + offset, mask);
+            let error = shard.reverify().unwrap_err();
+            let incident = error.incident().unwrap();
+            assert_eq!(incident.reason(), Reason::DigestMismatch);
+            let window = offset / WINDOW;
+            assert_eq!(incident.damaged_windows(), [window..window + 1]);
+            assert!(!incident.is_injected(), "the library knows nothing of it");
+        }
+    });
+}
+
+#[test]
+fn a_copy_that_goes_wrong_on_its_way_in_is_found_at_sealing() {
+    in_child(|driver: Driver| {
+        let worker = worker(|builder| builder);
+        let data = pattern(3_000_000);
+        for piece in [1, 2, 3] {
+            let mut shard = worker.allocated("s", data.len() as u64);
+            driver.flip_copy(Direction::HostToDevice, piece, 12_345);
+            shard.load_from(&data[..], Stream::TreeOnly, go).unwrap();
+            let error = shard.seal(Provenance::UnpinnedFirstUse).unwrap_err();
+            let SealError::Broken { incident, .. } = error else {
+                panic!("{error:?}")
+            };
+            assert_eq!(incident.reason(), Reason::ProvenanceMismatch);
+            assert!(incident.detail().unwrap().contains("bad copy"));
+        }
+    });
+}
+
+/// Damage that comes after the digest stands for a kernel that calls damaged bytes good. The docs of
+/// `CudaBuilder::spot_checks` give the probability of missing it.
+#[test]
+fn a_digest_that_is_wrong_is_caught_at_the_rate_that_the_docs_state() {
+    in_child(|driver: Driver| {
+        const ROUNDS: u32 = 120;
+        const WINDOWS: u64 = 4;
+        // One window of four is bad, one of four is looked at.
+        let worker = worker(|builder| builder.spot_checks(1));
+        let data = pattern((WINDOWS * WINDOW) as usize);
+        let mut caught = 0;
+        for _ in 0..ROUNDS {
+            let shard = worker.verified("s", &data);
+            let at = address(shard.view()) + 5;
+            let outcome = shard.reverify_with_progress(|_| {
+                driver.flip_memory(at, 1);
+                std::ops::ControlFlow::Continue(())
+            });
+            if let Err(error) = outcome {
+                let incident = error.incident().unwrap();
+                assert_eq!(incident.reason(), Reason::SpotCheckMismatch);
+                assert_eq!(incident.damaged_windows(), [0..1]);
+                caught += 1;
+            }
+        }
+        // A binomial of 120 at 1/4: five standard deviations to each side.
+        assert!((7..=53).contains(&caught), "{caught} of {ROUNDS}");
+    });
+}

@@ -1,0 +1,212 @@
+//! Memory in a GPU: who can write to it, who can read it, and what is left of it.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
+use cudarc::driver::{DevicePtr as _, DeviceSlice as _};
+use simulated_cuda::{Driver, in_child};
+use vram_residency::error::VerifyError;
+use vram_residency::shard::Verified;
+use vram_residency::{Provenance, Shard};
+
+use crate::backend::{self, Device};
+use crate::gpu::{address, increment, nothing_is_left, user, worker};
+use crate::shards::pattern;
+use crate::support::of_event;
+
+const ILLEGAL_ADDRESS: u32 = 700;
+
+#[test]
+fn a_kernel_that_writes_into_a_sealed_shard_is_refused() {
+    in_child(|_| {
+        let worker = worker(|builder| builder);
+        let shard = worker.verified("s", &pattern(5000));
+        let stream = user();
+        increment(&stream, address(shard.view()));
+        let refused = stream.synchronize().unwrap_err();
+        assert_eq!(refused.0 as u32, ILLEGAL_ADDRESS);
+        // The kernel has cost the context, and the shard is what it was.
+        let error = shard.reverify().unwrap_err();
+        assert!(matches!(error, VerifyError::Broken { .. }), "{error:?}");
+        assert_eq!(
+            of_event(&worker.close(), "VramSealed")[0]["read_only"],
+            true
+        );
+    });
+}
+
+#[test]
+fn a_shard_that_is_being_filled_can_be_written_to() {
+    in_child(|driver: Driver| {
+        let worker = worker(|builder| builder);
+        let mut shard = worker.written("s", &pattern(5000));
+        shard.write_at(17, b"other").unwrap();
+        let mut expected = pattern(5000);
+        expected[17..22].copy_from_slice(b"other");
+        let shard = shard
+            .seal(Provenance::UnpinnedFirstUse)
+            .unwrap()
+            .verify()
+            .unwrap();
+        assert_eq!(backend::bytes(shard.view()), expected);
+        assert_eq!(driver.peek(address(shard.view()), 5000), expected);
+    });
+}
+
+#[test]
+fn a_view_is_aligned_and_has_its_length() {
+    in_child(|_| {
+        let worker = worker(|builder| builder);
+        let shard: Shard<Verified, Device> = worker.verified("s", &pattern(4099));
+        let view = shard.view();
+        assert_eq!((view.len(), view.num_bytes()), (4099, 4099));
+        assert_eq!(view.as_cudarc().len(), 4099);
+        let stream = user();
+        assert_eq!(view.device_ptr(&stream).0 % 256, 0);
+        assert!(!format!("{view:?}").contains(&format!("{:x}", address(view))));
+    });
+}
+
+#[test]
+fn what_was_in_a_shard_is_not_in_the_next_allocation_of_anybody() {
+    in_child(|driver: Driver| {
+        let worker = worker(|builder| builder);
+        let data = pattern(2 << 20);
+        let secret = &data[1000..1064];
+        let next = || {
+            let stream = user();
+            // SAFETY: whatever is there is what is to be seen.
+            let memory = unsafe { stream.alloc::<u8>(2 << 20) }.unwrap();
+            let found = stream.clone_dtoh(&memory).unwrap();
+            stream.synchronize().unwrap();
+            found
+        };
+        // Whoever frees without wiping leaves it.
+        let stream = user();
+        let there = stream.clone_htod(&data).unwrap();
+        stream.synchronize().unwrap();
+        drop(there);
+        stream.synchronize().unwrap();
+        let holds = |bytes: &[u8]| bytes.windows(64).any(|part| part == secret);
+        assert!(
+            holds(&next()),
+            "the simulated driver hands on what was freed"
+        );
+
+        let shard = worker.verified("s", &data);
+        assert!(holds(&driver.peek(address(shard.view()), data.len())));
+        shard.release().unwrap();
+        assert!(!holds(&next()));
+
+        // After a panic too, and from every state.
+        let panicked = catch_unwind(AssertUnwindSafe(|| {
+            let _dropped = worker.verified("s", &data);
+            let _too = worker.written("t", &data);
+            panic!("somewhere else");
+        }));
+        assert!(panicked.is_err());
+        assert!(!holds(&next()) && !holds(&next()));
+        let freed = worker.recorded("VramDeallocated");
+        assert_eq!(freed.len(), 3);
+        assert!(freed.iter().all(|record| record["wiped"] == true));
+    });
+}
+
+#[test]
+fn a_replayed_graph_over_a_dropped_shard_faults_instead_of_reading_another() {
+    in_child(|_| {
+        let worker = worker(|builder| builder);
+        let shard = worker.verified("s", &pattern(5000));
+        let stream = user();
+        let mut copy = stream.alloc_zeros::<u8>(5000).unwrap();
+        stream.synchronize().unwrap();
+        stream
+            .begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED)
+            .unwrap();
+        stream.memcpy_dtod(&shard.view(), &mut copy).unwrap();
+        let flags = CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
+        let graph = stream.end_capture(flags).unwrap().unwrap();
+        graph.launch().unwrap();
+        let read = stream.clone_dtoh(&copy).unwrap();
+        stream.synchronize().unwrap();
+        assert_eq!(read, pattern(5000));
+
+        shard.release().unwrap();
+        // Of the same size, so that it would lie where the other was.
+        let _another = worker.verified("another", &pattern(5000));
+        let replayed = graph.launch().and_then(|()| stream.synchronize());
+        assert_eq!(replayed.unwrap_err().0 as u32, ILLEGAL_ADDRESS);
+    });
+}
+
+#[test]
+fn no_address_is_used_twice() {
+    in_child(|_| {
+        let worker = worker(|builder| builder);
+        let mut seen = std::collections::BTreeSet::new();
+        for _ in 0..50 {
+            let shard = worker.verified("s", &pattern(100));
+            assert!(seen.insert(address(shard.view())), "twice");
+        }
+    });
+}
+
+#[test]
+fn dropping_waits_for_work_that_may_still_read() {
+    in_child(|driver: Driver| {
+        let worker = worker(|builder| builder);
+        let shard = worker.verified("s", &pattern(5000));
+        let stream = user();
+        let mut copy = stream.alloc_zeros::<u8>(5000).unwrap();
+        stream.memcpy_dtod(&shard.view(), &mut copy).unwrap();
+        assert!(driver.counters().queued > 0, "the copy is not done yet");
+        shard.release().unwrap();
+        let read = stream.clone_dtoh(&copy).unwrap();
+        stream.synchronize().unwrap();
+        assert_eq!(read, pattern(5000));
+    });
+}
+
+#[test]
+fn a_check_beside_a_capture_does_not_disturb_it() {
+    in_child(|_| {
+        let worker = worker(|builder| builder);
+        let shared = worker.verified("s", &pattern(5000)).share();
+        let lease = shared.lease().unwrap();
+        let stream = user();
+        let mut copy = stream.alloc_zeros::<u8>(5000).unwrap();
+        stream.synchronize().unwrap();
+        stream
+            .begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_GLOBAL)
+            .unwrap();
+        stream.memcpy_dtod(&lease.view(), &mut copy).unwrap();
+        shared.check().unwrap();
+        let flags = CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
+        let graph = stream.end_capture(flags).unwrap().unwrap();
+        graph.launch().unwrap();
+        let read = stream.clone_dtoh(&copy).unwrap();
+        stream.synchronize().unwrap();
+        assert_eq!(read, pattern(5000));
+    });
+}
+
+#[test]
+fn everything_that_was_taken_from_the_driver_is_given_back() {
+    in_child(|driver: Driver| {
+        let worker = worker(|builder| builder);
+        let shared = worker.verified("s", &pattern(3_000_000)).share();
+        let lease = shared.lease().unwrap();
+        let crate::shards::Worker { manager, trail, .. } = worker;
+        drop(manager);
+        drop(shared);
+        assert_eq!(
+            lease.view().len(),
+            3_000_000,
+            "a lease keeps all that it needs"
+        );
+        drop(lease);
+        trail.close().unwrap();
+        nothing_is_left(driver);
+        assert!(driver.counters().reservations > 0, "addresses are kept");
+    });
+}

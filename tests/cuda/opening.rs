@@ -1,0 +1,267 @@
+//! Opening a GPU: what is found out, and every reason why it is not opened.
+
+use std::error::Error as _;
+
+use serde_json::Value;
+use simulated_cuda::{After, Device, Driver, KernelFault, When, in_child, in_child_without};
+use vram_residency::device::{Cuda, CudaError, Protection};
+use vram_residency::error::BuildError;
+use vram_residency::{VramManager, WorkerToken};
+
+use crate::gpu::{nothing_is_left, worker};
+use crate::shards::pattern;
+use crate::support::{Place, alone, of_event};
+
+fn refused() -> CudaError {
+    Cuda::builder(0).open().unwrap_err()
+}
+
+#[test]
+fn without_a_driver_the_error_says_what_to_install() {
+    alone(|_| {
+        // SAFETY: as the library under test looks for it.
+        if unsafe { libloading::Library::new("libcuda.so.1") }.is_ok() {
+            crate::support::say("SKIPPED: this machine has a driver");
+            return;
+        }
+        let error = refused();
+        assert!(matches!(error, CudaError::NoDriver), "{error:?}");
+        assert!(error.to_string().contains("install NVIDIA's driver"));
+    });
+}
+
+#[test]
+fn a_gpu_that_is_not_there_is_an_error_with_the_number_of_those_that_are() {
+    in_child(|driver: Driver| {
+        driver.set_devices(&[Device::numbered(0), Device::numbered(1)]);
+        assert!(Cuda::builder(1).open().is_ok());
+        let error = Cuda::builder(2).open().unwrap_err();
+        assert!(
+            matches!(
+                error,
+                CudaError::NoDevice {
+                    ordinal: 2,
+                    count: 2,
+                    ..
+                }
+            ),
+            "{error:?}"
+        );
+        assert!(error.to_string().contains("CUDA_VISIBLE_DEVICES"));
+        nothing_is_left(driver);
+    });
+}
+
+#[test]
+fn no_gpu_at_all_is_an_error() {
+    in_child(|driver: Driver| {
+        driver.set_devices(&[]);
+        assert!(matches!(
+            refused(),
+            CudaError::NoDevice { count: 0, .. } | CudaError::Driver { .. }
+        ));
+    });
+}
+
+#[test]
+fn a_driver_that_is_too_old_is_an_error_with_its_version() {
+    in_child(|driver: Driver| {
+        driver.set_driver_version(10_020);
+        let error = refused();
+        assert!(matches!(&error, CudaError::TooOld { version, .. } if version == "10.2"));
+        assert!(error.to_string().contains("update"));
+    });
+}
+
+#[test]
+fn a_driver_without_virtual_memory_functions_is_an_error_that_names_one() {
+    in_child_without(&["cuMemSetAccess"], |_| {
+        let error = refused();
+        assert!(matches!(
+            error,
+            CudaError::MissingSymbol {
+                symbol: "cuMemSetAccess",
+                ..
+            }
+        ));
+    });
+}
+
+#[test]
+fn a_driver_without_what_cudarc_needs_is_an_error_and_no_panic() {
+    in_child_without(&["cuDevicePrimaryCtxRetain"], |_| {
+        assert!(matches!(refused(), CudaError::MissingSymbol { .. }));
+    });
+}
+
+#[test]
+fn a_gpu_that_is_too_old_is_an_error_with_its_capability() {
+    in_child(|driver: Driver| {
+        let mut old = Device::numbered(0);
+        old.compute_capability = (7, 0);
+        driver.set_devices(&[old]);
+        assert!(matches!(
+            refused(),
+            CudaError::TooOldGpu {
+                major: 7,
+                minor: 0,
+                ..
+            }
+        ));
+    });
+}
+
+#[test]
+fn a_gpu_that_computes_wrongly_is_not_opened() {
+    in_child(|driver: Driver| {
+        driver.corrupt_kernels(KernelFault {
+            launch: 1,
+            launches: 1,
+            thread: Some(3),
+            store: 2,
+            bit: 9,
+        });
+        let error = refused();
+        assert!(matches!(error, CudaError::KnownAnswer { .. }), "{error:?}");
+        nothing_is_left(driver);
+        assert!(Cuda::builder(0).open().is_ok());
+    });
+}
+
+/// Whatever call fails first, with whatever code: an error with the call in it, no panic, and nothing
+/// is left behind.
+#[test]
+fn every_call_that_opening_makes_may_fail() {
+    in_child(|driver: Driver| {
+        let calls = [
+            "cuInit",
+            "cuDeviceGetCount",
+            "cuDeviceGet",
+            "cuDeviceGetName",
+            "cuDeviceGetUuid",
+            "cuDeviceGetAttribute",
+            "cuDevicePrimaryCtxRetain",
+            "cuMemGetAllocationGranularity",
+            "cuMemCreate",
+            "cuMemAddressReserve",
+            "cuMemMap",
+            "cuMemSetAccess",
+            "cuMemGetAccess",
+            "cuStreamCreateWithPriority",
+            "cuStreamCreate",
+            "cuEventCreate",
+            "cuMemHostAlloc",
+            "cuModuleLoadData",
+            "cuModuleGetFunction",
+            "cuOccupancyMaxActiveBlocksPerMultiprocessor",
+            "cuCtxGetStreamPriorityRange",
+            "cuMemAlloc_v2",
+            "cuPointerGetAttribute",
+            "cuMemsetD8Async",
+            "cuMemcpyHtoDAsync_v2",
+            "cuMemcpyDtoHAsync_v2",
+            "cuLaunchKernel",
+            "cuEventRecord",
+            "cuEventSynchronize",
+            "cuStreamSynchronize",
+        ];
+        for call in calls {
+            for code in [2, 304, 4711] {
+                driver.fail(call, When::Nth(1), code, After::Goes);
+                let before = driver.calls(call);
+                match Cuda::builder(0).open() {
+                    Err(error) => {
+                        let text = match error.source() {
+                            Some(source) => format!("{error}: {source}"),
+                            None => error.to_string(),
+                        };
+                        assert!(!text.contains("0x"), "{text}");
+                    }
+                    // The driver is initialised once for the process.
+                    Ok(_) => assert_eq!(driver.calls(call), before, "{call} was not noticed"),
+                }
+                driver.clear_faults();
+            }
+        }
+        let gpu = Cuda::builder(0).open().unwrap();
+        drop(gpu);
+        nothing_is_left(driver);
+    });
+}
+
+#[test]
+fn an_integrated_gpu_gets_no_manager_and_that_is_on_record() {
+    in_child(|driver: Driver| {
+        let mut jetson = Device::numbered(0);
+        jetson.integrated = true;
+        driver.set_devices(&[jetson]);
+        let place = Place::new();
+        let trail = place.open();
+        let gpu = Cuda::builder(0).open().unwrap();
+        let error = VramManager::builder(gpu, &WorkerToken::generate().unwrap(), &trail)
+            .build()
+            .unwrap_err();
+        let BuildError::NotResident { cause, record, .. } = error else {
+            panic!("{error:?}")
+        };
+        assert!(cause.contains("integrated"), "{cause}");
+        let violations = of_event(&place.records(), "PolicyViolation");
+        assert_eq!(violations[0]["seq"], record.unwrap().seq().value());
+        assert_eq!(violations[0]["severity"], "CRITICAL");
+        assert_eq!(violations[0]["details"], *cause);
+    });
+}
+
+#[test]
+fn what_a_gpu_is_and_where_its_memory_lies_is_on_record() {
+    in_child(|_| {
+        let worker = worker(|builder| builder);
+        let identity = worker.manager.device().identity().to_owned();
+        let records = worker.close();
+        let opened = &of_event(&records, "DeviceOpened")[0];
+        let identity_of = |record: &Value| record["identity"].as_str().unwrap().to_owned();
+        assert_eq!(identity_of(opened), identity);
+        for part in [
+            "GPU-73696d75-6c61-7465-6420-475055203030",
+            "Simulated GPU 0",
+            "compute capability 9.0",
+            "ECC on",
+            "driver for CUDA ",
+        ] {
+            assert!(identity.contains(part), "{part} in {identity}");
+        }
+        assert_eq!(opened["device"], "cuda:0");
+        assert!(opened["proven"].as_str().unwrap().contains("read back"));
+        assert!(opened["unproven"].as_str().unwrap().contains("firmware"));
+        let trail = &of_event(&records, "TrailOpened")[0];
+        let kernel = include_str!("../../src/device/cuda/digest.ptx");
+        let plain = vram_residency::digest::Digests::of_reader(
+            kernel.as_bytes(),
+            vram_residency::Stream::WithSha256,
+        );
+        let expected = plain.unwrap().sha256.unwrap().to_string();
+        assert_eq!(trail["kernel_sha256"], expected);
+    });
+}
+
+#[test]
+fn without_protection_a_gpu_is_opened_by_name_only_and_sealing_says_so() {
+    in_child(|driver: Driver| {
+        let mut plain = Device::numbered(0);
+        plain.virtual_memory = false;
+        driver.set_devices(&[plain]);
+        assert!(matches!(refused(), CudaError::NotProtected));
+        let worker = worker(|builder| builder.protection(Protection::WhereAvailable));
+        worker.verified("s", &pattern(5000)).release().unwrap();
+        let records = worker.close();
+        assert_eq!(of_event(&records, "VramSealed")[0]["read_only"], false);
+        let opened = &of_event(&records, "DeviceOpened")[0];
+        assert!(
+            opened["proven"]
+                .as_str()
+                .unwrap()
+                .contains("cannot be made read-only")
+        );
+        nothing_is_left(driver);
+    });
+}

@@ -1,0 +1,11 @@
+//! What must hold on every device. Each backend's test (`tests/host.rs`, `tests/cuda/main.rs`) runs all
+//! of it on its own device, which it defines in a module `backend`.
+
+mod events;
+mod forget;
+mod fork;
+mod futures;
+mod incident;
+mod memory;
+mod shard;
+mod shared;
