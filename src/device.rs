@@ -225,6 +225,19 @@ pub(crate) mod backend {
         Tree(Tree),
     }
 
+    impl DigestFailure {
+        /// The failure where no callback can stop anything.
+        pub(crate) fn unstopped(self) -> DeviceError {
+            match self {
+                Self::Device(error) => error,
+                Self::Stopped => DeviceError::Busy {
+                    operation: "digest",
+                    cause: "stopped".into(),
+                },
+            }
+        }
+    }
+
     impl Reading {
         pub(crate) fn digest(&self) -> Digest {
             match self {
@@ -305,6 +318,9 @@ pub(crate) mod backend {
             memory: &Self::Memory,
             progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
         ) -> Result<Reading, DigestFailure>;
+
+        /// The digests of what the device holds in many allocations, at once where it can.
+        fn digests(&self, memories: &[&Self::Memory]) -> Result<Vec<Reading>, DeviceError>;
 
         /// The nodes of some windows of what the device holds.
         fn windows(

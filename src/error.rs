@@ -417,6 +417,14 @@ pub enum ReleaseError {
 }
 
 impl NoAnswer {
+    /// There is none where one was due.
+    pub(crate) fn missing() -> Self {
+        Self::Device(DeviceError::Busy {
+            operation: "digest",
+            cause: "the device did not answer".into(),
+        })
+    }
+
     /// Whether it is an answer after all, and a bad one.
     pub(crate) fn is_broken(&self) -> bool {
         match self {

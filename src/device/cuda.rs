@@ -592,18 +592,22 @@ impl Backend for Cuda {
         Ok(Reading::Digest(Tree::digest_of(all.len, &root)))
     }
 
+    fn digests(&self, memories: &[&CudaMemory]) -> Result<Vec<Reading>, DeviceError> {
+        let all: Vec<Bytes> = memories.iter().map(|memory| whole(memory)).collect();
+        let roots = self.hasher.roots(&all)?;
+        let digest = |(bytes, root): (&Bytes, _)| Tree::digest_of(bytes.len, root);
+        Ok(all
+            .iter()
+            .zip(&roots)
+            .map(digest)
+            .map(Reading::Digest)
+            .collect())
+    }
+
     fn windows(&self, memory: &CudaMemory, windows: Range<u64>) -> Result<Vec<Node>, DeviceError> {
-        let all = whole(memory);
-        let nodes = self
-            .hasher
-            .nodes(all, windows, &mut |_| ControlFlow::Continue(()));
-        nodes.map_err(|failure| match failure {
-            DigestFailure::Device(error) => error,
-            DigestFailure::Stopped => DeviceError::Busy {
-                operation: "digest",
-                cause: "stopped".into(),
-            },
-        })
+        let go_on = &mut |_| ControlFlow::Continue(());
+        let nodes = self.hasher.nodes(whole(memory), windows, go_on);
+        nodes.map_err(DigestFailure::unstopped)
     }
 
     fn spot_checks(&self) -> usize {

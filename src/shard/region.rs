@@ -97,9 +97,7 @@ impl<D: Device> Region<D> {
         &self,
         progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<Tree, NoAnswer> {
-        self.settle()?;
-        #[cfg(feature = "fault-injection")]
-        self.strike(Operation::Digest)?;
+        self.ready_to_read()?;
         Ok(self.noticed(self.home.device().tree(&self.memory, progress))?)
     }
 
@@ -108,10 +106,49 @@ impl<D: Device> Region<D> {
         &self,
         progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<Reading, NoAnswer> {
+        self.ready_to_read()?;
+        Ok(self.noticed(self.home.device().digest(&self.memory, progress))?)
+    }
+
+    /// The same for many regions, at once where they are on one device. A failure of a device is held
+    /// against all that were read with it.
+    pub(super) fn digests(regions: &[&Self]) -> Vec<Result<Reading, NoAnswer>> {
+        let mut answers = Vec::with_capacity(regions.len());
+        for group in regions.chunk_by(|one, next| Arc::ptr_eq(&one.home, &next.home)) {
+            let ready: Vec<Result<(), DeviceError>> =
+                group.iter().map(|region| region.ready_to_read()).collect();
+            let memories: Vec<&D::Memory> = group
+                .iter()
+                .zip(&ready)
+                .filter(|(_, ready)| ready.is_ok())
+                .map(|(region, _)| &region.memory)
+                .collect();
+            let read = group
+                .first()
+                .map(|first| first.noticed(first.home.device().digests(&memories)));
+            let (mut readings, failure) = match read {
+                Some(Ok(readings)) => (readings.into_iter(), None),
+                Some(Err(error)) => (Vec::new().into_iter(), Some(error)),
+                None => (Vec::new().into_iter(), None),
+            };
+            answers.extend(ready.into_iter().map(|ready| {
+                ready?;
+                let failure = || {
+                    failure
+                        .clone()
+                        .map_or_else(NoAnswer::missing, NoAnswer::Device)
+                };
+                readings.next().ok_or_else(failure)
+            }));
+        }
+        answers
+    }
+
+    fn ready_to_read(&self) -> Result<(), DeviceError> {
         self.settle()?;
         #[cfg(feature = "fault-injection")]
         self.strike(Operation::Digest)?;
-        Ok(self.noticed(self.home.device().digest(&self.memory, progress))?)
+        Ok(())
     }
 
     /// Reads some windows back from the device.

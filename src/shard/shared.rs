@@ -16,20 +16,22 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
 use super::state::{LastCheck, Sealed, StateFacts, Verified, private::Facts};
-use super::verify::Unproven;
-use super::{Core, Shard, ShardHandle};
+use super::verify::{Started, Unproven, Whole};
+use super::{Core, Region, Shard, ShardHandle};
 use crate::audit::clock::{Time, Uptime};
 use crate::audit::event::{Event, Failure, History, Subject};
 use crate::audit::{Recorder, Watched};
 use crate::device::Device;
 use crate::digest::{Digest, Progress};
-use crate::error::{CheckError, ReclaimError, Revoked};
+use crate::error::{CheckError, NoAnswer, ReclaimError, Revoked};
 use crate::id::ShardId;
 use crate::process::{self, WipedNumber};
 use crate::seal::Match;
 
 /// A check failed: no time is good any more. Also what a forked child reads.
 const FAILED: u64 = 0;
+
+const CHECK: &str = "check";
 
 /// There is no maximum age: every time is good.
 const ALWAYS: u64 = u64::MAX;
@@ -142,12 +144,45 @@ impl<D: Device> Shared<D> {
     ) -> Result<(), CheckError> {
         let latch = self.admit_check()?;
         let history = self.served.standing.last().history;
-        let whole = latch.conclude(self.served.core.verify_whole(
-            &self.sealed,
-            history,
-            "check",
-            &mut progress,
-        ))?;
+        let outcome = self
+            .served
+            .core
+            .verify_whole(&self.sealed, history, CHECK, &mut progress);
+        self.pass(latch.conclude(outcome)?)
+    }
+
+    /// [`check`](Self::check) of many, read at once where they are on one device: a GPU hashes many
+    /// small shards in as few launches as a single one. The outcomes are in
+    /// their order; a failure of the device itself is one of all that were read with it.
+    pub fn check_all(shared: &[&Self]) -> Vec<Result<(), CheckError>> {
+        let started: Vec<_> = shared.iter().map(|shared| shared.start_check()).collect();
+        let regions: Vec<_> = shared
+            .iter()
+            .zip(&started)
+            .filter(|(_, started)| started.is_ok())
+            .map(|(shared, _)| &shared.served.core.region)
+            .collect();
+        let mut readings = Region::digests(&regions).into_iter();
+        let conclude = |(shared, started): (&&Self, Result<_, _>)| {
+            let (latch, started): (Latch<'_>, _) = started?;
+            let reading = readings.next().unwrap_or_else(|| Err(NoAnswer::missing()));
+            let core = &shared.served.core;
+            let outcome = core.conclude(started, &shared.sealed, reading);
+            shared.pass(latch.conclude(outcome)?)
+        };
+        shared.iter().zip(started).map(conclude).collect()
+    }
+
+    fn start_check(&self) -> Result<(Latch<'_>, Started<'_>), CheckError> {
+        let latch = self.admit_check()?;
+        let history = self.served.standing.last().history;
+        match self.served.core.start(&self.sealed, history, CHECK) {
+            Ok(started) => Ok((latch, started)),
+            Err(unproven) => latch.conclude(Err(unproven)),
+        }
+    }
+
+    fn pass(&self, whole: Whole) -> Result<(), CheckError> {
         self.served.standing.pass(whole.last);
         Ok(())
     }

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::ops::{ControlFlow, Range};
 
 use super::state::{LastCheck, Sealed, Verified};
-use super::{Core, Shard};
+use super::{Core, Region, Shard};
 use crate::audit::clock::Uptime;
 use crate::audit::event::{AnyDigest, History, Mark, Reason};
 use crate::audit::guard::{Findings, OpenVerification};
@@ -27,6 +27,14 @@ pub(super) struct Whole {
     /// As read just now, where what was kept is damaged or was read anyway.
     pub(super) tree: Option<Tree>,
     pub(super) last: LastCheck,
+}
+
+/// A verification of the whole shard that is under way.
+pub(super) struct Started<'a> {
+    /// When the first byte may have been read.
+    began: Uptime,
+    open: OpenVerification,
+    authentic: Authentic<'a>,
 }
 
 /// Why there is no proof.
@@ -55,6 +63,39 @@ impl<D: Device> Shard<Sealed, D> {
         self.attempt("verify", progress)
     }
 
+    /// [`verify`](Self::verify) of many, read at once where they are on one device: a GPU hashes many
+    /// small shards in as few launches as a single one. The outcomes are in
+    /// their order; a failure of the device itself is one of all that were read with it.
+    pub fn verify_all(shards: Vec<Self>) -> Vec<Result<Shard<Verified, D>, VerifyError<D>>> {
+        if process::check().is_err() {
+            return shards.into_iter().map(Self::verify).collect();
+        }
+        let started: Vec<_> = shards.iter().map(Self::start_verification).collect();
+        let regions: Vec<_> = shards
+            .iter()
+            .zip(&started)
+            .filter(|(_, started)| started.is_ok())
+            .map(|(shard, _)| &shard.core.region)
+            .collect();
+        let mut readings = Region::digests(&regions).into_iter();
+        let conclude = |(shard, started): (&Self, Result<_, _>)| {
+            let started = started?;
+            let reading = readings.next().unwrap_or_else(|| Err(NoAnswer::missing()));
+            shard.core.conclude(started, &shard.state, reading)
+        };
+        let outcomes: Vec<_> = shards.iter().zip(started).map(conclude).collect();
+        let answer = |(shard, outcome): (Self, Result<_, _>)| match outcome {
+            Ok(whole) => Ok(shard.proven(whole)),
+            Err(unproven) => Err(shard.unproven(unproven)),
+        };
+        shards.into_iter().zip(outcomes).map(answer).collect()
+    }
+
+    fn start_verification(&self) -> Result<Started<'_>, Unproven> {
+        let history = self.state.history;
+        self.core.start(&self.state, history, "verify")
+    }
+
     fn attempt(
         self,
         operation: &'static str,
@@ -71,7 +112,7 @@ impl<D: Device> Shard<Sealed, D> {
         }
     }
 
-    fn outside_of_a_fork(self) -> Result<Self, VerifyError<D>> {
+    pub(super) fn outside_of_a_fork(self) -> Result<Self, VerifyError<D>> {
         match process::check() {
             Ok(()) => Ok(self),
             Err(source) => Err(VerifyError::Forked {
@@ -81,7 +122,7 @@ impl<D: Device> Shard<Sealed, D> {
         }
     }
 
-    fn proven(self, whole: Whole) -> Shard<Verified, D> {
+    pub(super) fn proven(self, whole: Whole) -> Shard<Verified, D> {
         let sealed = Sealed {
             tree: whole.tree.unwrap_or(self.state.tree),
             history: whole.last.after(self.state.history),
@@ -93,7 +134,7 @@ impl<D: Device> Shard<Sealed, D> {
         }
     }
 
-    fn unproven(self, unproven: Unproven) -> VerifyError<D> {
+    pub(super) fn unproven(self, unproven: Unproven) -> VerifyError<D> {
         match unproven {
             Unproven::Broken(incident) => {
                 let Self { core, state } = self;
@@ -188,10 +229,41 @@ impl<D: Device> Core<D> {
         operation: &'static str,
         progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<Whole, Unproven> {
+        let started = self.start(sealed, history, operation)?;
+        let reading = self.region.digest(progress);
+        self.conclude(started, sealed, reading)
+    }
+
+    /// What comes before the first byte is read.
+    pub(super) fn start<'a>(
+        &self,
+        sealed: &'a Sealed,
+        history: History,
+        operation: &'static str,
+    ) -> Result<Started<'a>, Unproven> {
         let began = Uptime::now();
         let open = self.begin(operation, history);
         let (open, authentic) = self.authenticate(open, &sealed.seal)?;
-        let (open, reading) = answer(open, self.region.digest(progress))?;
+        Ok(Started {
+            began,
+            open,
+            authentic,
+        })
+    }
+
+    /// What comes after all has been read.
+    pub(super) fn conclude(
+        &self,
+        started: Started<'_>,
+        sealed: &Sealed,
+        reading: Result<Reading, NoAnswer>,
+    ) -> Result<Whole, Unproven> {
+        let Started {
+            began,
+            open,
+            authentic,
+        } = started;
+        let (open, reading) = answer(open, reading)?;
         let digest = reading.digest();
         let Some(proof) = authentic.compare(&digest) else {
             let damaged = self.damaged(sealed, reading);

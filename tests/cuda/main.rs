@@ -13,6 +13,7 @@ mod failures;
 mod gpu;
 mod memory;
 mod opening;
+mod together;
 
 mod backend {
     use cudarc::driver::{CudaContext, DeviceSlice};

@@ -9,3 +9,4 @@ mod incident;
 mod memory;
 mod shard;
 mod shared;
+mod together;

@@ -173,12 +173,12 @@ impl Hasher {
                     Ok(())
                 },
             )
-            .map_err(unstopped)?;
+            .map_err(DigestFailure::unstopped)?;
             drop(turn);
             let (large, rest) = rest.split_at(rest.len().min(1));
             for shard in large {
                 let root = self.root_of_slices(*shard, &mut |_| ControlFlow::Continue(()));
-                roots.push(root.map_err(unstopped)?);
+                roots.push(root.map_err(DigestFailure::unstopped)?);
             }
             left = rest;
         }
@@ -577,15 +577,4 @@ fn only(roots: &[Node]) -> Result<Node, DigestFailure> {
             cause: "no root came back".into(),
         })
     })
-}
-
-/// The failure of what nobody can stop.
-fn unstopped(failure: DigestFailure) -> DeviceError {
-    match failure {
-        DigestFailure::Device(error) => error,
-        DigestFailure::Stopped => DeviceError::Busy {
-            operation: OPERATION,
-            cause: "stopped".into(),
-        },
-    }
 }
