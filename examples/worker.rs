@@ -1,7 +1,9 @@
-//! The main job of the library, told step by step on the embedded default (host memory).
+//! The main job of the library, told step by step: on the embedded default (host memory), or with
+//! `--device cuda:0` and the feature `cuda` in a GPU.
 //!
 //! ```text
-//! worker [MODEL] [--expect fsverity:HEX|sha256sum:HEX] [--shards N] [--trail DIR] [--keep-clean]
+//! worker [MODEL] [--device host|cuda:N] [--expect fsverity:HEX|sha256sum:HEX] [--shards N]
+//!        [--trail DIR] [--keep-clean]
 //! ```
 //!
 //! It loads a model file, seals, verifies and serves it; then flips one bit of what it serves, as a
@@ -20,17 +22,18 @@ use std::process::ExitCode;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use vram_residency::audit::{self, Checkpoint, Outcome, Reason, Receipt, VerifierKey};
+use vram_residency::device::Device;
 use vram_residency::digest::{Digest, Progress, Stream, StreamDigest};
 use vram_residency::error::{CheckError, ReclaimError, SealError};
 use vram_residency::{
-    AuditTrail, Host, ModelRef, Provenance, Shared, TrailKey, VramManager, WorkerToken,
+    AuditTrail, Host, Lease, ModelRef, Provenance, Shared, TrailKey, VramManager, WorkerToken,
 };
 
 #[path = "worker/model.rs"]
 mod model;
 
-const USAGE: &str = "usage: worker [MODEL] [--expect fsverity:HEX|sha256sum:HEX] [--shards N] \
-                     [--trail DIR] [--keep-clean]";
+const USAGE: &str = "usage: worker [MODEL] [--device host|cuda:N] \
+                     [--expect fsverity:HEX|sha256sum:HEX] [--shards N] [--trail DIR] [--keep-clean]";
 
 type Failure = Box<dyn Error>;
 
@@ -68,6 +71,8 @@ fn with_causes(error: &dyn Error) -> String {
 /// What the command line asks for.
 struct Plan {
     model: Option<PathBuf>,
+    /// The number of a GPU; none is host memory.
+    gpu: Option<u32>,
     expect: Provenance,
     shards: u32,
     trail: PathBuf,
@@ -78,6 +83,7 @@ impl Plan {
     fn from_args(mut args: impl Iterator<Item = OsString>) -> Result<Self, String> {
         let mut plan = Self {
             model: None,
+            gpu: None,
             expect: Provenance::UnpinnedFirstUse,
             shards: 1,
             trail: "worker-trail".into(),
@@ -89,6 +95,7 @@ impl Plan {
                     .ok_or_else(|| format!("{} needs a value", arg.display()))
             };
             match arg.to_str() {
+                Some("--device") => plan.gpu = parse_device(&value()?.to_string_lossy())?,
                 Some("--expect") => {
                     plan.expect = parse_expectation(&value()?.to_string_lossy())?;
                 }
@@ -118,6 +125,15 @@ impl Plan {
         let mut name = self.trail.file_name().unwrap_or_default().to_owned();
         name.push(suffix);
         self.trail.with_file_name(name)
+    }
+}
+
+fn parse_device(text: &str) -> Result<Option<u32>, String> {
+    let number = text.strip_prefix("cuda:").map(str::parse);
+    match (text, number) {
+        ("host", _) => Ok(None),
+        (_, Some(Ok(number))) => Ok(Some(number)),
+        _ => Err(format!("--device {text}: say host, or cuda: and a number")),
     }
 }
 
@@ -179,7 +195,10 @@ fn run(plan: &Plan) -> Result<(), Failure> {
     println!("trail         {} ({verifier})", plan.trail.display());
 
     // From here on the trail is closed on every way out; only `close` can say that it went well.
-    let told = serve(plan, &trail, &path, &parts);
+    let told = match plan.gpu {
+        None => serve(plan, Host::new(), &trail, &path, &parts),
+        Some(number) => serve_in_gpu(plan, number, &trail, &path, &parts),
+    };
     let closed = trail.close();
     let served = told?;
     let receipt = closed?;
@@ -193,13 +212,41 @@ struct Served {
     digest: Digest,
 }
 
-fn serve(
+#[cfg(feature = "cuda")]
+fn serve_in_gpu(
     plan: &Plan,
+    number: u32,
     trail: &AuditTrail,
     path: &Path,
     parts: &[Range<u64>],
 ) -> Result<Vec<Served>, Failure> {
-    let manager = VramManager::builder(Host::new(), &WorkerToken::generate()?, trail).build()?;
+    let gpu = vram_residency::device::Cuda::builder(number).open()?;
+    println!("device        cuda:{number}, {}", gpu.identity());
+    serve(plan, gpu, trail, path, parts)
+}
+
+#[cfg(not(feature = "cuda"))]
+fn serve_in_gpu(
+    _: &Plan,
+    number: u32,
+    _: &AuditTrail,
+    _: &Path,
+    _: &[Range<u64>],
+) -> Result<Vec<Served>, Failure> {
+    Err(format!(
+        "--device cuda:{number} needs the feature `cuda`: cargo run --release --example worker --features cuda -- --device cuda:{number}"
+    )
+    .into())
+}
+
+fn serve<D: Device>(
+    plan: &Plan,
+    device: D,
+    trail: &AuditTrail,
+    path: &Path,
+    parts: &[Range<u64>],
+) -> Result<Vec<Served>, Failure> {
+    let manager = VramManager::builder(device, &WorkerToken::generate()?, trail).build()?;
     let mut file = File::open(path).map_err(|error| at(path, &error))?;
     let (mut served, mut shared) = (Vec::new(), Vec::new());
     for (number, bytes) in (0..).zip(parts.iter().cloned()) {
@@ -215,7 +262,7 @@ fn serve(
         .iter()
         .map(Shared::lease)
         .collect::<Result<Vec<_>, _>>()?;
-    let bytes: usize = leases.iter().map(|lease| lease.view().len()).sum();
+    let bytes: u64 = leases.iter().map(Lease::len).sum();
     println!(
         "served        {bytes} bytes under {} lease(s)",
         leases.len()
@@ -246,13 +293,13 @@ fn serve(
 }
 
 /// `Allocated -> Sealed -> Verified`, then shared.
-fn bring_up(
+fn bring_up<D: Device>(
     plan: &Plan,
-    manager: &VramManager<Host>,
+    manager: &VramManager<D>,
     file: &mut File,
     path: &Path,
     part: &Part,
-) -> Result<Shared<Host>, Failure> {
+) -> Result<Shared<D>, Failure> {
     let len = part.bytes.end - part.bytes.start;
     let id = format!("shard-{:04}", part.number).parse()?;
     let model = ModelRef::new(&model::name(path), part.number, plan.shards)?;
@@ -280,9 +327,9 @@ fn bring_up(
 }
 
 /// A wrong `--expect` is often the right digest of the other kind.
-fn advise(
+fn advise<D: Device>(
     plan: &Plan,
-    error: SealError<Host>,
+    error: SealError<D>,
     digest: Digest,
     sha256: Option<StreamDigest>,
 ) -> Failure {
@@ -307,7 +354,7 @@ fn advise(
 }
 
 /// One bit flips, as in a failing memory; the next check must find it.
-fn break_and_catch(shard: &Shared<Host>) -> Result<(), Failure> {
+fn break_and_catch<D: Device>(shard: &Shared<D>) -> Result<(), Failure> {
     let offset = shard.len() / 2;
     println!("\nOne bit of {} flips at byte {offset} ...", shard.id());
     shard.dangerous_flip_bit(offset, 3)?;

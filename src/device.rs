@@ -20,6 +20,9 @@ mod host;
 pub(crate) use cuda::kernel_sha256;
 #[cfg(feature = "cuda")]
 pub use cuda::{Cuda, CudaBuilder, CudaError, CudaView, DEFAULT_SPOT_CHECKS, Protection, Share};
+/// The crate through which views of shards in a GPU are used, in the version that this one takes.
+#[cfg(feature = "cuda")]
+pub use cudarc;
 #[cfg(feature = "fault-injection")]
 pub(crate) use faults::Struck;
 #[cfg(feature = "fault-injection")]

@@ -311,3 +311,54 @@ fn commands_work_whatever_the_paths_are() {
     let printed = output.stdout.windows(command.len());
     assert!(printed.into_iter().any(|bytes| bytes == command));
 }
+
+#[test]
+fn without_the_feature_or_a_driver_a_gpu_is_refused_with_advice() {
+    let desk = Desk::new();
+    let said = desk.complaint(1, &["--device", "cuda:9999"]);
+    let advice = [
+        "needs the feature `cuda`",
+        "install NVIDIA's driver",
+        "there is no GPU 9999",
+    ];
+    assert!(advice.iter().any(|advice| said.contains(advice)), "{said}");
+    let said = desk.complaint(2, &["--device", "gpu"]);
+    assert!(said.contains("say host, or cuda:"), "{said}");
+}
+
+/// The story is the same; the driver is a simulated one, found as the real one would be.
+#[cfg(feature = "cuda")]
+#[test]
+fn in_a_gpu_the_story_is_the_same() {
+    let desk = Desk::new();
+    let driver = std::env::current_exe()
+        .unwrap()
+        .with_file_name("libsimulated_cuda.so");
+    for name in ["libcuda.so", "libcuda.so.1"] {
+        fs::copy(&driver, desk.path(name)).unwrap();
+    }
+    let model = safetensors(1_300_000);
+    desk.put("small.safetensors", &model);
+    let output = Command::new("timeout")
+        .arg("120")
+        .arg(example("worker"))
+        .args(["small.safetensors", "--device", "cuda:0", "--shards", "3"])
+        .current_dir(desk.0.path())
+        .env("LD_LIBRARY_PATH", desk.0.path())
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let story = String::from_utf8(output.stdout).unwrap();
+    assert!(story.contains("device        cuda:0, GPU-"), "{story}");
+    assert!(story.contains("INCIDENT      digest_mismatch"), "{story}");
+    let records = records(&desk.path("worker-trail"));
+    assert_eq!(of_event(&records, "DeviceOpened").len(), 1);
+    assert_eq!(of_event(&records, "VramSealed").len(), 3);
+    let failed = &of_event(&records, "SealVerificationFailed")[0];
+    assert_eq!(failed["device"], "cuda:0");
+    let whole = Digest::of_reader(&model[..]).unwrap().to_string();
+    assert!(
+        !story.contains(&whole),
+        "each shard has a digest of its own"
+    );
+}
