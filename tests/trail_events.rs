@@ -13,6 +13,12 @@ use vram_residency::{Host, Provenance, VramManager, WorkerToken};
 
 const LEN: usize = 1_500_000;
 const HEADER: &str = "segment first_leaf origin key retention";
+/// Where there is code for GPUs, what it is.
+const KERNEL: &str = if cfg!(feature = "cuda") {
+    "kernel_sha256"
+} else {
+    ""
+};
 const SETTINGS: &str = "crate_version features fault_injection critical_deadline_ms \
     durable_within_ms queue_records reserved_records segment_bytes segment_age_s \
     failure_window_s failure_threshold_per_mille \
@@ -69,7 +75,12 @@ fn what_the_trail_says_of_itself() {
     trail.close().unwrap();
 
     let all = records(&place.dir());
-    let opened = one(&all, "TrailOpened", "INFO success", &[HEADER, SETTINGS]);
+    let opened = one(
+        &all,
+        "TrailOpened",
+        "INFO success",
+        &[HEADER, SETTINGS, KERNEL],
+    );
     assert_eq!(opened["queue_records"], 16);
     assert_eq!(opened["reserved_records"], 1024);
     assert_eq!(opened["segment_bytes"], 64 << 20);
@@ -156,7 +167,11 @@ fn a_trail_that_was_not_closed_is_opened_again() {
         [0, end as u64, 100, 0, 0]
     );
     let opened = of_event(&records, "TrailOpened").pop().unwrap();
-    expect(&opened, "INFO success", &[HEADER, "previous", SETTINGS]);
+    expect(
+        &opened,
+        "INFO success",
+        &[HEADER, "previous", SETTINGS, KERNEL],
+    );
     assert_eq!(opened["previous"]["end"], end);
 }
 

@@ -10,6 +10,7 @@ use vram_residency::{VramManager, WorkerToken};
 
 use crate::gpu::{nothing_is_left, worker};
 use crate::shards::pattern;
+use crate::support::fields::one;
 use crate::support::{Place, alone, of_event};
 
 fn refused() -> CudaError {
@@ -218,7 +219,8 @@ fn what_a_gpu_is_and_where_its_memory_lies_is_on_record() {
         let worker = worker(|builder| builder);
         let identity = worker.manager.device().identity().to_owned();
         let records = worker.close();
-        let opened = &of_event(&records, "DeviceOpened")[0];
+        let fields = "device identity proven unproven";
+        let opened = &one(&records, "DeviceOpened", "INFO success", &[fields]);
         let identity_of = |record: &Value| record["identity"].as_str().unwrap().to_owned();
         assert_eq!(identity_of(opened), identity);
         for part in [

@@ -48,7 +48,11 @@ const EVENTS: &[(&str, &str)] = &[
     ),
     (
         "DeviceFailed",
-        "A device failed at a copy, a load or a free.",
+        "A device failed at a copy, a load or a free, or was lost while it held a shard.",
+    ),
+    (
+        "DeviceOpened",
+        "A manager was built for a GPU: which one it is, and what is known of where its memory lies.",
     ),
     (
         "KeyChanged",
@@ -272,7 +276,15 @@ const FIELDS: &[(&str, &str)] = &[
         "highest_seq",
         "the highest number seen in that segment, acknowledged or not",
     ),
+    (
+        "identity",
+        "what tells the device from others, as seals bind it",
+    ),
     ("injected", "true: a test made this happen"),
+    (
+        "kernel_sha256",
+        "SHA-256 of the code with which GPUs hash, as PTX",
+    ),
     (
         "key",
         "verifier key of this segment, for comfort: trust only a key that came to you otherwise",
@@ -321,6 +333,10 @@ const FIELDS: &[(&str, &str)] = &[
     ),
     ("previous_key", "verifier key of everything before"),
     (
+        "proven",
+        "what was proven about where the device's memory lies",
+    ),
+    (
         "provenance",
         "what the digest was compared with when sealed: fs_verity, sha256, or unpinned_first_use (nothing)",
     ),
@@ -331,7 +347,7 @@ const FIELDS: &[(&str, &str)] = &[
     ),
     (
         "reason",
-        "why: digest_mismatch, signature_invalid, provenance_mismatch, device_error, interrupted",
+        "why: digest_mismatch, signature_invalid, provenance_mismatch, spot_check_mismatch, device_error, interrupted",
     ),
     ("requested_bytes", "bytes that the caller asked for"),
     (
@@ -376,6 +392,7 @@ const FIELDS: &[(&str, &str)] = &[
         "time",
         "wall clock of the worker's machine, RFC 3339, UTC; whoever sets the clock chooses it",
     ),
+    ("unproven", "what could not be proven about it"),
     (
         "used_bytes",
         "bytes that the manager's shards use, after this",
