@@ -5,14 +5,19 @@
 //! What can be called with nothing but numbers is safe: a wrong device address is an error of the GPU,
 //! not of this process. Whoever passes host memory proves that it lives long enough.
 
-use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
+use std::ffi::{CStr, c_int, c_uint, c_void};
 use std::ptr;
 use std::sync::OnceLock;
 
 use libloading::Library;
 
+use self::functions::AccessOf;
+use self::functions::{Functions, NEEDED_BY_CUDARC, symbol};
+pub(super) use self::functions::{Location, Properties};
+use super::CudaError;
 use super::code::Code;
-use super::{CudaError, MIN_DRIVER};
+
+mod functions;
 
 /// `CUcontext`, `CUstream` and their like: addresses of things that the driver owns.
 pub(super) type Handle = *mut c_void;
@@ -26,145 +31,8 @@ pub(super) struct Failed {
 
 pub(super) type Called<T> = Result<T, Failed>;
 
-/// `CUmemLocation`
-#[derive(Clone, Copy)]
-#[repr(C)]
-pub(super) struct Location {
-    kind: c_uint,
-    id: c_int,
-}
-
-impl Location {
-    pub(super) fn device(id: c_int) -> Self {
-        const ON_DEVICE: c_uint = 1;
-        Self {
-            kind: ON_DEVICE,
-            id,
-        }
-    }
-}
-
-/// `CUmemAllocationProp`
-#[repr(C)]
-pub(super) struct Properties {
-    kind: c_uint,
-    handle_types: c_uint,
-    location: Location,
-    win32: *mut c_void,
-    flags: [u8; 8],
-}
-
-impl Properties {
-    /// Memory that stays where it is, not to be shared with other processes.
-    pub(super) fn pinned_on(id: c_int) -> Self {
-        const PINNED: c_uint = 1;
-        Self {
-            kind: PINNED,
-            handle_types: 0,
-            location: Location::device(id),
-            win32: ptr::null_mut(),
-            flags: [0; 8],
-        }
-    }
-}
-
-/// `CUmemAccessDesc`
-#[repr(C)]
-struct AccessOf {
-    location: Location,
-    flags: c_uint,
-}
-
-macro_rules! functions {
-    ($($(#[$doc:meta])* fn $name:ident as $symbol:literal ($($type:ty),*);)*) => {
-        /// The functions, by their symbols.
-        #[allow(clippy::type_complexity, reason = "the signatures are those of cuda.h")]
-        struct Functions {
-            $($name: unsafe extern "C" fn($($type),*) -> Code,)*
-        }
-
-        impl Functions {
-            fn find(library: &Library) -> Result<Self, CudaError> {
-                Ok(Self {
-                    $($name: {
-                        // SAFETY: the type is the function's in cuda.h, and the library stays loaded
-                        // as long as the table (`Driver`).
-                        let symbol = unsafe { library.get(concat!($symbol, "\0").as_bytes()) };
-                        *symbol.map_err(|_| CudaError::MissingSymbol { symbol: $symbol })?
-                    },)*
-                })
-            }
-        }
-
-        /// Names the functions in failures.
-        mod symbol {
-            $(#[allow(non_upper_case_globals, reason = "the function's name")]
-            pub(super) const $name: &str = $symbol;)*
-        }
-    };
-}
-
-functions! {
-    fn init as "cuInit"(c_uint);
-    fn driver_version as "cuDriverGetVersion"(*mut c_int);
-    fn device as "cuDeviceGet"(*mut c_int, c_int);
-    fn device_count as "cuDeviceGetCount"(*mut c_int);
-    fn device_name as "cuDeviceGetName"(*mut c_char, c_int, c_int);
-    fn device_uuid as "cuDeviceGetUuid"(*mut [u8; 16], c_int);
-    fn device_attribute as "cuDeviceGetAttribute"(*mut c_int, c_uint, c_int);
-    fn push_context as "cuCtxPushCurrent_v2"(Handle);
-    fn pop_context as "cuCtxPopCurrent_v2"(*mut Handle);
-    fn current_context as "cuCtxGetCurrent"(*mut Handle);
-    fn set_context as "cuCtxSetCurrent"(Handle);
-    fn synchronize_context as "cuCtxSynchronize"();
-    fn stream_priorities as "cuCtxGetStreamPriorityRange"(*mut c_int, *mut c_int);
-    fn memory_info as "cuMemGetInfo_v2"(*mut usize, *mut usize);
-    fn granularity as "cuMemGetAllocationGranularity"(*mut usize, *const Properties, c_uint);
-    fn create as "cuMemCreate"(*mut u64, usize, *const Properties, u64);
-    fn release as "cuMemRelease"(u64);
-    fn reserve as "cuMemAddressReserve"(*mut u64, usize, usize, u64, u64);
-    fn unreserve as "cuMemAddressFree"(u64, usize);
-    fn map as "cuMemMap"(u64, usize, usize, u64, u64);
-    fn unmap as "cuMemUnmap"(u64, usize);
-    fn set_access as "cuMemSetAccess"(u64, usize, *const AccessOf, usize);
-    fn access as "cuMemGetAccess"(*mut u64, *const Location, u64);
-    fn pointer_attribute as "cuPointerGetAttribute"(*mut c_void, c_uint, u64);
-    fn allocate as "cuMemAlloc_v2"(*mut u64, usize);
-    fn free as "cuMemFree_v2"(u64);
-    fn allocate_host as "cuMemHostAlloc"(*mut *mut c_void, usize, c_uint);
-    fn free_host as "cuMemFreeHost"(*mut c_void);
-    fn copy_to_device as "cuMemcpyHtoDAsync_v2"(u64, *const c_void, usize, Handle);
-    fn copy_to_host as "cuMemcpyDtoHAsync_v2"(*mut c_void, u64, usize, Handle);
-    fn set as "cuMemsetD8Async"(u64, u8, usize, Handle);
-    fn create_stream as "cuStreamCreateWithPriority"(*mut Handle, c_uint, c_int);
-    fn synchronize_stream as "cuStreamSynchronize"(Handle);
-    fn query_stream as "cuStreamQuery"(Handle);
-    fn destroy_stream as "cuStreamDestroy_v2"(Handle);
-    fn create_event as "cuEventCreate"(*mut Handle, c_uint);
-    fn record_event as "cuEventRecord"(Handle, Handle);
-    fn synchronize_event as "cuEventSynchronize"(Handle);
-    fn destroy_event as "cuEventDestroy_v2"(Handle);
-    fn load_module as "cuModuleLoadData"(*mut Handle, *const c_void);
-    fn unload_module as "cuModuleUnload"(Handle);
-    fn function as "cuModuleGetFunction"(*mut Handle, Handle, *const c_char);
-    fn launch as "cuLaunchKernel"(
-        Handle, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, Handle, *mut *mut c_void,
-        *mut *mut c_void
-    );
-    fn blocks_per_multiprocessor as "cuOccupancyMaxActiveBlocksPerMultiprocessor"(
-        *mut c_int, Handle, c_int, usize
-    );
-    fn exchange_capture_mode as "cuThreadExchangeStreamCaptureMode"(*mut c_uint);
-    fn error_name as "cuGetErrorName"(Code, *mut *const c_char);
-}
-
-/// Functions that cudarc calls for contexts, streams and views, and would panic without.
-const NEEDED_BY_CUDARC: [&str; 4] = [
-    "cuDevicePrimaryCtxRetain",
-    "cuDevicePrimaryCtxRelease_v2",
-    "cuStreamCreate",
-    "cuStreamWaitEvent",
-];
+/// The oldest driver, as CUDA numbers them: 11.0, the first that takes the kernel's PTX 7.0.
+const MIN_DRIVER: i32 = 11_000;
 
 /// The driver of this process.
 pub(super) struct Driver {
@@ -365,7 +233,7 @@ impl Driver {
         location: Location,
         flags: c_uint,
     ) -> Called<()> {
-        let access = AccessOf { location, flags };
+        let access = AccessOf::new(location, flags);
         call!(self, set_access(address, bytes, &raw const access, 1))
     }
 

@@ -7,17 +7,19 @@
 //! rest. Everything in the GPU that is needed besides the data is reserved when the device is opened.
 
 use std::ffi::{CStr, c_void};
-use std::fmt;
 use std::ops::{ControlFlow, Range};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, ThreadId};
+use std::sync::Arc;
 
+pub(super) use self::lanes::MAX_LEN;
+use self::lanes::{Lane, Lanes, MAX_RANGES, OPERATION, RANGE_BYTES, RESULTS, TABLE_BYTES};
 use super::Share;
-use super::context::{Context, Event, Pinned, Stream};
+use super::context::Context;
 use super::driver::{Called, Driver, Failed, Handle};
 use crate::device::DeviceError;
 use crate::device::backend::DigestFailure;
 use crate::digest::{BLOCK_BYTES, NODE_BYTES, Node, Progress, WINDOW_BYTES};
+
+mod lanes;
 
 /// The kernel, as it ships.
 pub(super) const PTX: &str = include_str!("digest.ptx");
@@ -39,39 +41,6 @@ const FAN_OUT: u64 = 128;
 const SLICE_BLOCKS: u64 = 15 * FAN_OUT * FAN_OUT;
 const SLICE_BYTES: u64 = SLICE_BLOCKS * BLOCK;
 
-/// Ranges in one launch.
-const MAX_RANGES: usize = 2048;
-
-/// Launches that are queued for a lane before it is waited for: from the blocks of a slice to its root.
-const LAUNCHES: usize = 4;
-
-/// `struct Range` of digest.cu: address, length, number of the first block, whether it is a root.
-const RANGE_BYTES: usize = 24;
-
-const TABLE_BYTES: usize = MAX_RANGES * RANGE_BYTES;
-
-// What a lane has in the GPU: the digests of a slice's blocks; nodes of the level above, one for each
-// range more than there would be of a single one; and a table of ranges for each launch.
-const LEAVES: u64 = SLICE_BLOCKS * NODE;
-const NODES: u64 = 2 * MAX_RANGES as u64 * NODE;
-const TABLES: u64 = (LAUNCHES * TABLE_BYTES) as u64;
-const LANE: u64 = LEAVES + NODES + TABLES;
-
-const LANES: usize = 2;
-
-/// What is reserved in the GPU, whatever the size of shards.
-pub(super) const SCRATCH: u64 = 16 << 20;
-
-/// The rest is for the nodes of level 2 of a shard with more than one slice: 64 MiB of data each.
-const LEVEL_2: u64 = SCRATCH - LANES as u64 * LANE;
-
-/// The largest shard in bytes, 768 GiB.
-pub(super) const MAX_LEN: u64 = LEVEL_2 / NODE * FAN_OUT * FAN_OUT * BLOCK;
-
-const _: () = assert!(SLICE_BLOCKS / FAN_OUT + MAX_RANGES as u64 <= 2 * MAX_RANGES as u64);
-
-const OPERATION: &str = "digest";
-
 /// Some bytes in the GPU.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Bytes {
@@ -81,39 +50,13 @@ pub(super) struct Bytes {
     pub(super) len: u64,
 }
 
+#[derive(Debug)]
 pub(super) struct Hasher {
-    context: Arc<Context>,
-    module: Handle,
-    function: Handle,
+    kernel: Kernel,
     /// The most blocks of threads in one launch.
     blocks: u32,
-    scratch: u64,
-    lanes: Mutex<[Lane; LANES]>,
-    /// Who has the lanes.
-    holder: Mutex<Option<ThreadId>>,
+    lanes: Lanes,
 }
-
-// SAFETY: the handles are used with the context current, from whatever thread (see `Context`).
-unsafe impl Send for Hasher {}
-
-// SAFETY: as above; what changes is behind a lock.
-unsafe impl Sync for Hasher {}
-
-/// A stream with the memory that its launches write to.
-struct Lane {
-    stream: Stream,
-    leaves: u64,
-    nodes: u64,
-    tables: u64,
-    /// The tables on their way into the GPU, then the nodes on their way back.
-    pinned: Pinned,
-    done: Event,
-    /// Launches queued since it was last waited for.
-    launched: usize,
-}
-
-/// Where the nodes that come back from a lane begin in its pinned memory.
-const RESULTS: usize = LAUNCHES * TABLE_BYTES;
 
 impl Hasher {
     /// Loads the kernel, and reserves what it needs.
@@ -122,38 +65,16 @@ impl Hasher {
         multiprocessors: u32,
         share: Share,
     ) -> Result<Self, DeviceError> {
-        let mut text = PTX.as_bytes().to_vec();
-        text.push(0);
-        let text = CStr::from_bytes_until_nul(&text).unwrap_or_default();
-        let (module, function, fitting, priority) =
-            context.within("load the kernel", |driver| {
-                let module = driver.load_module(text)?;
-                let function = driver.function(module, KERNEL)?;
-                let fitting = driver.blocks_per_multiprocessor(function, THREADS as i32)?;
-                Ok((module, function, fitting, driver.lowest_priority()?))
-            })?;
+        let kernel = Kernel::load(context)?;
+        let function = kernel.function;
+        let fitting = context.within("load the kernel", |driver| {
+            driver.blocks_per_multiprocessor(function, THREADS as i32)
+        })?;
         let most = multiprocessors.saturating_mul(u32::try_from(fitting).unwrap_or(1));
-        let scratch = context.allocating(SCRATCH, |driver| driver.allocate(SCRATCH as usize))?;
-        let lane = |index: u64| {
-            let start = scratch.saturating_add(LANE.saturating_mul(index));
-            Ok::<_, DeviceError>(Lane {
-                stream: Stream::new(context, priority)?,
-                leaves: start,
-                nodes: start.saturating_add(LEAVES),
-                tables: start.saturating_add(LEAVES).saturating_add(NODES),
-                pinned: Pinned::new(context, RESULTS.saturating_add(NODES as usize))?,
-                done: Event::new(context)?,
-                launched: 0,
-            })
-        };
         Ok(Self {
-            module,
-            function,
+            kernel,
             blocks: share.of(most),
-            scratch,
-            lanes: Mutex::new([lane(0)?, lane(1)?]),
-            holder: Mutex::new(None),
-            context: Arc::clone(context),
+            lanes: Lanes::new(context)?,
         })
     }
 
@@ -164,7 +85,7 @@ impl Hasher {
         while !left.is_empty() {
             let (small, rest) =
                 left.split_at(left.iter().take_while(|shard| shard.is_small()).count());
-            let mut turn = self.turn()?;
+            let mut turn = self.lanes.turn()?;
             turn.pipeline(
                 groups(small),
                 |driver, lane, group| self.climb(driver, lane, group.to_vec()),
@@ -210,10 +131,8 @@ impl Hasher {
                 cause: format!("a shard has at most {MAX_LEN} bytes").into(),
             }));
         }
-        let level_2 = self
-            .scratch
-            .saturating_add((LANES as u64).saturating_mul(LANE));
-        let mut turn = self.turn().map_err(DigestFailure::Device)?;
+        let level_2 = self.lanes.level_2();
+        let mut turn = self.lanes.turn().map_err(DigestFailure::Device)?;
         turn.pipeline(
             slices(shard).enumerate(),
             |driver, lane, (index, slice)| {
@@ -263,7 +182,7 @@ impl Hasher {
         // Data of at most one block has no level above its only digest.
         let has_levels = shard.len > BLOCK;
         let mut nodes = Vec::new();
-        let mut turn = self.turn().map_err(DigestFailure::Device)?;
+        let mut turn = self.lanes.turn().map_err(DigestFailure::Device)?;
         turn.pipeline(
             slices(part),
             |driver, lane, slice| {
@@ -347,30 +266,8 @@ impl Hasher {
         ];
         // SAFETY: the kernel has four parameters: an address, two numbers of 32 bits, an address.
         let launched =
-            unsafe { driver.launch(self.function, grid, THREADS, stream, &mut parameters) };
+            unsafe { driver.launch(self.kernel.function, grid, THREADS, stream, &mut parameters) };
         launched.map(|()| outputs)
-    }
-
-    /// Waits for the lanes. A thread that has them, and asks from a progress callback, would wait for
-    /// itself.
-    fn turn(&self) -> Result<Turn<'_>, DeviceError> {
-        let me = thread::current().id();
-        if *self.holder() == Some(me) {
-            return Err(DeviceError::Busy {
-                operation: OPERATION,
-                cause: "called from a progress callback of a digest on the same GPU".into(),
-            });
-        }
-        let lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
-        *self.holder() = Some(me);
-        Ok(Turn {
-            hasher: self,
-            lanes,
-        })
-    }
-
-    fn holder(&self) -> MutexGuard<'_, Option<ThreadId>> {
-        self.holder.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -417,118 +314,43 @@ fn level_of(level: &[Bytes]) -> Input {
         .data()
 }
 
-/// Exclusive use of the lanes. When it ends, however that happens, nothing is queued in them any more:
-/// their memory can be used again.
-struct Turn<'a> {
-    hasher: &'a Hasher,
-    lanes: MutexGuard<'a, [Lane; LANES]>,
+/// The kernel in the GPU.
+#[derive(Debug)]
+struct Kernel {
+    context: Arc<Context>,
+    module: Handle,
+    function: Handle,
 }
 
-impl Turn<'_> {
-    /// Does the jobs, one in each lane at a time. `begin` queues one and says how many nodes will come
-    /// back; `collect` gets its number and these, in the order of the jobs.
-    fn pipeline<J>(
-        &mut self,
-        jobs: impl IntoIterator<Item = J>,
-        mut begin: impl FnMut(&Driver, &mut Lane, J) -> Called<usize>,
-        mut collect: impl FnMut(usize, &[Node]) -> Result<(), DigestFailure>,
-    ) -> Result<(), DigestFailure> {
-        let mut jobs = jobs.into_iter();
-        let mut begun: [Option<(usize, usize)>; LANES] = [None; LANES];
-        let mut number = 0_usize;
-        loop {
-            let mut is_idle = true;
-            for (lane, begun) in self.lanes.iter_mut().zip(&mut begun) {
-                if let Some((job, nodes)) = begun.take() {
-                    lane.wait(&self.hasher.context)
-                        .map_err(DigestFailure::Device)?;
-                    collect(job, lane.fetched(nodes))?;
-                    is_idle = false;
-                }
-                if let Some(job) = jobs.next() {
-                    let nodes = self
-                        .hasher
-                        .context
-                        .within(OPERATION, |driver| {
-                            let nodes = begin(driver, lane, job)?;
-                            driver.record_event(lane.done.handle(), lane.stream.handle())?;
-                            Ok(nodes)
-                        })
-                        .map_err(DigestFailure::Device)?;
-                    *begun = Some((number, nodes));
-                    number = number.saturating_add(1);
-                    is_idle = false;
-                }
-            }
-            if is_idle {
-                return Ok(());
-            }
-        }
+// SAFETY: the handles are used with the context current, from whatever thread (see `Context`).
+unsafe impl Send for Kernel {}
+
+// SAFETY: as above; nothing in it changes.
+unsafe impl Sync for Kernel {}
+
+impl Kernel {
+    fn load(context: &Arc<Context>) -> Result<Self, DeviceError> {
+        let mut text = PTX.as_bytes().to_vec();
+        text.push(0);
+        let text = CStr::from_bytes_until_nul(&text).unwrap_or_default();
+        let module = context.within("load the kernel", |driver| driver.load_module(text))?;
+        let mut kernel = Self {
+            context: Arc::clone(context),
+            module,
+            function: std::ptr::null_mut(),
+        };
+        kernel.function =
+            context.within("load the kernel", |driver| driver.function(module, KERNEL))?;
+        Ok(kernel)
     }
 }
 
-impl Drop for Turn<'_> {
+impl Drop for Kernel {
     fn drop(&mut self) {
-        for lane in self.lanes.iter_mut().filter(|lane| lane.launched > 0) {
-            let stream = lane.stream.handle();
-            let waited = self
-                .hasher
-                .context
-                .within(OPERATION, |driver| driver.synchronize_stream(stream));
-            if waited.is_ok() {
-                lane.launched = 0;
-            }
-        }
-        *self.hasher.holder() = None;
-    }
-}
-
-impl Lane {
-    fn wait(&mut self, context: &Context) -> Result<(), DeviceError> {
-        let done = self.done.handle();
-        context.within(OPERATION, |driver| driver.synchronize_event(done))?;
-        self.launched = 0;
-        Ok(())
-    }
-
-    /// Queues the way back of nodes that lie one behind the other. Returns how many they are.
-    fn fetch(&mut self, level: &[Bytes]) -> Called<usize> {
-        let from = level.first().map_or(0, |first| first.address);
-        let len: u64 = level
-            .iter()
-            .fold(0, |sum, bytes| sum.saturating_add(bytes.len));
-        let len = usize::try_from(len).unwrap_or(usize::MAX);
-        let stream = self.stream.handle();
-        self.pinned
-            .download(RESULTS..RESULTS.saturating_add(len), from, stream)?;
-        Ok(len / NODE_BYTES)
-    }
-
-    /// So many nodes that came back.
-    fn fetched(&mut self, nodes: usize) -> &[Node] {
-        let results = self.pinned.bytes().get(RESULTS..).unwrap_or_default();
-        results.as_chunks().0.get(..nodes).unwrap_or_default()
-    }
-}
-
-impl Drop for Hasher {
-    fn drop(&mut self) {
-        if self.context.synchronize().is_err() {
-            return;
-        }
-        let (scratch, module) = (self.scratch, self.module);
-        let _nobody_to_tell = self.context.within("free the kernel", |driver| {
-            driver.free(scratch)?;
-            driver.unload_module(module)
-        });
-    }
-}
-
-impl fmt::Debug for Hasher {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Hasher")
-            .field("blocks", &self.blocks)
-            .finish_non_exhaustive()
+        let module = self.module;
+        let _nobody_to_tell = self
+            .context
+            .within("unload the kernel", |driver| driver.unload_module(module));
     }
 }
 

@@ -1,0 +1,245 @@
+//! Two streams with the scratch memory that their launches need, and whose turn it is to use them.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, ThreadId};
+
+use super::{BLOCK, Bytes, FAN_OUT, NODE, SLICE_BLOCKS};
+use crate::device::DeviceError;
+use crate::device::backend::DigestFailure;
+use crate::device::cuda::context::{Context, Event, Pinned, Stream};
+use crate::device::cuda::driver::{Called, Driver};
+use crate::digest::{NODE_BYTES, Node};
+
+/// Ranges in one launch.
+pub(super) const MAX_RANGES: usize = 2048;
+
+/// Launches that are queued for a lane before it is waited for: from the blocks of a slice to its root.
+const LAUNCHES: usize = 4;
+
+/// `struct Range` of digest.cu: address, length, number of the first block, whether it is a root.
+pub(super) const RANGE_BYTES: usize = 24;
+
+pub(super) const TABLE_BYTES: usize = MAX_RANGES * RANGE_BYTES;
+
+// What a lane has in the GPU: the digests of a slice's blocks; nodes of the level above, one for each
+// range more than there would be of a single one; and a table of ranges for each launch.
+const LEAVES: u64 = SLICE_BLOCKS * NODE;
+const NODES: u64 = 2 * MAX_RANGES as u64 * NODE;
+const TABLES: u64 = (LAUNCHES * TABLE_BYTES) as u64;
+const LANE: u64 = LEAVES + NODES + TABLES;
+
+const LANES: usize = 2;
+
+/// What is reserved in the GPU, whatever the size of shards.
+const SCRATCH: u64 = 16 << 20;
+
+/// The rest is for the nodes of level 2 of a shard with more than one slice: 64 MiB of data each.
+const LEVEL_2: u64 = SCRATCH - LANES as u64 * LANE;
+
+/// The largest shard in bytes, 768 GiB.
+pub(in super::super) const MAX_LEN: u64 = LEVEL_2 / NODE * FAN_OUT * FAN_OUT * BLOCK;
+
+const _: () = assert!(SLICE_BLOCKS / FAN_OUT + MAX_RANGES as u64 <= 2 * MAX_RANGES as u64);
+
+pub(super) const OPERATION: &str = "digest";
+
+#[derive(Debug)]
+pub(super) struct Lanes {
+    context: Arc<Context>,
+    lanes: Mutex<[Lane; LANES]>,
+    /// Who has the lanes.
+    holder: Mutex<Option<ThreadId>>,
+    /// Goes last: what is queued in the lanes writes to it.
+    scratch: Scratch,
+}
+
+/// A stream with the memory that its launches write to.
+#[derive(Debug)]
+pub(super) struct Lane {
+    pub(super) stream: Stream,
+    /// Where the digests of a slice's blocks go, and those of the level above.
+    pub(super) leaves: u64,
+    pub(super) nodes: u64,
+    /// Where the tables of ranges are.
+    pub(super) tables: u64,
+    /// The tables on their way into the GPU, then the nodes on their way back.
+    pub(super) pinned: Pinned,
+    done: Event,
+    /// Launches queued since it was last waited for.
+    pub(super) launched: usize,
+}
+
+/// Where the nodes that come back from a lane begin in its pinned memory.
+pub(super) const RESULTS: usize = LAUNCHES * TABLE_BYTES;
+
+/// Memory in the GPU.
+#[derive(Debug)]
+struct Scratch {
+    context: Arc<Context>,
+    address: u64,
+}
+
+impl Scratch {
+    fn reserve(context: &Arc<Context>) -> Result<Self, DeviceError> {
+        let address = context.allocating(SCRATCH, |driver| driver.allocate(SCRATCH as usize))?;
+        Ok(Self {
+            context: Arc::clone(context),
+            address,
+        })
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let address = self.address;
+        if self.context.synchronize().is_ok() {
+            let _nobody_to_tell = self
+                .context
+                .within("free scratch memory", |driver| driver.free(address));
+        }
+    }
+}
+
+impl Lanes {
+    pub(super) fn new(context: &Arc<Context>) -> Result<Self, DeviceError> {
+        let priority = context.within("create a stream", Driver::lowest_priority)?;
+        let scratch = Scratch::reserve(context)?;
+        let lane = |index: u64| {
+            let start = scratch.address.saturating_add(LANE.saturating_mul(index));
+            Ok::<_, DeviceError>(Lane {
+                stream: Stream::new(context, priority)?,
+                leaves: start,
+                nodes: start.saturating_add(LEAVES),
+                tables: start.saturating_add(LEAVES).saturating_add(NODES),
+                pinned: Pinned::new(context, RESULTS.saturating_add(NODES as usize))?,
+                done: Event::new(context)?,
+                launched: 0,
+            })
+        };
+        Ok(Self {
+            lanes: Mutex::new([lane(0)?, lane(1)?]),
+            holder: Mutex::new(None),
+            context: Arc::clone(context),
+            scratch,
+        })
+    }
+
+    /// Where the nodes of level 2 of a shard with many slices are collected.
+    pub(super) fn level_2(&self) -> u64 {
+        let lanes = (LANES as u64).saturating_mul(LANE);
+        self.scratch.address.saturating_add(lanes)
+    }
+
+    /// Waits for the lanes. A thread that has them, and asks from a progress callback, would wait for
+    /// itself.
+    pub(super) fn turn(&self) -> Result<Turn<'_>, DeviceError> {
+        let me = thread::current().id();
+        if *self.holder() == Some(me) {
+            return Err(DeviceError::Busy {
+                operation: OPERATION,
+                cause: "called from a progress callback of a digest on the same GPU".into(),
+            });
+        }
+        let lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        *self.holder() = Some(me);
+        Ok(Turn { owner: self, lanes })
+    }
+
+    fn holder(&self) -> MutexGuard<'_, Option<ThreadId>> {
+        self.holder.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Exclusive use of the lanes. When it ends, however that happens, nothing is queued in them any more:
+/// their memory can be used again.
+pub(super) struct Turn<'a> {
+    owner: &'a Lanes,
+    lanes: MutexGuard<'a, [Lane; LANES]>,
+}
+
+impl Turn<'_> {
+    /// Does the jobs, one in each lane at a time. `begin` queues one and says how many nodes will come
+    /// back; `collect` gets its number and these, in the order of the jobs.
+    pub(super) fn pipeline<J>(
+        &mut self,
+        jobs: impl IntoIterator<Item = J>,
+        mut begin: impl FnMut(&Driver, &mut Lane, J) -> Called<usize>,
+        mut collect: impl FnMut(usize, &[Node]) -> Result<(), DigestFailure>,
+    ) -> Result<(), DigestFailure> {
+        let mut jobs = jobs.into_iter();
+        let mut begun: [Option<(usize, usize)>; LANES] = [None; LANES];
+        let mut number = 0_usize;
+        loop {
+            let mut is_idle = true;
+            for (lane, begun) in self.lanes.iter_mut().zip(&mut begun) {
+                if let Some((job, nodes)) = begun.take() {
+                    lane.wait(&self.owner.context)
+                        .map_err(DigestFailure::Device)?;
+                    collect(job, lane.fetched(nodes))?;
+                    is_idle = false;
+                }
+                if let Some(job) = jobs.next() {
+                    let nodes = self
+                        .owner
+                        .context
+                        .within(OPERATION, |driver| {
+                            let nodes = begin(driver, lane, job)?;
+                            driver.record_event(lane.done.handle(), lane.stream.handle())?;
+                            Ok(nodes)
+                        })
+                        .map_err(DigestFailure::Device)?;
+                    *begun = Some((number, nodes));
+                    number = number.saturating_add(1);
+                    is_idle = false;
+                }
+            }
+            if is_idle {
+                return Ok(());
+            }
+        }
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        for lane in self.lanes.iter_mut().filter(|lane| lane.launched > 0) {
+            let stream = lane.stream.handle();
+            let waited = self
+                .owner
+                .context
+                .within(OPERATION, |driver| driver.synchronize_stream(stream));
+            if waited.is_ok() {
+                lane.launched = 0;
+            }
+        }
+        *self.owner.holder() = None;
+    }
+}
+
+impl Lane {
+    fn wait(&mut self, context: &Context) -> Result<(), DeviceError> {
+        let done = self.done.handle();
+        context.within(OPERATION, |driver| driver.synchronize_event(done))?;
+        self.launched = 0;
+        Ok(())
+    }
+
+    /// Queues the way back of nodes that lie one behind the other. Returns how many they are.
+    pub(super) fn fetch(&mut self, level: &[Bytes]) -> Called<usize> {
+        let from = level.first().map_or(0, |first| first.address);
+        let len: u64 = level
+            .iter()
+            .fold(0, |sum, bytes| sum.saturating_add(bytes.len));
+        let len = usize::try_from(len).unwrap_or(usize::MAX);
+        let stream = self.stream.handle();
+        self.pinned
+            .download(RESULTS..RESULTS.saturating_add(len), from, stream)?;
+        Ok(len / NODE_BYTES)
+    }
+
+    /// So many nodes that came back.
+    fn fetched(&mut self, nodes: usize) -> &[Node] {
+        let results = self.pinned.bytes().get(RESULTS..).unwrap_or_default();
+        results.as_chunks().0.get(..nodes).unwrap_or_default()
+    }
+}

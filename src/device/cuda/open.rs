@@ -1,0 +1,347 @@
+//! Opening a GPU: what it is, what it can do, and whether it computes rightly.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use super::context::Context;
+use super::driver::{Driver, Failed, Properties};
+use super::hash::{Bytes, Hasher};
+use super::memory::{self, Allocator};
+use super::staging::Staging;
+use super::{Cuda, CudaError};
+#[cfg(feature = "fault-injection")]
+use crate::device::Faults;
+use crate::device::backend::{Backend as _, Permit};
+use crate::device::{DeviceError, Residency};
+use crate::digest::Tree;
+use crate::process;
+
+/// How many windows are copied back and hashed by the CPU after each digest, unless configured.
+pub const DEFAULT_SPOT_CHECKS: usize = 16;
+
+/// The oldest compute capability, that of Turing.
+const MIN_CAPABILITY: (i32, i32) = (7, 5);
+
+/// What there is where Windows runs below Linux.
+const WSL: &str = "/dev/dxg";
+
+/// What a [`Cuda`] is opened from.
+#[derive(Clone, Debug)]
+#[must_use = "a builder does nothing until `open` is called"]
+pub struct CudaBuilder {
+    ordinal: u32,
+    protection: Protection,
+    share: Share,
+    spot_checks: usize,
+    #[cfg(feature = "fault-injection")]
+    faults: Option<Faults>,
+}
+
+/// Whether sealed memory must be read-only.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum Protection {
+    /// A GPU that cannot do that is not opened.
+    #[default]
+    Required,
+    /// Where it cannot, shards are sealed all the same: a stray kernel can then write to them, which the
+    /// next check finds, and an address may be used again after its shard is gone. `VramSealed` says
+    /// `read_only: false`.
+    WhereAvailable,
+}
+
+/// How much of a GPU checks may use at a time.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Share(u8);
+
+impl Share {
+    /// All of it.
+    pub const ALL: Self = Self(100);
+
+    /// So many per cent of the threads that the GPU can run at once, from 1 to 100; none otherwise.
+    pub fn percent(percent: u8) -> Option<Self> {
+        (1..=100).contains(&percent).then_some(Self(percent))
+    }
+
+    /// So many of `most`, at least one.
+    pub(super) fn of(self, most: u32) -> u32 {
+        (most.saturating_mul(self.0.into()) / 100).max(1)
+    }
+}
+
+impl CudaBuilder {
+    pub(super) fn new(ordinal: u32) -> Self {
+        Self {
+            ordinal,
+            protection: Protection::default(),
+            share: Share::ALL,
+            spot_checks: DEFAULT_SPOT_CHECKS,
+            #[cfg(feature = "fault-injection")]
+            faults: None,
+        }
+    }
+
+    /// Whether sealed memory must be read-only; without this, [`Protection::Required`].
+    pub fn protection(mut self, protection: Protection) -> Self {
+        self.protection = protection;
+        self
+    }
+
+    /// How much of the GPU checks may use at a time; without this, [`Share::ALL`]. They have the lowest
+    /// priority in any case: where both have work, a model's kernels go first.
+    pub fn share(mut self, share: Share) -> Self {
+        self.share = share;
+        self
+    }
+
+    /// How many windows, chosen at random, are copied back and hashed by the CPU after each digest of a
+    /// whole shard; without this, [`DEFAULT_SPOT_CHECKS`]. All of them, if the shard has no more.
+    ///
+    /// They are there for a kernel, a compiler or a driver that computes wrongly, not against somebody
+    /// who rules the GPU. Of `n` windows of which the kernel gets `k` wrong (and still gives the sealed
+    /// digest), `s` spot checks miss all with a probability of at most `(1 - k/n)^s`: with 16 a kernel
+    /// that gets a quarter of them wrong is missed once in a hundred times, one that gets a single window
+    /// of an 80 GB shard wrong nearly always. Each costs a copy of 512 KiB.
+    pub fn spot_checks(mut self, windows: usize) -> Self {
+        self.spot_checks = windows;
+        self
+    }
+
+    /// A GPU with faults on demand.
+    #[cfg(feature = "fault-injection")]
+    pub fn dangerous_with_faults(mut self, faults: Faults) -> Self {
+        self.faults = Some(faults);
+        self
+    }
+
+    /// Finds the driver and the GPU, loads the kernel, has it hash data whose digests are known, and
+    /// finds out whether memory can be made read-only. Takes 16 MiB of the GPU, whatever the size of
+    /// shards, and some 3 MiB of pinned memory.
+    pub fn open(self) -> Result<Cuda, CudaError> {
+        process::check()?;
+        process::watch_for_forks().map_err(|error| DeviceError::Os {
+            operation: "watching for forks",
+            code: error.raw_os_error().unwrap_or_default(),
+        })?;
+        let driver = Driver::load()?;
+        let gpu = self.find(driver)?;
+        let context = Arc::new(Context::open(driver, self.ordinal as usize)?);
+        let granularity = self.granularity(&context, gpu.device)?;
+        let views = context.within("create a stream", |_| {
+            let stream = context.shared().new_stream();
+            stream.map_err(|error| Failed {
+                call: "cuStreamCreate",
+                code: error.0 as u32,
+            })
+        })?;
+        let cuda = Cuda {
+            staging: Mutex::new(Staging::new(&context)?),
+            hasher: Hasher::new(&context, gpu.multiprocessors, self.share)?,
+            views,
+            name: format!("cuda:{}", self.ordinal).into(),
+            identity: gpu.identity.as_str().into(),
+            residency: Residency {
+                proven: proven(granularity.is_some()).into(),
+                unproven: "that the driver and the GPU's firmware keep allocations where they say"
+                    .into(),
+                refused: refusal(gpu.is_integrated, Path::new(WSL).exists()).map(Into::into),
+            },
+            allocator: Allocator {
+                device: gpu.device,
+                granularity,
+                protection: self.protection,
+            },
+            spot_checks: self.spot_checks,
+            #[cfg(feature = "fault-injection")]
+            faults: self.faults,
+            context,
+        };
+        if cuda.residency.refused.is_none() {
+            check_known_answers(&cuda)?;
+        }
+        Ok(cuda)
+    }
+
+    fn find(&self, driver: &Driver) -> Result<Gpu, CudaError> {
+        const MULTIPROCESSORS: u32 = 16;
+        const INTEGRATED: u32 = 18;
+        const ECC: u32 = 32;
+        const MAJOR: u32 = 75;
+        const MINOR: u32 = 76;
+        let failed = CudaError::driver(Some(driver));
+        let count = u32::try_from(driver.device_count().map_err(&failed)?).unwrap_or(0);
+        let ordinal = i32::try_from(self.ordinal).unwrap_or(i32::MAX);
+        if self.ordinal >= count {
+            return Err(CudaError::NoDevice {
+                ordinal: self.ordinal,
+                count,
+            });
+        }
+        let device = driver.device(ordinal).map_err(&failed)?;
+        let attribute = |attribute| driver.device_attribute(attribute, device).map_err(&failed);
+        let (major, minor) = (attribute(MAJOR)?, attribute(MINOR)?);
+        if (major, minor) < MIN_CAPABILITY {
+            return Err(CudaError::TooOldGpu { major, minor });
+        }
+        let uuid = hex::encode(driver.device_uuid(device).map_err(&failed)?);
+        let name = driver.device_name(device).map_err(&failed)?;
+        let ecc = match attribute(ECC)? {
+            0 => "off",
+            _ => "on",
+        };
+        Ok(Gpu {
+            device,
+            multiprocessors: u32::try_from(attribute(MULTIPROCESSORS)?).unwrap_or(1),
+            is_integrated: attribute(INTEGRATED)? != 0,
+            identity: format!(
+                "{} {name}, compute capability {major}.{minor}, ECC {ecc}, driver for CUDA {}",
+                with_dashes(&uuid),
+                driver.version(),
+            ),
+        })
+    }
+
+    /// In what units memory can be mapped and made read-only; none if it cannot, and need not.
+    fn granularity(&self, context: &Context, device: i32) -> Result<Option<usize>, CudaError> {
+        const VIRTUAL_MEMORY: u32 = 102;
+        let driver = context.driver();
+        let has = driver
+            .device_attribute(VIRTUAL_MEMORY, device)
+            .map_err(CudaError::driver(Some(driver)))?;
+        let tried = context.within("try protection", |driver| {
+            if has == 0 {
+                return Ok(None);
+            }
+            let granularity = driver.granularity(&Properties::pinned_on(device))?;
+            let can = memory::can_protect(driver, device, granularity)?;
+            Ok(can.then_some(granularity))
+        });
+        match (tried, self.protection) {
+            (Ok(Some(granularity)), _) => Ok(Some(granularity)),
+            (Ok(None), Protection::Required) => Err(CudaError::NotProtected),
+            (Ok(None), Protection::WhereAvailable) => Ok(None),
+            (Err(error), _) => Err(error.into()),
+        }
+    }
+}
+
+/// What was found out about a GPU.
+struct Gpu {
+    device: i32,
+    multiprocessors: u32,
+    is_integrated: bool,
+    identity: String,
+}
+
+/// A UUID as `nvidia-smi` prints it.
+fn with_dashes(hex: &str) -> String {
+    let mut text = String::from("GPU");
+    let mut left = hex;
+    for len in [8, 4, 4, 4, 12] {
+        let (part, rest) = left.split_at_checked(len).unwrap_or((left, ""));
+        text.push('-');
+        text.push_str(part);
+        left = rest;
+    }
+    text
+}
+
+fn proven(can_protect: bool) -> &'static str {
+    if can_protect {
+        "a GPU with memory of its own, not below Windows; each allocation is device memory, not managed, and on this GPU; read-only mappings were tried and read back"
+    } else {
+        "a GPU with memory of its own, not below Windows; each allocation is device memory, not managed, and on this GPU; memory cannot be made read-only"
+    }
+}
+
+/// Why nobody can say that memory lies in the GPU, if that is so.
+fn refusal(is_integrated: bool, is_wsl: bool) -> Option<&'static str> {
+    if is_integrated {
+        Some("the GPU is integrated: its memory is the host's, and there is no VRAM")
+    } else if is_wsl {
+        Some(
+            "this is Windows' subsystem for Linux (/dev/dxg): Windows may move a GPU's memory into the host's without saying so",
+        )
+    } else {
+        None
+    }
+}
+
+/// Hashes data whose digests are known. They are the test vectors of fsverity-utils, from one block
+/// to three levels.
+fn check_known_answers(gpu: &Cuda) -> Result<(), CudaError> {
+    const ANSWERS: [(u64, &str); 5] = [
+        (
+            1,
+            "b803429503d95915829b29fdbc8bbad142f3abfd11b1cadf5526582e685c0551",
+        ),
+        (
+            4096,
+            "6ac39979016e3ddf3d39fff6cb984f7c118acdf1852919f5c100c4b142c1818e",
+        ),
+        (
+            100_000,
+            "f2096a36c5cdca4fa33ee8852833150bb324992e5417a9d571f1bffff73b9efc",
+        ),
+        (
+            524_288,
+            "318d7f64c1db10a983346f0c101c5b0fd2cb0e0c3d4e88df0320edf9990bdda4",
+        ),
+        (
+            524_289,
+            "e21e7d7f576f210094c3a6ea78b021f036633f2a06119fee987f79ac6dd30cf1",
+        ),
+    ];
+    let data: Vec<u8> = (0..524_289_u32)
+        .map(|index| {
+            (index % 11)
+                .wrapping_add(index % 439)
+                .wrapping_add(index % 1103) as u8
+        })
+        .collect();
+    let mut memory = gpu.allocate(data.len() as u64, Permit::mint())?;
+    gpu.write(&mut memory, 0, &data)?;
+    gpu.synchronize(&memory)?;
+    let parts = ANSWERS.map(|(len, _)| Bytes {
+        address: memory.address(),
+        len,
+    });
+    let roots = gpu.hasher.roots(&parts)?;
+    for ((len, answer), root) in ANSWERS.into_iter().zip(roots) {
+        let actual = Tree::digest_of(len, &root);
+        if actual.to_string() != answer {
+            return Err(CudaError::KnownAnswer { len, actual });
+        }
+    }
+    gpu.wipe(&mut memory)?;
+    Ok(gpu.free(&mut memory)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_that_may_be_the_hosts_is_refused() {
+        assert_eq!(refusal(false, false), None);
+        assert!(refusal(true, false).unwrap().contains("integrated"));
+        assert!(refusal(false, true).unwrap().contains("/dev/dxg"));
+    }
+
+    #[test]
+    fn a_share_is_never_nothing() {
+        assert_eq!(Share::percent(0), None);
+        assert_eq!(Share::percent(101), None);
+        assert_eq!(Share::percent(10).unwrap().of(1320), 132);
+        assert_eq!(Share::percent(1).unwrap().of(8), 1);
+        assert_eq!(Share::ALL.of(1320), 1320);
+    }
+
+    #[test]
+    fn a_uuid_looks_as_the_operator_knows_it() {
+        assert_eq!(
+            with_dashes("00112233445566778899aabbccddeeff"),
+            "GPU-00112233-4455-6677-8899-aabbccddeeff"
+        );
+    }
+}
