@@ -50,7 +50,7 @@ use anchor::Anchors;
 use builder::Settings;
 use clock::Time;
 use event::{Event, LiveShard, MAX_LISTED_SHARDS, Mark, Subject, Violation};
-use queue::{Lane, Queue};
+use queue::{Lane, Queue, Refused};
 use sync::{Instant, JoinHandle};
 
 mod anchor;
@@ -361,11 +361,7 @@ impl Recorder {
             return None;
         }
         live.allocations = live.allocations.saturating_add(1);
-        let subject = Subject {
-            shard: shard.clone(),
-            allocation: live.allocations,
-            device: Arc::clone(device),
-        };
+        let subject = Subject::new(shard.clone(), live.allocations, Arc::clone(device));
         let entry = LiveShard {
             subject: subject.clone(),
             bytes,
@@ -421,15 +417,20 @@ impl Shared {
     /// Numbers and queues a record. One that comes when the trail is closed has no writer any more
     /// that would log and publish the loss: that is done here, the former once.
     fn push(&self, event: Event, lane: Lane) -> (Mark, Result<(), NotDurable>) {
-        let name = event.name();
-        let pushed = self.queue.push(event, lane);
-        if let Err(error @ (NotDurable::Closed | NotDurable::WriterStopped)) = &pushed.1 {
+        let (mark, pushed) = self.queue.push(event, lane);
+        (mark, pushed.map_err(|refused| self.tell_refused(refused)))
+    }
+
+    #[cold]
+    fn tell_refused(&self, refused: Refused) -> NotDurable {
+        let Refused { event, error } = refused;
+        if matches!(error, NotDurable::Closed | NotDurable::WriterStopped) {
             if !self.refused.swap(true, Ordering::Relaxed) {
-                tracing::error!(event = name, %error, "records are lost from now on");
+                tracing::error!(event, %error, "records are lost from now on");
             }
             self.publish_counters();
         }
-        pushed
+        error
     }
 
     fn counts(&self) -> AuditCounts {

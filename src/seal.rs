@@ -352,11 +352,7 @@ mod tests {
         Parts {
             key: SealKey::derive(&WorkerToken::new(vec![7; 32].into()).unwrap(), &worker),
             worker,
-            subject: Subject {
-                shard: "s-0".parse().unwrap(),
-                allocation: 3,
-                device: Arc::from("host"),
-            },
+            subject: Subject::new("s-0".parse().unwrap(), 3, Arc::from("host")),
             model: ModelRef::new("org/model", 1, 4).unwrap(),
         }
     }
@@ -417,11 +413,6 @@ mod tests {
         let seal = seal(&parts);
         let fails = |context: Context<'_>| seal.authenticate(&context).unwrap_err() == BadTag;
         let own = parts.context();
-        let subject = |change: fn(&mut Subject)| {
-            let mut subject = parts.subject.clone();
-            change(&mut subject);
-            subject
-        };
         let other = super::tests::parts();
         let model = |name, index, total| ModelRef::new(name, index, total).unwrap();
         let key = SealKey::derive(
@@ -452,7 +443,7 @@ mod tests {
             ..own
         }));
         assert!(fails(Context {
-            subject: &subject(|s| s.allocation = 4),
+            subject: &Subject::new("s-0".parse().unwrap(), 4, "host".into()),
             ..own
         }));
         assert!(fails(Context {
@@ -460,7 +451,7 @@ mod tests {
             ..own
         }));
         assert!(fails(Context {
-            subject: &subject(|s| s.shard = "s-1".parse().unwrap()),
+            subject: &Subject::new("s-1".parse().unwrap(), 3, "host".into()),
             ..own
         }));
     }

@@ -1,68 +1,11 @@
 //! The kernel that ships, interpreted: its digests against an implementation that shares nothing with it.
 
+#[path = "support/kernel.rs"]
+mod kernel;
 mod support;
 
-use sha2::{Digest as _, Sha256};
-use simulated_cuda::ptx::{Launch, Module};
-use support::{Flat, random};
-
-const PTX: &str = include_str!("../../src/device/cuda/digest.ptx");
-const BLOCK: usize = 4096;
-
-/// What the kernel must write for a range: the digest of each of its blocks, padded with zeros.
-fn expected(range: &[u8]) -> Vec<u8> {
-    range
-        .chunks(BLOCK)
-        .flat_map(|block| {
-            let mut padded = [0; BLOCK];
-            padded[..block.len()].copy_from_slice(block);
-            Sha256::digest(padded)
-        })
-        .collect()
-}
-
-/// Bytes that the kernel hashes, or the root of a tree that it passes on.
-enum Input<'a> {
-    Bytes(&'a [u8]),
-    Root(&'a [u8; 32]),
-}
-
-/// Runs the kernel over the ranges, each of which lies at a multiple of 16.
-fn digests(ranges: &[Input<'_>], grid: u32, block: u32) -> Vec<u8> {
-    let module = Module::parse(PTX).unwrap();
-    let mut memory = Flat::new();
-    let mut table = Vec::new();
-    let mut blocks = 0_u32;
-    for range in ranges {
-        let (bytes, is_root) = match range {
-            Input::Bytes(bytes) => (*bytes, 0_u32),
-            Input::Root(root) => (&root[..], 1),
-        };
-        table.extend_from_slice(&memory.add(bytes).to_le_bytes());
-        table.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
-        table.extend_from_slice(&blocks.to_le_bytes());
-        table.extend_from_slice(&is_root.to_le_bytes());
-        blocks += bytes.len().div_ceil(BLOCK) as u32;
-    }
-    let out = memory.add(&vec![0xee; blocks as usize * 32]);
-    let table = memory.add(&table);
-    let mut params = Vec::new();
-    params.extend_from_slice(&table.to_le_bytes());
-    params.extend_from_slice(&(ranges.len() as u32).to_le_bytes());
-    params.extend_from_slice(&blocks.to_le_bytes());
-    params.extend_from_slice(&out.to_le_bytes());
-    let launch = Launch {
-        kernel: &module.kernels[0],
-        grid: [grid, 1, 1],
-        block: [block, 1, 1],
-        params: &params,
-        variables: &[],
-        branches: 1 << 32,
-        corruption: None,
-    };
-    launch.run(&memory).unwrap();
-    memory.read(out, blocks as usize * 32)
-}
+use kernel::{BLOCK, Input, digests, expected};
+use support::random;
 
 #[test]
 fn every_tail_of_a_block_is_padded() {
@@ -88,9 +31,18 @@ fn ranges_in_one_table_are_hashed_one_behind_the_other() {
     }
 }
 
+/// With two, the search for a block's range is as short as it can be.
+#[test]
+fn two_ranges_are_told_apart() {
+    let (one, two) = (random(5000, 5), random(4097, 6));
+    let found = digests(&[Input::Bytes(&one), Input::Bytes(&two)], 1, 32);
+    assert_eq!(found, [expected(&one), expected(&two)].concat());
+}
+
 #[test]
 fn a_root_is_passed_on_between_ranges_that_are_hashed() {
-    let (one, two, root) = (random(5000, 1), random(64, 2), &[7; 32]);
+    let (one, two) = (random(5000, 1), random(64, 2));
+    let root: &[u8; 32] = &random(32, 3).try_into().unwrap();
     let found = digests(
         &[Input::Bytes(&one), Input::Root(root), Input::Bytes(&two)],
         2,

@@ -69,12 +69,35 @@ pub(crate) enum Outcome {
     Failure,
 }
 
-/// The shard that an event is about.
+/// The shard that an event is about. Events are moved and queued by the thousand: they hold it by one
+/// reference.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
-pub(crate) struct Subject {
+pub(crate) struct Subject(Arc<Names>);
+
+/// What a shard is called.
+#[derive(Debug, Eq, PartialEq, Serialize)]
+pub(crate) struct Names {
     pub(crate) shard: ShardId,
     pub(crate) allocation: u64,
     pub(crate) device: Arc<str>,
+}
+
+impl Subject {
+    pub(crate) fn new(shard: ShardId, allocation: u64, device: Arc<str>) -> Self {
+        Self(Arc::new(Names {
+            shard,
+            allocation,
+            device,
+        }))
+    }
+}
+
+impl std::ops::Deref for Subject {
+    type Target = Names;
+
+    fn deref(&self) -> &Names {
+        &self.0
+    }
 }
 
 /// Why a verification failed.

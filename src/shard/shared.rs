@@ -493,11 +493,7 @@ mod tests {
             verified: AtomicI64::new(check.mark.time.0),
             max_age: Some(MAX_AGE),
             recorder: trail.recorder(),
-            subject: Subject {
-                shard: "s".parse().unwrap(),
-                allocation: 0,
-                device: "host".into(),
-            },
+            subject: Subject::new("s".parse().unwrap(), 0, "host".into()),
             last: Mutex::new(Last {
                 check,
                 history: check.after(History::default()),
