@@ -5,7 +5,7 @@
 //! This module knows limits and accounts; what happens to a shard afterwards is the shard's business.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use crate::audit::event::{Event, Subject, Violation};
@@ -18,6 +18,11 @@ use crate::key::{KeyError, KeyId, SealKey, WorkerToken, fill_random};
 use crate::process;
 use crate::seal::Context;
 use crate::shard::{Allocated, Region, Shard};
+
+mod device;
+
+pub(crate) use device::Served;
+use device::violation_of_residency;
 
 /// The most bytes that one shard may have unless the builder says otherwise: 100 GB.
 pub const DEFAULT_SHARD_LIMIT: u64 = 100_000_000_000;
@@ -93,15 +98,6 @@ pub(crate) struct Home<D: Device> {
     account: Account,
     /// Shared shards, whose leases end when the device is lost.
     served: Mutex<Vec<Weak<dyn Served>>>,
-}
-
-/// A shared shard, as seen by its device.
-pub(crate) trait Served: Send + Sync + std::fmt::Debug {
-    /// The device is lost, and that is what is to be recorded, unless the shard is `own`.
-    fn fail(&self, cause: &Arc<str>, own: &Subject);
-
-    /// From here on no lease is current.
-    fn revoke(&self);
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -260,24 +256,6 @@ impl<D: Device> VramManagerBuilder<D> {
 }
 
 impl<D: Device> Home<D> {
-    /// Puts the device on record; one whose memory may be elsewhere is refused.
-    fn announce_device(&self) -> Result<(), BuildError> {
-        let Some(residency) = self.device.residency() else {
-            return Ok(());
-        };
-        if let Some(cause) = residency.refused {
-            let record = self.record_violation(violation_of_residency(&cause));
-            return Err(BuildError::NotResident { cause, record });
-        }
-        self.recorder.emit(Event::DeviceOpened {
-            device: Arc::clone(&self.device_name),
-            identity: Arc::clone(self.device.identity()),
-            proven: residency.proven,
-            unproven: residency.unproven,
-        });
-        Ok(())
-    }
-
     pub(crate) fn device(&self) -> &D {
         &self.device
     }
@@ -420,44 +398,6 @@ impl<D: Device> Home<D> {
         self.device.allocate(len, Permit::mint())
     }
 
-    /// After a failure: if the device is lost, it takes all its shards along. That is recorded, once
-    /// for each, and no lease of theirs is current any more; `own`, whose operation failed, has its
-    /// own record.
-    pub(crate) fn notice_loss(&self, own: &Subject) {
-        let Some(cause) = self.device.lost() else {
-            return;
-        };
-        for subject in self.recorder.take_lost(&self.device_name, own) {
-            self.recorder.emit(Event::DeviceFailed {
-                subject,
-                operation: "serve",
-                cause: Arc::clone(&cause),
-            });
-        }
-        let served = std::mem::take(&mut *self.served());
-        let served: Vec<_> = served.iter().filter_map(Weak::upgrade).collect();
-        for served in &served {
-            served.fail(&cause, own);
-        }
-        // The incidents are on record before anybody can see what follows from them. If the trail
-        // cannot write, that is on record elsewhere, and serving from a lost device ends all the same.
-        let _flushed = self.recorder.flush();
-        for served in &served {
-            served.revoke();
-        }
-    }
-
-    /// Asks to be told when the device is lost.
-    pub(crate) fn watch_for_loss(&self, served: Weak<dyn Served>) {
-        let mut list = self.served();
-        list.retain(|entry| entry.strong_count() > 0);
-        list.push(served);
-    }
-
-    fn served(&self) -> MutexGuard<'_, Vec<Weak<dyn Served>>> {
-        self.served.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn record_allocation(
         &self,
         region: &Region<D>,
@@ -500,16 +440,6 @@ impl<D: Device> Home<D> {
             },
             reason: error.to_string().into(),
         });
-    }
-}
-
-fn violation_of_residency(cause: &Arc<str>) -> Violation {
-    Violation {
-        shard: None,
-        policy: "shards lie in the device's own memory".into(),
-        violation: "it cannot be said that they do".into(),
-        details: Arc::clone(cause),
-        action: "refused".into(),
     }
 }
 

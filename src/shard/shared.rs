@@ -5,36 +5,26 @@
 //! re-reads the memory beside them; one that fails cannot take bytes out of anybody's hands, but
 //! from then on every new lease is refused and none is current. That is checked at run time, by
 //! whoever asks; only [`Shard::view`](super::Shard::view) is checked by the compiler.
-//!
-//! One number holds the answer: until when leases are good. What tells about a shared shard takes no
-//! lock: in a forked child, a lock may be held by a thread that is not there.
 
 use std::fmt;
 use std::ops::{ControlFlow, Range};
-use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::{Duration, SystemTime};
+use std::sync::{Arc, Weak};
+use std::time::SystemTime;
 
+use self::standing::Standing;
 use super::state::{LastCheck, Sealed, StateFacts, Verified, private::Facts};
 use super::verify::{Started, Unproven, Whole};
 use super::{Core, Region, Shard, ShardHandle};
-use crate::audit::clock::{Time, Uptime};
-use crate::audit::event::{Event, Failure, History, Subject};
-use crate::audit::{Recorder, Watched};
 use crate::device::Device;
 use crate::digest::{Digest, Progress};
 use crate::error::{CheckError, NoAnswer, ReclaimError, Revoked};
 use crate::id::ShardId;
-use crate::process::{self, WipedNumber};
+use crate::process;
 use crate::seal::Match;
 
-/// A check failed: no time is good any more. Also what a forked child reads.
-const FAILED: u64 = 0;
+mod standing;
 
 const CHECK: &str = "check";
-
-/// There is no maximum age: every time is good.
-const ALWAYS: u64 = u64::MAX;
 
 /// A verified shard that is read from many places.
 ///
@@ -63,51 +53,22 @@ struct Served<D: Device> {
     standing: Arc<Standing>,
 }
 
-/// Whether leases are good.
-#[derive(Debug)]
-struct Standing {
-    /// Boot time in nanoseconds until which leases are good, [`ALWAYS`] or [`FAILED`]. Once it is
-    /// [`FAILED`] it stays so; otherwise it only grows, under the lock of `last`, of which it is the
-    /// limit.
-    good_until: WipedNumber,
-    /// The time of the last check that passed, in nanoseconds: for whoever may take no lock.
-    verified: AtomicI64,
-    max_age: Option<Duration>,
-    recorder: Recorder,
-    subject: Subject,
-    last: Mutex<Last>,
-}
-
-/// The last check that passed.
-#[derive(Clone, Copy, Debug)]
-struct Last {
-    check: LastCheck,
-    history: History,
-    /// That it has become too old is on record.
-    overdue: bool,
-}
-
 impl<D: Device> Shared<D> {
     pub(super) fn new(core: Core<D>, sealed: Sealed, check: LastCheck, proof: Match) -> Self {
         let home = core.region.home();
         let max_age = home.options().max_age;
-        let standing = Arc::new(Standing {
-            good_until: WipedNumber::new(good_until(check.began, max_age)),
-            verified: AtomicI64::new(check.mark.time.0),
+        let standing = Arc::new(Standing::new(
+            home.recorder().clone(),
+            core.region.subject().clone(),
+            check,
+            sealed.history,
             max_age,
-            recorder: home.recorder().clone(),
-            subject: core.region.subject().clone(),
-            last: Mutex::new(Last {
-                check,
-                history: sealed.history,
-                overdue: false,
-            }),
-        });
+        ));
         let served: Weak<Standing> = Arc::downgrade(&standing);
         home.watch_for_loss(served);
         // It may have been lost before anybody watched.
         if home.device().lost().is_some() {
-            crate::manager::Served::revoke(&*standing);
+            standing.revoke();
         }
         if max_age.is_some() {
             let watched: Weak<Standing> = Arc::downgrade(&standing);
@@ -344,109 +305,9 @@ impl Latch<'_> {
 impl Drop for Latch<'_> {
     fn drop(&mut self) {
         if self.armed {
-            self.standing.good_until.wipe();
+            self.standing.revoke();
         }
     }
-}
-
-impl Standing {
-    /// One atomic load; the clock is read only if there is a maximum age.
-    fn judge(&self) -> Result<(), Revoked> {
-        match self.good_until.load() {
-            ALWAYS => Ok(()),
-            FAILED => Err(process::check().map_or_else(Revoked::from, |()| Revoked::Failed)),
-            until if now() <= until => Ok(()),
-            _ => Err(Revoked::Overdue),
-        }
-    }
-
-    /// The same; and where leases have run out, that is recorded, once for each time.
-    fn judge_on_record(&self) -> Result<(), Revoked> {
-        match self.judge() {
-            Err(Revoked::Overdue) => self.record_overdue(),
-            verdict => verdict,
-        }
-    }
-
-    /// Judges once more: by now a check may have passed, and then nothing is overdue. Under the lock
-    /// the limit is that of the last check, so the record says what was judged.
-    fn record_overdue(&self) -> Result<(), Revoked> {
-        let mut last = self.last();
-        let verdict = self.judge();
-        if let Some(max_age) = self.max_age
-            && verdict == Err(Revoked::Overdue)
-            && !std::mem::replace(&mut last.overdue, true)
-        {
-            let history = last.history;
-            drop(last);
-            self.recorder.emit(Event::VerificationOverdue {
-                subject: self.subject.clone(),
-                history,
-                max_age_ms: u64::try_from(max_age.as_millis()).unwrap_or(u64::MAX),
-            });
-        }
-        verdict
-    }
-
-    /// A check of everything passed. It may have run beside one that failed, or that began later.
-    fn pass(&self, check: LastCheck) {
-        let mut last = self.last();
-        if check.began <= last.check.began {
-            return;
-        }
-        *last = Last {
-            check,
-            history: check.after(last.history),
-            overdue: false,
-        };
-        self.verified.store(check.mark.time.0, Ordering::Release);
-        self.good_until.set(good_until(check.began, self.max_age));
-    }
-
-    /// When all of the shard was last found equal to its seal.
-    fn verified(&self) -> Time {
-        Time(self.verified.load(Ordering::Acquire))
-    }
-
-    fn last(&self) -> MutexGuard<'_, Last> {
-        self.last.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl crate::manager::Served for Standing {
-    fn fail(&self, cause: &Arc<str>, own: &Subject) {
-        if self.subject.allocation == own.allocation || self.judge() == Err(Revoked::Failed) {
-            return;
-        }
-        let history = self.last().history;
-        self.recorder.emit(Event::SealVerificationFailed {
-            failure: Box::new(Failure::of_device(self.subject.clone(), history, cause)),
-        });
-    }
-
-    fn revoke(&self) {
-        self.good_until.wipe();
-    }
-}
-
-impl Watched for Standing {
-    fn tick(&self) {
-        let _nobody_to_refuse = self.judge_on_record();
-    }
-}
-
-/// Until when a check that began then is young enough.
-fn good_until(began: Uptime, max_age: Option<Duration>) -> u64 {
-    let Some(max_age) = max_age else {
-        return ALWAYS;
-    };
-    let age = u64::try_from(max_age.as_nanos()).unwrap_or(ALWAYS);
-    let began = u64::try_from(began.nanoseconds()).unwrap_or(0);
-    began.saturating_add(age).max(FAILED.saturating_add(1))
-}
-
-fn now() -> u64 {
-    u64::try_from(Uptime::now().nanoseconds()).unwrap_or(0)
 }
 
 impl<D: Device> fmt::Debug for Shared<D> {
@@ -464,79 +325,5 @@ impl<D: Device> fmt::Debug for Lease<D> {
             .field("id", self.id())
             .field("standing", &self.0.standing.judge())
             .finish_non_exhaustive()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::audit::event::{Mark, Seq};
-    use crate::{AuditTrail, TrailKey};
-
-    const MAX_AGE: Duration = Duration::from_secs(60);
-
-    /// A check that began so long ago, and has this number.
-    fn check(age: Duration, seq: u64) -> LastCheck {
-        let age = i64::try_from(age.as_nanos()).unwrap();
-        LastCheck {
-            mark: Mark {
-                seq: Some(Seq(seq)),
-                time: Time::now(),
-            },
-            began: Uptime::from_nanoseconds(Uptime::now().nanoseconds() - age),
-        }
-    }
-
-    fn standing(trail: &AuditTrail, check: LastCheck) -> Standing {
-        Standing {
-            good_until: WipedNumber::new(good_until(check.began, Some(MAX_AGE))),
-            verified: AtomicI64::new(check.mark.time.0),
-            max_age: Some(MAX_AGE),
-            recorder: trail.recorder(),
-            subject: Subject::new("s".parse().unwrap(), 0, "host".into()),
-            last: Mutex::new(Last {
-                check,
-                history: check.after(History::default()),
-                overdue: false,
-            }),
-        }
-    }
-
-    /// Which checks are on record as overdue.
-    fn overdue(trail: &AuditTrail, dir: &std::path::Path) -> Vec<u64> {
-        trail.flush().unwrap();
-        let text = std::fs::read_to_string(dir.join("000000.jsonl")).unwrap();
-        text.lines()
-            .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-            .filter(|record| record["event"] == "VerificationOverdue")
-            .map(|record| record["last_verified_seq"].as_u64().unwrap())
-            .collect()
-    }
-
-    /// A thread finds that leases have run out; before it can say so, a check passes.
-    #[test]
-    fn a_check_that_passes_meanwhile_is_not_called_overdue_and_is_once_it_is() {
-        let temp = tempfile::tempdir().unwrap();
-        let dir = temp.path().join("trail");
-        let key = TrailKey::open_or_create(temp.path().join("key.pem")).unwrap();
-        let trail = AuditTrail::builder("worker-1".parse().unwrap(), &dir, key)
-            .open()
-            .unwrap();
-        let standing = standing(&trail, check(MAX_AGE * 3, 1));
-        assert_eq!(standing.judge(), Err(Revoked::Overdue));
-        standing.pass(check(Duration::ZERO, 2));
-        assert_eq!(standing.record_overdue(), Ok(()));
-        assert!(overdue(&trail, &dir).is_empty());
-
-        // What passed last was begun long ago: its own limit is over at once.
-        let standing = self::standing(&trail, check(MAX_AGE * 3, 3));
-        assert_eq!(standing.judge(), Err(Revoked::Overdue));
-        standing.pass(check(MAX_AGE * 2, 4));
-        for _ in 0..2 {
-            assert_eq!(standing.judge_on_record(), Err(Revoked::Overdue));
-        }
-        standing.pass(check(MAX_AGE * 4, 5));
-        assert_eq!(standing.judge_on_record(), Err(Revoked::Overdue));
-        assert_eq!(overdue(&trail, &dir), [4]);
     }
 }

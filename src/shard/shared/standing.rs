@@ -1,0 +1,240 @@
+//! Whether the leases of a shared shard are good, and until when.
+//!
+//! One number holds the answer. What tells about a shared shard takes no lock: in a forked child, a lock
+//! may be held by a thread that is not there.
+
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::audit::clock::{Time, Uptime};
+use crate::audit::event::{Event, Failure, History, Subject};
+use crate::audit::{Recorder, Watched};
+use crate::error::Revoked;
+use crate::process::{self, WipedNumber};
+use crate::shard::state::LastCheck;
+
+/// A check failed: no time is good any more. Also what a forked child reads.
+const FAILED: u64 = 0;
+
+/// There is no maximum age: every time is good.
+const ALWAYS: u64 = u64::MAX;
+
+/// Whether leases are good.
+#[derive(Debug)]
+pub(super) struct Standing {
+    /// Boot time in nanoseconds until which leases are good, [`ALWAYS`] or [`FAILED`]. Once it is
+    /// [`FAILED`] it stays so; otherwise it only grows, under the lock of `last`, of which it is the
+    /// limit.
+    good_until: WipedNumber,
+    /// The time of the last check that passed, in nanoseconds: for whoever may take no lock.
+    verified: AtomicI64,
+    max_age: Option<Duration>,
+    recorder: Recorder,
+    subject: Subject,
+    last: Mutex<Last>,
+}
+
+/// The last check that passed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Last {
+    pub(super) check: LastCheck,
+    pub(super) history: History,
+    /// That it has become too old is on record.
+    overdue: bool,
+}
+
+impl Standing {
+    pub(super) fn new(
+        recorder: Recorder,
+        subject: Subject,
+        check: LastCheck,
+        history: History,
+        max_age: Option<Duration>,
+    ) -> Self {
+        Self {
+            good_until: WipedNumber::new(good_until(check.began, max_age)),
+            verified: AtomicI64::new(check.mark.time.0),
+            max_age,
+            recorder,
+            subject,
+            last: Mutex::new(Last {
+                check,
+                history,
+                overdue: false,
+            }),
+        }
+    }
+
+    /// From here on no lease is current.
+    pub(super) fn revoke(&self) {
+        self.good_until.wipe();
+    }
+
+    /// One atomic load; the clock is read only if there is a maximum age.
+    pub(super) fn judge(&self) -> Result<(), Revoked> {
+        match self.good_until.load() {
+            ALWAYS => Ok(()),
+            FAILED => Err(process::check().map_or_else(Revoked::from, |()| Revoked::Failed)),
+            until if now() <= until => Ok(()),
+            _ => Err(Revoked::Overdue),
+        }
+    }
+
+    /// The same; and where leases have run out, that is recorded, once for each time.
+    pub(super) fn judge_on_record(&self) -> Result<(), Revoked> {
+        match self.judge() {
+            Err(Revoked::Overdue) => self.record_overdue(),
+            verdict => verdict,
+        }
+    }
+
+    /// Judges once more: by now a check may have passed, and then nothing is overdue. Under the lock
+    /// the limit is that of the last check, so the record says what was judged.
+    fn record_overdue(&self) -> Result<(), Revoked> {
+        let mut last = self.last();
+        let verdict = self.judge();
+        if let Some(max_age) = self.max_age
+            && verdict == Err(Revoked::Overdue)
+            && !std::mem::replace(&mut last.overdue, true)
+        {
+            let history = last.history;
+            drop(last);
+            self.recorder.emit(Event::VerificationOverdue {
+                subject: self.subject.clone(),
+                history,
+                max_age_ms: u64::try_from(max_age.as_millis()).unwrap_or(u64::MAX),
+            });
+        }
+        verdict
+    }
+
+    /// A check of everything passed. It may have run beside one that failed, or that began later.
+    pub(super) fn pass(&self, check: LastCheck) {
+        let mut last = self.last();
+        if check.began <= last.check.began {
+            return;
+        }
+        *last = Last {
+            check,
+            history: check.after(last.history),
+            overdue: false,
+        };
+        self.verified.store(check.mark.time.0, Ordering::Release);
+        self.good_until.set(good_until(check.began, self.max_age));
+    }
+
+    /// When all of the shard was last found equal to its seal.
+    pub(super) fn verified(&self) -> Time {
+        Time(self.verified.load(Ordering::Acquire))
+    }
+
+    pub(super) fn last(&self) -> MutexGuard<'_, Last> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl crate::manager::Served for Standing {
+    fn fail(&self, cause: &Arc<str>, own: &Subject) {
+        if self.subject.allocation == own.allocation || self.judge() == Err(Revoked::Failed) {
+            return;
+        }
+        let history = self.last().history;
+        self.recorder.emit(Event::SealVerificationFailed {
+            failure: Box::new(Failure::of_device(self.subject.clone(), history, cause)),
+        });
+    }
+
+    fn revoke(&self) {
+        Self::revoke(self);
+    }
+}
+
+impl Watched for Standing {
+    fn tick(&self) {
+        let _nobody_to_refuse = self.judge_on_record();
+    }
+}
+
+/// Until when a check that began then is young enough.
+fn good_until(began: Uptime, max_age: Option<Duration>) -> u64 {
+    let Some(max_age) = max_age else {
+        return ALWAYS;
+    };
+    let age = u64::try_from(max_age.as_nanos()).unwrap_or(ALWAYS);
+    let began = u64::try_from(began.nanoseconds()).unwrap_or(0);
+    began.saturating_add(age).max(FAILED.saturating_add(1))
+}
+
+fn now() -> u64 {
+    u64::try_from(Uptime::now().nanoseconds()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::audit::event::{Mark, Seq};
+    use crate::{AuditTrail, TrailKey};
+
+    const MAX_AGE: Duration = Duration::from_secs(60);
+
+    /// A check that began so long ago, and has this number.
+    fn check(age: Duration, seq: u64) -> LastCheck {
+        let age = i64::try_from(age.as_nanos()).unwrap();
+        LastCheck {
+            mark: Mark {
+                seq: Some(Seq(seq)),
+                time: Time::now(),
+            },
+            began: Uptime::from_nanoseconds(Uptime::now().nanoseconds() - age),
+        }
+    }
+
+    fn standing(trail: &AuditTrail, check: LastCheck) -> Standing {
+        Standing::new(
+            trail.recorder(),
+            Subject::new("s".parse().unwrap(), 0, "host".into()),
+            check,
+            check.after(History::default()),
+            Some(MAX_AGE),
+        )
+    }
+
+    /// Which checks are on record as overdue.
+    fn overdue(trail: &AuditTrail, dir: &std::path::Path) -> Vec<u64> {
+        trail.flush().unwrap();
+        let text = std::fs::read_to_string(dir.join("000000.jsonl")).unwrap();
+        text.lines()
+            .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+            .filter(|record| record["event"] == "VerificationOverdue")
+            .map(|record| record["last_verified_seq"].as_u64().unwrap())
+            .collect()
+    }
+
+    /// A thread finds that leases have run out; before it can say so, a check passes.
+    #[test]
+    fn a_check_that_passes_meanwhile_is_not_called_overdue_and_is_once_it_is() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = temp.path().join("trail");
+        let key = TrailKey::open_or_create(temp.path().join("key.pem")).unwrap();
+        let trail = AuditTrail::builder("worker-1".parse().unwrap(), &dir, key)
+            .open()
+            .unwrap();
+        let standing = standing(&trail, check(MAX_AGE * 3, 1));
+        assert_eq!(standing.judge(), Err(Revoked::Overdue));
+        standing.pass(check(Duration::ZERO, 2));
+        assert_eq!(standing.record_overdue(), Ok(()));
+        assert!(overdue(&trail, &dir).is_empty());
+
+        // What passed last was begun long ago: its own limit is over at once.
+        let standing = self::standing(&trail, check(MAX_AGE * 3, 3));
+        assert_eq!(standing.judge(), Err(Revoked::Overdue));
+        standing.pass(check(MAX_AGE * 2, 4));
+        for _ in 0..2 {
+            assert_eq!(standing.judge_on_record(), Err(Revoked::Overdue));
+        }
+        standing.pass(check(MAX_AGE * 4, 5));
+        assert_eq!(standing.judge_on_record(), Err(Revoked::Overdue));
+        assert_eq!(overdue(&trail, &dir), [4]);
+    }
+}
