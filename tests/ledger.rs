@@ -48,15 +48,17 @@ fn every_case_that_must_not_compile_is_in_the_ledger() {
         .into_iter()
         .flat_map(|(_, named)| named)
         .collect();
-    let mut cases = 0;
-    for entry in fs::read_dir(Path::new(ROOT).join("ui-tests")).unwrap() {
-        let name = entry.unwrap().file_name().into_string().unwrap();
-        if name.ends_with(".rs") {
-            assert!(named.contains(&format!("ui-tests/{name}")), "{name}");
-            cases += 1;
+    for folder in ["ui-tests", "ui-tests/cuda"] {
+        let mut cases = 0;
+        for entry in fs::read_dir(Path::new(ROOT).join(folder)).unwrap() {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            if name.ends_with(".rs") {
+                assert!(named.contains(&format!("{folder}/{name}")), "{name}");
+                cases += 1;
+            }
         }
+        assert!(cases > 0);
     }
-    assert!(cases > 0);
 }
 
 #[test]

@@ -19,6 +19,13 @@ const TEXTS_OF: &str = "1.95";
 
 const CASES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/ui-tests");
 
+/// Where there is code for GPUs, its cases too.
+const FOLDERS: &[&str] = if cfg!(feature = "cuda") {
+    &["ui-tests", "ui-tests/cuda"]
+} else {
+    &["ui-tests"]
+};
+
 /// The package that uses the crate without its feature `fault-injection`.
 const WITHOUT_FEATURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/without-fault-injection");
 
@@ -29,10 +36,16 @@ const STAGE: &str = "VRAM_UI_STAGE";
 fn what_must_not_compile_does_not_and_what_should_does() {
     let cases = trybuild::TestCases::new();
     // One case that passes makes trybuild build instead of check, so that constants are evaluated.
-    cases.pass("ui-tests/pass/*.rs");
+    for folder in FOLDERS {
+        cases.pass(format!("{folder}/pass/*.rs"));
+    }
     let compiler = compiler();
     if compiler.starts_with(TEXTS_OF) {
-        cases.compile_fail("ui-tests/*.rs");
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        for case in self::cases() {
+            // The texts name the cases from here.
+            cases.compile_fail(case.strip_prefix(root).unwrap());
+        }
     } else {
         eprintln!(
             "SKIPPED: the texts of compile errors are those of rustc {TEXTS_OF}, and this is \
@@ -53,7 +66,8 @@ fn every_case_names_one_error_and_its_stderr_has_that_and_no_other() {
 
 #[test]
 fn no_stderr_is_left_without_its_case() {
-    for path in files(Path::new(CASES), "stderr") {
+    let cuda = files(&Path::new(CASES).join("cuda"), "stderr");
+    for path in files(Path::new(CASES), "stderr").into_iter().chain(cuda) {
         assert!(path.with_extension("rs").exists(), "{}", path.display());
     }
 }
@@ -65,7 +79,7 @@ fn codes_hold_on_this_compiler() {
     let _stale = fs::remove_dir_all(&stage);
     fs::create_dir_all(&stage).unwrap();
     for case in cases() {
-        fs::copy(&case, stage.join(case.file_name().unwrap())).unwrap();
+        fs::copy(&case, stage.join(staged(&case))).unwrap();
     }
     let status = Command::new(env::current_exe().unwrap())
         .args(["--exact", "staged_cases_do_not_compile", "--ignored"])
@@ -75,9 +89,7 @@ fn codes_hold_on_this_compiler() {
         .unwrap();
     assert!(status.success(), "a case compiled");
     for case in cases() {
-        let stderr = stage
-            .join(case.file_name().unwrap())
-            .with_extension("stderr");
+        let stderr = stage.join(staged(&case)).with_extension("stderr");
         assert_named_error(&case, &fs::read_to_string(stderr).unwrap());
     }
 }
@@ -200,7 +212,22 @@ fn expected_error(case: &Path) -> String {
 }
 
 fn cases() -> Vec<PathBuf> {
-    files(Path::new(CASES), "rs")
+    // Its error lists the devices: with GPUs there is one more, and the folder has a case of its own.
+    let has_another_text =
+        |case: &Path| cfg!(feature = "cuda") && case.ends_with("ui-tests/implement_device.rs");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folders = FOLDERS.iter();
+    folders
+        .flat_map(|folder| files(&root.join(folder), "rs"))
+        .filter(|case| !has_another_text(case))
+        .collect()
+}
+
+/// The name of a case's copy: two folders may have a case of one name.
+fn staged(case: &Path) -> String {
+    let folder = case.parent().and_then(Path::file_name).unwrap();
+    let name = case.file_name().unwrap();
+    format!("{}-{}", folder.display(), name.display())
 }
 
 fn files(directory: &Path, extension: &str) -> Vec<PathBuf> {

@@ -113,7 +113,7 @@ impl Mutant {
         // What a register holds that nothing writes to is nobody's to say.
         let written: BTreeSet<&str> = mutant.iter().flat_map(|line| targets(line)).collect();
         let reads = |line: &&str| registers(line).all(|name| written.contains(name));
-        if !mutant.iter().all(|line| reads(&line)) {
+        if !mutant.iter().all(reads) {
             return None;
         }
         Some(Self {
