@@ -3,9 +3,9 @@
 use std::ffi::{c_char, c_int};
 
 use super::{Out, entry};
-use crate::driver::code;
 use crate::driver::context;
 use crate::driver::stream::PRIORITIES;
+use crate::driver::{self, code};
 use crate::wire::DeviceWire;
 
 entry! {
@@ -13,6 +13,7 @@ entry! {
         if flags != 0 {
             return Err(code::INVALID_VALUE);
         }
+        driver::own()?;
         state.initialise()
     }
 }
