@@ -195,7 +195,8 @@ entry! {
     Init fn cuMemGetAccess(flags: Out<u64>, location: In<Location>, address: u64) |state, _| {
         check_owner(state, address)?;
         let device = located(state, location.get()?)?;
-        let (_, mapping) = state.memory.find(address).ok_or(code::INVALID_VALUE)?;
+        let found = state.memory.find(address).filter(|(_, mapping)| mapping.is_virtual());
+        let (_, mapping) = found.ok_or(code::INVALID_VALUE)?;
         flags.set(mapping.access[device].into())
     }
 }
