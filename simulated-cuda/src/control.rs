@@ -148,6 +148,19 @@ impl Driver {
         clear();
     }
 
+    /// Makes `cuDeviceGetAttribute` answer so. What the device can do does not change by it.
+    pub fn set_attribute(self, device: u32, attribute: u32, value: i32) {
+        let set: extern "C" fn(u32, u32, i32) = self.symbol("simulated_cuda_set_attribute");
+        set(device, attribute, value);
+    }
+
+    /// Makes `cuPointerGetAttribute` and its plural answer so for every address that they know, and
+    /// `cuMemGetAccess` too for attribute 16. What may be done with the memory does not change by it.
+    pub fn set_pointer_attribute(self, attribute: u32, value: u64) {
+        let set: extern "C" fn(u32, u64) = self.symbol("simulated_cuda_set_pointer_attribute");
+        set(attribute, value);
+    }
+
     /// Loses the context of a device with an error, at once.
     pub fn lose_context(self, device: u32, code: u32) {
         let lose: extern "C" fn(u32, u32) = self.symbol("simulated_cuda_lose_context");

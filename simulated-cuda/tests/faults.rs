@@ -190,3 +190,34 @@ fn everything_is_counted() {
         assert!(driver.all_calls() > driver.calls("cuInit"));
     });
 }
+
+#[test]
+fn a_driver_may_say_what_is_not_so() {
+    in_child(|driver| {
+        driver.set_devices(&[0, 1].map(simulated_cuda::Device::numbered));
+        open(0);
+        let address = mapped(MIB2);
+        driver.set_attribute(0, 18, 1); // integrated
+        for (device, expected) in [(0, 1), (1, 0)] {
+            let mut value = 7_i32;
+            assert_eq!(cu!(cuDeviceGetAttribute, &raw mut value, 18_u32, device), 0);
+            assert_eq!(value, expected);
+        }
+        driver.set_pointer_attribute(2, 1); // on the host
+        let mut kind = 7_u32;
+        assert_eq!(cu!(cuPointerGetAttribute, &raw mut kind, 2_u32, address), 0);
+        assert_eq!(kind, 1);
+        assert_eq!(
+            cu!(cuPointerGetAttribute, &raw mut kind, 2_u32, 0x1000_u64),
+            1
+        );
+        driver.set_pointer_attribute(16, 3);
+        assert_eq!(set_access(address, MIB2, 1), 0);
+        let (mut flags, location) = (9_u64, [1_i32, 0]);
+        assert_eq!(
+            cu!(cuMemGetAccess, &raw mut flags, location.as_ptr(), address),
+            0
+        );
+        assert_eq!(flags, 3, "as a driver that ignores what it cannot do");
+    });
+}

@@ -5,6 +5,7 @@ use std::ffi::c_int;
 use super::{In, Out, entry};
 use crate::driver::code::{self, Code};
 use crate::driver::memory::GRANULARITY;
+use crate::driver::pointer;
 use crate::driver::state::State;
 
 const PINNED: u32 = 1;
@@ -197,6 +198,7 @@ entry! {
         let device = located(state, location.get()?)?;
         let found = state.memory.find(address).filter(|(_, mapping)| mapping.is_virtual());
         let (_, mapping) = found.ok_or(code::INVALID_VALUE)?;
-        flags.set(mapping.access[device].into())
+        let told = state.pointer_attributes.get(&pointer::ACCESS_FLAGS).copied();
+        flags.set(told.unwrap_or(mapping.access[device].into()))
     }
 }
