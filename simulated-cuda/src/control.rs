@@ -123,7 +123,8 @@ impl Driver {
         set(reads as u32);
     }
 
-    /// Makes calls of a function fail with a code, which need not be one that CUDA knows. The names
+    /// Makes calls of a function fail with a code, which need not be one that CUDA knows. The name `*` is
+    /// every function, so that each call of a story can be made to fail in turn. The names
     /// `execute:copy`, `execute:set` and `execute:kernel` make queued work fail when it is done; the
     /// context is lost by that in any case.
     pub fn fail(self, function: &str, when: When, code: u32, after: After) {
@@ -140,6 +141,13 @@ impl Driver {
             code,
             (after == After::Stays).into(),
         );
+    }
+
+    /// How many faults have not struck yet, flipped bits included; one that strikes at every call always
+    /// counts. A test that ends with some has not tested what it meant to.
+    pub fn pending_faults(self) -> usize {
+        let pending: extern "C" fn() -> usize = self.symbol("simulated_cuda_pending_faults");
+        pending()
     }
 
     /// Cancels every fault that has not struck, flipped bits included.

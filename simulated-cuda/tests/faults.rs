@@ -27,6 +27,35 @@ fn the_call_that_was_meant_fails_and_no_other() {
 }
 
 #[test]
+fn each_call_of_a_story_fails_in_turn() {
+    in_child(|driver| {
+        open(0);
+        let story = || {
+            let mut address = 0_u64;
+            for code in [
+                cu!(cuMemAlloc_v2, &raw mut address, 16_usize),
+                cu!(cuMemsetD8Async, address, 1_u8, 16_usize, 0_u64),
+                cu!(cuStreamSynchronize, 0_u64),
+            ] {
+                if code != 0 {
+                    return code;
+                }
+            }
+            0
+        };
+        for nth in 1..=3 {
+            driver.fail("*", When::Nth(nth), 2, After::Goes);
+            assert_eq!((story(), driver.pending_faults()), (2, 0), "call {nth}");
+        }
+        driver.fail("*", When::Nth(4), 2, After::Goes);
+        driver.flip_copy(Direction::DeviceToHost, 1, 0);
+        assert_eq!((story(), driver.pending_faults()), (0, 2));
+        driver.clear_faults();
+        assert_eq!(driver.pending_faults(), 0);
+    });
+}
+
+#[test]
 fn codes_may_be_unknown_and_may_stay() {
     in_child(|driver| {
         open(0);

@@ -100,6 +100,11 @@ pub extern "C" fn simulated_cuda_fail(
         .order(name_of(&function), nth, every != 0, fault);
 }
 
+#[unsafe(no_mangle)]
+pub extern "C" fn simulated_cuda_pending_faults() -> usize {
+    control().faults.pending()
+}
+
 /// Cancels every fault that has not struck.
 #[unsafe(no_mangle)]
 pub extern "C" fn simulated_cuda_clear_faults() {
