@@ -123,7 +123,8 @@ impl Driver {
         set(reads as u32);
     }
 
-    /// Makes calls of a function fail with a code, which need not be one that CUDA knows. The names
+    /// Makes calls of a function fail with a code, which need not be one that CUDA knows. The name `*` is
+    /// every function, so that each call of a story can be made to fail in turn. The names
     /// `execute:copy`, `execute:set` and `execute:kernel` make queued work fail when it is done; the
     /// context is lost by that in any case.
     pub fn fail(self, function: &str, when: When, code: u32, after: After) {
@@ -142,10 +143,30 @@ impl Driver {
         );
     }
 
+    /// How many faults have not struck yet, flipped bits included; one that strikes at every call always
+    /// counts. A test that ends with some has not tested what it meant to.
+    pub fn pending_faults(self) -> usize {
+        let pending: extern "C" fn() -> usize = self.symbol("simulated_cuda_pending_faults");
+        pending()
+    }
+
     /// Cancels every fault that has not struck, flipped bits included.
     pub fn clear_faults(self) {
         let clear: extern "C" fn() = self.symbol("simulated_cuda_clear_faults");
         clear();
+    }
+
+    /// Makes `cuDeviceGetAttribute` answer so. What the device can do does not change by it.
+    pub fn set_attribute(self, device: u32, attribute: u32, value: i32) {
+        let set: extern "C" fn(u32, u32, i32) = self.symbol("simulated_cuda_set_attribute");
+        set(device, attribute, value);
+    }
+
+    /// Makes `cuPointerGetAttribute` and its plural answer so for every address that they know, and
+    /// `cuMemGetAccess` too for attribute 16. What may be done with the memory does not change by it.
+    pub fn set_pointer_attribute(self, attribute: u32, value: u64) {
+        let set: extern "C" fn(u32, u64) = self.symbol("simulated_cuda_set_pointer_attribute");
+        set(attribute, value);
     }
 
     /// Loses the context of a device with an error, at once.

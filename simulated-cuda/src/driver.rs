@@ -21,12 +21,32 @@ mod state;
 mod stream;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use code::Code;
 use state::State;
 
 static STATE: Mutex<State> = Mutex::new(State::new());
+
+/// The process that the driver was initialised in; 0 before.
+static OWNER: AtomicU32 = AtomicU32::new(0);
+
+/// Whether this is a fork of the process that the driver was initialised in. CUDA does not work there.
+fn is_fork() -> bool {
+    let owner = OWNER.load(Ordering::Relaxed);
+    owner != 0 && owner != process::id()
+}
+
+/// Makes this the process that the driver works in; `NOT_INITIALIZED` in a fork of it.
+fn own() -> Result<(), Code> {
+    let first = OWNER.compare_exchange(0, process::id(), Ordering::Relaxed, Ordering::Relaxed);
+    if first.is_err() && is_fork() {
+        return Err(code::NOT_INITIALIZED);
+    }
+    Ok(())
+}
 
 /// The state, for this call. A panic while it was held has been reported; what it left behind is still
 /// the best there is.
@@ -54,6 +74,10 @@ fn call(
     if context::in_callback() {
         eprintln!("simulated-cuda: {name} was called by a host function, which CUDA forbids");
         return code::NOT_PERMITTED;
+    }
+    if needs != Needs::Nothing && is_fork() {
+        // Before the lock, which another thread may have held when the process was forked.
+        return code::NOT_INITIALIZED;
     }
     let served = catch_unwind(AssertUnwindSafe(|| serve(name, needs, body)));
     match served {

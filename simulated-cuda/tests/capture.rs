@@ -272,3 +272,29 @@ fn a_capture_ends_with_its_stream() {
         assert_eq!(cu!(cuMemFree_v2, address), 0);
     });
 }
+
+#[test]
+fn memory_is_not_freed_by_a_graph() {
+    in_child(|driver| {
+        open(0);
+        let (address, stream) = (allocate(4), stream());
+        begin(stream, RELAXED);
+        assert_eq!(cu!(cuMemFreeAsync, address, stream), 801);
+        assert_eq!(end(stream).0, 0);
+        assert_eq!(driver.counters().allocations, 1);
+    });
+}
+
+#[test]
+fn a_context_that_ends_takes_only_its_own_captures_along() {
+    in_child(|driver| {
+        driver.set_devices(&[0, 1].map(simulated_cuda::Device::numbered));
+        let first = open(0);
+        let stream = stream();
+        begin(stream, RELAXED);
+        open(1);
+        assert_eq!(cu!(cuDevicePrimaryCtxRelease_v2, 1_i32), 0);
+        assert_eq!(cu!(cuCtxSetCurrent, first), 0);
+        assert_eq!(end(stream).0, 0);
+    });
+}

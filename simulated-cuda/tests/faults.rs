@@ -27,6 +27,35 @@ fn the_call_that_was_meant_fails_and_no_other() {
 }
 
 #[test]
+fn each_call_of_a_story_fails_in_turn() {
+    in_child(|driver| {
+        open(0);
+        let story = || {
+            let mut address = 0_u64;
+            for code in [
+                cu!(cuMemAlloc_v2, &raw mut address, 16_usize),
+                cu!(cuMemsetD8Async, address, 1_u8, 16_usize, 0_u64),
+                cu!(cuStreamSynchronize, 0_u64),
+            ] {
+                if code != 0 {
+                    return code;
+                }
+            }
+            0
+        };
+        for nth in 1..=3 {
+            driver.fail("*", When::Nth(nth), 2, After::Goes);
+            assert_eq!((story(), driver.pending_faults()), (2, 0), "call {nth}");
+        }
+        driver.fail("*", When::Nth(4), 2, After::Goes);
+        driver.flip_copy(Direction::DeviceToHost, 1, 0);
+        assert_eq!((story(), driver.pending_faults()), (0, 2));
+        driver.clear_faults();
+        assert_eq!(driver.pending_faults(), 0);
+    });
+}
+
+#[test]
 fn codes_may_be_unknown_and_may_stay() {
     in_child(|driver| {
         open(0);
@@ -188,5 +217,36 @@ fn everything_is_counted() {
         assert_eq!(cu!(cuMemFreeHost, host), 0);
         assert_eq!(driver.counters().pinned_bytes, 0);
         assert!(driver.all_calls() > driver.calls("cuInit"));
+    });
+}
+
+#[test]
+fn a_driver_may_say_what_is_not_so() {
+    in_child(|driver| {
+        driver.set_devices(&[0, 1].map(simulated_cuda::Device::numbered));
+        open(0);
+        let address = mapped(MIB2);
+        driver.set_attribute(0, 18, 1); // integrated
+        for (device, expected) in [(0, 1), (1, 0)] {
+            let mut value = 7_i32;
+            assert_eq!(cu!(cuDeviceGetAttribute, &raw mut value, 18_u32, device), 0);
+            assert_eq!(value, expected);
+        }
+        driver.set_pointer_attribute(2, 1); // on the host
+        let mut kind = 7_u32;
+        assert_eq!(cu!(cuPointerGetAttribute, &raw mut kind, 2_u32, address), 0);
+        assert_eq!(kind, 1);
+        assert_eq!(
+            cu!(cuPointerGetAttribute, &raw mut kind, 2_u32, 0x1000_u64),
+            1
+        );
+        driver.set_pointer_attribute(16, 3);
+        assert_eq!(set_access(address, MIB2, 1), 0);
+        let (mut flags, location) = (9_u64, [1_i32, 0]);
+        assert_eq!(
+            cu!(cuMemGetAccess, &raw mut flags, location.as_ptr(), address),
+            0
+        );
+        assert_eq!(flags, 3, "as a driver that ignores what it cannot do");
     });
 }

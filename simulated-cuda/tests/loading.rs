@@ -64,6 +64,35 @@ fn nothing_works_before_it_is_initialised() {
     });
 }
 
+unsafe extern "C" {
+    fn fork() -> i32;
+    fn waitpid(process: i32, status: *mut i32, options: i32) -> i32;
+    fn _exit(code: i32) -> !;
+}
+
+#[test]
+fn a_fork_of_the_process_has_no_driver() {
+    in_child(|_| {
+        support::open(0);
+        // SAFETY: the fork does nothing but call the driver, which locks nothing in it, and end.
+        let fork = unsafe { fork() };
+        if fork == 0 {
+            let (mut count, mut address) = (0_i32, 0_u64);
+            let right = cu!(cuInit, 0_u32) == 3
+                && cu!(cuDeviceGetCount, &raw mut count) == 3
+                && cu!(cuMemAlloc_v2, &raw mut address, 64_usize) == 3
+                && cu!(cuCtxSynchronize) == 3;
+            // SAFETY: it ends the fork at once.
+            unsafe { _exit(if right { 0 } else { 1 }) };
+        }
+        let mut status = 0;
+        // SAFETY: `status` is a local variable.
+        assert_eq!(unsafe { waitpid(fork, &raw mut status, 0) }, fork);
+        assert_eq!(status, 0, "calls are refused with another code, or served");
+        assert_eq!(cu!(cuCtxSynchronize), 0, "here it goes on");
+    });
+}
+
 #[test]
 fn symbols_can_be_missing() {
     in_child_without(&["cuMemCreate", "cuMemMap"], |_| {

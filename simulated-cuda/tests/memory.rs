@@ -444,3 +444,31 @@ fn bytes_go_from_device_to_device() {
         assert_eq!(read(to, 64), [9; 64]);
     });
 }
+
+#[test]
+fn access_is_known_of_mappings_only() {
+    in_child(|_| {
+        open(0);
+        let (mut flags, location) = (9_u64, [1_i32, 0]);
+        let code = cu!(
+            cuMemGetAccess,
+            &raw mut flags,
+            location.as_ptr(),
+            allocate(64)
+        );
+        assert_eq!((code, flags), (1, 9), "of no use for `cuMemAlloc`'s memory");
+        assert_eq!(set_access(allocate(MIB2), MIB2, 1), 1);
+    });
+}
+
+#[test]
+fn a_copy_does_not_leave_the_pinned_memory_that_it_begins_in() {
+    in_child(|_| {
+        open(0);
+        let (address, mut host) = (allocate(128), std::ptr::null_mut::<u8>());
+        assert_eq!(cu!(cuMemHostAlloc, &raw mut host, 64_usize, 0_u32), 0);
+        assert_eq!(cu!(cuMemcpyHtoD_v2, address, host, 64_usize), 0);
+        assert_eq!(cu!(cuMemcpyHtoD_v2, address, host, 65_usize), 1);
+        assert_eq!(cu!(cuMemcpyDtoH_v2, host, address, 65_usize), 1);
+    });
+}

@@ -130,6 +130,22 @@ fn a_launch_takes_its_parameters_in_three_ways() {
             extra.as_ptr()
         );
         assert_eq!(code, 0);
+        let params = [&raw const address, &raw const address];
+        let code = cu!(
+            cuLaunchKernel,
+            function,
+            one,
+            one,
+            one,
+            one,
+            one,
+            one,
+            0_u32,
+            0_u64,
+            params.as_ptr(),
+            extra.as_ptr()
+        );
+        assert_eq!(code, 1, "in one way at a time");
         // With the sizes in a structure, which may have attributes.
         let mut config = Config {
             sizes: [1, 1, 1, 1, 1, 1, 0],

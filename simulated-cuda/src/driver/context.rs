@@ -156,7 +156,9 @@ impl State {
         self.run_all(device);
         self.streams.retain(|_, stream| stream.device != device);
         self.events.retain(|_, event| event.device != device);
-        self.captures.clear();
+        let streams = &self.streams;
+        self.captures
+            .retain(|_, capture| streams.contains_key(&capture.origin));
         self.modules.retain(|_, module| module.device != device);
         let modules = &self.modules;
         self.functions

@@ -7,7 +7,7 @@ use crate::wire::PageableReads;
 
 use super::code::{self, Code};
 use super::execute::{HostSource, Work};
-use super::memory::FIRST_ADDRESS;
+use super::memory::{FIRST_ADDRESS, Mapping};
 use super::state::State;
 
 /// Whether the call has `Async` in its name.
@@ -27,8 +27,13 @@ impl State {
         }
     }
 
+    /// Refuses what no host address is, and what begins in pinned memory and ends behind it.
     fn check_host_range(&self, address: u64, len: u64) -> Result<(), Code> {
-        if address == 0 || address.saturating_add(len) > FIRST_ADDRESS {
+        let beyond = |(start, mapping): (u64, &Mapping)| len > mapping.len - (address - start);
+        if address == 0
+            || address.saturating_add(len) > FIRST_ADDRESS
+            || self.memory.find(address).is_some_and(beyond)
+        {
             return Err(code::INVALID_VALUE);
         }
         Ok(())

@@ -70,6 +70,18 @@ pub extern "C" fn simulated_cuda_set_pageable_reads(late: u32) {
     };
 }
 
+#[unsafe(no_mangle)]
+pub extern "C" fn simulated_cuda_set_attribute(device: u32, attribute: u32, value: i32) {
+    control()
+        .attributes
+        .insert((device as usize, attribute), value);
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn simulated_cuda_set_pointer_attribute(attribute: u32, value: u64) {
+    control().pointer_attributes.insert(attribute, value);
+}
+
 /// Makes the `nth` call from now on of a function fail, or each one from that on.
 #[unsafe(no_mangle)]
 pub extern "C" fn simulated_cuda_fail(
@@ -86,6 +98,11 @@ pub extern "C" fn simulated_cuda_fail(
     control()
         .faults
         .order(name_of(&function), nth, every != 0, fault);
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn simulated_cuda_pending_faults() -> usize {
+    control().faults.pending()
 }
 
 /// Cancels every fault that has not struck.

@@ -6,6 +6,12 @@ use crate::wire::Direction;
 
 use super::code::Code;
 
+/// Stands for every entry point.
+const ANY: &str = "*";
+
+/// Begins the names of work that is done, as opposed to calls.
+const EXECUTE: &str = "execute:";
+
 /// A call that is to fail.
 #[derive(Debug)]
 struct Ordered {
@@ -58,6 +64,11 @@ impl Faults {
         });
     }
 
+    /// Faults that have not struck, and those that strike at every call.
+    pub fn pending(&self) -> usize {
+        self.ordered.len() + self.flips.len() + self.corruptions.len()
+    }
+
     pub fn clear(&mut self) {
         *self = Self::new();
     }
@@ -66,7 +77,9 @@ impl Faults {
     pub fn strike(&mut self, function: &str) -> Option<Fault> {
         let mut struck = None;
         self.ordered.retain_mut(|ordered| {
-            if ordered.function != function || struck.is_some() {
+            let is_meant = ordered.function == function
+                || ordered.function == ANY && !function.starts_with(EXECUTE);
+            if !is_meant || struck.is_some() {
                 return true;
             }
             if ordered.passes > 0 {

@@ -304,6 +304,11 @@ impl Memory {
 }
 
 impl Mapping {
+    /// Whether `cuMemMap` made it.
+    pub fn is_virtual(&self) -> bool {
+        matches!(self.origin, Origin::Virtual(_))
+    }
+
     /// Whether a device may access it so.
     pub fn allows(&self, device: usize, access: Access) -> bool {
         let allowed = self.access.get(device).copied().unwrap_or(NO_ACCESS);

@@ -13,16 +13,36 @@ pub enum Value {
     LongWord(u64),
 }
 
+pub const ACCESS_FLAGS: u32 = 16;
+
 const HOST: u32 = 1;
 const DEVICE: u32 = 2;
 
-/// The attribute of that number. `INVALID_VALUE`: CUDA does not know the address.
+impl Value {
+    /// The number, with the same width.
+    fn replaced(self, number: u64) -> Self {
+        match self {
+            Self::Byte(_) => Self::Byte(number as u8),
+            Self::Word(_) => Self::Word(number as u32),
+            Self::LongWord(_) => Self::LongWord(number),
+        }
+    }
+}
+
+/// The attribute of that number, or what a test wants said instead. `INVALID_VALUE`: CUDA does not know
+/// the address.
 pub fn attribute(
     state: &State,
     attribute: u32,
     address: u64,
     device: usize,
 ) -> Result<Value, Code> {
+    let truth = truth(state, attribute, address, device)?;
+    let told = state.pointer_attributes.get(&attribute);
+    Ok(told.map_or(truth, |number| truth.replaced(*number)))
+}
+
+fn truth(state: &State, attribute: u32, address: u64, device: usize) -> Result<Value, Code> {
     let found = state.memory.find(address);
     let Some((start, mapping)) = found else {
         // Reserved addresses are known before anything is mapped there.
@@ -56,7 +76,7 @@ pub fn attribute(
         13 => Value::Byte(1),
         14 => Value::LongWord(0),
         15 => Value::Byte(0),
-        16 => Value::Word(mapping.access.get(device).copied().unwrap_or(0)),
+        ACCESS_FLAGS => Value::Word(mapping.access.get(device).copied().unwrap_or(0)),
         17 => Value::LongWord(0),
         18 => Value::LongWord(mapping.len),
         19 => Value::LongWord(start),

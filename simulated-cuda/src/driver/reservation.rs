@@ -150,7 +150,7 @@ impl Memory {
         let (mut at, end) = (start, start.checked_add(len).ok_or(code::INVALID_VALUE)?);
         while at < end {
             let mapping = self.maps.get(&at).ok_or(code::INVALID_VALUE)?;
-            if !matches!(mapping.origin, Origin::Virtual(_)) || mapping.len > end - at {
+            if !mapping.is_virtual() || mapping.len > end - at {
                 return Err(code::INVALID_VALUE);
             }
             starts.push(at);

@@ -38,6 +38,9 @@ pub struct State {
     pub counters: Counters,
     pub calls: BTreeMap<&'static str, u64>,
     pub pageable_reads: PageableReads,
+    /// What a test wants said of devices and of addresses instead of the truth, by attribute.
+    pub attributes: BTreeMap<(usize, u32), i32>,
+    pub pointer_attributes: BTreeMap<u32, u64>,
     next_handle: u64,
     next_number: u64,
 }
@@ -62,6 +65,8 @@ impl State {
             counters: Counters::ZERO,
             calls: BTreeMap::new(),
             pageable_reads: PageableReads::Late,
+            attributes: BTreeMap::new(),
+            pointer_attributes: BTreeMap::new(),
             next_handle: 0x5_1000_0000_0000,
             next_number: 0,
         }

@@ -7,6 +7,7 @@ use crate::driver::code::{self, Code};
 use crate::driver::execute::Work;
 use crate::driver::memory::Origin;
 use crate::driver::pointer::{self, Value};
+use crate::driver::state::State;
 
 entry! {
     Context fn cuMemAlloc_v2(address: Out<u64>, bytes: usize) |state, device| {
@@ -31,14 +32,19 @@ entry! {
     }
 }
 
+fn check_outside_graphs(state: &State, key: u64) -> Result<(), Code> {
+    if state.streams[&key].capture.is_some() {
+        eprintln!("simulated-cuda: graphs that allocate or free are not supported");
+        return Err(code::NOT_SUPPORTED);
+    }
+    Ok(())
+}
+
 entry! {
     /// The memory is there at once; only whether it is used in time is left to the streams.
     Context fn cuMemAllocAsync(address: Out<u64>, bytes: usize, stream: u64) |state, device| {
         let key = state.stream_key(stream, device)?;
-        if state.streams[&key].capture.is_some() {
-            eprintln!("simulated-cuda: allocations inside graphs are not supported");
-            return Err(code::NOT_SUPPORTED);
-        }
+        check_outside_graphs(state, key)?;
         if state.devices[device].memory_pools == 0 {
             return Err(code::NOT_SUPPORTED);
         }
@@ -52,6 +58,7 @@ entry! {
 entry! {
     Context fn cuMemFreeAsync(address: u64, stream: u64) |state, device| {
         let key = state.stream_key(stream, device)?;
+        check_outside_graphs(state, key)?;
         if address == 0 {
             return Ok(());
         }

@@ -221,6 +221,9 @@ fn launch(
         ..
     } = config;
     if !extra.is_null() {
+        if !params.is_null() {
+            return Err(code::INVALID_VALUE);
+        }
         let bytes = buffer(extra)?;
         return state.launch(function, grid, block, shared, key, Params::Buffer(&bytes));
     }

@@ -5,6 +5,7 @@ use std::ffi::c_int;
 use super::{In, Out, entry};
 use crate::driver::code::{self, Code};
 use crate::driver::memory::GRANULARITY;
+use crate::driver::pointer;
 use crate::driver::state::State;
 
 const PINNED: u32 = 1;
@@ -195,7 +196,9 @@ entry! {
     Init fn cuMemGetAccess(flags: Out<u64>, location: In<Location>, address: u64) |state, _| {
         check_owner(state, address)?;
         let device = located(state, location.get()?)?;
-        let (_, mapping) = state.memory.find(address).ok_or(code::INVALID_VALUE)?;
-        flags.set(mapping.access[device].into())
+        let found = state.memory.find(address).filter(|(_, mapping)| mapping.is_virtual());
+        let (_, mapping) = found.ok_or(code::INVALID_VALUE)?;
+        let told = state.pointer_attributes.get(&pointer::ACCESS_FLAGS).copied();
+        flags.set(told.unwrap_or(mapping.access[device].into()))
     }
 }
