@@ -254,6 +254,18 @@ fn freeing_waits_for_everything() {
 }
 
 #[test]
+fn freeing_memory_of_a_pool_waits_for_nothing() {
+    in_child(|_| {
+        open(0);
+        let (mut address, stream) = (0_u64, stream());
+        assert_eq!(cu!(cuMemAllocAsync, &raw mut address, 64_usize, stream), 0);
+        set(address, 1, stream);
+        assert_eq!(cu!(cuMemFree_v2, address), 0);
+        assert_eq!(cu!(cuStreamSynchronize, stream), 700);
+    });
+}
+
+#[test]
 fn unmapping_waits_for_nothing() {
     in_child(|_| {
         open(0);
