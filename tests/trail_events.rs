@@ -87,10 +87,16 @@ fn what_the_trail_says_of_itself() {
     assert_eq!(opened["segment_age_s"], 86_400);
     assert_eq!(opened["failure_window_s"], 300);
     assert_eq!(opened["failure_threshold_per_mille"], 10);
-    let features: &[&str] = match cfg!(feature = "cli") {
-        true => &["cli", "fault-injection"],
-        false => &["fault-injection"],
-    };
+    let compiled_in = [
+        ("cli", cfg!(feature = "cli")),
+        ("cuda", cfg!(feature = "cuda")),
+        ("fault-injection", true),
+    ];
+    let features: Vec<_> = compiled_in
+        .iter()
+        .filter(|it| it.1)
+        .map(|it| it.0)
+        .collect();
     assert_eq!(opened["features"], json!(features));
     assert_eq!(
         json!([opened["key"], opened["origin"]]),

@@ -7,10 +7,13 @@
 //! - Work in streams is done as late as possible: when a call waits for it. Whoever forgets to wait reads
 //!   what was there before.
 //! - Every access of copies, memsets and kernels is checked for bounds, mapping, permission and alignment.
-//!   A bad one loses the context, as on a GPU: every later call on it returns the error.
+//!   A bad one loses the context, as on a GPU: every later call on it returns the error. Contexts of other
+//!   devices go on, as they do in practice; CUDA's documentation asks for a new process.
 //! - Device memory is never fresh: it holds what its last owner left, the last one's first. Freed
 //!   reservations are given out again as soon as possible.
-//! - Calls fail, bits flip and kernels compute wrongly when a test orders it, and what is done is counted.
+//! - Calls fail, bits flip, kernels compute wrongly and the driver says what is not so when a test orders
+//!   it, and what is done is counted.
+//! - A fork of the process has no driver.
 //!
 //! A test runs in a process of its own, since the driver's state is the process's:
 //!

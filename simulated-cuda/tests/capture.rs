@@ -191,6 +191,11 @@ fn the_default_stream_is_neither_captured_nor_mixed_in() {
         assert_eq!(cu!(cuStreamBeginCapture_v2, 0_u64, GLOBAL), 900);
         assert_eq!(cu!(cuStreamCreate, &raw mut blocking, 0_u32), 0);
         begin(blocking, RELAXED);
+        let mut status = 9_u32;
+        let asked = cu!(cuStreamIsCapturing, 0_u64, &raw mut status);
+        assert_eq!(asked, 906, "which is no answer, and spoils nothing");
+        assert_eq!(end(blocking).0, 0);
+        begin(blocking, RELAXED);
         assert_eq!(cu!(cuMemsetD8Async, address, 1_u8, 1_usize, 0_u64), 906);
         assert_eq!(end(blocking).0, 901);
     });

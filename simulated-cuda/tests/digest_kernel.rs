@@ -1,65 +1,45 @@
 //! The kernel that ships, interpreted: its digests against an implementation that shares nothing with it.
 
-#[path = "support/kernel.rs"]
-mod kernel;
 mod support;
 
-use kernel::{BLOCK, Input, digests, expected};
-use support::random;
+use simulated_cuda::ptx::{Launch, Module};
+use support::digest::{BLOCK, PTX, cases, expected};
+use support::{Flat, random};
 
 #[test]
-fn every_tail_of_a_block_is_padded() {
-    for len in (1..=129).chain(BLOCK - 65..=BLOCK + 65) {
-        let range = random(len, len as u64);
-        let found = digests(&[Input::Bytes(&range)], 1, 32);
-        assert_eq!(found, expected(&range), "{len} bytes");
+fn every_launch_writes_the_digests_of_its_blocks() {
+    let module = Module::parse(PTX).unwrap();
+    for case in cases() {
+        let start = std::time::Instant::now();
+        let case = case();
+        let name = case.name;
+        case.run(&module).unwrap();
+        eprintln!("{name}: {:?}", start.elapsed());
     }
-}
-
-#[test]
-fn ranges_in_one_table_are_hashed_one_behind_the_other() {
-    let lens = [1, 4096, 4097, 64, 12_288, 100, 8191, 40_000, 16, 5];
-    let ranges: Vec<Vec<u8>> = lens.iter().map(|len| random(*len, *len as u64)).collect();
-    let inputs: Vec<Input<'_>> = ranges.iter().map(|range| Input::Bytes(range)).collect();
-    let expected: Vec<u8> = ranges.iter().flat_map(|range| expected(range)).collect();
-    for (grid, block) in [(1, 128), (2, 7), (40, 1), (1, 1), (3, 33)] {
-        assert_eq!(
-            digests(&inputs, grid, block),
-            expected,
-            "{grid} blocks of {block} threads"
-        );
-    }
-}
-
-/// With two, the search for a block's range is as short as it can be.
-#[test]
-fn two_ranges_are_told_apart() {
-    let (one, two) = (random(5000, 5), random(4097, 6));
-    let found = digests(&[Input::Bytes(&one), Input::Bytes(&two)], 1, 32);
-    assert_eq!(found, [expected(&one), expected(&two)].concat());
-}
-
-#[test]
-fn a_root_is_passed_on_between_ranges_that_are_hashed() {
-    let (one, two) = (random(5000, 1), random(64, 2));
-    let root: &[u8; 32] = &random(32, 3).try_into().unwrap();
-    let found = digests(
-        &[Input::Bytes(&one), Input::Root(root), Input::Bytes(&two)],
-        2,
-        3,
-    );
-    assert_eq!(
-        found,
-        [expected(&one), root.to_vec(), expected(&two)].concat()
-    );
 }
 
 #[test]
 fn four_mebibytes_are_hashed_and_the_rate_is_printed() {
-    let range = random(1 << 22, 7);
+    let module = Module::parse(PTX).unwrap();
+    let (mut memory, range) = (Flat::new(), random(1 << 22, 7));
+    let blocks = range.len() / BLOCK;
+    let table = [memory.add(&range), range.len() as u64, 0];
+    let table: Vec<u8> = table.iter().flat_map(|word| word.to_le_bytes()).collect();
+    let (table, out) = (memory.add(&table), memory.add(&vec![0xee; blocks * 32]));
+    let params = [table, 1 | (blocks as u64) << 32, out];
+    let params: Vec<u8> = params.iter().flat_map(|word| word.to_le_bytes()).collect();
+    let launch = Launch {
+        kernel: &module.kernels[0],
+        grid: [8, 1, 1],
+        block: [128, 1, 1],
+        params: &params,
+        variables: &[],
+        branches: 1 << 32,
+        corruption: None,
+    };
     let start = std::time::Instant::now();
-    let digests = digests(&[Input::Bytes(&range)], 8, 128);
+    launch.run(&memory).unwrap();
     let seconds = start.elapsed().as_secs_f64();
     eprintln!("{:.1} MB/s", range.len() as f64 / seconds / 1e6);
-    assert_eq!(digests, expected(&range));
+    assert_eq!(memory.read(out, blocks * 32), expected(&range));
 }

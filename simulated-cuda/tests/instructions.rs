@@ -282,7 +282,7 @@ fn threads_part_and_meet() {
 #[test]
 fn bad_accesses_hung_kernels_and_traps_stop_a_launch() {
     assert_eq!(
-        run("ld.u32 %r4, [%rd2];", [1 << 62, 0, 0]),
+        run("ld.u32 %r4, [%rd2];", [Flat::new().next(), 0, 0]),
         Ok(0),
         "the first piece of memory"
     );

@@ -113,39 +113,27 @@ fn a_launch_takes_its_parameters_in_three_ways() {
             &raw const len as usize,
             0,
         ];
-        let none = std::ptr::null::<u64>();
-        let one = 1_u32;
-        let code = cu!(
-            cuLaunchKernel,
-            function,
-            one,
-            one,
-            one,
-            one,
-            one,
-            one,
-            0_u32,
-            0_u64,
-            none,
-            extra.as_ptr()
-        );
-        assert_eq!(code, 0);
-        let params = [&raw const address, &raw const address];
-        let code = cu!(
-            cuLaunchKernel,
-            function,
-            one,
-            one,
-            one,
-            one,
-            one,
-            one,
-            0_u32,
-            0_u64,
-            params.as_ptr(),
-            extra.as_ptr()
-        );
-        assert_eq!(code, 1, "in one way at a time");
+        let (one, none) = (1_u32, std::ptr::null());
+        let launch_with = |params: *const *const u64| {
+            cu!(
+                cuLaunchKernel,
+                function,
+                one,
+                one,
+                one,
+                one,
+                one,
+                one,
+                0_u32,
+                0_u64,
+                params,
+                extra.as_ptr()
+            )
+        };
+        assert_eq!(launch_with(none), 0);
+        let value = 100_u64;
+        let params = [&raw const address, &raw const value];
+        assert_eq!(launch_with(params.as_ptr()), 1, "in one way at a time");
         // With the sizes in a structure, which may have attributes.
         let mut config = Config {
             sizes: [1, 1, 1, 1, 1, 1, 0],
@@ -153,29 +141,13 @@ fn a_launch_takes_its_parameters_in_three_ways() {
             attributes: 0,
             attribute_count: 0,
         };
-        let value = 100_u64;
-        let params = [&raw const address, &raw const value];
-        assert_eq!(
-            cu!(
-                cuLaunchKernelEx,
-                &raw const config,
-                function,
-                params.as_ptr(),
-                none
-            ),
-            0
-        );
+        let launch_as = |config: &Config| {
+            let config = std::ptr::from_ref(config);
+            cu!(cuLaunchKernelEx, config, function, params.as_ptr(), none)
+        };
+        assert_eq!(launch_as(&config), 0);
         config.attribute_count = 1;
-        assert_eq!(
-            cu!(
-                cuLaunchKernelEx,
-                &raw const config,
-                function,
-                params.as_ptr(),
-                none
-            ),
-            801
-        );
+        assert_eq!(launch_as(&config), 801);
         assert_eq!(support::read(address, 4), [111, 0, 0, 0]);
         for sizes in [
             [0, 1, 1, 1, 1, 1, 0],
@@ -187,16 +159,7 @@ fn a_launch_takes_its_parameters_in_three_ways() {
                 attribute_count: 0,
                 ..config
             };
-            assert_eq!(
-                cu!(
-                    cuLaunchKernelEx,
-                    &raw const config,
-                    function,
-                    params.as_ptr(),
-                    none
-                ),
-                1
-            );
+            assert_eq!(launch_as(&config), 1);
         }
     });
 }

@@ -20,6 +20,12 @@ fn event() -> u64 {
     event
 }
 
+/// Queues the copy of a byte to the host.
+fn copy_back(to: *mut u8, address: u64, stream: u64) {
+    let code = cu!(cuMemcpyDtoHAsync_v2, to, address, 1_usize, stream);
+    assert_eq!(code, 0);
+}
+
 /// Queues the setting of a byte.
 fn set(address: u64, value: u8, stream: u64) {
     assert_eq!(cu!(cuMemsetD8Async, address, value, 1_usize, stream), 0);
@@ -81,16 +87,7 @@ fn the_default_stream_and_blocking_streams_wait_for_each_other() {
         assert_eq!(read(address, 1), [1], "the default stream waits");
         set(address, 2, 0);
         let mut byte = 0_u8;
-        assert_eq!(
-            cu!(
-                cuMemcpyDtoHAsync_v2,
-                &raw mut byte,
-                address,
-                1_usize,
-                blocking
-            ),
-            0
-        );
+        copy_back(&raw mut byte, address, blocking);
         assert_eq!(cu!(cuStreamSynchronize, blocking), 0);
         assert_eq!(byte, 2, "and is waited for");
         set(address, 3, 2);
@@ -110,10 +107,7 @@ fn a_synchronous_copy_from_pageable_memory_may_arrive_after_it_returned() {
         write(address, &[1]);
         assert_eq!(cu!(cuMemcpyHtoD_v2, address, [2_u8].as_ptr(), 1_usize), 0);
         let mut byte = 0_u8;
-        assert_eq!(
-            cu!(cuMemcpyDtoHAsync_v2, &raw mut byte, address, 1_usize, other),
-            0
-        );
+        copy_back(&raw mut byte, address, other);
         assert_eq!(cu!(cuStreamSynchronize, other), 0);
         assert_eq!(byte, 1, "the other stream did not wait for it");
         assert_eq!(read(address, 1), [2]);
@@ -122,10 +116,7 @@ fn a_synchronous_copy_from_pageable_memory_may_arrive_after_it_returned() {
         // SAFETY: `host` is one byte of pinned memory.
         unsafe { host.write(3) };
         assert_eq!(cu!(cuMemcpyHtoD_v2, address, host, 1_usize), 0);
-        assert_eq!(
-            cu!(cuMemcpyDtoHAsync_v2, &raw mut byte, address, 1_usize, other),
-            0
-        );
+        copy_back(&raw mut byte, address, other);
         assert_eq!(cu!(cuStreamSynchronize, other), 0);
         assert_eq!(byte, 3);
     });
@@ -169,16 +160,7 @@ fn what_is_read_back_is_there_once_it_was_waited_for() {
         let (address, stream) = (allocate(1), stream());
         write(address, &[7]);
         let mut byte = 0_u8;
-        assert_eq!(
-            cu!(
-                cuMemcpyDtoHAsync_v2,
-                &raw mut byte,
-                address,
-                1_usize,
-                stream
-            ),
-            0
-        );
+        copy_back(&raw mut byte, address, stream);
         // SAFETY: a local variable.
         let early = unsafe { (&raw const byte).read_volatile() };
         assert_eq!(early, 0, "CUDA promises no more");
@@ -186,16 +168,7 @@ fn what_is_read_back_is_there_once_it_was_waited_for() {
         assert_eq!(byte, 7);
         driver.set_pageable_reads(PageableReads::BeforeReturn);
         let mut byte = 0_u8;
-        assert_eq!(
-            cu!(
-                cuMemcpyDtoHAsync_v2,
-                &raw mut byte,
-                address,
-                1_usize,
-                stream
-            ),
-            0
-        );
+        copy_back(&raw mut byte, address, stream);
         assert_eq!(byte, 7);
     });
 }
@@ -211,16 +184,7 @@ fn events_order_streams_and_can_be_waited_for() {
         set(address, 2, first);
         assert_eq!(cu!(cuStreamWaitEvent, second, mark, 0_u32), 0);
         let mut byte = 0_u8;
-        assert_eq!(
-            cu!(
-                cuMemcpyDtoHAsync_v2,
-                &raw mut byte,
-                address,
-                1_usize,
-                second
-            ),
-            0
-        );
+        copy_back(&raw mut byte, address, second);
         assert_eq!(cu!(cuStreamSynchronize, second), 0);
         assert_eq!(byte, 1, "up to the event, and no further");
         assert_eq!(cu!(cuEventSynchronize, mark), 0);
@@ -286,6 +250,18 @@ fn freeing_waits_for_everything() {
         assert_eq!(driver.counters().allocations, 1);
         assert_eq!(cu!(cuStreamSynchronize, stream), 0);
         assert_eq!(driver.counters().allocations, 0);
+    });
+}
+
+#[test]
+fn freeing_memory_of_a_pool_waits_for_nothing() {
+    in_child(|_| {
+        open(0);
+        let (mut address, stream) = (0_u64, stream());
+        assert_eq!(cu!(cuMemAllocAsync, &raw mut address, 64_usize, stream), 0);
+        set(address, 1, stream);
+        assert_eq!(cu!(cuMemFree_v2, address), 0);
+        assert_eq!(cu!(cuStreamSynchronize, stream), 700);
     });
 }
 

@@ -241,15 +241,7 @@ impl State {
 
     /// Refuses the legacy default stream while a stream that it would wait for is captured.
     pub fn check_legacy(&mut self, key: u64) -> Result<(), Code> {
-        let Some(stream) = self.streams.get(&key).filter(|stream| stream.is_legacy()) else {
-            return Ok(());
-        };
-        let device = stream.device;
-        let blocking = self
-            .streams
-            .values()
-            .filter(|other| other.device == device && other.is_blocking());
-        let captures: Vec<u64> = blocking.filter_map(|stream| stream.capture).collect();
+        let captures = self.captures_beside_legacy(key);
         for id in &captures {
             self.invalidate(*id);
         }
@@ -258,5 +250,17 @@ impl State {
         } else {
             Err(code::STREAM_CAPTURE_IMPLICIT)
         }
+    }
+
+    /// The captures of streams that the legacy default stream, if it is that, would wait for.
+    pub fn captures_beside_legacy(&self, key: u64) -> Vec<u64> {
+        let Some(stream) = self.streams.get(&key).filter(|stream| stream.is_legacy()) else {
+            return Vec::new();
+        };
+        let streams = self.streams.values();
+        streams
+            .filter(|other| other.device == stream.device && other.is_blocking())
+            .filter_map(|stream| stream.capture)
+            .collect()
     }
 }

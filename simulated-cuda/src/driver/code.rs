@@ -49,11 +49,6 @@ pub fn name(code: Code) -> Option<&'static CStr> {
     NAMES.get(index).map(|(_, name)| *name)
 }
 
-/// What a failed call answers as text: the name again, since the real texts say little more.
-pub fn text(code: Code) -> Option<&'static CStr> {
-    name(code)
-}
-
 const NAMES: [(Code, &CStr); 106] = [
     (0, c"CUDA_SUCCESS"),
     (1, c"CUDA_ERROR_INVALID_VALUE"),

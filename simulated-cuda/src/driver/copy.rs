@@ -9,6 +9,18 @@ use super::code::{self, Code};
 use super::execute::{HostSource, Work};
 use super::memory::{FIRST_ADDRESS, Mapping};
 use super::state::State;
+use super::stream::Place;
+
+/// A copy as it is called.
+#[derive(Clone, Copy, Debug)]
+pub struct Copy {
+    /// The stream's.
+    pub key: u64,
+    pub to: u64,
+    pub from: u64,
+    pub len: u64,
+    pub manner: Manner,
+}
 
 /// Whether the call has `Async` in its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,115 +59,87 @@ impl State {
         }
     }
 
-    pub fn copy_to_device(
-        &mut self,
-        key: u64,
-        to: u64,
-        from: u64,
-        len: u64,
-        manner: Manner,
-    ) -> Result<(), Code> {
-        self.enter(manner)?;
-        if len == 0 {
+    pub fn copy_to_device(&mut self, copy: Copy) -> Result<(), Code> {
+        self.enter(copy.manner)?;
+        if copy.len == 0 {
             return Ok(());
         }
-        self.check_device_range(to, len)?;
-        self.check_host_range(from, len)?;
-        self.check_legacy(key)?;
-        let captured = self.streams[&key].capture.is_some();
-        if captured || self.memory.is_pinned(from) {
-            let work = Work::HostToDevice {
-                to,
-                from: HostSource::Direct(from),
-                len,
-            };
-            let place = self.enqueue(key, work)?;
-            return if manner == Manner::Synchronous {
-                self.run_to(place)
-            } else {
-                Ok(())
-            };
-        }
-        if manner == Manner::Synchronous {
-            // The stream is waited for, the bytes are staged, and the copy itself may still be under way
-            // when the call returns.
-            self.run_stream(key)?;
-        }
-        // SAFETY: the caller of the copy promises that so many bytes can be read there.
-        let bytes = unsafe { std::slice::from_raw_parts(from as *const u8, len as usize) };
-        let from = HostSource::Staged(Arc::from(bytes));
-        self.enqueue(key, Work::HostToDevice { to, from, len })
-            .map(|_| ())
+        self.check_device_range(copy.to, copy.len)?;
+        self.check_host_range(copy.from, copy.len)?;
+        self.check_legacy(copy.key)?;
+        let waits = copy.manner == Manner::Synchronous;
+        let direct = self.streams[&copy.key].capture.is_some() || self.memory.is_pinned(copy.from);
+        let from = if direct {
+            HostSource::Direct(copy.from)
+        } else {
+            if waits {
+                // The stream is waited for, the bytes are staged, and the copy itself may still be under
+                // way when the call returns.
+                self.run_stream(copy.key)?;
+            }
+            let start = copy.from as *const u8;
+            // SAFETY: the caller of the copy promises that so many bytes can be read there.
+            let bytes = unsafe { std::slice::from_raw_parts(start, copy.len as usize) };
+            HostSource::Staged(Arc::from(bytes))
+        };
+        let (to, len) = (copy.to, copy.len);
+        let place = self.enqueue(copy.key, Work::HostToDevice { to, from, len })?;
+        self.wait_if(waits && direct, place)
     }
 
-    pub fn copy_to_host(
-        &mut self,
-        key: u64,
-        to: u64,
-        from: u64,
-        len: u64,
-        manner: Manner,
-    ) -> Result<(), Code> {
-        self.enter(manner)?;
-        if len == 0 {
+    pub fn copy_to_host(&mut self, copy: Copy) -> Result<(), Code> {
+        self.enter(copy.manner)?;
+        if copy.len == 0 {
             return Ok(());
         }
-        self.check_device_range(from, len)?;
-        self.check_host_range(to, len)?;
-        let captured = self.streams[&key].capture.is_some();
-        let place = self.enqueue(key, Work::DeviceToHost { to, from, len })?;
+        self.check_device_range(copy.from, copy.len)?;
+        self.check_host_range(copy.to, copy.len)?;
+        let captured = self.streams[&copy.key].capture.is_some();
         let early =
-            self.pageable_reads == PageableReads::BeforeReturn && !self.memory.is_pinned(to);
-        if manner == Manner::Synchronous || early && !captured {
-            self.run_to(place)
-        } else {
-            Ok(())
-        }
+            self.pageable_reads == PageableReads::BeforeReturn && !self.memory.is_pinned(copy.to);
+        let (to, from, len) = (copy.to, copy.from, copy.len);
+        let place = self.enqueue(copy.key, Work::DeviceToHost { to, from, len })?;
+        self.wait_if(
+            copy.manner == Manner::Synchronous || early && !captured,
+            place,
+        )
     }
 
     /// Between devices, or inside one. Not even the synchronous form waits.
-    pub fn copy_on_device(
-        &mut self,
-        key: u64,
-        to: u64,
-        from: u64,
-        len: u64,
-        manner: Manner,
-    ) -> Result<(), Code> {
-        self.enter(manner)?;
-        if len == 0 {
+    pub fn copy_on_device(&mut self, copy: Copy) -> Result<(), Code> {
+        self.enter(copy.manner)?;
+        if copy.len == 0 {
             return Ok(());
         }
-        self.check_device_range(from, len)?;
-        self.check_device_range(to, len)?;
-        self.enqueue(key, Work::DeviceToDevice { to, from, len })
+        self.check_device_range(copy.from, copy.len)?;
+        self.check_device_range(copy.to, copy.len)?;
+        let (to, from, len) = (copy.to, copy.from, copy.len);
+        self.enqueue(copy.key, Work::DeviceToDevice { to, from, len })
             .map(|_| ())
     }
 
     /// A copy whose direction the addresses say.
-    pub fn copy_any(
-        &mut self,
-        key: u64,
-        to: u64,
-        from: u64,
-        len: u64,
-        manner: Manner,
-    ) -> Result<(), Code> {
-        match (to >= FIRST_ADDRESS, from >= FIRST_ADDRESS) {
-            (true, true) => self.copy_on_device(key, to, from, len, manner),
-            (true, false) => self.copy_to_device(key, to, from, len, manner),
-            (false, true) => self.copy_to_host(key, to, from, len, manner),
+    pub fn copy_any(&mut self, copy: Copy) -> Result<(), Code> {
+        match (copy.to >= FIRST_ADDRESS, copy.from >= FIRST_ADDRESS) {
+            (true, true) => self.copy_on_device(copy),
+            (true, false) => self.copy_to_device(copy),
+            (false, true) => self.copy_to_host(copy),
             (false, false) => {
-                self.enter(manner)?;
-                self.check_host_range(to, len)?;
-                self.check_host_range(from, len)?;
+                self.enter(copy.manner)?;
+                self.check_host_range(copy.to, copy.len)?;
+                self.check_host_range(copy.from, copy.len)?;
                 // Fully synchronous, whatever its name.
-                self.run_stream(key)?;
+                self.run_stream(copy.key)?;
+                let (from, to) = (copy.from as *const u8, copy.to as *mut u8);
                 // SAFETY: the caller of the copy promises that both have so many bytes.
-                unsafe { std::ptr::copy(from as *const u8, to as *mut u8, len as usize) };
+                unsafe { std::ptr::copy(from, to, copy.len as usize) };
                 Ok(())
             }
         }
+    }
+
+    fn wait_if(&mut self, waits: bool, place: Place) -> Result<(), Code> {
+        if waits { self.run_to(place) } else { Ok(()) }
     }
 
     /// A memset of `count` elements. Only on host memory does the synchronous form wait.
@@ -185,7 +169,9 @@ impl State {
                 count,
             },
         )?;
-        let waits = manner == Manner::Synchronous && self.memory.is_pinned(to);
-        if waits { self.run_to(place) } else { Ok(()) }
+        self.wait_if(
+            manner == Manner::Synchronous && self.memory.is_pinned(to),
+            place,
+        )
     }
 }

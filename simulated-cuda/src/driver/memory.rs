@@ -29,7 +29,7 @@ pub const READ_WRITE: u32 = 3;
 /// Where a mapping comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// `cuMemAlloc` and its like.
+    /// `cuMemAlloc`.
     Allocated,
     /// `cuMemAllocManaged`: at a host address, and the host may access it too.
     Managed,
@@ -37,6 +37,8 @@ pub enum Origin {
     Module { constant: bool },
     /// `cuMemHostAlloc`: pinned host memory.
     Pinned,
+    /// `cuMemAllocAsync`, from the device's memory pool.
+    Pooled,
     /// `cuMemHostRegister`: the application's own memory, pinned.
     Registered,
     /// `cuMemMap`, of the physical allocation with that handle.
@@ -239,7 +241,7 @@ impl Memory {
         let origin = self.maps.get(&start).map(|mapping| mapping.origin);
         if !matches!(
             origin,
-            Some(Origin::Allocated | Origin::Managed | Origin::Module { .. })
+            Some(Origin::Allocated | Origin::Managed | Origin::Module { .. } | Origin::Pooled)
         ) {
             return Err(code::INVALID_VALUE);
         }

@@ -138,8 +138,10 @@ impl State {
         Counters {
             device_bytes: self.memory.pools.iter().map(|pool| pool.used).sum(),
             peak_device_bytes: self.memory.peak,
-            allocations: origin(|o| matches!(o, Origin::Allocated | Origin::Managed)).count()
-                as u64,
+            allocations: origin(|o| {
+                matches!(o, Origin::Allocated | Origin::Managed | Origin::Pooled)
+            })
+            .count() as u64,
             handles: self.memory.physical.len() as u64,
             mappings: origin(|o| matches!(o, Origin::Virtual(_))).count() as u64,
             reservations: self.memory.reservations.len() as u64,

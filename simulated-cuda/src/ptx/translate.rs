@@ -122,6 +122,28 @@ pub(super) struct Type {
     signed: bool,
 }
 
+const PREDICATE: Type = Type::unsigned(1);
+const WORD: Type = Type::unsigned(32);
+const LONG_WORD: Type = Type::unsigned(64);
+
+impl Type {
+    const fn unsigned(bits: u32) -> Self {
+        Self {
+            bits,
+            signed: false,
+        }
+    }
+
+    /// The width of the registers that hold such values.
+    fn width(self) -> Width {
+        if self.bits == 64 {
+            Width::W64
+        } else {
+            Width::W32
+        }
+    }
+}
+
 fn parse_type(text: &str) -> Option<Type> {
     let signed = text.starts_with('s');
     let bits = match text {
@@ -134,6 +156,9 @@ fn parse_type(text: &str) -> Option<Type> {
     };
     Some(Type { bits, signed })
 }
+
+/// Whether an instruction was understood; `None`: its opcode, or its form, is unknown.
+type Known = Result<Option<()>, Refusal>;
 
 struct Translator<'t, 'a> {
     text: &'t KernelText<'a>,
@@ -180,12 +205,7 @@ impl<'a> Translator<'_, 'a> {
         Ok(())
     }
 
-    /// `None`: the opcode, or its form, is unknown.
-    fn unguarded(
-        &mut self,
-        instruction: &Instruction<'a>,
-        parts: &[&str],
-    ) -> Result<Option<()>, Refusal> {
+    fn unguarded(&mut self, instruction: &Instruction<'a>, parts: &[&str]) -> Known {
         let (name, rest) = (parts[0], &parts[1..]);
         let operands = &instruction.operands[..];
         match name {
@@ -291,11 +311,7 @@ impl<'a> Translator<'_, 'a> {
     /// The register to read for an operand of so many bits. Sources of 16 bits come extended by their
     /// sign, or by zeros.
     fn source(&mut self, operand: &Operand<'a>, kind: Type) -> Result<Reg, Refusal> {
-        let width = if kind.bits == 64 {
-            Width::W64
-        } else {
-            Width::W32
-        };
+        let width = kind.width();
         if let Some(number) = self.known(operand) {
             let number = match (kind.bits, kind.signed) {
                 (16, true) => number as u16 as i16 as u64,

@@ -5,6 +5,8 @@
     reason = "a call in C is unsafe as a whole"
 )]
 
+pub mod digest;
+
 use std::cell::UnsafeCell;
 
 use simulated_cuda::ptx::{Access, Memory, Window};
@@ -23,38 +25,64 @@ pub fn random(len: usize, seed: u64) -> Vec<u8> {
     words.take(len.div_ceil(8)).flatten().take(len).collect()
 }
 
-/// Pieces of memory, far from each other, all of which may be read and written.
+/// Pieces of memory, far from each other. Each begins 48 bytes before a multiple of 2^33, at a multiple of
+/// 16 and no higher power of two, so that addresses need all their bits and sums of them all carries.
 #[derive(Default)]
-pub struct Flat(Vec<(u64, Box<UnsafeCell<Vec<u8>>>)>);
+pub struct Flat(Vec<Piece>);
+
+struct Piece {
+    start: u64,
+    bytes: UnsafeCell<Vec<u8>>,
+    writable: bool,
+}
 
 impl Flat {
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Adds a piece, and returns its address.
+    /// Adds a piece that may be read and written, and returns its address.
     pub fn add(&mut self, bytes: &[u8]) -> u64 {
-        let address = (1 << 62) + ((self.0.len() as u64) << 32);
-        self.0
-            .push((address, Box::new(UnsafeCell::new(bytes.to_vec()))));
-        address
+        self.place(self.next(), bytes, true)
+    }
+
+    /// Adds a piece that may only be read.
+    pub fn add_read_only(&mut self, bytes: &[u8]) -> u64 {
+        self.place(self.next(), bytes, false)
+    }
+
+    /// The address of the next piece.
+    pub fn next(&self) -> u64 {
+        (1 << 62) + ((self.0.len() as u64 + 1) << 33) - 48
+    }
+
+    /// Adds a piece at an address that the caller keeps apart from all others.
+    pub fn place(&mut self, start: u64, bytes: &[u8], writable: bool) -> u64 {
+        let bytes = UnsafeCell::new(bytes.to_vec());
+        self.0.push(Piece {
+            start,
+            bytes,
+            writable,
+        });
+        start
     }
 
     pub fn read(&mut self, address: u64, len: usize) -> Vec<u8> {
-        let piece = self.0.iter_mut().find(|(start, _)| *start == address);
-        piece.expect("a piece's address").1.get_mut()[..len].to_vec()
+        let piece = self.0.iter_mut().find(|piece| piece.start == address);
+        piece.expect("a piece's address").bytes.get_mut()[..len].to_vec()
     }
 }
 
-// SAFETY: the vectors are never resized after `add`, nor borrowed while `self` is.
+// SAFETY: the vectors are never resized after `place`, nor borrowed while `self` is.
 unsafe impl Memory for Flat {
-    fn window(&self, address: u64, _: Access) -> Option<Window> {
-        self.0.iter().find_map(|(start, piece)| {
-            // SAFETY: nobody else has a reference to the vector: `add` and `read` borrow `self` mutably.
-            let vector = unsafe { &mut *piece.get() };
-            let len = vector.len() as u64;
-            (address >= *start && address - start < len).then_some(Window {
-                start: *start,
+    fn window(&self, address: u64, access: Access) -> Option<Window> {
+        self.0.iter().find_map(|piece| {
+            // SAFETY: nobody else has a reference to the vector: `read` borrows `self` mutably.
+            let vector = unsafe { &mut *piece.bytes.get() };
+            let (start, len) = (piece.start, vector.len() as u64);
+            let inside = address >= start && address - start < len;
+            (inside && (access == Access::Read || piece.writable)).then_some(Window {
+                start,
                 len,
                 bytes: vector.as_mut_ptr(),
             })

@@ -1,22 +1,21 @@
 //! The names of codes.
 
-use std::ffi::c_char;
+use std::ffi::{CStr, c_char};
 
 use super::{Out, entry};
-use crate::driver::code;
+use crate::driver::code::{self, Code};
 
-entry! {
-    Nothing fn cuGetErrorName(error: u32, text: Out<*const c_char>) |_, _| {
-        let name = code::name(error);
-        text.set(name.map_or(std::ptr::null(), std::ffi::CStr::as_ptr))?;
-        name.map(|_| ()).ok_or(code::INVALID_VALUE)
-    }
+fn name(error: u32, text: &Out<*const c_char>) -> Result<(), Code> {
+    let name = code::name(error);
+    text.set(name.map_or(std::ptr::null(), CStr::as_ptr))?;
+    name.map(|_| ()).ok_or(code::INVALID_VALUE)
 }
 
 entry! {
-    Nothing fn cuGetErrorString(error: u32, text: Out<*const c_char>) |_, _| {
-        let found = code::text(error);
-        text.set(found.map_or(std::ptr::null(), std::ffi::CStr::as_ptr))?;
-        found.map(|_| ()).ok_or(code::INVALID_VALUE)
-    }
+    Nothing fn cuGetErrorName(error: u32, text: Out<*const c_char>) |_, _| name(error, &text)
+}
+
+entry! {
+    /// The name again, since the real texts say little more.
+    Nothing fn cuGetErrorString(error: u32, text: Out<*const c_char>) |_, _| name(error, &text)
 }

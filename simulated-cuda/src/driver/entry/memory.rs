@@ -20,14 +20,18 @@ entry! {
 }
 
 entry! {
-    /// Waits for all work of the device, as the real one does.
+    /// Waits for all work of the device, as the real one does, but for memory of a pool: there CUDA takes
+    /// it that whoever used it is done.
     Context fn cuMemFree_v2(address: u64) |state, device| {
         state.check_unsafe_call()?;
         if address == 0 {
             return Ok(());
         }
-        state.run_all(device);
-        state.check(device)?;
+        let origin = state.memory.maps.get(&address).map(|mapping| mapping.origin);
+        if origin != Some(Origin::Pooled) {
+            state.run_all(device);
+            state.check(device)?;
+        }
         state.memory.free(address)
     }
 }
@@ -51,7 +55,7 @@ entry! {
         if bytes == 0 {
             return address.set(0);
         }
-        address.set(state.memory.allocate(device, bytes as u64, Origin::Allocated)?)
+        address.set(state.memory.allocate(device, bytes as u64, Origin::Pooled)?)
     }
 }
 
@@ -63,7 +67,7 @@ entry! {
             return Ok(());
         }
         let origin = state.memory.maps.get(&address).map(|mapping| mapping.origin);
-        if origin != Some(Origin::Allocated) {
+        if !matches!(origin, Some(Origin::Allocated | Origin::Pooled)) {
             return Err(code::INVALID_VALUE);
         }
         state.enqueue(key, Work::Free { address }).map(|_| ())

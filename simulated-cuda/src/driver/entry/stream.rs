@@ -113,10 +113,12 @@ const NOT_CAPTURING: u32 = 0;
 const CAPTURING: u32 = 1;
 const INVALIDATED: u32 = 2;
 
-/// The state of a stream's capture, and the capture's number.
+/// The state of a stream's capture, and the capture's number. To ask this spoils no capture.
 fn capture_of(state: &mut State, stream: u64, device: usize) -> Result<(u32, u64), Code> {
     let key = state.stream_key(stream, device)?;
-    state.check_legacy(key)?;
+    if !state.captures_beside_legacy(key).is_empty() {
+        return Err(code::STREAM_CAPTURE_IMPLICIT);
+    }
     let Some(id) = state.streams[&key].capture else {
         return Ok((NOT_CAPTURING, 0));
     };

@@ -3,63 +3,32 @@
 use super::entry;
 use crate::driver::code;
 use crate::driver::context;
+use crate::driver::copy::Copy;
 use crate::driver::copy::Manner::{Asynchronous, Synchronous};
 
-entry! {
-    Context fn cuMemcpyHtoD_v2(to: u64, from: u64, bytes: usize) |state, device| {
-        let key = state.legacy_stream(device)?;
-        state.copy_to_device(key, to, from, bytes as u64, Synchronous)
-    }
+/// Defines a copy's two functions: the one that waits, in the legacy default stream, and the other.
+macro_rules! copies {
+    ($synchronous:ident, $asynchronous:ident: $method:ident) => {
+        entry! {
+            Context fn $synchronous(to: u64, from: u64, bytes: usize) |state, device| {
+                let key = state.legacy_stream(device)?;
+                state.$method(Copy { key, to, from, len: bytes as u64, manner: Synchronous })
+            }
+        }
+
+        entry! {
+            Context fn $asynchronous(to: u64, from: u64, bytes: usize, stream: u64) |state, device| {
+                let key = state.stream_key(stream, device)?;
+                state.$method(Copy { key, to, from, len: bytes as u64, manner: Asynchronous })
+            }
+        }
+    };
 }
 
-entry! {
-    Context fn cuMemcpyHtoDAsync_v2(to: u64, from: u64, bytes: usize, stream: u64) |state, device| {
-        let key = state.stream_key(stream, device)?;
-        state.copy_to_device(key, to, from, bytes as u64, Asynchronous)
-    }
-}
-
-entry! {
-    Context fn cuMemcpyDtoH_v2(to: u64, from: u64, bytes: usize) |state, device| {
-        let key = state.legacy_stream(device)?;
-        state.copy_to_host(key, to, from, bytes as u64, Synchronous)
-    }
-}
-
-entry! {
-    Context fn cuMemcpyDtoHAsync_v2(to: u64, from: u64, bytes: usize, stream: u64) |state, device| {
-        let key = state.stream_key(stream, device)?;
-        state.copy_to_host(key, to, from, bytes as u64, Asynchronous)
-    }
-}
-
-entry! {
-    Context fn cuMemcpyDtoD_v2(to: u64, from: u64, bytes: usize) |state, device| {
-        let key = state.legacy_stream(device)?;
-        state.copy_on_device(key, to, from, bytes as u64, Synchronous)
-    }
-}
-
-entry! {
-    Context fn cuMemcpyDtoDAsync_v2(to: u64, from: u64, bytes: usize, stream: u64) |state, device| {
-        let key = state.stream_key(stream, device)?;
-        state.copy_on_device(key, to, from, bytes as u64, Asynchronous)
-    }
-}
-
-entry! {
-    Context fn cuMemcpy(to: u64, from: u64, bytes: usize) |state, device| {
-        let key = state.legacy_stream(device)?;
-        state.copy_any(key, to, from, bytes as u64, Synchronous)
-    }
-}
-
-entry! {
-    Context fn cuMemcpyAsync(to: u64, from: u64, bytes: usize, stream: u64) |state, device| {
-        let key = state.stream_key(stream, device)?;
-        state.copy_any(key, to, from, bytes as u64, Asynchronous)
-    }
-}
+copies!(cuMemcpyHtoD_v2, cuMemcpyHtoDAsync_v2: copy_to_device);
+copies!(cuMemcpyDtoH_v2, cuMemcpyDtoHAsync_v2: copy_to_host);
+copies!(cuMemcpyDtoD_v2, cuMemcpyDtoDAsync_v2: copy_on_device);
+copies!(cuMemcpy, cuMemcpyAsync: copy_any);
 
 entry! {
     Context fn cuMemcpyPeerAsync(
@@ -75,48 +44,31 @@ entry! {
             state.check(peer)?;
         }
         let key = state.stream_key(stream, device)?;
-        state.copy_on_device(key, to, from, bytes as u64, Asynchronous)
+        state.copy_on_device(Copy { key, to, from, len: bytes as u64, manner: Asynchronous })
     }
 }
 
-entry! {
-    Context fn cuMemsetD8_v2(to: u64, value: u8, count: usize) |state, device| {
-        let key = state.legacy_stream(device)?;
-        state.set_memory(key, to, (value.into(), 1), count as u64, Synchronous)
-    }
+/// Defines a memset's two functions, for elements of one width.
+macro_rules! memsets {
+    ($synchronous:ident, $asynchronous:ident: $element:ty) => {
+        entry! {
+            Context fn $synchronous(to: u64, value: $element, count: usize) |state, device| {
+                let key = state.legacy_stream(device)?;
+                let pattern = (value.into(), size_of::<$element>() as u64);
+                state.set_memory(key, to, pattern, count as u64, Synchronous)
+            }
+        }
+
+        entry! {
+            Context fn $asynchronous(to: u64, value: $element, count: usize, stream: u64) |state, device| {
+                let key = state.stream_key(stream, device)?;
+                let pattern = (value.into(), size_of::<$element>() as u64);
+                state.set_memory(key, to, pattern, count as u64, Asynchronous)
+            }
+        }
+    };
 }
 
-entry! {
-    Context fn cuMemsetD8Async(to: u64, value: u8, count: usize, stream: u64) |state, device| {
-        let key = state.stream_key(stream, device)?;
-        state.set_memory(key, to, (value.into(), 1), count as u64, Asynchronous)
-    }
-}
-
-entry! {
-    Context fn cuMemsetD16_v2(to: u64, value: u16, count: usize) |state, device| {
-        let key = state.legacy_stream(device)?;
-        state.set_memory(key, to, (value.into(), 2), count as u64, Synchronous)
-    }
-}
-
-entry! {
-    Context fn cuMemsetD16Async(to: u64, value: u16, count: usize, stream: u64) |state, device| {
-        let key = state.stream_key(stream, device)?;
-        state.set_memory(key, to, (value.into(), 2), count as u64, Asynchronous)
-    }
-}
-
-entry! {
-    Context fn cuMemsetD32_v2(to: u64, value: u32, count: usize) |state, device| {
-        let key = state.legacy_stream(device)?;
-        state.set_memory(key, to, (value, 4), count as u64, Synchronous)
-    }
-}
-
-entry! {
-    Context fn cuMemsetD32Async(to: u64, value: u32, count: usize, stream: u64) |state, device| {
-        let key = state.stream_key(stream, device)?;
-        state.set_memory(key, to, (value, 4), count as u64, Asynchronous)
-    }
-}
+memsets!(cuMemsetD8_v2, cuMemsetD8Async: u8);
+memsets!(cuMemsetD16_v2, cuMemsetD16Async: u16);
+memsets!(cuMemsetD32_v2, cuMemsetD32Async: u32);

@@ -15,8 +15,9 @@ struct Words([u32; LANES]);
 #[repr(align(64))]
 pub(super) struct LongWords(pub(super) [u64; LANES]);
 
-/// What registers hold before they are written: nothing that could be taken for a result.
-const GARBAGE: u64 = 0xbad0_dead_bad0_dead;
+/// What registers hold before they are written: nothing that could be taken for a result, nor, by its last
+/// five bits, for one of SHA-256's rotations.
+const GARBAGE: u64 = 0xbad0_beef_bad0_beef;
 
 const NO_WINDOW: Window = Window {
     start: 0,

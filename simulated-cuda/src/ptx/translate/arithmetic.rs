@@ -1,9 +1,8 @@
 //! Sums, products, comparisons and choices.
 
-use super::super::Refusal;
 use super::super::instruction::{Op, Reg, Width};
 use super::super::parse::Operand;
-use super::{Translator, Type, parse_type};
+use super::{Known, PREDICATE, Translator, Type, parse_type};
 
 /// The types that arithmetic is done with.
 fn number_type(text: &str) -> Option<Type> {
@@ -17,7 +16,7 @@ impl<'a> Translator<'_, 'a> {
         name: &str,
         rest: &[&str],
         operands: &[Operand<'a>],
-    ) -> Result<Option<()>, Refusal> {
+    ) -> Known {
         let ([kind], [d, a, b]) = (rest, operands) else {
             return Ok(None);
         };
@@ -62,11 +61,7 @@ impl<'a> Translator<'_, 'a> {
     }
 
     /// `mul.lo`, `mul.hi`, `mul.wide`.
-    pub(super) fn multiply(
-        &mut self,
-        rest: &[&str],
-        operands: &[Operand<'a>],
-    ) -> Result<Option<()>, Refusal> {
+    pub(super) fn multiply(&mut self, rest: &[&str], operands: &[Operand<'a>]) -> Known {
         let ([part, kind], [d, a, b]) = (rest, operands) else {
             return Ok(None);
         };
@@ -83,11 +78,7 @@ impl<'a> Translator<'_, 'a> {
     }
 
     /// `mad`: a product and a sum.
-    pub(super) fn multiply_add(
-        &mut self,
-        rest: &[&str],
-        operands: &[Operand<'a>],
-    ) -> Result<Option<()>, Refusal> {
+    pub(super) fn multiply_add(&mut self, rest: &[&str], operands: &[Operand<'a>]) -> Known {
         let ([part, kind], [d, a, b, c]) = (rest, operands) else {
             return Ok(None);
         };
@@ -118,12 +109,7 @@ impl<'a> Translator<'_, 'a> {
     }
 
     /// `neg` and `abs`.
-    pub(super) fn sign(
-        &mut self,
-        name: &str,
-        rest: &[&str],
-        operands: &[Operand<'a>],
-    ) -> Result<Option<()>, Refusal> {
+    pub(super) fn sign(&mut self, name: &str, rest: &[&str], operands: &[Operand<'a>]) -> Known {
         let ([kind], [d, a]) = (rest, operands) else {
             return Ok(None);
         };
@@ -149,11 +135,7 @@ impl<'a> Translator<'_, 'a> {
     }
 
     /// `setp.lt.u32 p, a, b`, also with a second predicate, or combined with a third operand.
-    pub(super) fn compare(
-        &mut self,
-        rest: &[&str],
-        operands: &[Operand<'a>],
-    ) -> Result<Option<()>, Refusal> {
+    pub(super) fn compare(&mut self, rest: &[&str], operands: &[Operand<'a>]) -> Known {
         let (relation, combination, kind) = match rest {
             [relation, kind] => (*relation, None, *kind),
             [relation, combination, kind] => (*relation, Some(*combination), *kind),
@@ -196,13 +178,7 @@ impl<'a> Translator<'_, 'a> {
             "xor" => Op::Xor32,
             _ => return Ok(None),
         };
-        let third = self.source(
-            third,
-            Type {
-                bits: 1,
-                signed: false,
-            },
-        )?;
+        let third = self.source(third, PREDICATE)?;
         self.emit(combine, holds, holds, third);
         if let Some(second) = second {
             self.emit(combine, second, fails, third);
@@ -212,29 +188,16 @@ impl<'a> Translator<'_, 'a> {
     }
 
     /// `selp.b32 d, a, b, p`
-    pub(super) fn select(
-        &mut self,
-        rest: &[&str],
-        operands: &[Operand<'a>],
-    ) -> Result<Option<()>, Refusal> {
+    pub(super) fn select(&mut self, rest: &[&str], operands: &[Operand<'a>]) -> Known {
         let ([kind], [d, a, b, predicate]) = (rest, operands) else {
             return Ok(None);
         };
         let Some(kind) = number_type(kind) else {
             return Ok(None);
         };
-        let kind = Type {
-            signed: false,
-            ..kind
-        };
+        let kind = Type::unsigned(kind.bits);
         let (a, b) = (self.source(a, kind)?, self.source(b, kind)?);
-        let predicate = self.source(
-            predicate,
-            Type {
-                bits: 1,
-                signed: false,
-            },
-        )?;
+        let predicate = self.source(predicate, PREDICATE)?;
         let d = self.result(d, kind.bits)?;
         let op = if kind.bits == 64 {
             Op::Select64

@@ -1,23 +1,12 @@
 //! Logic, shifts, and what moves bits about inside a word.
 
-use super::super::Refusal;
 use super::super::instruction::{Op, Width};
 use super::super::parse::Operand;
-use super::{Translator, Type, parse_type};
-
-const WORD: Type = Type {
-    bits: 32,
-    signed: false,
-};
+use super::{Known, Translator, Type, WORD, parse_type};
 
 impl<'a> Translator<'_, 'a> {
     /// `and`, `or`, `xor`, of words and of predicates.
-    pub(super) fn logic(
-        &mut self,
-        name: &str,
-        rest: &[&str],
-        operands: &[Operand<'a>],
-    ) -> Result<Option<()>, Refusal> {
+    pub(super) fn logic(&mut self, name: &str, rest: &[&str], operands: &[Operand<'a>]) -> Known {
         let ([kind], [d, a, b]) = (rest, operands) else {
             return Ok(None);
         };
@@ -38,11 +27,7 @@ impl<'a> Translator<'_, 'a> {
         Ok(Some(()))
     }
 
-    pub(super) fn not(
-        &mut self,
-        rest: &[&str],
-        operands: &[Operand<'a>],
-    ) -> Result<Option<()>, Refusal> {
+    pub(super) fn not(&mut self, rest: &[&str], operands: &[Operand<'a>]) -> Known {
         let ([kind], [d, a]) = (rest, operands) else {
             return Ok(None);
         };
@@ -63,12 +48,7 @@ impl<'a> Translator<'_, 'a> {
     }
 
     /// `shl` and `shr`. The amount always has 32 bits, and shifts by more than the width are clamped.
-    pub(super) fn shift(
-        &mut self,
-        name: &str,
-        rest: &[&str],
-        operands: &[Operand<'a>],
-    ) -> Result<Option<()>, Refusal> {
+    pub(super) fn shift(&mut self, name: &str, rest: &[&str], operands: &[Operand<'a>]) -> Known {
         let ([kind], [d, a, amount]) = (rest, operands) else {
             return Ok(None);
         };
@@ -116,11 +96,7 @@ impl<'a> Translator<'_, 'a> {
     }
 
     /// `shf.r.wrap.b32 d, low, high, amount` and its like.
-    pub(super) fn funnel(
-        &mut self,
-        rest: &[&str],
-        operands: &[Operand<'a>],
-    ) -> Result<Option<()>, Refusal> {
+    pub(super) fn funnel(&mut self, rest: &[&str], operands: &[Operand<'a>]) -> Known {
         let ([direction, mode, "b32"], [d, low, high, amount]) = (rest, operands) else {
             return Ok(None);
         };
@@ -154,11 +130,7 @@ impl<'a> Translator<'_, 'a> {
         Ok(Some(()))
     }
 
-    pub(super) fn permute(
-        &mut self,
-        rest: &[&str],
-        operands: &[Operand<'a>],
-    ) -> Result<Option<()>, Refusal> {
+    pub(super) fn permute(&mut self, rest: &[&str], operands: &[Operand<'a>]) -> Known {
         let (["b32"], [d, a, b, selector]) = (rest, operands) else {
             return Ok(None);
         };
@@ -175,11 +147,7 @@ impl<'a> Translator<'_, 'a> {
     }
 
     /// `lop3.b32 d, a, b, c, table`
-    pub(super) fn lop3(
-        &mut self,
-        rest: &[&str],
-        operands: &[Operand<'a>],
-    ) -> Result<Option<()>, Refusal> {
+    pub(super) fn lop3(&mut self, rest: &[&str], operands: &[Operand<'a>]) -> Known {
         let (["b32"], [d, a, b, c, Operand::Number(table)]) = (rest, operands) else {
             return Ok(None);
         };
@@ -197,11 +165,7 @@ impl<'a> Translator<'_, 'a> {
     }
 
     /// `bfe.u32 d, a, position, length`
-    pub(super) fn extract(
-        &mut self,
-        rest: &[&str],
-        operands: &[Operand<'a>],
-    ) -> Result<Option<()>, Refusal> {
+    pub(super) fn extract(&mut self, rest: &[&str], operands: &[Operand<'a>]) -> Known {
         let ([kind], [d, a, position, len]) = (rest, operands) else {
             return Ok(None);
         };
@@ -218,11 +182,7 @@ impl<'a> Translator<'_, 'a> {
     }
 
     /// `bfi.b32 d, a, b, position, length`, where position and length are numbers.
-    pub(super) fn insert(
-        &mut self,
-        rest: &[&str],
-        operands: &[Operand<'a>],
-    ) -> Result<Option<()>, Refusal> {
+    pub(super) fn insert(&mut self, rest: &[&str], operands: &[Operand<'a>]) -> Known {
         let (["b32"], [d, a, b, position, len]) = (rest, operands) else {
             return Ok(None);
         };
@@ -251,12 +211,7 @@ impl<'a> Translator<'_, 'a> {
     }
 
     /// `brev`, `clz`, `popc`.
-    pub(super) fn count(
-        &mut self,
-        name: &str,
-        rest: &[&str],
-        operands: &[Operand<'a>],
-    ) -> Result<Option<()>, Refusal> {
+    pub(super) fn count(&mut self, name: &str, rest: &[&str], operands: &[Operand<'a>]) -> Known {
         let ([kind], [d, a]) = (rest, operands) else {
             return Ok(None);
         };
@@ -269,13 +224,7 @@ impl<'a> Translator<'_, 'a> {
             ("popc", "b64") => (Op::Popc64, 64, 32),
             _ => return Ok(None),
         };
-        let a = self.source(
-            a,
-            Type {
-                bits: source,
-                signed: false,
-            },
-        )?;
+        let a = self.source(a, Type::unsigned(source))?;
         let d = self.result(d, result)?;
         self.emit(op, d, a, 0);
         Ok(Some(()))

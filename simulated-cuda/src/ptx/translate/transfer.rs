@@ -3,28 +3,21 @@
 use super::super::Refusal;
 use super::super::instruction::{Fixed, Op, Reg, Width};
 use super::super::parse::{Class, Instruction, Operand, Register};
-use super::{Translator, Type, parse_type};
+use super::{Known, LONG_WORD, Translator, Type, WORD, parse_type};
 
 /// Modifiers of loads and stores that change nothing here: each thread's accesses happen in order. So do
 /// those with colons, which advise caches.
 const HARMLESS: [&str; 9] = ["volatile", "weak", "ca", "cg", "cs", "lu", "cv", "nc", "wb"];
 
 impl<'a> Translator<'_, 'a> {
-    pub(super) fn mov(
-        &mut self,
-        instruction: &Instruction<'a>,
-        rest: &[&str],
-    ) -> Result<Option<()>, Refusal> {
+    pub(super) fn mov(&mut self, instruction: &Instruction<'a>, rest: &[&str]) -> Known {
         let ([kind], [d, a]) = (rest, &instruction.operands[..]) else {
             return Ok(None);
         };
         let Some(kind) = parse_type(kind).filter(|kind| kind.bits != 8) else {
             return Ok(None);
         };
-        let kind = Type {
-            signed: false,
-            ..kind
-        };
+        let kind = Type::unsigned(kind.bits);
         match (d, a) {
             (Operand::Vector(halves), a) if kind.bits == 64 => {
                 let [low, high] = &halves[..] else {
@@ -42,10 +35,7 @@ impl<'a> Translator<'_, 'a> {
                 let [low, high] = &halves[..] else {
                     return Ok(None);
                 };
-                let word = Type {
-                    bits: 32,
-                    signed: false,
-                };
+                let word = WORD;
                 let (low, high) = (self.source(low, word)?, self.source(high, word)?);
                 let d = self.result(d, 64)?;
                 self.emit(Op::Pack, d, low, high);
@@ -67,10 +57,7 @@ impl<'a> Translator<'_, 'a> {
                 let [low, high] = &halves[..] else {
                     return Ok(None);
                 };
-                let half = Type {
-                    bits: 16,
-                    signed: false,
-                };
+                let half = Type::unsigned(16);
                 let (low, high) = (self.source(low, half)?, self.source(high, half)?);
                 let d = self.result(d, 32)?;
                 let shifted = self.temporary(Width::W32);
@@ -96,33 +83,19 @@ impl<'a> Translator<'_, 'a> {
     }
 
     /// Between generic addresses and global ones, which are the same here.
-    pub(super) fn cvta(
-        &mut self,
-        rest: &[&str],
-        operands: &[Operand<'a>],
-    ) -> Result<Option<()>, Refusal> {
+    pub(super) fn cvta(&mut self, rest: &[&str], operands: &[Operand<'a>]) -> Known {
         let (["to", "global" | "const", "u64"] | ["global" | "const", "u64"], [d, a]) =
             (rest, operands)
         else {
             return Ok(None);
         };
-        let a = self.source(
-            a,
-            Type {
-                bits: 64,
-                signed: false,
-            },
-        )?;
+        let a = self.source(a, LONG_WORD)?;
         let d = self.result(d, 64)?;
         self.emit(Op::Mov64, d, a, 0);
         Ok(Some(()))
     }
 
-    pub(super) fn load(
-        &mut self,
-        rest: &[&str],
-        operands: &[Operand<'a>],
-    ) -> Result<Option<()>, Refusal> {
+    pub(super) fn load(&mut self, rest: &[&str], operands: &[Operand<'a>]) -> Known {
         let Some(access) = access(rest) else {
             return Ok(None);
         };
@@ -151,11 +124,7 @@ impl<'a> Translator<'_, 'a> {
             let offset = base.1.wrapping_add(offset * step);
             let target = match target {
                 Operand::Sink => {
-                    let width = if access.kind.bits == 64 {
-                        Width::W64
-                    } else {
-                        Width::W32
-                    };
+                    let width = access.kind.width();
                     let class = if access.kind.bits == 64 {
                         Class::Word64
                     } else {
@@ -275,11 +244,7 @@ impl<'a> Translator<'_, 'a> {
         Ok(())
     }
 
-    pub(super) fn store(
-        &mut self,
-        rest: &[&str],
-        operands: &[Operand<'a>],
-    ) -> Result<Option<()>, Refusal> {
+    pub(super) fn store(&mut self, rest: &[&str], operands: &[Operand<'a>]) -> Known {
         let Some(access) = access(rest) else {
             return Ok(None);
         };
@@ -309,11 +274,7 @@ impl<'a> Translator<'_, 'a> {
 
     /// The register to store from: at least as wide as the type.
     fn stored(&mut self, value: &Operand<'a>, kind: Type) -> Result<Reg, Refusal> {
-        let width = if kind.bits == 64 {
-            Width::W64
-        } else {
-            Width::W32
-        };
+        let width = kind.width();
         if let Some(number) = self.known(value) {
             return Ok(self.number(number, width));
         }
@@ -355,11 +316,7 @@ impl<'a> Translator<'_, 'a> {
     }
 
     /// `cvt.u64.u32 d, a` between integers.
-    pub(super) fn convert(
-        &mut self,
-        rest: &[&str],
-        operands: &[Operand<'a>],
-    ) -> Result<Option<()>, Refusal> {
+    pub(super) fn convert(&mut self, rest: &[&str], operands: &[Operand<'a>]) -> Known {
         let ([to, from], [d, a]) = (rest, operands) else {
             return Ok(None);
         };
