@@ -3,7 +3,8 @@
 //! `cargo bench --bench record`
 //!
 //! * an ordinary record with room in the queue: nanoseconds and heap allocations;
-//! * the same at one record in a millisecond, beside `tracing-appender`'s non-blocking writer;
+//! * the same at one record in a millisecond, beside `tracing-appender`'s non-blocking writer, and beside
+//!   nothing: what reading the clock twice takes after a millisecond of sleep;
 //! * a durable critical record with one caller, beside a raw append + `fdatasync` of as many bytes;
 //! * durable records with 64 and 256 callers, beside one caller;
 //! * ordinary records sustained to the disk: the highest rate at which none is lost.
@@ -105,18 +106,28 @@ fn paced(trail: &AuditTrail, dir: &std::path::Path) {
     let text: Arc<str> = "recorded".into();
     let line = [b'x'; 300];
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    let (mut clocks, mut net, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..PAIRS {
-        ours.push(median_of_paced(|| {
+        let a = median_of_paced(|| {
             trail.note(Arc::clone(&text)).unwrap();
-        }));
-        theirs.push(median_of_paced(|| writer.write_all(&line).unwrap()));
+        });
+        let nothing = median_of_paced(|| ());
+        let b = median_of_paced(|| writer.write_all(&line).unwrap());
+        ours.push(a);
+        clocks.push(nothing);
+        net.push(a - nothing);
+        theirs.push(b);
+        ratios.push(b / a);
     }
     report("ordinary record, one in 1 ms", &mut ours, "ns");
+    report("    the clocks alone", &mut clocks, "ns");
+    report("    without the clocks", &mut net, "ns");
     report(
         "tracing-appender non_blocking, one in 1 ms",
         &mut theirs,
         "ns",
     );
+    report("    of ours", &mut ratios, "x");
 }
 
 fn median_of_paced(mut operation: impl FnMut()) -> f64 {

@@ -197,12 +197,7 @@ impl AuditTrail {
     ///
     /// Never put secrets or personal data into a note: a trail is kept for years.
     pub fn note(&self, text: impl Into<Arc<str>>) -> Result<Seq, RecordError> {
-        let text = text.into();
-        check_length(&text)?;
-        process::check().map_err(NotDurable::Forked)?;
-        let (mark, queued) = self.shared.push(Event::Note { text }, Lane::Ordinary);
-        queued?;
-        mark.seq.ok_or(RecordError::NotDurable(NotDurable::Closed))
+        self.shared.note(text.into())
     }
 
     /// Records a violation of the operator's policy, critical: returns once the record is durable,
@@ -312,7 +307,7 @@ impl Recorder {
     /// Records without waiting. Never blocks on the disk, never allocates; what does not fit is
     /// counted and accounted for. In a forked child nothing happens.
     pub(crate) fn emit(&self, event: Event) -> Mark {
-        if process::check().is_err() {
+        if self.0.queue.check_process().is_err() {
             return unnumbered();
         }
         // A loss is counted, logged and recorded by the queue and the writer.
@@ -322,10 +317,10 @@ impl Recorder {
 
     /// Records, and returns once the record is durable or proven not to be.
     pub(crate) fn commit(&self, event: Event) -> (Mark, Result<Receipt, NotDurable>) {
-        if let Err(forked) = process::check() {
+        let queue = &self.0.queue;
+        if let Err(forked) = queue.check_process() {
             return (unnumbered(), Err(forked.into()));
         }
-        let queue = &self.0.queue;
         let (mark, queued) = self.0.push(event, Lane::Critical);
         let outcome = match (queued, mark.seq) {
             (Ok(()), Some(seq)) => queue.wait_durable(seq, self.0.settings.critical_deadline),
@@ -417,13 +412,29 @@ impl Shared {
     /// Numbers and queues a record. One that comes when the trail is closed has no writer any more
     /// that would log and publish the loss: that is done here, the former once.
     fn push(&self, event: Event, lane: Lane) -> (Mark, Result<(), NotDurable>) {
-        let (mark, pushed) = self.queue.push(event, lane);
-        (mark, pushed.map_err(|refused| self.tell_refused(refused)))
+        match self.queue.push(event, lane) {
+            Ok((seq, time)) => {
+                let seq = Some(seq);
+                (Mark { seq, time }, Ok(()))
+            }
+            Err(refused) => (refused.mark, Err(self.tell_refused(refused))),
+        }
+    }
+
+    /// What [`AuditTrail::note`] is for every kind of text. It is the record that a worker makes by
+    /// itself, maybe one now and then, so its way through the code is short.
+    fn note(&self, text: Arc<str>) -> Result<Seq, RecordError> {
+        check_length(&text)?;
+        self.queue.check_process().map_err(NotDurable::Forked)?;
+        match self.queue.push(Event::Note { text }, Lane::Ordinary) {
+            Ok((seq, _)) => Ok(seq),
+            Err(refused) => Err(self.tell_refused(refused).into()),
+        }
     }
 
     #[cold]
     fn tell_refused(&self, refused: Refused) -> NotDurable {
-        let Refused { event, error } = refused;
+        let Refused { event, error, .. } = refused;
         if matches!(error, NotDurable::Closed | NotDurable::WriterStopped) {
             if !self.refused.swap(true, Ordering::Relaxed) {
                 tracing::error!(event, %error, "records are lost from now on");

@@ -66,8 +66,9 @@ pub struct AuditCounts {
 }
 
 /// The counters of one trail, as they change. They do so under the queue's lock only, so a load and a
-/// store do.
+/// store do. What every record counts comes first.
 #[derive(Debug, Default)]
+#[repr(C)]
 pub(crate) struct Counters {
     attempts: AtomicU64,
     failures: AtomicU64,

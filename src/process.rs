@@ -52,9 +52,26 @@ pub(crate) fn watch_for_forks() -> std::io::Result<()> {
 
 /// Fails in a forked child. Costs one load, and that of where to look.
 pub(crate) fn check() -> Result<(), Forked> {
-    match numbers().first() {
-        Some(mark) if mark.load(Ordering::Relaxed) == 0 => Err(Forked(())),
-        _ => Ok(()),
+    ForkMark::find().check()
+}
+
+/// Where the mark is, for those who ask often: the question costs one load.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ForkMark(&'static AtomicU64);
+
+impl ForkMark {
+    /// What has a trail is watched for forks.
+    pub(crate) fn find() -> Self {
+        static UNWATCHED: AtomicU64 = AtomicU64::new(1);
+        Self(numbers().first().unwrap_or(&UNWATCHED))
+    }
+
+    /// As [`check`].
+    pub(crate) fn check(self) -> Result<(), Forked> {
+        match self.0.load(Ordering::Relaxed) {
+            0 => Err(Forked(())),
+            _ => Ok(()),
+        }
     }
 }
 

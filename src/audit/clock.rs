@@ -62,6 +62,10 @@ impl Uptime {
         Duration::from_nanos(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
     }
 
+    pub(crate) fn microseconds_since(self, earlier: Self) -> u64 {
+        u64::try_from(self.0.saturating_sub(earlier.0) / 1000).unwrap_or(0)
+    }
+
     pub(crate) fn nanoseconds(self) -> i64 {
         self.0
     }

@@ -17,6 +17,7 @@ use super::record::Record;
 use super::sync::{Condvar, Instant, Mutex, MutexGuard};
 use super::{NotDurable, Receipt};
 use crate::health::Counters;
+use crate::process::{ForkMark, Forked};
 
 /// Which room a record may take.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -40,16 +41,22 @@ impl Lane {
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub(crate) struct Queue {
+    forked: ForkMark,
     opened: Uptime,
     capacity: usize,
     reserve: usize,
     pub(crate) counters: Counters,
-    state: Mutex<State>,
+    state: OwnLines<Mutex<State>>,
     /// The writer waits here for work.
     work: Condvar,
     /// Those who need a durable record wait here.
     settled: Condvar,
 }
+
+/// Begins with a cache line.
+#[derive(Debug)]
+#[repr(align(64))]
+struct OwnLines<T>(T);
 
 #[derive(Debug)]
 #[repr(C)]
@@ -58,9 +65,11 @@ struct State {
     records: VecDeque<Record>,
     /// Records that the writer holds and that are not durable yet. They take room, too.
     in_flight: usize,
-    writer: Writer,
     urgent: bool,
-    /// Nothing more is accepted; the instant is when the writer gives up.
+    /// Why nothing is accepted any more.
+    refuses: Option<Refusal>,
+    writer: Writer,
+    /// When the writer gives up.
     closing: Option<Instant>,
     lost: VecDeque<Gap>,
     /// Every accepted record below this number is durable.
@@ -69,6 +78,12 @@ struct State {
     /// The last attempt failed, and it held all accepted records below this number.
     failed_below: u64,
     failure: Option<WriteFailure>,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Refusal {
+    Closed,
+    WriterStopped,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -95,6 +110,8 @@ pub(crate) struct WriteFailure {
 pub(crate) struct Refused {
     /// The event's name.
     pub(crate) event: &'static str,
+    /// It has a number if that is accounted for by a later `RecordsLost`.
+    pub(crate) mark: Mark,
     pub(crate) error: NotDurable,
 }
 
@@ -111,22 +128,24 @@ impl Queue {
     pub(crate) fn new(next: Seq, opened: Uptime, capacity: usize, reserve: usize) -> Self {
         let room = capacity.saturating_add(reserve);
         Self {
-            state: Mutex::new(State {
+            state: OwnLines(Mutex::new(State {
                 next: next.0,
                 records: VecDeque::with_capacity(room),
                 in_flight: 0,
                 // Two runs are parted by at least one record that was accepted.
                 lost: VecDeque::with_capacity(room.saturating_add(1)),
                 urgent: false,
+                refuses: None,
                 closing: None,
                 durable_below: next.0,
                 checkpoint: None,
                 failed_below: 0,
                 failure: None,
                 writer: Writer::Running,
-            }),
+            })),
             work: Condvar::new(),
             settled: Condvar::new(),
+            forked: ForkMark::find(),
             opened,
             capacity,
             reserve,
@@ -146,32 +165,37 @@ impl Queue {
 
     /// No code panics while it holds the lock, so a poisoned lock protects consistent data.
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Numbers a record and queues it, or counts it as lost.
-    pub(crate) fn push(&self, event: Event, lane: Lane) -> (Mark, Result<(), Refused>) {
+    /// Fails in a forked child, where the lock may be held for ever.
+    pub(crate) fn check_process(&self) -> Result<(), Forked> {
+        self.forked.check()
+    }
+
+    /// Numbers a record and queues it, or counts it as lost. Returns its number and time.
+    ///
+    /// Inlined where it is called, which is in few places: a record now and then waits for each page of
+    /// code.
+    #[inline(always)]
+    pub(crate) fn push(&self, event: Event, lane: Lane) -> Result<(Seq, Time), Refused> {
         let mut state = self.lock();
         self.counters.count_attempt();
         let time = Time::now();
         if matches!(event, Event::SealVerificationFailed { .. }) {
             self.counters.count_verification_failure(time);
         }
-        if state.closing.is_some() || state.writer == Writer::Stopped {
-            return self.refuse(&state, time, &event);
+        if let Some(refusal) = state.refuses {
+            return Err(self.refuse(refusal, time, &event));
         }
         let seq = state.take_number();
-        let mark = Mark {
-            seq: Some(seq),
-            time,
-        };
         let held = state.records.len().saturating_add(state.in_flight);
         let room = match lane {
             Lane::Ordinary => self.capacity,
             Lane::Critical => self.room(),
         };
         if held >= room {
-            return self.lose(&mut state, mark, seq, &event);
+            return Err(self.lose(&mut state, seq, time, &event));
         }
         state.records.push_back(Record {
             seq,
@@ -187,39 +211,38 @@ impl Queue {
         if lane == Lane::Critical || is_worth_writing {
             self.work.notify_one();
         }
-        (mark, Ok(()))
+        Ok((seq, time))
     }
 
     #[cold]
-    fn refuse(&self, state: &State, time: Time, event: &Event) -> (Mark, Result<(), Refused>) {
+    fn refuse(&self, refusal: Refusal, time: Time, event: &Event) -> Refused {
         self.counters.count_failures(1);
-        let refused = Refused {
+        Refused {
             event: event.name(),
-            error: state.refuses().unwrap_or(NotDurable::Closed),
-        };
-        (Mark { seq: None, time }, Err(refused))
+            mark: Mark { seq: None, time },
+            error: match refusal {
+                Refusal::Closed => NotDurable::Closed,
+                Refusal::WriterStopped => NotDurable::WriterStopped,
+            },
+        }
     }
 
     #[cold]
-    fn lose(
-        &self,
-        state: &mut State,
-        mark: Mark,
-        seq: Seq,
-        event: &Event,
-    ) -> (Mark, Result<(), Refused>) {
+    fn lose(&self, state: &mut State, seq: Seq, time: Time, event: &Event) -> Refused {
         self.counters.count_failures(1);
-        state.lose(seq, mark.time);
-        let refused = Refused {
+        state.lose(seq, time);
+        Refused {
             event: event.name(),
+            mark: Mark {
+                seq: Some(seq),
+                time,
+            },
             error: NotDurable::QueueFull { seq },
-        };
-        (mark, Err(refused))
+        }
     }
 
     fn mono_us(&self) -> u64 {
-        let elapsed = Uptime::now().since(self.opened).as_micros();
-        u64::try_from(elapsed).unwrap_or(u64::MAX)
+        Uptime::now().microseconds_since(self.opened)
     }
 
     /// Waits until the record is durable, the attempt to write it failed, or `limit` has passed.
@@ -281,7 +304,10 @@ impl Queue {
 
     /// Accepts nothing more, and asks the writer to finish by then.
     pub(crate) fn close(&self, deadline: Instant) {
-        self.lock().closing = Some(deadline);
+        let mut state = self.lock();
+        state.closing = Some(deadline);
+        state.refuses = Some(Refusal::Closed);
+        drop(state);
         self.work.notify_one();
     }
 
@@ -408,6 +434,7 @@ impl Queue {
             return None;
         }
         state.writer = Writer::Stopped;
+        state.refuses.get_or_insert(Refusal::WriterStopped);
         let queued = u64::try_from(state.records.len()).unwrap_or(u64::MAX);
         let lost = abandoned.saturating_add(queued);
         self.counters.count_failures(lost);
@@ -444,17 +471,6 @@ impl Queue {
 }
 
 impl State {
-    /// Why nothing is accepted any more, if that is so.
-    fn refuses(&self) -> Option<NotDurable> {
-        if self.closing.is_some() {
-            Some(NotDurable::Closed)
-        } else if self.writer == Writer::Stopped {
-            Some(NotDurable::WriterStopped)
-        } else {
-            None
-        }
-    }
-
     fn take_number(&mut self) -> Seq {
         let seq = Seq(self.next);
         self.next = self.next.saturating_add(1);
