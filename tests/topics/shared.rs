@@ -340,7 +340,9 @@ fn a_lease_that_nobody_asks_about_is_recorded_as_overdue_all_the_same() {
 
 #[test]
 fn without_leases_a_shard_is_reclaimed_as_verified_as_it_last_was() {
-    let worker = Worker::with(|builder| builder.max_age(Duration::from_millis(10)));
+    // Long enough for what comes before the wait, on any machine.
+    const MAX_AGE: Duration = Duration::from_millis(1500);
+    let worker = Worker::with(|builder| builder.max_age(MAX_AGE));
     let shared = shared(&worker, 5000);
     let lease = shared.lease().unwrap();
     let error = shared.reclaim().unwrap_err();
@@ -349,6 +351,8 @@ fn without_leases_a_shard_is_reclaimed_as_verified_as_it_last_was() {
     shared.check().unwrap();
     let at = shared.verified_at();
     drop(lease);
+    thread::sleep(MAX_AGE + Duration::from_millis(100));
+    assert_eq!(shared.lease().unwrap_err(), Revoked::Overdue);
     let shard = shared.reclaim().unwrap();
     assert_eq!(shard.verified_at(), at);
     assert_eq!(crate::backend::bytes(shard.view()), pattern(5000));
