@@ -237,3 +237,76 @@ fn sources(directory: &Path) -> Vec<PathBuf> {
         .filter(|path| path.extension().is_some_and(|extension| extension == "rs"))
         .collect()
 }
+
+#[cfg(feature = "cuda")]
+mod in_a_gpu {
+    use super::*;
+    use vram_residency::device::cudarc::driver::{self, DevicePtr, DevicePtrMut, DeviceSlice};
+    use vram_residency::device::{Cuda, CudaBuilder, CudaError, CudaView, Protection, Share};
+
+    type Allocated = Shard<super::Allocated, Cuda>;
+    type Sealed = Shard<super::Sealed, Cuda>;
+    type Verified = Shard<super::Verified, Cuda>;
+    type Quarantined = Shard<super::Quarantined, Cuda>;
+
+    #[test]
+    fn everything_goes_to_other_threads_and_into_static_structs() {
+        trait Anywhere: Send + Sync + 'static {}
+        impl<T: Send + Sync + 'static> Anywhere for T {}
+        all!(Allocated, Sealed, Verified, Quarantined => Anywhere);
+        all!(Shared<Cuda>, Lease<Cuda>, VramManager<Cuda>, Cuda, CudaBuilder => Anywhere);
+        all!(CudaView<'static>, CudaError => Anywhere);
+        all!(SealError<Cuda>, VerifyError<Cuda>, ReclaimError<Cuda> => Anywhere);
+        assert_impl_all!(Cuda: Device);
+    }
+
+    #[test]
+    fn a_view_is_read_by_cudarc_and_written_by_nobody() {
+        assert_type_eq_all!(<Cuda as Device>::View<'static>, CudaView<'static>);
+        assert_impl_all!(CudaView<'static>: DeviceSlice<u8>, DevicePtr<u8>, Copy);
+        none!(CudaView<'static>, driver::CudaView<'static, u8> => [DevicePtrMut<u8>]);
+        // A reference to either may be what cudarc asks for, too.
+        none!(&'static mut CudaView<'static> => [DevicePtrMut<u8>]);
+        none!(CudaView<'static> => [Deref, DerefMut, AsRef<[u8]>, AsMut<[u8]>, Default]);
+        none!(CudaView<'static> => [From<driver::CudaView<'static, u8>>, Into<driver::CudaSlice<u8>>]);
+        none!(CudaView<'static> => [driver::DeviceRepr, Serialize, DeserializeOwned]);
+        none!(Verified, Lease<Cuda>, Shared<Cuda> => [DeviceSlice<u8>, DevicePtr<u8>, DevicePtrMut<u8>]);
+        none!(Allocated, Sealed, Quarantined => [DeviceSlice<u8>, DevicePtr<u8>, DevicePtrMut<u8>]);
+    }
+
+    #[test]
+    fn a_gpu_and_its_shards_have_one_owner() {
+        none!(Cuda => [Clone, Default, PartialEq, Hash, Serialize, DeserializeOwned]);
+        none!(Allocated, Sealed, Verified, Quarantined, Shared<Cuda> => [Clone, Copy, Default]);
+        none!(Verified => [From<Allocated>, From<Sealed>, From<Quarantined>, From<Shared<Cuda>>]);
+        none!(CudaBuilder => [Default, PartialEq, DeserializeOwned]);
+        assert_impl_all!(CudaBuilder: Clone);
+    }
+
+    #[test]
+    fn choices_are_plain_values_and_unprotected_is_never_the_default() {
+        all!(Protection, Share => Copy);
+        all!(Protection, Share => Eq);
+        assert_eq!(Protection::default(), Protection::Required);
+        none!(Share => [Default, From<u8>, Into<u8>]);
+    }
+
+    #[test]
+    fn all_of_it_prints_for_debugging_and_errors_for_people() {
+        all!(Cuda, CudaBuilder, CudaView<'static>, CudaError, Protection, Share => Debug);
+        all!(Verified, Lease<Cuda>, Shared<Cuda> => Debug);
+        trait Boxable: Into<Box<dyn Error + Send + Sync + 'static>> {}
+        impl<T: Into<Box<dyn Error + Send + Sync + 'static>>> Boxable for T {}
+        all!(CudaError, SealError<Cuda>, VerifyError<Cuda>, ReclaimError<Cuda> => Boxable);
+        none!(CudaError => [Clone, Default, PartialEq]);
+    }
+
+    #[test]
+    fn a_lease_is_one_pointer_and_a_view_another() {
+        const_assert_eq!(size_of::<Lease<Cuda>>(), size_of::<usize>());
+        const_assert_eq!(size_of::<CudaView<'static>>(), size_of::<usize>());
+        const_assert!(size_of::<SealError<Cuda>>() <= 128);
+        const_assert!(size_of::<VerifyError<Cuda>>() <= 128);
+        const_assert!(size_of::<CudaError>() <= 128);
+    }
+}

@@ -158,7 +158,8 @@ fn nobody_can_check_a_forgotten_share_and_its_leases_end() {
     let place = Place::new();
     let trail = place.open();
     let manager = VramManager::builder(device(), &WorkerToken::generate().unwrap(), &trail)
-        .max_age(Duration::from_millis(300))
+        // Long enough to ask for a lease before, on a slow machine too.
+        .max_age(Duration::from_millis(1500))
         .build()
         .unwrap();
     let shared = sealed(&manager, "a", LEN).verify().unwrap().share();

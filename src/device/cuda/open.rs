@@ -87,8 +87,10 @@ impl CudaBuilder {
         self
     }
 
-    /// How much of the GPU checks may use at a time; without this, [`Share::ALL`]. They have the lowest
-    /// priority in any case: where both have work, a model's kernels go first.
+    /// How much of the GPU checks may use at a time; without this, [`Share::ALL`]. They ask for the lowest
+    /// priority in any case. That is also the priority of an ordinary stream (0, the best being -5 on
+    /// today's GPUs): a model whose kernels are to go first needs streams of a higher, negative priority,
+    /// as of `CudaContext::new_stream_with_priority`.
     pub fn share(mut self, share: Share) -> Self {
         self.share = share;
         self
