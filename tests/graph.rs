@@ -7,6 +7,8 @@
 //! looked at what cargo makes of its features. (It names `is_culib_present`, which cudarc lacks when it is
 //! linked: beside candle it cannot compile, with this crate or without.)
 
+#![cfg(feature = "cuda")]
+
 #[path = "support/mod.rs"]
 mod support;
 
