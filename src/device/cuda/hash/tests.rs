@@ -1,0 +1,125 @@
+//! Shards of more than a slice, on a simulated GPU and in slices of 64 MiB. Whole devices and shards are
+//! tested in `tests/cuda`, where a slice is what it is for users, and too much for a simulation.
+
+use std::ops::ControlFlow;
+
+use simulated_cuda::in_child;
+
+use super::{BLOCK, SLICE_BYTES, WINDOW};
+use crate::device::Cuda;
+use crate::device::backend::{Backend as _, DigestFailure, Permit};
+use crate::device::cuda::memory::CudaMemory;
+use crate::digest::{Digest, window_node};
+
+fn gpu() -> Cuda {
+    Cuda::builder(0).open().unwrap()
+}
+
+/// Other bytes in each block.
+fn data(len: u64) -> Vec<u8> {
+    let mut bytes: Vec<u8> = (0..len).map(|at| (at % 251) as u8).collect();
+    for (number, block) in bytes.chunks_mut(BLOCK as usize).enumerate() {
+        for (byte, mark) in block.iter_mut().zip(number.to_le_bytes()) {
+            *byte ^= mark;
+        }
+    }
+    bytes
+}
+
+fn filled(gpu: &Cuda, bytes: &[u8]) -> CudaMemory {
+    let mut memory = gpu.allocate(bytes.len() as u64, Permit::mint()).unwrap();
+    gpu.write(&mut memory, 0, bytes).unwrap();
+    gpu.synchronize(&memory).unwrap();
+    memory
+}
+
+/// Its digest, and what the callback was told was done.
+fn digest(gpu: &Cuda, memory: &CudaMemory) -> (Digest, Vec<u64>) {
+    let mut told = Vec::new();
+    let reading = gpu.digest(memory, &mut |progress| {
+        told.push(progress.done);
+        ControlFlow::Continue(())
+    });
+    (reading.unwrap().digest(), told)
+}
+
+#[test]
+fn slices_make_one_tree() {
+    in_child(|_| {
+        let gpu = gpu();
+        let data = data(2 * SLICE_BYTES + WINDOW + 5000);
+        for len in [
+            SLICE_BYTES,
+            SLICE_BYTES + 1,
+            2 * SLICE_BYTES,
+            data.len() as u64,
+        ] {
+            let bytes = &data[..len as usize];
+            let memory = filled(&gpu, bytes);
+            let expected = Digest::of_reader(bytes).unwrap();
+            let (actual, told) = digest(&gpu, &memory);
+            assert_eq!(actual, expected, "{len} bytes");
+            let ends = (1..).map(|slice| (slice * SLICE_BYTES).min(len));
+            let slices = len.div_ceil(SLICE_BYTES) as usize;
+            assert_eq!(told, ends.take(slices).collect::<Vec<_>>());
+        }
+    });
+}
+
+#[test]
+fn nodes_on_both_sides_of_a_slice_are_those_of_their_windows() {
+    in_child(|_| {
+        let gpu = gpu();
+        let data = data(SLICE_BYTES + WINDOW + 5000);
+        let memory = filled(&gpu, &data);
+        let nodes = |first: usize, bytes: &[u8]| {
+            let windows = bytes.chunks(WINDOW as usize).enumerate();
+            windows
+                .map(|(index, bytes)| window_node((first + index) as u64, bytes))
+                .collect::<Vec<_>>()
+        };
+        let tree = gpu.tree(&memory, &mut |_| ControlFlow::Continue(()));
+        assert_eq!(
+            tree.unwrap().digest(),
+            Digest::of_reader(&data[..]).unwrap()
+        );
+        let windows = SLICE_BYTES / WINDOW;
+        let start = ((windows - 2) * WINDOW) as usize;
+        let found = gpu.windows(&memory, windows - 2..windows + 2).unwrap();
+        assert_eq!(found, nodes(windows as usize - 2, &data[start..]));
+    });
+}
+
+#[test]
+fn small_and_large_ones_in_one_call_keep_their_places() {
+    in_child(|_| {
+        let gpu = gpu();
+        let data = data(SLICE_BYTES + 1);
+        let lengths = [1, data.len(), 5000, WINDOW as usize + 1];
+        let all = lengths.map(|len| filled(&gpu, &data[..len]));
+        let readings = gpu.digests(&all.each_ref()).unwrap();
+        assert_eq!(readings.len(), lengths.len());
+        for (reading, len) in readings.iter().zip(lengths) {
+            let expected = Digest::of_reader(&data[..len]).unwrap();
+            assert_eq!(reading.digest(), expected, "{len} bytes");
+        }
+    });
+}
+
+#[test]
+fn who_stops_after_a_slice_can_begin_again() {
+    in_child(|_| {
+        let gpu = gpu();
+        let data = data(2 * SLICE_BYTES);
+        let memory = filled(&gpu, &data);
+        let stopped = gpu.digest(&memory, &mut |_| ControlFlow::Break(()));
+        assert!(
+            matches!(stopped, Err(DigestFailure::Stopped)),
+            "{stopped:?}"
+        );
+        assert_eq!(
+            digest(&gpu, &memory).0,
+            Digest::of_reader(&data[..]).unwrap()
+        );
+    });
+}
