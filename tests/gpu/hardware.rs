@@ -105,6 +105,7 @@ fn what_was_in_a_shard_is_not_in_the_memory_that_is_allocated_next() {
         let plain = Plain::new(&stream, bytes);
         // SAFETY: there is room for the data, and it outlives the wait.
         unsafe { result::memcpy_htod_sync(plain.address, &data) }.unwrap();
+        stream.context().synchronize().unwrap(); // the call may return while the copy is on its way
         assert!(holds_word(&stream, plain.address, bytes as u64, WORD));
         drop(plain);
         if !is_found_in_what_is_free(&stream, WORD) {
