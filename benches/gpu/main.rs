@@ -41,9 +41,8 @@ fn main() -> ExitCode {
     }
     let seconds = std::env::args().find_map(|argument| argument.parse().ok());
     let mut table = Table::new(Duration::from_secs(seconds.unwrap_or(SECONDS)));
-    if let Err(error) = measure(&mut table) {
-        table.wrong(text_of(&*error));
-    }
+    let measured = measure(&mut table);
+    table.noted("the bench", measured);
     let right = table.print();
     if present::is_simulated() {
         println!("SIMULATED: this tests the bench. None of these figures means anything.");
@@ -65,15 +64,25 @@ fn measure(table: &mut Table) -> Outcome<()> {
     if !refused.success() {
         table.wrong("a kernel has written into a sealed shard, or nobody could try".into());
     }
-    let rates = copying::measure(table, &world)?;
-    let whole = hashing::whole(table, &world, &machine, rates.load, false)?;
-    copying::compare(table, &rates, whole);
-    hashing::whole(table, &world, &machine, rates.load, true)?;
+    let copied = copying::measure(table, &world);
+    let rates = table.noted("copies", copied);
+    let load = rates.as_ref().map_or(1e9, |rates| rates.load);
+    let hashed = hashing::whole(table, &world, &machine, load, false);
+    let whole = table.noted("a large shard", hashed);
+    if let Some((rates, whole)) = rates.zip(whole) {
+        copying::compare(table, &rates, whole);
+    }
+    if in_time(table, "a large shard with spot checks") {
+        let hashed = hashing::whole(table, &world, &machine, load, true);
+        table.noted("a large shard with spot checks", hashed);
+    }
     if in_time(table, "many shards in one call") {
-        hashing::many(table, &world, whole)?;
+        let hashed = hashing::many(table, &world, whole.unwrap_or(0.0));
+        table.noted("many shards in one call", hashed);
     }
     if in_time(table, "a kernel beside checks") {
-        beside::measure(table, &world, &machine)?;
+        let kept = beside::measure(table, &world, &machine);
+        table.noted("a kernel beside checks", kept);
     }
     drop(context);
     Ok(())
@@ -100,16 +109,4 @@ fn write_into_a_sealed_shard() -> Outcome<()> {
         Ok(()) => Err("it was written".into()),
         Err(_) => Ok(()),
     }
-}
-
-/// An error with its causes.
-fn text_of(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

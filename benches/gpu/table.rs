@@ -1,6 +1,9 @@
 //! What was measured, beside its bound and the limit of the hardware; and whether anything was wrong.
 
+use std::error::Error;
 use std::time::{Duration, Instant};
+
+use crate::world::Outcome;
 
 /// Samples of one figure, all in one unit.
 pub struct Samples(Vec<f64>);
@@ -22,10 +25,20 @@ impl Samples {
     fn text(&self) -> String {
         match (self.0.first(), self.0.last()) {
             (Some(least), Some(most)) => {
-                format!("{:.4} [{least:.4} .. {most:.4}]", self.median())
+                let (least, most) = (number(*least), number(*most));
+                format!("{} [{least} .. {most}]", number(self.median()))
             }
             _ => "not measured".into(),
         }
+    }
+}
+
+/// With some four digits.
+fn number(value: f64) -> String {
+    match value.abs() {
+        100.0.. => format!("{value:.1}"),
+        1.0.. => format!("{value:.2}"),
+        _ => format!("{value:.4}"),
     }
 }
 
@@ -76,7 +89,7 @@ impl Table {
         } else {
             "NO"
         };
-        let bound = format!(">= {least:.4} {unit}");
+        let bound = format!(">= {} {unit}", number(least));
         let measured = format!("{} {unit}", samples.text());
         self.row(figure, &bound, &measured, limit, met);
     }
@@ -89,6 +102,21 @@ impl Table {
     pub fn wrong(&mut self, what: String) {
         println!("WRONG: {what}");
         self.wrong.push(what);
+    }
+
+    /// An error is wrong in itself: nothing here is expected to fail. The figures after it go on.
+    pub fn noted<T>(&mut self, figure: &str, outcome: Outcome<T>) -> Option<T> {
+        let mut error: &(dyn Error + 'static) = match &outcome {
+            Ok(_) => return outcome.ok(),
+            Err(error) => &**error,
+        };
+        let mut text = format!("{figure}: {error}");
+        while let Some(cause) = error.source() {
+            text.push_str(&format!(": {cause}"));
+            error = cause;
+        }
+        self.wrong(text);
+        None
     }
 
     fn row(&mut self, figure: &str, bound: &str, measured: &str, limit: &str, met: &'static str) {
