@@ -20,20 +20,26 @@ use crate::support::{Place, alone, child, of_event, say};
 
 #[test]
 fn the_vectors_of_fsverity_utils_come_out() {
-    load_driver();
-    gpu::the_vectors_come_out();
+    alone(|_| {
+        load_driver();
+        gpu::the_vectors_come_out();
+    });
 }
 
 #[test]
 fn every_tail_is_hashed_as_by_the_cpu() {
-    load_driver();
-    gpu::every_tail_is_as_on_the_host();
+    alone(|_| {
+        load_driver();
+        gpu::every_tail_is_as_on_the_host();
+    });
 }
 
 #[test]
 fn no_address_is_used_twice() {
-    load_driver();
-    gpu::no_address_twice();
+    alone(|_| {
+        load_driver();
+        gpu::no_address_twice();
+    });
 }
 
 /// In a process of its own, in which the context is lost.
