@@ -6,83 +6,18 @@ use vram_residency::device::Share;
 use vram_residency::error::{CheckError, SealError};
 use vram_residency::{Digest, Provenance, Stream};
 
-use crate::gpu::{address, worker};
-use crate::shards::{Numbers, WINDOW, Worker, go, pattern};
-
-/// Of fsverity-utils, for the first bytes of `pattern`.
-const VECTORS: [(usize, &str); 6] = [
-    (
-        1,
-        "b803429503d95915829b29fdbc8bbad142f3abfd11b1cadf5526582e685c0551",
-    ),
-    (
-        4096,
-        "6ac39979016e3ddf3d39fff6cb984f7c118acdf1852919f5c100c4b142c1818e",
-    ),
-    (
-        100_000,
-        "f2096a36c5cdca4fa33ee8852833150bb324992e5417a9d571f1bffff73b9efc",
-    ),
-    (
-        524_288,
-        "318d7f64c1db10a983346f0c101c5b0fd2cb0e0c3d4e88df0320edf9990bdda4",
-    ),
-    (
-        524_289,
-        "e21e7d7f576f210094c3a6ea78b021f036633f2a06119fee987f79ac6dd30cf1",
-    ),
-    (
-        1_000_000,
-        "48df0c462329cd879661bd05b39aa81b05cc16afd27a7196a559da83531d39d9",
-    ),
-];
-
-fn seal_and_verify(worker: &Worker, bytes: &[u8]) -> Digest {
-    let shard = worker.sealed("s", bytes);
-    let digest = shard.digest();
-    let shard = shard.verify().unwrap();
-    assert_eq!(shard.digest(), digest);
-    shard.release().unwrap();
-    digest
-}
+use crate::gpu::{every_tail_is_as_on_the_host, the_vectors_come_out, worker};
+use crate::kernels::address;
+use crate::shards::{Numbers, WINDOW, go, pattern};
 
 #[test]
 fn the_vectors_of_fsverity_utils_come_out() {
-    in_child(|_| {
-        let worker = worker(|builder| builder);
-        for (len, expected) in VECTORS {
-            assert_eq!(
-                seal_and_verify(&worker, &pattern(len)).to_string(),
-                expected
-            );
-        }
-    });
+    in_child(|_| the_vectors_come_out());
 }
 
-/// The other side is this crate's host digest, which `tests/digest.rs` compares with `fsverity`.
 #[test]
 fn every_tail_is_hashed_as_on_the_host() {
-    in_child(|_| {
-        let worker = worker(|builder| builder);
-        let window = WINDOW as usize;
-        let mut lengths: Vec<usize> = (1..=129).chain(4096 - 65..=4096 + 129).collect();
-        lengths.extend([
-            window - 1,
-            window,
-            window + 1,
-            2 * window - 4096,
-            128 * window + 1,
-        ]);
-        let data = pattern(128 * window + 1);
-        for len in lengths {
-            let expected = Digest::of_reader(&data[..len]).unwrap();
-            assert_eq!(
-                seal_and_verify(&worker, &data[..len]),
-                expected,
-                "{len} bytes"
-            );
-        }
-    });
+    in_child(|_| every_tail_is_as_on_the_host());
 }
 
 #[test]

@@ -2,37 +2,34 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
 use cudarc::driver::{DevicePtr as _, DeviceSlice as _};
 use simulated_cuda::{Driver, in_child};
-use vram_residency::error::VerifyError;
 use vram_residency::shard::Verified;
 use vram_residency::{Provenance, Shard};
 
 use crate::backend::{self, Device};
-use crate::gpu::{address, increment, nothing_is_left, user, worker};
+use crate::gpu::{
+    WRITES, a_check_beside_a_capture, a_replayed_graph_faults, a_write_into_a_sealed_shard,
+    no_address_twice, nothing_is_left, worker,
+};
+use crate::kernels::{address, user};
 use crate::shards::pattern;
-use crate::support::of_event;
 
 const ILLEGAL_ADDRESS: u32 = 700;
 
 #[test]
 fn a_kernel_that_writes_into_a_sealed_shard_is_refused() {
-    in_child(|_| {
-        let worker = worker(|builder| builder);
-        let shard = worker.verified("s", &pattern(5000));
-        let stream = user();
-        increment(&stream, address(shard.view()));
-        let refused = stream.synchronize().unwrap_err();
-        assert_eq!(refused.0 as u32, ILLEGAL_ADDRESS);
-        // The kernel has cost the context, and the shard is what it was.
-        let error = shard.reverify().unwrap_err();
-        assert!(matches!(error, VerifyError::Broken { .. }), "{error:?}");
-        assert_eq!(
-            of_event(&worker.close(), "VramSealed")[0]["read_only"],
-            true
-        );
-    });
+    in_child(|_| assert_eq!(a_write_into_a_sealed_shard(WRITES[0].1), ILLEGAL_ADDRESS));
+}
+
+#[test]
+fn a_copy_into_a_sealed_shard_is_refused() {
+    in_child(|_| assert_ne!(a_write_into_a_sealed_shard(WRITES[1].1), 0));
+}
+
+#[test]
+fn a_memset_in_a_sealed_shard_is_refused() {
+    in_child(|_| assert_ne!(a_write_into_a_sealed_shard(WRITES[2].1), 0));
 }
 
 #[test]
@@ -114,41 +111,12 @@ fn what_was_in_a_shard_is_not_in_the_next_allocation_of_anybody() {
 
 #[test]
 fn a_replayed_graph_over_a_dropped_shard_faults_instead_of_reading_another() {
-    in_child(|_| {
-        let worker = worker(|builder| builder);
-        let shard = worker.verified("s", &pattern(5000));
-        let stream = user();
-        let mut copy = stream.alloc_zeros::<u8>(5000).unwrap();
-        stream.synchronize().unwrap();
-        stream
-            .begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED)
-            .unwrap();
-        stream.memcpy_dtod(&shard.view(), &mut copy).unwrap();
-        let flags = CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
-        let graph = stream.end_capture(flags).unwrap().unwrap();
-        graph.launch().unwrap();
-        let read = stream.clone_dtoh(&copy).unwrap();
-        stream.synchronize().unwrap();
-        assert_eq!(read, pattern(5000));
-
-        shard.release().unwrap();
-        // Of the same size, so that it would lie where the other was.
-        let _another = worker.verified("another", &pattern(5000));
-        let replayed = graph.launch().and_then(|()| stream.synchronize());
-        assert_eq!(replayed.unwrap_err().0 as u32, ILLEGAL_ADDRESS);
-    });
+    in_child(|_| assert_eq!(a_replayed_graph_faults(), ILLEGAL_ADDRESS));
 }
 
 #[test]
 fn no_address_is_used_twice() {
-    in_child(|_| {
-        let worker = worker(|builder| builder);
-        let mut seen = std::collections::BTreeSet::new();
-        for _ in 0..50 {
-            let shard = worker.verified("s", &pattern(100));
-            assert!(seen.insert(address(shard.view())), "twice");
-        }
-    });
+    in_child(|_| no_address_twice());
 }
 
 #[test]
@@ -169,25 +137,7 @@ fn dropping_waits_for_work_that_may_still_read() {
 
 #[test]
 fn a_check_beside_a_capture_does_not_disturb_it() {
-    in_child(|_| {
-        let worker = worker(|builder| builder);
-        let shared = worker.verified("s", &pattern(5000)).share();
-        let lease = shared.lease().unwrap();
-        let stream = user();
-        let mut copy = stream.alloc_zeros::<u8>(5000).unwrap();
-        stream.synchronize().unwrap();
-        stream
-            .begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_GLOBAL)
-            .unwrap();
-        stream.memcpy_dtod(&lease.view(), &mut copy).unwrap();
-        shared.check().unwrap();
-        let flags = CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
-        let graph = stream.end_capture(flags).unwrap().unwrap();
-        graph.launch().unwrap();
-        let read = stream.clone_dtoh(&copy).unwrap();
-        stream.synchronize().unwrap();
-        assert_eq!(read, pattern(5000));
-    });
+    in_child(|_| a_check_beside_a_capture());
 }
 
 #[test]
