@@ -5,8 +5,8 @@ use std::error::Error as _;
 use serde_json::Value;
 use simulated_cuda::{After, Device, Driver, KernelFault, When, in_child, in_child_without};
 use vram_residency::device::{Cuda, CudaError, Protection};
-use vram_residency::error::BuildError;
-use vram_residency::{VramManager, WorkerToken};
+use vram_residency::error::{BuildError, SealError};
+use vram_residency::{Provenance, VramManager, WorkerToken};
 
 use crate::gpu::{nothing_is_left, worker};
 use crate::shards::pattern;
@@ -265,5 +265,29 @@ fn without_protection_a_gpu_is_opened_by_name_only_and_sealing_says_so() {
                 .contains("cannot be made read-only")
         );
         nothing_is_left(driver);
+    });
+}
+
+/// The driver takes the call that protects, and says afterwards that the memory can be written to.
+#[test]
+fn a_driver_that_only_says_it_protects_is_not_believed() {
+    const ACCESS_FLAGS: u32 = 16;
+    const READ_WRITE: u64 = 3;
+    in_child(|driver: Driver| {
+        let required = worker(|builder| builder);
+        let wherever = worker(|builder| builder.protection(Protection::WhereAvailable));
+        let shard = required.written("s", &pattern(5000));
+        driver.set_pointer_attribute(ACCESS_FLAGS, READ_WRITE);
+        let error = shard.seal(Provenance::UnpinnedFirstUse).unwrap_err();
+        let SealError::Inconclusive { source, .. } = &error else {
+            panic!("{error:?}")
+        };
+        assert!(format!("{source:?}").contains("NotProtected"), "{source}");
+        error.into_shard().unwrap().release().unwrap();
+        assert_eq!(required.recorded("VramSealed").len(), 0);
+
+        wherever.sealed("s", &pattern(5000)).release().unwrap();
+        assert_eq!(wherever.recorded("VramSealed")[0]["read_only"], false);
+        assert!(matches!(refused(), CudaError::NotProtected));
     });
 }

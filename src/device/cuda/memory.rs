@@ -31,6 +31,9 @@ pub struct CudaMemory {
     /// What is there, in bytes: a multiple of the granularity.
     mapped: u64,
     kind: Kind,
+    /// The driver was told so.
+    is_protected: bool,
+    /// And says that it is so.
     pub(super) read_only: bool,
     /// It holds nothing but zeros.
     pub(super) wiped: bool,
@@ -87,6 +90,7 @@ impl CudaMemory {
             len,
             mapped: size as u64,
             kind,
+            is_protected: false,
             read_only: false,
             wiped: true,
             gone: false,
@@ -148,6 +152,8 @@ impl CudaMemory {
                 Protection::Required => Err(DeviceError::NotProtected),
             };
         }
+        // Whatever comes of it, it may be so.
+        self.is_protected = true;
         self.set_access(READ_ONLY)?;
         let (device, address) = (self.device, self.address);
         let access = self.context.within("read protection back", |driver| {
@@ -161,9 +167,10 @@ impl CudaMemory {
     }
 
     pub(super) fn unprotect(&mut self) -> Result<(), DeviceError> {
-        if self.kind == Kind::Mapped {
+        if self.is_protected {
             self.set_access(READ_WRITE)?;
         }
+        self.is_protected = false;
         self.read_only = false;
         Ok(())
     }
@@ -182,9 +189,7 @@ impl CudaMemory {
             return Ok(());
         }
         self.context.synchronize()?;
-        if self.read_only {
-            self.unprotect()?;
-        }
+        self.unprotect()?;
         self.overwrite()
     }
 
@@ -218,7 +223,7 @@ impl CudaMemory {
         &self,
         work: impl FnOnce() -> Result<(), DeviceError>,
     ) -> Result<(), DeviceError> {
-        if !self.read_only {
+        if !self.is_protected {
             return work();
         }
         self.set_access(READ_WRITE)?;
