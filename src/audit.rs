@@ -366,14 +366,14 @@ impl Recorder {
     }
 
     /// The live shards on a device that is lost, of which that was not said before.
-    pub(crate) fn take_lost(&self, device: &str, own: &Subject) -> Vec<Subject> {
+    pub(crate) fn take_lost(&self, device: &str, own: Option<&Subject>) -> Vec<Subject> {
         let mut live = self.0.live.lock().unwrap_or_else(PoisonError::into_inner);
         let Live { shards, lost, .. } = &mut *live;
         let mut fresh: Vec<Subject> = shards
             .values()
             .map(|entry| &entry.subject)
             .filter(|subject| &*subject.device == device && lost.insert(subject.allocation))
-            .filter(|subject| subject.allocation != own.allocation)
+            .filter(|subject| !own.is_some_and(|own| own.is(subject)))
             .cloned()
             .collect();
         fresh.sort_by_key(|subject| subject.allocation);

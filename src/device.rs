@@ -131,6 +131,9 @@ pub enum DeviceError {
         /// What was found.
         cause: Arc<str>,
     },
+    /// What the memory held could not be wiped, and whoever gets it next would find that.
+    #[error("the memory is not given back, since it was not wiped")]
+    NotWiped,
     /// The system refused.
     #[error("{operation} failed: {}", io::Error::from_raw_os_error(*code))]
     Os {
@@ -178,6 +181,7 @@ impl DeviceError {
             | Self::Empty
             | Self::Forked(_)
             | Self::NotProtected
+            | Self::NotWiped
             | Self::Os { .. }
             | Self::OutOfMemory { .. }
             | Self::OutOfRange { .. }
@@ -347,7 +351,8 @@ pub(crate) mod backend {
         fn wipe(&self, memory: &mut Self::Memory) -> Result<(), DeviceError>;
 
         /// Gives the memory back, and fails only if that did: what it held is wiped before, by
-        /// [`wipe`](Self::wipe). Afterwards there are no bytes any more, and every operation but
+        /// [`wipe`](Self::wipe). Where the next owner would find what was not wiped, the memory is
+        /// never given back then, which is a failure, too. Afterwards there are no bytes any more, and every operation but
         /// dropping is pointless.
         fn free(&self, memory: &mut Self::Memory) -> Result<(), DeviceError>;
 

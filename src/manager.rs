@@ -4,8 +4,8 @@
 //! hold what they need of it, so it may go before they do, and a shard cannot meet the wrong manager.
 //! This module knows limits and accounts; what happens to a shard afterwards is the shard's business.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use crate::audit::event::{Event, Subject, Violation};
@@ -96,8 +96,6 @@ pub(crate) struct Home<D: Device> {
     recorder: Recorder,
     options: Options,
     account: Account,
-    /// Shared shards, whose leases end when the device is lost.
-    served: Mutex<Vec<Weak<dyn Served>>>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -245,7 +243,6 @@ impl<D: Device> VramManagerBuilder<D> {
                 used: AtomicU64::new(0),
                 live: AtomicU64::new(0),
             },
-            served: Mutex::default(),
         };
         home.announce_device()?;
         Ok(VramManager {
@@ -324,6 +321,7 @@ impl<D: Device> Home<D> {
             bound: Bound::ManagerLimit,
         };
         let device = self.device.available();
+        self.notice_loss(None);
         if left.bytes <= device.bytes {
             left
         } else {
@@ -366,6 +364,7 @@ impl<D: Device> Home<D> {
             Ok(memory) => Ok(Region::new(Arc::clone(self), memory, subject, len)),
             Err(error) => {
                 self.recorder.retire(&subject);
+                self.notice_loss(None);
                 Err(error)
             }
         }

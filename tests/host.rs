@@ -17,6 +17,9 @@ mod backend {
     /// The records of a new trail with one manager.
     pub const RECORDS_AT_OPENING: usize = 1;
 
+    /// Whether memory that was not wiped is given back: Linux hands on nothing but zeros.
+    pub const FREES_UNWIPED: bool = true;
+
     /// How many windows there are in what is hashed a thousand times.
     pub const WINDOWS: usize = 2;
 

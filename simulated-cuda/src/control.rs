@@ -175,8 +175,8 @@ impl Driver {
         lose(device, code);
     }
 
-    /// Flips a bit (modulo its length) of the `nth` copy in that direction that is carried out from now
-    /// on; 1 is the next.
+    /// Flips a bit (modulo its length) of the `nth` copy in that direction, or memset, that is carried
+    /// out from now on; 1 is the next.
     pub fn flip_copy(self, direction: Direction, nth: u64, bit: u64) {
         let flip: extern "C" fn(u32, u64, u64) = self.symbol("simulated_cuda_flip_copy");
         flip(direction as u32, nth, bit);

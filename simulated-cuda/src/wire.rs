@@ -2,7 +2,7 @@
 //! so everything here has C's layout, and nothing is a reference.
 
 /// Changes whenever something here does: both sides must have been built from the same source.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// A simulated device, as [`Device`](crate::Device) describes it.
 #[derive(Clone, Copy, Debug)]
@@ -100,4 +100,6 @@ pub enum Direction {
     HostToDevice = 0,
     DeviceToHost = 1,
     DeviceToDevice = 2,
+    /// What a memset writes.
+    Memset = 3,
 }

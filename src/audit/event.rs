@@ -90,6 +90,11 @@ impl Subject {
             device,
         }))
     }
+
+    /// Whether it is the same shard of the same trail.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
 }
 
 impl std::ops::Deref for Subject {

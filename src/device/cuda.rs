@@ -253,6 +253,10 @@ impl Backend for Cuda {
     }
 
     fn free(&self, memory: &mut CudaMemory) -> Result<(), DeviceError> {
+        if !memory.wiped {
+            memory.leak();
+            return Err(DeviceError::NotWiped);
+        }
         memory.give_back()
     }
 

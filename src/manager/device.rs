@@ -1,16 +1,29 @@
 //! What a manager says of its device: which one it is and where its memory lies, and that it is lost.
+//!
+//! A device that is lost is so for the whole process. Whoever notices it first tells every shared shard on
+//! it, whichever manager or trail it belongs to.
 
-use std::sync::{Arc, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::Home;
 use crate::audit::event::{Event, Subject, Violation};
 use crate::device::Device;
 use crate::error::BuildError;
+use crate::process;
+
+/// The shared shards of this process.
+static SERVED: Mutex<Vec<Weak<dyn Served>>> = Mutex::new(Vec::new());
 
 /// A shared shard, as seen by its device.
 pub(crate) trait Served: Send + Sync + std::fmt::Debug {
-    /// The device is lost, and that is what is to be recorded, unless the shard is `own`.
-    fn fail(&self, cause: &Arc<str>, own: &Subject);
+    /// Which shard it is.
+    fn subject(&self) -> &Subject;
+
+    /// The device is lost, and that is what is to be recorded.
+    fn fail(&self, cause: &Arc<str>);
+
+    /// Waits until what was recorded is durable.
+    fn flush(&self);
 
     /// From here on no lease is current.
     fn revoke(&self);
@@ -35,13 +48,16 @@ impl<D: Device> Home<D> {
         Ok(())
     }
 
-    /// After a failure: if the device is lost, it takes all its shards along. That is recorded, once
-    /// for each, and no lease of theirs is current any more; `own`, whose operation failed, has its
-    /// own record.
-    pub(crate) fn notice_loss(&self, own: &Subject) {
+    /// If the device is lost, it takes all its shards along. That is recorded, once for each, and no
+    /// lease of theirs is current any more. `own` is left out: its operation has failed in a way that
+    /// ends in an incident of its own, after which its leases end.
+    pub(crate) fn notice_loss(&self, own: Option<&Subject>) {
         let Some(cause) = self.device.lost() else {
             return;
         };
+        if process::check().is_err() {
+            return;
+        }
         for subject in self.recorder.take_lost(&self.device_name, own) {
             self.recorder.emit(Event::DeviceFailed {
                 subject,
@@ -49,29 +65,46 @@ impl<D: Device> Home<D> {
                 cause: Arc::clone(&cause),
             });
         }
-        let served = std::mem::take(&mut *self.served());
-        let served: Vec<_> = served.iter().filter_map(Weak::upgrade).collect();
-        for served in &served {
-            served.fail(&cause, own);
+        let is_own = |subject: &Subject| own.is_some_and(|own| own.is(subject));
+        let lost: Vec<_> = served()
+            .extract_if(.., |entry| {
+                entry.upgrade().is_some_and(|entry| {
+                    entry.subject().device == self.device_name && !is_own(entry.subject())
+                })
+            })
+            .filter_map(|entry| entry.upgrade())
+            .collect();
+        for served in &lost {
+            served.fail(&cause);
         }
-        // The incidents are on record before anybody can see what follows from them. If the trail
+        // The incidents are on record before anybody can see what follows from them. If a trail
         // cannot write, that is on record elsewhere, and serving from a lost device ends all the same.
-        let _flushed = self.recorder.flush();
-        for served in &served {
+        for served in &lost {
+            served.flush();
+        }
+        for served in &lost {
             served.revoke();
         }
     }
 
-    /// Asks to be told when the device is lost.
-    pub(crate) fn watch_for_loss(&self, served: Weak<dyn Served>) {
-        let mut list = self.served();
-        list.retain(|entry| entry.strong_count() > 0);
-        list.push(served);
+    /// Asks for a shared shard to be told when the device is lost; it may be so already.
+    pub(crate) fn watch_for_loss(&self, shard: Weak<dyn Served>) {
+        // In a child the lock may be held for ever, and no lease is good.
+        if process::check().is_err() {
+            return;
+        }
+        let mut list = served();
+        if list.len() == list.capacity() {
+            list.retain(|entry| entry.strong_count() > 0);
+        }
+        list.push(shard);
+        drop(list);
+        self.notice_loss(None);
     }
+}
 
-    fn served(&self) -> MutexGuard<'_, Vec<Weak<dyn Served>>> {
-        self.served.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn served() -> MutexGuard<'static, Vec<Weak<dyn Served>>> {
+    SERVED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 pub(super) fn violation_of_residency(cause: &Arc<str>) -> Violation {

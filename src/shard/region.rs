@@ -8,8 +8,8 @@ use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
 use crate::audit::event::{Event, Subject};
-use crate::device::backend::{Facts, Reading};
-use crate::device::{Device, DeviceError};
+use crate::device::backend::{DigestFailure, Facts, Reading};
+use crate::device::{Culpability, Device, DeviceError};
 #[cfg(feature = "fault-injection")]
 use crate::device::{Operation, Struck};
 use crate::digest::{Node, Progress, Tree};
@@ -27,6 +27,26 @@ pub(crate) struct Region<D: Device> {
     gone: bool,
     #[cfg(feature = "fault-injection")]
     injected: std::sync::atomic::AtomicBool,
+}
+
+/// What a failure says about the bytes that were to be read.
+trait Condemns {
+    fn condemns(&self) -> bool;
+}
+
+impl Condemns for DeviceError {
+    fn condemns(&self) -> bool {
+        self.culpability() == Culpability::Broken
+    }
+}
+
+impl Condemns for DigestFailure {
+    fn condemns(&self) -> bool {
+        match self {
+            Self::Device(error) => error.condemns(),
+            Self::Stopped => false,
+        }
+    }
 }
 
 impl<D: Device> Region<D> {
@@ -255,10 +275,12 @@ impl<D: Device> Region<D> {
         self.noticed(freed)
     }
 
-    /// Looks, after a failure, whether it is the whole device that is lost.
-    fn noticed<T, E>(&self, outcome: Result<T, E>) -> Result<T, E> {
-        if outcome.is_err() {
-            self.home.notice_loss(&self.subject);
+    /// Looks, after a failure, whether it is the whole device that is lost. What condemns the bytes ends
+    /// in an incident of this shard; anything else says nothing of it, and a lost device takes it along.
+    fn noticed<T, E: Condemns>(&self, outcome: Result<T, E>) -> Result<T, E> {
+        if let Err(error) = &outcome {
+            let own = error.condemns().then_some(&self.subject);
+            self.home.notice_loss(own);
         }
         outcome
     }

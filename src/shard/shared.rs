@@ -66,10 +66,6 @@ impl<D: Device> Shared<D> {
         ));
         let served: Weak<Standing> = Arc::downgrade(&standing);
         home.watch_for_loss(served);
-        // It may have been lost before anybody watched.
-        if home.device().lost().is_some() {
-            standing.revoke();
-        }
         if max_age.is_some() {
             let watched: Weak<Standing> = Arc::downgrade(&standing);
             home.recorder().watch(watched);

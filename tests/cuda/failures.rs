@@ -174,10 +174,11 @@ fn a_full_gpu_says_what_is_needed_and_what_is_free() {
         let capacity = worker.manager.capacity();
         assert!(capacity.available < 64 << 20 && capacity.available > 16 << 20);
         let most = worker.allocated("most", capacity.available >> 21 << 21);
-        let needed_now = 3 << 20;
+        // A mapping is a multiple of 2 MiB, so that much is needed for ten bytes.
+        let (asked, needed_now) = (10, 2 << 20);
         let error = worker
             .manager
-            .allocate(id("more"), model(), needed_now)
+            .allocate(id("more"), model(), asked)
             .unwrap_err();
         let AllocateError::NoRoom {
             needed,
@@ -191,7 +192,7 @@ fn a_full_gpu_says_what_is_needed_and_what_is_free() {
         assert_eq!((needed, bound), (needed_now, Bound::DeviceMemory));
         assert!(available < needed_now);
         most.release().unwrap();
-        worker.allocated("more", needed_now).release().unwrap();
+        worker.allocated("more", asked).release().unwrap();
         let failed = of_event(&worker.close(), "VramAllocationFailed");
         assert!(
             failed[0]["reason"]

@@ -16,6 +16,7 @@ mod topics;
 
 mod digest;
 mod failures;
+mod lost;
 mod memory;
 mod opening;
 mod together;

@@ -3,7 +3,8 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use cudarc::driver::{DevicePtr as _, DeviceSlice as _};
-use simulated_cuda::{Driver, in_child};
+use simulated_cuda::{After, Direction, Driver, When, in_child};
+use vram_residency::error::{AllocateError, ReleaseError};
 use vram_residency::shard::Verified;
 use vram_residency::{Provenance, Shard};
 
@@ -13,7 +14,7 @@ use crate::gpu::{
     no_address_twice, nothing_is_left, worker,
 };
 use crate::kernels::{address, user};
-use crate::shards::pattern;
+use crate::shards::{id, model, pattern};
 
 const ILLEGAL_ADDRESS: u32 = 700;
 
@@ -158,5 +159,97 @@ fn everything_that_was_taken_from_the_driver_is_given_back() {
         trail.close().unwrap();
         nothing_is_left(driver);
         assert!(driver.counters().reservations > 0, "addresses are kept");
+    });
+}
+
+/// At the beginning, behind the shard's own bytes, and at the end of what is mapped for it.
+#[test]
+fn memory_that_does_not_keep_the_zeros_is_never_given_to_anybody() {
+    in_child(|driver: Driver| {
+        let worker = worker(|builder| builder);
+        for byte in [0, 5000, (2 << 20) - 1] {
+            let shard = worker.verified("s", &pattern(5000));
+            let before = driver.counters().mappings;
+            // Wiping is tried twice.
+            driver.flip_copy(Direction::Memset, 1, byte * 8);
+            driver.flip_copy(Direction::Memset, 1, byte * 8);
+            let error = shard.release().unwrap_err();
+            assert!(matches!(error, ReleaseError::NotFreed { .. }), "{error:?}");
+            assert_eq!(driver.pending_faults(), 0);
+            assert_eq!(driver.counters().mappings, before, "byte {byte}");
+        }
+        let failed = worker.recorded("DeviceFailed");
+        let causes = failed
+            .iter()
+            .map(|record| record["cause"].as_str().unwrap());
+        assert_eq!(causes.filter(|cause| cause.contains("not zero")).count(), 6);
+        for gone in worker.recorded("VramDeallocated") {
+            let outcome = (&gone["wiped"], &gone["freed"], &gone["freed_bytes"]);
+            assert_eq!(outcome, (&false.into(), &false.into(), &0.into()));
+        }
+        // Once is nothing: what is tried again may hold.
+        let shard = worker.verified("s", &pattern(5000));
+        driver.flip_copy(Direction::Memset, 1, 7);
+        shard.release().unwrap();
+    });
+}
+
+#[test]
+fn what_could_not_be_wiped_is_not_in_the_next_allocation_of_anybody() {
+    in_child(|driver: Driver| {
+        let worker = worker(|builder| builder);
+        let data = pattern(2 << 20);
+        let secret = &data[1000..1064];
+        for is_dropped in [false, true] {
+            let shard = worker.verified("s", &data);
+            driver.fail("cuMemsetD8Async", When::Always, 2, After::Goes);
+            if is_dropped {
+                drop(shard);
+            } else {
+                assert!(shard.release().is_err());
+            }
+            driver.clear_faults();
+            let stream = user();
+            // SAFETY: whatever is in the memory is what this is about.
+            let memory = unsafe { stream.alloc::<u8>(4 << 20) }.unwrap();
+            let found = stream.clone_dtoh(&memory).unwrap();
+            stream.synchronize().unwrap();
+            assert!(!found.windows(64).any(|part| part == secret));
+        }
+    });
+}
+
+/// The wait for a window that was copied back fails, so the copy may come at any time; what is written next
+/// goes through the same pinned memory.
+#[test]
+fn a_copy_that_was_not_waited_for_spoils_nothing_that_is_written_later() {
+    in_child(|driver: Driver| {
+        let worker = worker(|builder| builder);
+        let first = worker.verified("first", &vec![0xee; 300_000]);
+        let data = pattern(4 << 20);
+        let mut second = worker.allocated("second", data.len() as u64);
+        driver.fail("cuStreamSynchronize", When::Nth(2), 900, After::Goes);
+        assert!(first.reverify().unwrap_err().incident().is_none());
+        assert_eq!(driver.pending_faults(), 0);
+        second.write_at(0, &data).unwrap();
+        let second = second.seal(Provenance::UnpinnedFirstUse).unwrap();
+        assert!(backend::bytes(second.verify().unwrap().view()) == data);
+    });
+}
+
+#[test]
+fn managed_memory_is_no_place_for_a_shard() {
+    const IS_MANAGED: u32 = 8;
+    in_child(|driver: Driver| {
+        let worker = worker(|builder| builder);
+        driver.set_pointer_attribute(IS_MANAGED, 1);
+        let refused = worker.manager.allocate(id("s"), model(), 10);
+        assert!(matches!(refused, Err(AllocateError::Device(_))));
+        let violation = &worker.on_disk("PolicyViolation")[0];
+        assert_eq!(violation["action"], "refused");
+        let details = violation["details"].as_str().unwrap();
+        assert!(details.contains("managed 1"), "{details}");
+        assert_eq!(worker.recorded("VramAllocated").len(), 0);
+        assert_eq!(worker.manager.capacity().used, 0);
     });
 }

@@ -67,10 +67,14 @@ fn no_gpu_at_all_is_an_error() {
 #[test]
 fn a_driver_that_is_too_old_is_an_error_with_its_version() {
     in_child(|driver: Driver| {
-        driver.set_driver_version(10_020);
-        let error = refused();
-        assert!(matches!(&error, CudaError::TooOld { version, .. } if version == "10.2"));
-        assert!(error.to_string().contains("update"));
+        for (number, name) in [(10_020, "10.2"), (11_000, "11.0"), (11_010, "11.1")] {
+            driver.set_driver_version(number);
+            let error = refused();
+            assert!(matches!(&error, CudaError::TooOld { version, .. } if version == name));
+            assert!(error.to_string().contains("update"));
+        }
+        driver.set_driver_version(11_020);
+        Cuda::builder(0).open().unwrap();
     });
 }
 

@@ -14,6 +14,9 @@ pub const NAME: &str = "cuda:0";
 /// The records of a new trail with one manager.
 pub const RECORDS_AT_OPENING: usize = 2;
 
+/// Whether memory that was not wiped is given back: whoever gets a GPU's next would find what it held.
+pub const FREES_UNWIPED: bool = false;
+
 /// How many windows there are in what is hashed a thousand times: a simulated GPU takes its time.
 pub const WINDOWS: usize = 1;
 

@@ -232,7 +232,7 @@ impl State {
             .accessible(device, to, width * count, Access::Write)
             .map_err(report)?;
         let pattern = pattern.to_le_bytes();
-        for (piece, bytes) in pieces {
+        for &(piece, bytes) in &pieces {
             if width == 1 {
                 // SAFETY: `accessible` answers for `bytes` bytes from `piece` on.
                 unsafe { piece.write_bytes(pattern[0], bytes) };
@@ -245,6 +245,7 @@ impl State {
                 unsafe { piece.wrapping_add(at).write(value) };
             }
         }
+        self.flip(Direction::Memset, &pieces);
         self.counters.set += width * count;
         Ok(())
     }

@@ -122,7 +122,8 @@ pub extern "C" fn simulated_cuda_flip_copy(direction: u32, nth: u64, bit: u64) {
     let direction = match direction {
         0 => Direction::HostToDevice,
         1 => Direction::DeviceToHost,
-        _ => Direction::DeviceToDevice,
+        2 => Direction::DeviceToDevice,
+        _ => Direction::Memset,
     };
     control().faults.flip(direction, nth, bit);
 }

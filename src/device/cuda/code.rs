@@ -16,16 +16,14 @@ const NOT_SUPPORTED: Code = 801;
 pub(super) fn is_inconclusive(code: Code) -> bool {
     matches!(
         code,
-        1 // an invalid value: what was asked for was wrong, not what came back
-            | OUT_OF_MEMORY
+        OUT_OF_MEMORY
             | 4 // the driver is shutting down
             | 46 // the device is used by somebody else
-            | 100 | 101 // there is no such device
             | NOT_READY
             | 701 // no resources for a launch
             | 800 // not permitted
             | NOT_SUPPORTED
-            | 802 | 805..=809 // the system or the multi-process service is not ready
+            | 802 | 807..=809 // the system is not ready, or the multi-process service is busy
             | 900..=908 // a graph is being captured
     )
 }
@@ -62,6 +60,11 @@ pub(super) fn allocation(
             available: driver.memory_info().map_or(0, |(free, _)| free),
             bound: Bound::DeviceMemory,
         },
+        // Nothing is there yet that could be bad: such memory, or such a device, cannot be had.
+        1 | 100 | 101 => DeviceError::Busy {
+            operation,
+            cause: text(Some(driver), failed).into(),
+        },
         _ => error(driver, operation, failed),
     }
 }
@@ -79,10 +82,10 @@ mod tests {
         ] {
             assert!(!is_inconclusive(code), "{code}");
         }
-        for code in [3, 5, 99, 227, 1000, 4711, u32::MAX] {
+        for code in [1, 3, 5, 99, 100, 101, 227, 805, 806, 1000, 4711, u32::MAX] {
             assert!(!is_inconclusive(code), "{code}");
         }
-        for code in [1, 2, 4, 46, 600, 701, 801, 802, 900, 901, 906, 908] {
+        for code in [2, 4, 46, 600, 701, 801, 802, 807, 809, 900, 901, 906, 908] {
             assert!(is_inconclusive(code), "{code}");
         }
     }

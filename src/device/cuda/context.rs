@@ -2,8 +2,9 @@
 //!
 //! The context is made current for each call and taken away again, so that calls may come from any
 //! thread, and a caller that works with several devices keeps its own. While a call is made, this
-//! thread's work and captures of streams are told not to disturb each other. A context that is lost
-//! (any call then returns the error that lost it) is latched: nothing is asked of it any more.
+//! thread's work and captures of streams are told not to disturb each other; a wait for the whole context
+//! disturbs them all the same. A context that is lost (any call then returns the error that lost it) is
+//! latched, for all that use it in this process: nothing is asked of it any more.
 
 use std::ffi::{c_int, c_uint};
 use std::fmt;
@@ -11,7 +12,7 @@ use std::mem::ManuallyDrop;
 use std::ops::Range;
 use std::ptr::NonNull;
 use std::slice;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use cudarc::driver::CudaContext;
 
@@ -27,7 +28,27 @@ pub(super) struct Context {
     shared: Arc<CudaContext>,
     /// What is copied goes through it, and it is asked whether the context is lost.
     copies: Handle,
-    lost: OnceLock<Arc<str>>,
+    /// That of every context of this device: they are one, the primary one.
+    lost: Arc<Latch>,
+}
+
+/// Why a context is lost, once it is.
+type Latch = OnceLock<Arc<str>>;
+
+/// Those in use, by the number of the device.
+static LATCHES: Mutex<Vec<(usize, Weak<Latch>)>> = Mutex::new(Vec::new());
+
+fn latch(ordinal: usize) -> Arc<Latch> {
+    let mut latches = LATCHES.lock().unwrap_or_else(PoisonError::into_inner);
+    latches.retain(|(_, latch)| latch.strong_count() > 0);
+    let known = latches.iter().find(|(number, _)| *number == ordinal);
+    known
+        .and_then(|(_, latch)| latch.upgrade())
+        .unwrap_or_else(|| {
+            let latch = Arc::default();
+            latches.push((ordinal, Arc::downgrade(&latch)));
+            latch
+        })
 }
 
 // SAFETY: `copies` is a handle of the driver, whose functions may be called from any thread, here
@@ -64,7 +85,7 @@ impl Context {
             driver,
             shared,
             copies: std::ptr::null_mut(),
-            lost: OnceLock::new(),
+            lost: latch(ordinal),
         };
         let copies = context.call(|driver| driver.create_stream(0));
         context.copies = copies.map_err(&failed)?;

@@ -32,7 +32,7 @@ pub(super) struct Failed {
 pub(super) type Called<T> = Result<T, Failed>;
 
 /// The oldest driver, as CUDA numbers them: 11.0, the first that takes the kernel's PTX 7.0.
-const MIN_DRIVER: i32 = 11_000;
+const MIN_DRIVER: i32 = 11_020;
 
 /// The driver of this process.
 pub(super) struct Driver {

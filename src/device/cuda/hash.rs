@@ -76,7 +76,7 @@ impl Hasher {
         Ok(Self {
             kernel,
             blocks: share.of(most),
-            lanes: Lanes::new(context)?,
+            lanes: Lanes::new(context, share)?,
         })
     }
 

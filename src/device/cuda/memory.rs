@@ -76,10 +76,11 @@ impl CudaMemory {
             available: u64::MAX,
             bound: crate::device::Bound::AddressSpace,
         })?;
-        let (kind, address) = context.allocating(len, |driver| match allocator.granularity {
-            Some(_) => Ok((Kind::Mapped, map(driver, allocator.device, size)?)),
-            None => Ok((Kind::Plain, driver.allocate(size)?)),
-        })?;
+        let (kind, address) =
+            context.allocating(size as u64, |driver| match allocator.granularity {
+                Some(_) => Ok((Kind::Mapped, map(driver, allocator.device, size)?)),
+                None => Ok((Kind::Plain, driver.allocate(size)?)),
+            })?;
         // SAFETY: `len` bytes are allocated at `address`, and any byte is a `u8`. The slice is never
         // dropped, it is taken apart when the memory goes.
         let lent = unsafe { views.upgrade_device_ptr(address, len_of(len)) };
@@ -147,10 +148,8 @@ impl CudaMemory {
     /// Makes it read-only, and asks the driver whether it is.
     pub(super) fn protect(&mut self, protection: Protection) -> Result<(), DeviceError> {
         if self.kind == Kind::Plain {
-            return match protection {
-                Protection::WhereAvailable => Ok(()),
-                Protection::Required => Err(DeviceError::NotProtected),
-            };
+            // Such a GPU was opened only because `WhereAvailable` was asked for.
+            return Ok(());
         }
         // Whatever comes of it, it may be so.
         self.is_protected = true;
@@ -200,6 +199,11 @@ impl CudaMemory {
             driver.set(address, 0, size, stream)?;
             driver.synchronize_stream(stream)
         })
+    }
+
+    /// Never gives it back: nobody gets it next.
+    pub(super) fn leak(&mut self) {
+        self.gone = true;
     }
 
     /// Gives it back, once nobody can be reading it any more.
@@ -274,8 +278,9 @@ fn map(driver: &Driver, device: i32, size: usize) -> Called<u64> {
     // The mapping keeps the memory.
     let released = driver.release(handle);
     mapped?;
-    released?;
-    if let Err(failed) = driver.set_access(address, size, Location::device(device), READ_WRITE) {
+    let location = Location::device(device);
+    let usable = released.and_then(|()| driver.set_access(address, size, location, READ_WRITE));
+    if let Err(failed) = usable {
         let _nothing_else_to_do = driver.unmap(address, size);
         return Err(failed);
     }

@@ -23,6 +23,8 @@ struct Piece {
     pinned: Pinned,
     /// The device has done what it was to do with the piece.
     done: Event,
+    /// Something may be on its way that `done` does not tell of.
+    is_stray: bool,
 }
 
 impl Staging {
@@ -31,6 +33,7 @@ impl Staging {
             Ok::<_, DeviceError>(Piece {
                 pinned: Pinned::new(context, PIECE)?,
                 done: Event::new(context)?,
+                is_stray: false,
             })
         };
         Ok(Self {
@@ -50,15 +53,12 @@ impl Staging {
                 place.copy_from_slice(bytes);
             }
             let stream = context.copies();
-            let begun = context.within("write", |driver| {
+            piece.is_stray = true;
+            context.within("write", |driver| {
                 piece.pinned.upload(0..len, to, stream)?;
                 driver.record_event(piece.done.handle(), stream)
-            });
-            if let Err(error) = begun {
-                // Without its event nobody knows when the piece is free.
-                let _waited = context.within("write", |driver| driver.synchronize_stream(stream));
-                return Err(error);
-            }
+            })?;
+            piece.is_stray = false;
             to = to.saturating_add(len as u64);
         }
         Ok(())
@@ -75,10 +75,12 @@ impl Staging {
         let piece = self.take(&context)?;
         let len = len.min(WINDOW_BYTES);
         let stream = context.copies();
+        piece.is_stray = true;
         context.within("copy back", |driver| {
             piece.pinned.download(0..len, from, stream)?;
             driver.synchronize_stream(stream)
         })?;
+        piece.is_stray = false;
         let bytes = piece.pinned.bytes().get(..len).unwrap_or_default();
         Ok(window_node(window, bytes))
     }
@@ -89,6 +91,7 @@ impl Staging {
         let context = Arc::clone(&self.context);
         let piece = self.take(&context)?;
         let stream = context.copies();
+        piece.is_stray = true;
         context.within("flip a bit", |driver| {
             piece.pinned.download(0..1, at, stream)?;
             driver.synchronize_stream(stream)?;
@@ -97,7 +100,9 @@ impl Staging {
             }
             piece.pinned.upload(0..1, at, stream)?;
             driver.synchronize_stream(stream)
-        })
+        })?;
+        piece.is_stray = false;
+        Ok(())
     }
 
     /// The piece whose turn it is, free.
@@ -105,8 +110,15 @@ impl Staging {
         let [first, second] = &mut self.pieces;
         let piece = if self.next == 0 { first } else { second };
         self.next ^= 1;
-        let done = piece.done.handle();
-        context.within("wait for a copy", |driver| driver.synchronize_event(done))?;
+        let (done, is_stray, stream) = (piece.done.handle(), piece.is_stray, context.copies());
+        context.within("wait for a copy", |driver| {
+            if is_stray {
+                // An earlier wait has failed, and nobody knows when the piece is free.
+                driver.synchronize_stream(stream)?;
+            }
+            driver.synchronize_event(done)
+        })?;
+        piece.is_stray = false;
         Ok(piece)
     }
 }

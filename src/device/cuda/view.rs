@@ -16,7 +16,10 @@ use super::memory::CudaMemory;
 /// sealed shard's mapping is read-only, and a kernel that writes to it faults (and loses the context).
 ///
 /// Work that was begun with a view may run when the view is gone. The memory waits for it: it is wiped and
-/// given back only once everything in the context is done.
+/// given back only once everything in the GPU's primary context is done. Work of another context, as when a
+/// second GPU copies from the view, is not waited for: that is the caller's to do. While a stream is being
+/// captured nothing can be waited for; a shard that goes then is leaked, which is on record, and the capture
+/// may fail.
 #[derive(Clone, Copy)]
 pub struct CudaView<'a> {
     slice: &'a CudaSlice<u8>,

@@ -135,14 +135,23 @@ impl Standing {
 }
 
 impl crate::manager::Served for Standing {
-    fn fail(&self, cause: &Arc<str>, own: &Subject) {
-        if self.subject.allocation == own.allocation || self.judge() == Err(Revoked::Failed) {
+    fn subject(&self) -> &Subject {
+        &self.subject
+    }
+
+    fn fail(&self, cause: &Arc<str>) {
+        if self.judge() == Err(Revoked::Failed) {
             return;
         }
         let history = self.last().history;
         self.recorder.emit(Event::SealVerificationFailed {
             failure: Box::new(Failure::of_device(self.subject.clone(), history, cause)),
         });
+    }
+
+    fn flush(&self) {
+        // Whoever asked can do nothing about it, and it is counted and logged.
+        let _flushed = self.recorder.flush();
     }
 
     fn revoke(&self) {

@@ -6,6 +6,7 @@ use std::thread::{self, ThreadId};
 use super::{BLOCK, Bytes, FAN_OUT, NODE, SLICE_BLOCKS};
 use crate::device::DeviceError;
 use crate::device::backend::DigestFailure;
+use crate::device::cuda::Share;
 use crate::device::cuda::context::{Context, Event, Pinned, Stream};
 use crate::device::cuda::driver::{Called, Driver};
 use crate::digest::{NODE_BYTES, Node};
@@ -46,6 +47,8 @@ pub(super) const OPERATION: &str = "digest";
 #[derive(Debug)]
 pub(super) struct Lanes {
     context: Arc<Context>,
+    /// How many of them work at a time.
+    used: usize,
     lanes: Mutex<[Lane; LANES]>,
     /// Who has the lanes.
     holder: Mutex<Option<ThreadId>>,
@@ -101,7 +104,8 @@ impl Drop for Scratch {
 }
 
 impl Lanes {
-    pub(super) fn new(context: &Arc<Context>) -> Result<Self, DeviceError> {
+    /// Two lanes that work at a time have twice the blocks of one launch.
+    pub(super) fn new(context: &Arc<Context>, share: Share) -> Result<Self, DeviceError> {
         let priority = context.within("create a stream", Driver::lowest_priority)?;
         let scratch = Scratch::reserve(context)?;
         let lane = |index: u64| {
@@ -117,6 +121,7 @@ impl Lanes {
             })
         };
         Ok(Self {
+            used: if share == Share::ALL { LANES } else { 1 },
             lanes: Mutex::new([lane(0)?, lane(1)?]),
             holder: Mutex::new(None),
             context: Arc::clone(context),
@@ -157,6 +162,13 @@ pub(super) struct Turn<'a> {
     lanes: MutexGuard<'a, [Lane; LANES]>,
 }
 
+#[cfg(test)]
+impl Turn<'_> {
+    pub(super) fn lanes(&mut self) -> &mut [Lane; LANES] {
+        &mut self.lanes
+    }
+}
+
 impl Turn<'_> {
     /// Does the jobs, one in each lane at a time. `begin` queues one and says how many nodes will come
     /// back; `collect` gets its number and these, in the order of the jobs.
@@ -171,7 +183,8 @@ impl Turn<'_> {
         let mut number = 0_usize;
         loop {
             let mut is_idle = true;
-            for (lane, begun) in self.lanes.iter_mut().zip(&mut begun) {
+            let lanes = self.lanes.iter_mut().take(self.owner.used);
+            for (lane, begun) in lanes.zip(&mut begun) {
                 if let Some((job, nodes)) = begun.take() {
                     lane.wait(&self.owner.context)
                         .map_err(DigestFailure::Device)?;

@@ -6,9 +6,9 @@ use std::ops::ControlFlow;
 use simulated_cuda::in_child;
 
 use super::{BLOCK, SLICE_BYTES, WINDOW};
-use crate::device::Cuda;
 use crate::device::backend::{Backend as _, DigestFailure, Permit};
 use crate::device::cuda::memory::CudaMemory;
+use crate::device::{Cuda, Share};
 use crate::digest::{Digest, window_node};
 
 fn gpu() -> Cuda {
@@ -121,5 +121,26 @@ fn who_stops_after_a_slice_can_begin_again() {
             digest(&gpu, &memory).0,
             Digest::of_reader(&data[..]).unwrap()
         );
+    });
+}
+
+/// Both lanes at a time would be twice the share.
+#[test]
+fn of_a_share_one_lane_alone_makes_use() {
+    in_child(|_| {
+        let share = Share::percent(10).unwrap();
+        for (gpu, used) in [
+            (gpu(), [true, true]),
+            (Cuda::builder(0).share(share).open().unwrap(), [true, false]),
+        ] {
+            let memory = filled(&gpu, &data(2 * SLICE_BYTES));
+            digest(&gpu, &memory);
+            let mut turn = gpu.hasher.lanes.turn().unwrap();
+            let tables = turn.lanes().each_mut().map(|lane| {
+                let table = &lane.pinned.bytes()[..super::RANGE_BYTES];
+                table.iter().any(|byte| *byte != 0)
+            });
+            assert_eq!(tables, used);
+        }
     });
 }

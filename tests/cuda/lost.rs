@@ -1,0 +1,112 @@
+//! A context that is lost, whoever notices it first: every shard in it is lost, and that is on record before
+//! anybody can see it.
+
+use std::ops::ControlFlow;
+
+use simulated_cuda::{Driver, in_child};
+use vram_residency::device::Cuda;
+use vram_residency::error::{AllocateError, CheckError, Revoked};
+use vram_residency::{AuditTrail, Shared, VramManager};
+
+use crate::backend::manager;
+use crate::gpu::worker;
+use crate::shards::{Worker, id, model, pattern};
+use crate::support::{Place, of_event};
+
+fn shared(worker: &Worker, name: &str) -> Shared<Cuda> {
+    worker.verified(name, &pattern(5000)).share()
+}
+
+/// An incident is on disk without anybody asking for it.
+fn is_lost(worker: &Worker, shard: &Shared<Cuda>) {
+    let incidents = worker.on_disk("SealVerificationFailed");
+    assert_eq!(incidents.len(), 1, "{incidents:?}");
+    assert_eq!(incidents[0]["reason"], "device_error");
+    assert_eq!(shard.lease().unwrap_err(), Revoked::Failed);
+    let again = shard.check();
+    assert!(matches!(again, Err(CheckError::AlreadyFailed { .. })));
+}
+
+#[test]
+fn an_allocation_notices_it() {
+    in_child(|driver: Driver| {
+        let worker = worker(|builder| builder);
+        let shard = shared(&worker, "s");
+        let lease = shard.lease().unwrap();
+        driver.lose_context(0, 700);
+        let refused = worker.manager.allocate(id("new"), model(), 10);
+        assert!(matches!(refused, Err(AllocateError::Device(_))));
+        assert!(!lease.is_current());
+        is_lost(&worker, &shard);
+        assert_eq!(worker.recorded("DeviceFailed").len(), 1);
+    });
+}
+
+#[test]
+fn asking_for_the_capacity_notices_it() {
+    in_child(|driver: Driver| {
+        let worker = worker(|builder| builder);
+        let shard = shared(&worker, "s");
+        driver.lose_context(0, 700);
+        assert_eq!(worker.manager.capacity().available, 0);
+        is_lost(&worker, &shard);
+    });
+}
+
+#[test]
+fn a_shard_that_is_shared_afterwards_has_its_incident() {
+    in_child(|driver: Driver| {
+        let worker = worker(|builder| builder);
+        let shard = worker.verified("s", &pattern(5000));
+        driver.lose_context(0, 700);
+        assert_eq!(worker.manager.capacity().available, 0);
+        is_lost(&worker, &shard.share());
+    });
+}
+
+#[test]
+fn a_check_that_is_stopped_meanwhile_leaves_an_incident() {
+    in_child(|driver: Driver| {
+        let worker = worker(|builder| builder);
+        let shard = shared(&worker, "s");
+        let stopped = shard.check_with_progress(|_| {
+            driver.lose_context(0, 700);
+            let _noticed = worker.manager.capacity();
+            ControlFlow::Break(())
+        });
+        assert!(matches!(stopped, Err(CheckError::Inconclusive { .. })));
+        is_lost(&worker, &shard);
+    });
+}
+
+fn served(manager: &VramManager<Cuda>, name: &str) -> Shared<Cuda> {
+    let mut shard = manager.allocate(id(name), model(), 5000).unwrap();
+    shard.write_at(0, &pattern(5000)).unwrap();
+    let sealed = shard.seal(vram_residency::Provenance::UnpinnedFirstUse);
+    sealed.unwrap().verify().unwrap().share()
+}
+
+/// Of one trail, and of two.
+#[test]
+fn what_one_manager_notices_ends_the_leases_of_another() {
+    in_child(|driver: Driver| {
+        let (here, there) = (Place::new(), Place::new());
+        let trails: [AuditTrail; 2] = [here.open(), there.open()];
+        let managers = [&trails[0], &trails[0], &trails[1]].map(manager);
+        let a = served(&managers[0], "a");
+        let others = [served(&managers[1], "b"), served(&managers[2], "c")];
+        let leases = others.each_ref().map(|shard| shard.lease().unwrap());
+        driver.lose_context(0, 700);
+        assert!(matches!(a.check(), Err(CheckError::Broken { .. })));
+        for (lease, shard) in leases.iter().zip(&others) {
+            assert!(!lease.is_current());
+            assert_eq!(shard.lease().unwrap_err(), Revoked::Failed);
+        }
+        let incidents = |place: &Place| of_event(&place.records(), "SealVerificationFailed").len();
+        assert_eq!((incidents(&here), incidents(&there)), (2, 1));
+        // And what begins now begins lost.
+        let late = managers[2].allocate(id("d"), model(), 10);
+        assert!(matches!(late, Err(AllocateError::Device(_))));
+        assert!(Cuda::builder(0).open().is_err());
+    });
+}
