@@ -349,7 +349,8 @@ impl Pinned {
         if bytes.start > bytes.end || bytes.end > self.len {
             return Err(Failed {
                 call: "a copy beyond pinned memory",
-                code: 1,
+                // Our own mistake says nothing about the bytes.
+                code: NOT_READY,
             });
         }
         let start = self.start.as_ptr().wrapping_add(bytes.start);

@@ -13,6 +13,7 @@ use std::sync::Arc;
 pub(super) use self::lanes::MAX_LEN;
 use self::lanes::{Lane, Lanes, MAX_RANGES, OPERATION, RANGE_BYTES, RESULTS, TABLE_BYTES};
 use super::Share;
+use super::code::NOT_READY;
 use super::context::Context;
 use super::driver::{Called, Driver, Failed, Handle};
 use crate::device::DeviceError;
@@ -249,7 +250,8 @@ impl Hasher {
         let Some(room) = room.and_then(|tables| tables.get_mut(place.clone())) else {
             return Err(Failed {
                 call: "more launches or ranges than there are tables",
-                code: 1,
+                // Our own mistake says nothing about the bytes.
+                code: NOT_READY,
             });
         };
         room.copy_from_slice(&entries);

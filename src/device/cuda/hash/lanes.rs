@@ -147,7 +147,10 @@ impl Lanes {
         }
         let lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
         *self.holder() = Some(me);
-        Ok(Turn { owner: self, lanes })
+        let mut turn = Turn { owner: self, lanes };
+        // What an earlier turn could not wait for.
+        turn.settle()?;
+        Ok(turn)
     }
 
     fn holder(&self) -> MutexGuard<'_, Option<ThreadId>> {
@@ -170,6 +173,21 @@ impl Turn<'_> {
 }
 
 impl Turn<'_> {
+    /// Waits for whatever is queued in the lanes.
+    fn settle(&mut self) -> Result<(), DeviceError> {
+        let mut outcome = Ok(());
+        for lane in self.lanes.iter_mut().filter(|lane| lane.launched > 0) {
+            let stream = lane.stream.handle();
+            let context = &self.owner.context;
+            let waited = context.within(OPERATION, |driver| driver.synchronize_stream(stream));
+            match waited {
+                Ok(()) => lane.launched = 0,
+                Err(error) => outcome = Err(error),
+            }
+        }
+        outcome
+    }
+
     /// Does the jobs, one in each lane at a time. `begin` queues one and says how many nodes will come
     /// back; `collect` gets its number and these, in the order of the jobs.
     pub(super) fn pipeline<J>(
@@ -215,16 +233,8 @@ impl Turn<'_> {
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        for lane in self.lanes.iter_mut().filter(|lane| lane.launched > 0) {
-            let stream = lane.stream.handle();
-            let waited = self
-                .owner
-                .context
-                .within(OPERATION, |driver| driver.synchronize_stream(stream));
-            if waited.is_ok() {
-                lane.launched = 0;
-            }
-        }
+        // If that fails, the next turn begins with it.
+        let _settled = self.settle();
         *self.owner.holder() = None;
     }
 }

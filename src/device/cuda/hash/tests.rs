@@ -3,12 +3,12 @@
 
 use std::ops::ControlFlow;
 
-use simulated_cuda::in_child;
+use simulated_cuda::{After, Driver, When, in_child};
 
 use super::{BLOCK, SLICE_BYTES, WINDOW};
 use crate::device::backend::{Backend as _, DigestFailure, Permit};
 use crate::device::cuda::memory::CudaMemory;
-use crate::device::{Cuda, Share};
+use crate::device::{Cuda, Culpability, Share};
 use crate::digest::{Digest, window_node};
 
 fn gpu() -> Cuda {
@@ -142,5 +142,29 @@ fn of_a_share_one_lane_alone_makes_use() {
             });
             assert_eq!(tables, used);
         }
+    });
+}
+
+/// More often than there are tables for launches that nobody has waited for.
+#[test]
+fn launches_that_could_not_be_waited_for_are_waited_for_by_whoever_comes_next() {
+    in_child(|driver: Driver| {
+        let gpu = gpu();
+        let data = data(3 * WINDOW);
+        let memory = filled(&gpu, &data);
+        let ask = || gpu.digest(&memory, &mut |_| ControlFlow::Continue(()));
+        for _ in 0..6 {
+            driver.fail("cuEventSynchronize", When::Nth(1), 900, After::Goes);
+            driver.fail("cuStreamSynchronize", When::Always, 900, After::Goes);
+            for _ in 0..2 {
+                let Err(DigestFailure::Device(error)) = ask() else {
+                    panic!("nothing could be waited for")
+                };
+                assert_eq!(error.culpability(), Culpability::Inconclusive, "{error}");
+            }
+            driver.clear_faults();
+        }
+        let expected = Digest::of_reader(&data[..]).unwrap();
+        assert_eq!(ask().unwrap().digest(), expected);
     });
 }
