@@ -352,8 +352,8 @@ pub(crate) mod backend {
 
         /// Gives the memory back, and fails only if that did: what it held is wiped before, by
         /// [`wipe`](Self::wipe). Where the next owner would find what was not wiped, the memory is
-        /// never given back then, which is a failure, too. Afterwards there are no bytes any more, and every operation but
-        /// dropping is pointless.
+        /// never given back then, which is a failure, too. Afterwards there are no bytes any more, and
+        /// every operation but dropping is pointless.
         fn free(&self, memory: &mut Self::Memory) -> Result<(), DeviceError>;
 
         /// The bytes.
