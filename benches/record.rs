@@ -3,19 +3,21 @@
 //! `cargo bench --bench record`
 //!
 //! * an ordinary record with room in the queue: nanoseconds and heap allocations;
-//! * the same at one record in a millisecond, beside `tracing-appender`'s non-blocking writer, and beside
-//!   nothing: what reading the clock twice takes after a millisecond of sleep;
+//! * the same at one record in a millisecond, beside `tracing-appender`'s non-blocking writer, beside
+//!   nothing (what reading the clock twice takes after a millisecond of sleep), and beside the least
+//!   that such a record can be: one lock, two clocks, as many bytes into a `VecDeque`;
 //! * a durable critical record with one caller, beside a raw append + `fdatasync` of as many bytes;
 //! * durable records with 64 and 256 callers, beside one caller;
 //! * ordinary records sustained to the disk: the highest rate at which none is lost.
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::collections::VecDeque;
 use std::fs::OpenOptions;
 use std::hint::black_box;
 use std::io::Write;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Barrier};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Barrier, Mutex};
+use std::time::{Duration, Instant, SystemTime};
 
 use vram_residency::audit::PolicyViolation;
 use vram_residency::{AuditTrail, TrailKey};
@@ -107,21 +109,33 @@ fn paced(trail: &AuditTrail, dir: &std::path::Path) {
     let line = [b'x'; 300];
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     let (mut clocks, mut net, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut least, mut above) = (Vec::new(), Vec::new());
+    let queue = Mutex::new(VecDeque::with_capacity(PAIRS * 100));
     for _ in 0..PAIRS {
         let a = median_of_paced(|| {
             trail.note(Arc::clone(&text)).unwrap();
         });
         let nothing = median_of_paced(|| ());
+        let bare = median_of_paced(|| {
+            let text = Arc::clone(&text);
+            let mut queue = queue.lock().unwrap();
+            let times = (SystemTime::now(), Instant::now());
+            queue.push_back((text, times, [0_u8; 64]));
+        });
         let b = median_of_paced(|| writer.write_all(&line).unwrap());
         ours.push(a);
         clocks.push(nothing);
         net.push(a - nothing);
+        least.push(bare);
+        above.push(a / bare);
         theirs.push(b);
         ratios.push(b / a);
     }
     report("ordinary record, one in 1 ms", &mut ours, "ns");
     report("    the clocks alone", &mut clocks, "ns");
     report("    without the clocks", &mut net, "ns");
+    report("    a lock, two clocks, a VecDeque", &mut least, "ns");
+    report("    ours, of that", &mut above, "x");
     report(
         "tracing-appender non_blocking, one in 1 ms",
         &mut theirs,
