@@ -22,6 +22,8 @@ mod tree;
 
 #[cfg(feature = "cuda")]
 pub(crate) use block::window_node;
+#[cfg(feature = "cuda")]
+pub(crate) use parallel::helper;
 pub(crate) use parallel::nodes_of_windows;
 pub(crate) use stream::{StreamError, read_stream};
 pub use tree::Tree;

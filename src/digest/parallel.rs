@@ -43,7 +43,7 @@ pub(super) fn threads() -> usize {
 }
 
 /// A name for the threads made here, so that a profile of the worker tells what they are.
-pub(super) fn helper() -> thread::Builder {
+pub(crate) fn helper() -> thread::Builder {
     thread::Builder::new().name("vram-digest".into())
 }
 

@@ -66,18 +66,26 @@ struct Current<'a> {
 
 impl Context {
     /// Retains the primary context of a device.
-    pub(super) fn open(driver: &'static Driver, ordinal: usize) -> Result<Self, CudaError> {
+    pub(super) fn open(
+        driver: &'static Driver,
+        ordinal: usize,
+        device: c_int,
+    ) -> Result<Self, CudaError> {
         let failed = CudaError::driver(Some(driver));
         let before = driver.current().map_err(&failed)?;
+        // Codes are an enum in cudarc, and one that it has no name for would be undefined behaviour. What
+        // can go wrong goes wrong here, where they are numbers: the second time nothing has to be made.
+        driver.retain_primary(device).map_err(&failed)?;
         let shared = CudaContext::new(ordinal).map_err(|error| {
             failed(Failed {
                 call: "cuDevicePrimaryCtxRetain",
                 code: error.0 as u32,
             })
         });
+        let released = driver.release_primary(device);
         let restored = driver.set_current(before);
         let shared = shared?;
-        restored.map_err(&failed)?;
+        released.and(restored).map_err(&failed)?;
         // SAFETY: with tracking on, cudarc would put events on streams for every access through views
         // of ours. What waits for such accesses here is a wait for the whole context.
         unsafe { shared.disable_event_tracking() };

@@ -147,6 +147,17 @@ impl Driver {
         Ok(value)
     }
 
+    /// The primary context of a device, which stays until it is released as often as it was retained.
+    pub(super) fn retain_primary(&self, device: c_int) -> Called<Handle> {
+        let mut context = ptr::null_mut();
+        call!(self, retain_primary(&raw mut context, device))?;
+        Ok(context)
+    }
+
+    pub(super) fn release_primary(&self, device: c_int) -> Called<()> {
+        call!(self, release_primary(device))
+    }
+
     pub(super) fn push(&self, context: Handle) -> Called<()> {
         call!(self, push_context(context))
     }

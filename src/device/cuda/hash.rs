@@ -8,7 +8,9 @@
 
 use std::ffi::{CStr, c_void};
 use std::ops::{ControlFlow, Range};
-use std::sync::Arc;
+use std::panic::resume_unwind;
+use std::sync::{Arc, mpsc};
+use std::thread;
 
 pub(super) use self::lanes::MAX_LEN;
 use self::lanes::{Lane, Lanes, MAX_RANGES, OPERATION, RANGE_BYTES, RESULTS, TABLE_BYTES};
@@ -18,7 +20,7 @@ use super::context::Context;
 use super::driver::{Called, Driver, Failed, Handle};
 use crate::device::DeviceError;
 use crate::device::backend::DigestFailure;
-use crate::digest::{BLOCK_BYTES, NODE_BYTES, Node, Progress, WINDOW_BYTES};
+use crate::digest::{BLOCK_BYTES, NODE_BYTES, Node, Progress, WINDOW_BYTES, helper};
 
 mod lanes;
 #[cfg(test)]
@@ -116,7 +118,7 @@ impl Hasher {
         progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<Node, DigestFailure> {
         if !shard.is_small() {
-            return self.root_of_slices(shard, progress);
+            return aside(progress, |progress| self.root_of_slices(shard, progress));
         }
         let roots = self.roots(&[shard]).map_err(DigestFailure::Device)?;
         report(progress, shard.len, shard.len)?;
@@ -184,6 +186,22 @@ impl Hasher {
         };
         // Data of at most one block has no level above its only digest.
         let has_levels = shard.len > BLOCK;
+        if !part.is_small() {
+            return aside(progress, |progress| {
+                self.nodes_of_slices(part, has_levels, progress)
+            });
+        }
+        let nodes = self.nodes_of_slices(part, has_levels, &mut |_| ControlFlow::Continue(()))?;
+        report(progress, part.len, part.len)?;
+        Ok(nodes)
+    }
+
+    fn nodes_of_slices(
+        &self,
+        part: Bytes,
+        has_levels: bool,
+        progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+    ) -> Result<Vec<Node>, DigestFailure> {
         let mut nodes = Vec::new();
         let mut turn = self.lanes.turn().map_err(DigestFailure::Device)?;
         turn.pipeline(
@@ -382,6 +400,35 @@ fn groups(mut shards: &[Bytes]) -> impl Iterator<Item = &[Bytes]> {
         let (group, rest) = shards.split_at(fitting);
         shards = rest;
         (!group.is_empty()).then_some(group)
+    })
+}
+
+/// Does the work on a thread of its own, and calls `progress` on this one. The callback may take its time
+/// and wait for what it likes, another use of the same GPU too: the work does not wait for it.
+fn aside<T: Send>(
+    progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+    work: impl FnOnce(&mut dyn FnMut(Progress) -> ControlFlow<()>) -> Result<T, DigestFailure> + Send,
+) -> Result<T, DigestFailure> {
+    let (tell, told) = mpsc::channel();
+    thread::scope(|scope| {
+        let working = helper().spawn_scoped(scope, || {
+            // Nobody listens any more if the callback has stopped, or has panicked.
+            let mut tell = move |progress| match tell.send(progress) {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(_) => ControlFlow::Break(()),
+            };
+            work(&mut tell)
+        });
+        let working = working.map_err(|error| {
+            DigestFailure::Device(DeviceError::Os {
+                operation: "starting a thread",
+                code: error.raw_os_error().unwrap_or_default(),
+            })
+        })?;
+        for Progress { done, total } in told {
+            report(progress, done, total)?;
+        }
+        working.join().unwrap_or_else(|panic| resume_unwind(panic))
     })
 }
 

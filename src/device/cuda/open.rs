@@ -127,7 +127,7 @@ impl CudaBuilder {
         })?;
         let driver = Driver::load()?;
         let gpu = self.find(driver)?;
-        let context = Arc::new(Context::open(driver, self.ordinal as usize)?);
+        let context = Arc::new(Context::open(driver, self.ordinal as usize, gpu.device)?);
         let granularity = self.granularity(&context, gpu.device)?;
         let views = context.within("create a stream", |_| {
             let stream = context.shared().new_stream();

@@ -101,6 +101,8 @@ functions! {
     fn device_name as "cuDeviceGetName"(*mut c_char, c_int, c_int);
     fn device_uuid as "cuDeviceGetUuid"(*mut [u8; 16], c_int);
     fn device_attribute as "cuDeviceGetAttribute"(*mut c_int, c_uint, c_int);
+    fn retain_primary as "cuDevicePrimaryCtxRetain"(*mut Handle, c_int);
+    fn release_primary as "cuDevicePrimaryCtxRelease_v2"(c_int);
     fn push_context as "cuCtxPushCurrent_v2"(Handle);
     fn pop_context as "cuCtxPopCurrent_v2"(*mut Handle);
     fn current_context as "cuCtxGetCurrent"(*mut Handle);
@@ -147,10 +149,5 @@ functions! {
     fn error_name as "cuGetErrorName"(Code, *mut *const c_char);
 }
 
-/// Functions that cudarc calls for contexts, streams and views, and would panic without.
-pub(super) const NEEDED_BY_CUDARC: [&str; 4] = [
-    "cuDevicePrimaryCtxRetain",
-    "cuDevicePrimaryCtxRelease_v2",
-    "cuStreamCreate",
-    "cuStreamWaitEvent",
-];
+/// Functions that cudarc calls for streams and views, and would panic without.
+pub(super) const NEEDED_BY_CUDARC: [&str; 2] = ["cuStreamCreate", "cuStreamWaitEvent"];

@@ -1,7 +1,6 @@
 //! Two streams with the scratch memory that their launches need, and whose turn it is to use them.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, ThreadId};
 
 use super::{BLOCK, Bytes, FAN_OUT, NODE, SLICE_BLOCKS};
 use crate::device::DeviceError;
@@ -50,8 +49,6 @@ pub(super) struct Lanes {
     /// How many of them work at a time.
     used: usize,
     lanes: Mutex<[Lane; LANES]>,
-    /// Who has the lanes.
-    holder: Mutex<Option<ThreadId>>,
     /// Goes last: what is queued in the lanes writes to it.
     scratch: Scratch,
 }
@@ -123,7 +120,6 @@ impl Lanes {
         Ok(Self {
             used: if share == Share::ALL { LANES } else { 1 },
             lanes: Mutex::new([lane(0)?, lane(1)?]),
-            holder: Mutex::new(None),
             context: Arc::clone(context),
             scratch,
         })
@@ -135,26 +131,13 @@ impl Lanes {
         self.scratch.address.saturating_add(lanes)
     }
 
-    /// Waits for the lanes. A thread that has them, and asks from a progress callback, would wait for
-    /// itself.
+    /// Waits for the lanes.
     pub(super) fn turn(&self) -> Result<Turn<'_>, DeviceError> {
-        let me = thread::current().id();
-        if *self.holder() == Some(me) {
-            return Err(DeviceError::Busy {
-                operation: OPERATION,
-                cause: "called from a progress callback of a digest on the same GPU".into(),
-            });
-        }
         let lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
-        *self.holder() = Some(me);
         let mut turn = Turn { owner: self, lanes };
         // What an earlier turn could not wait for.
         turn.settle()?;
         Ok(turn)
-    }
-
-    fn holder(&self) -> MutexGuard<'_, Option<ThreadId>> {
-        self.holder.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -235,7 +218,6 @@ impl Drop for Turn<'_> {
     fn drop(&mut self) {
         // If that fails, the next turn begins with it.
         let _settled = self.settle();
-        *self.owner.holder() = None;
     }
 }
 

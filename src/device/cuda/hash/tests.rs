@@ -124,6 +124,51 @@ fn who_stops_after_a_slice_can_begin_again() {
     });
 }
 
+/// A release in the callback wipes, which is a digest, too.
+#[test]
+fn a_callback_between_slices_may_wait_for_others_that_use_the_gpu() {
+    in_child(|_| {
+        let gpu = gpu();
+        let data = data(2 * SLICE_BYTES);
+        let memory = filled(&gpu, &data);
+        let other = filled(&gpu, &data[..5000]);
+        let mut calls = 0;
+        let reading = gpu.digest(&memory, &mut |_| {
+            calls += 1;
+            let ask = || digest(&gpu, &other).0;
+            let expected = Digest::of_reader(&data[..5000]).unwrap();
+            assert_eq!(ask(), expected);
+            std::thread::scope(|scope| assert_eq!(scope.spawn(ask).join().unwrap(), expected));
+            let mut spare = filled(&gpu, &data[..100]);
+            gpu.wipe(&mut spare).unwrap();
+            gpu.free(&mut spare).unwrap();
+            ControlFlow::Continue(())
+        });
+        assert_eq!(calls, 2);
+        let expected = Digest::of_reader(&data[..]).unwrap();
+        assert_eq!(reading.unwrap().digest(), expected);
+    });
+}
+
+#[test]
+fn a_callback_that_panics_between_slices_leaves_the_gpu_to_others() {
+    in_child(|_| {
+        let gpu = gpu();
+        let data = data(2 * SLICE_BYTES);
+        let memory = filled(&gpu, &data);
+        let ask = || gpu.digest(&memory, &mut |_| panic!("on purpose"));
+        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(ask));
+        assert_eq!(
+            *panicked.unwrap_err().downcast::<&str>().unwrap(),
+            "on purpose"
+        );
+        assert_eq!(
+            digest(&gpu, &memory).0,
+            Digest::of_reader(&data[..]).unwrap()
+        );
+    });
+}
+
 /// Both lanes at a time would be twice the share.
 #[test]
 fn of_a_share_one_lane_alone_makes_use() {
