@@ -21,6 +21,9 @@ use crate::key::fill_random;
 use crate::process;
 use crate::seal::{Authentic, Match, Seal};
 
+#[cfg(test)]
+mod tests;
+
 /// The whole shard was found equal to its seal.
 pub(super) struct Whole {
     pub(super) proof: Match,
