@@ -273,6 +273,9 @@ pub(crate) mod backend {
         /// An allocation, and the right to it.
         type Memory: Debug + Send + Sync + 'static;
 
+        /// The right to fill an allocation, on several threads.
+        type Filler<'a>: Sync;
+
         /// Which device this is, as records and seals name it.
         fn name(&self) -> &Arc<str>;
 
@@ -301,6 +304,20 @@ pub(crate) mod backend {
             memory: &mut Self::Memory,
             offset: u64,
             bytes: &[u8],
+        ) -> Result<(), DeviceError>;
+
+        /// The right to fill the memory with bytes; as writable as it must be for
+        /// [`write`](Self::write).
+        fn filler<'a>(&self, memory: &'a mut Self::Memory)
+        -> Result<Self::Filler<'a>, DeviceError>;
+
+        /// As [`write`](Self::write), of one chunk ([`CHUNK_BYTES`](crate::digest::CHUNK_BYTES)), or less at
+        /// the end.
+        fn fill(
+            &self,
+            filler: &Self::Filler<'_>,
+            offset: u64,
+            chunk: &[u8],
         ) -> Result<(), DeviceError>;
 
         /// Waits until everything asked for so far is done.

@@ -25,7 +25,7 @@ pub(crate) use block::window_node;
 #[cfg(feature = "cuda")]
 pub(crate) use parallel::helper;
 pub(crate) use parallel::nodes_of_windows;
-pub(crate) use stream::{StreamError, read_stream};
+pub(crate) use stream::{StreamError, Streamed, read_slice, read_stream};
 pub use tree::Tree;
 
 /// The unit that is hashed, in bytes: the block size of fs-verity.
@@ -40,7 +40,7 @@ pub(crate) type Node = [u8; NODE_BYTES];
 pub(crate) const NODE_BYTES: usize = 32;
 
 /// How much is handed out at a time, to a thread or to a device, in bytes.
-const CHUNK_BYTES: usize = 2 * WINDOW_BYTES;
+pub(crate) const CHUNK_BYTES: usize = 2 * WINDOW_BYTES;
 
 /// How far a long step has come, in bytes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

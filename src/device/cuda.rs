@@ -11,7 +11,7 @@
 
 use std::fmt;
 use std::ops::{ControlFlow, Range};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use cudarc::driver::CudaStream;
 use sha2::{Digest as _, Sha256};
@@ -60,7 +60,7 @@ const ALIGNMENT: usize = 256;
 /// ```
 pub struct Cuda {
     // In the order in which they must go.
-    staging: Mutex<Staging>,
+    staging: Staging,
     hasher: Hasher,
     views: Arc<CudaStream>,
     context: Arc<Context>,
@@ -88,10 +88,6 @@ impl Cuda {
     pub fn identity(&self) -> &str {
         &self.identity
     }
-
-    fn staging(&self) -> MutexGuard<'_, Staging> {
-        self.staging.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Device for Cuda {
@@ -100,6 +96,7 @@ impl Device for Cuda {
 
 impl Backend for Cuda {
     type Memory = CudaMemory;
+    type Filler<'a> = &'a CudaMemory;
 
     fn name(&self) -> &Arc<str> {
         &self.name
@@ -153,18 +150,27 @@ impl Backend for Cuda {
     }
 
     fn write(&self, memory: &mut CudaMemory, offset: u64, bytes: &[u8]) -> Result<(), DeviceError> {
+        let filler = self.filler(memory)?;
+        self.fill(&filler, offset, bytes)
+    }
+
+    fn filler<'a>(&self, memory: &'a mut CudaMemory) -> Result<&'a CudaMemory, DeviceError> {
         process::check()?;
-        let len = memory.len();
-        let end = offset.saturating_add(bytes.len() as u64);
-        if end > len {
-            return Err(DeviceError::OutOfRange { offset, end, len });
-        }
         if memory.read_only {
             return Err(DeviceError::ReadOnly);
         }
         memory.wiped = false;
-        let to = memory.address().saturating_add(offset);
-        self.staging().write(to, bytes)
+        Ok(memory)
+    }
+
+    fn fill(&self, filler: &&CudaMemory, offset: u64, chunk: &[u8]) -> Result<(), DeviceError> {
+        let len = filler.len();
+        let end = offset.saturating_add(chunk.len() as u64);
+        if end > len {
+            return Err(DeviceError::OutOfRange { offset, end, len });
+        }
+        let to = filler.address().saturating_add(offset);
+        self.staging.write(to, chunk)
     }
 
     fn synchronize(&self, _memory: &CudaMemory) -> Result<(), DeviceError> {
@@ -230,7 +236,7 @@ impl Backend for Cuda {
         let left = memory.len().saturating_sub(start);
         let from = memory.address().saturating_add(start);
         let len = usize::try_from(left).unwrap_or(usize::MAX);
-        self.staging().hash_window(window, from, len)
+        self.staging.hash_window(window, from, len)
     }
 
     fn wipe(&self, memory: &mut CudaMemory) -> Result<(), DeviceError> {
@@ -280,7 +286,7 @@ impl Backend for Cuda {
         }
         self.synchronize(memory)?;
         let at = memory.address().saturating_add(offset);
-        memory.while_writable(|| self.staging().flip(at, bit))
+        memory.while_writable(|| self.staging.flip(at, bit))
     }
 }
 

@@ -18,7 +18,7 @@ use std::hint::black_box;
 use std::ops::{ControlFlow, Range};
 use std::ptr::{self, NonNull};
 use std::slice;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags};
 use zeroize::Zeroize;
@@ -27,7 +27,7 @@ use zeroize::Zeroize;
 use super::Faults;
 use super::backend::{Backend, DigestFailure, Facts, Permit, Reading};
 use super::{Available, Device, DeviceError, Residency, available};
-use crate::digest::{Node, Progress, Tree, nodes_of_windows};
+use crate::digest::{CHUNK_BYTES, Node, Progress, Tree, nodes_of_windows};
 use crate::process;
 
 #[cfg(test)]
@@ -68,6 +68,7 @@ impl Device for Host {
 
 impl Backend for Host {
     type Memory = HostMemory;
+    type Filler<'a> = HostFiller<'a>;
 
     fn name(&self) -> &Arc<str> {
         &self.name
@@ -128,6 +129,35 @@ impl Backend for Host {
         let place = place.ok_or(DeviceError::OutOfRange { offset, end, len })?;
         place.copy_from_slice(bytes);
         memory.wiped = false;
+        Ok(())
+    }
+
+    fn filler<'a>(&self, memory: &'a mut HostMemory) -> Result<HostFiller<'a>, DeviceError> {
+        process::check()?;
+        let len = memory.len as u64;
+        memory.wiped = false;
+        let chunks = memory.bytes_mut()?.chunks_mut(CHUNK_BYTES);
+        Ok(HostFiller {
+            len,
+            chunks: chunks.map(Mutex::new).collect(),
+        })
+    }
+
+    fn fill(&self, filler: &HostFiller<'_>, offset: u64, chunk: &[u8]) -> Result<(), DeviceError> {
+        const CHUNK: u64 = CHUNK_BYTES as u64;
+        let end = offset.saturating_add(chunk.len() as u64);
+        let outside = || DeviceError::OutOfRange {
+            offset,
+            end,
+            len: filler.len,
+        };
+        let index = usize::try_from(offset / CHUNK).map_err(|_| outside())?;
+        let place = filler.chunks.get(index).ok_or_else(outside)?;
+        let mut place = place.lock().unwrap_or_else(PoisonError::into_inner);
+        let start = offset % CHUNK;
+        let part = range(start, start.saturating_add(chunk.len() as u64));
+        let part = part.and_then(|part| place.get_mut(part));
+        part.ok_or_else(outside)?.copy_from_slice(chunk);
         Ok(())
     }
 
@@ -218,6 +248,13 @@ impl Backend for Host {
         process::check()?;
         memory.flip_bit(offset, bit)
     }
+}
+
+/// The bytes of a mapping that is being filled: each chunk can be had by one thread at a time.
+#[derive(Debug)]
+pub struct HostFiller<'a> {
+    len: u64,
+    chunks: Vec<Mutex<&'a mut [u8]>>,
 }
 
 /// One mapping. Wiped and unmapped when dropped, unless that was done before.

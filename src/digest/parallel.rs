@@ -1,25 +1,38 @@
 //! The nodes of many windows at once, on all cores.
 //!
-//! Threads take chunks from one queue until it is empty; the calling thread works along and reports
-//! progress. If the callback stops or panics, the others end after the chunk that they have.
+//! Threads take chunks from one queue until it is empty, hand each to a sink (which writes it into a
+//! device) and hash it; the calling thread works along and reports progress. If the callback stops or
+//! panics, or the sink fails, the others end after the chunk that they have.
 
+use std::convert::Infallible;
 use std::ops::{ControlFlow, Range};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use super::block::window_node;
-use super::{CHUNK_BYTES, NODE_BYTES, Node, Progress, Stopped, WINDOW_BYTES};
+use super::{CHUNK_BYTES, NODE_BYTES, Node, Progress, WINDOW_BYTES};
 
 /// Windows in a chunk.
 pub(super) const CHUNK_WINDOWS: usize = CHUNK_BYTES / WINDOW_BYTES;
 
-/// The nodes of all windows of `bytes`.
-pub(super) fn nodes_of_slice(
+/// Why there are no nodes.
+#[derive(Debug)]
+pub(super) enum Ended<E> {
+    /// The progress callback said so.
+    Stopped,
+    /// The sink failed.
+    Sink(E),
+}
+
+/// The nodes of all windows of `bytes`, which go into `sink` chunk by chunk with their offset, in any
+/// order and on several threads.
+pub(super) fn nodes_of_slice<E: Send>(
     bytes: &[u8],
+    sink: impl Fn(u64, &[u8]) -> Result<(), E> + Sync,
     progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
-) -> Result<Vec<Node>, Stopped> {
-    hash_windows(0, bytes, progress)
+) -> Result<Vec<Node>, Ended<E>> {
+    hash_windows(0, bytes, sink, progress)
 }
 
 /// The nodes of some windows of `bytes`, counted from 0; none if there are no such windows.
@@ -31,10 +44,15 @@ pub(crate) fn nodes_of_windows(bytes: &[u8], windows: Range<u64>) -> Option<Vec<
     }
     let start = usize::try_from(offset(windows.start)?).ok()?;
     let end = usize::try_from(offset(windows.end)?.min(len)).ok()?;
-    hash_windows(windows.start, bytes.get(start..end)?, &mut |_| {
+    hash_windows(windows.start, bytes.get(start..end)?, nowhere, &mut |_| {
         ControlFlow::Continue(())
     })
     .ok()
+}
+
+/// A sink for bytes that are only hashed.
+pub(super) fn nowhere(_offset: u64, _bytes: &[u8]) -> Result<(), Infallible> {
+    Ok(())
 }
 
 /// How many threads are worth having: one for each core that this process may use.
@@ -56,11 +74,12 @@ impl Drop for SetOnDrop<'_> {
     }
 }
 
-fn hash_windows(
+fn hash_windows<E: Send>(
     first: u64,
     bytes: &[u8],
+    sink: impl Fn(u64, &[u8]) -> Result<(), E> + Sync,
     progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
-) -> Result<Vec<Node>, Stopped> {
+) -> Result<Vec<Node>, Ended<E>> {
     let total = bytes.len() as u64;
     let mut nodes = vec![[0; NODE_BYTES]; bytes.len().div_ceil(WINDOW_BYTES)];
     let chunks = bytes.chunks(CHUNK_BYTES);
@@ -69,40 +88,46 @@ fn hash_windows(
     let queue = Mutex::new(starts.zip(chunks.zip(nodes.chunks_mut(CHUNK_WINDOWS))));
     let done = AtomicU64::new(0);
     let stop = AtomicBool::new(false);
+    let failed = Mutex::new(None);
     // The lock is held for one step of the iterator.
     let take = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
     let work_on_one = || match take() {
         None => false,
         Some((window, (chunk, nodes))) => {
+            // Hashing waits for memory less than copying would, and leaves the chunk in the cache.
             hash_chunk(window, chunk, nodes);
+            if let Err(error) = sink(window.saturating_mul(WINDOW_BYTES as u64), chunk) {
+                let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
+                failed.get_or_insert(error);
+                stop.store(true, Ordering::Relaxed);
+                return false;
+            }
             done.fetch_add(chunk.len() as u64, Ordering::Relaxed);
-            true
+            !stop.load(Ordering::Relaxed)
         }
     };
     thread::scope(|scope| {
         let _stop = SetOnDrop(&stop);
         for _ in 0..helpers {
             // A thread that cannot be had is one that does not help.
-            let _helper = helper().spawn_scoped(scope, || {
-                let mut busy = true;
-                while busy && !stop.load(Ordering::Relaxed) {
-                    busy = work_on_one();
-                }
-            });
+            let _helper = helper().spawn_scoped(scope, || while work_on_one() {});
         }
         while work_on_one() {
             let done = done.load(Ordering::Relaxed);
             // The end is reported once, when the helpers have come to theirs.
             if done < total && progress(Progress { done, total }).is_break() {
-                return Err(Stopped);
+                return Err(Ended::Stopped);
             }
         }
         Ok(())
     })?;
+    if let Some(error) = failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        return Err(Ended::Sink(error));
+    }
     let done = total;
     match progress(Progress { done, total }) {
         ControlFlow::Continue(()) => Ok(nodes),
-        ControlFlow::Break(()) => Err(Stopped),
+        ControlFlow::Break(()) => Err(Ended::Stopped),
     }
 }
 

@@ -1,9 +1,9 @@
 //! The tree over a stream, and its plain SHA-256 if asked for, in one pass and in fixed memory.
 //!
-//! The calling thread reads chunks into a fixed set of buffers, hands each to a sink (which writes
-//! it into a device) and queues it; helpers hash what is queued while the next chunk is read. When no
+//! The calling thread reads chunks into a fixed set of buffers and queues them; helpers hand what is
+//! queued to a sink (which writes it into a device) and hash it, while the next chunk is read. When no
 //! buffer is free, the calling thread helps. A buffer comes back when the last one that needs it is
-//! done with it.
+//! done with it. What lies in memory anyway needs neither reader nor buffers.
 
 use std::collections::VecDeque;
 use std::io::{self, Read};
@@ -14,7 +14,7 @@ use std::thread::{self, Scope};
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
-use super::parallel::{CHUNK_WINDOWS, hash_chunk, helper, threads};
+use super::parallel::{CHUNK_WINDOWS, Ended, hash_chunk, helper, nodes_of_slice, threads};
 use super::{CHUNK_BYTES, NODE_BYTES, Node, Progress, Stream, StreamDigest, Tree, WINDOW_BYTES};
 
 #[cfg(test)]
@@ -51,18 +51,18 @@ impl<E> From<io::Error> for StreamError<E> {
     }
 }
 
-/// Reads exactly `len` bytes, hands them to `sink` chunk by chunk with their offset, and computes
-/// the tree over them. One byte more is tried, so that a longer stream is noticed.
-pub(crate) fn read_stream<E>(
+/// Reads exactly `len` bytes, hands them to `sink` chunk by chunk with their offset, in any order and on
+/// several threads, and computes the tree over them. One byte more is tried, so that a longer stream is
+/// noticed.
+pub(crate) fn read_stream<E: Send>(
     mut reader: impl Read,
     len: u64,
     stream: Stream,
-    mut sink: impl FnMut(u64, &[u8]) -> Result<(), E>,
+    sink: impl Fn(u64, &[u8]) -> Result<(), E> + Sync,
     mut progress: impl FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<Streamed, StreamError<E>> {
-    let streamed = pump(&mut reader, len, stream, |offset, bytes| {
-        sink(offset, bytes).map_err(StreamError::Sink)?;
-        let done = offset.saturating_add(bytes.len() as u64);
+    let sink = |offset, bytes: &[u8]| sink(offset, bytes).map_err(StreamError::Sink);
+    let streamed = pump(&mut reader, len, stream, sink, |done| {
         match progress(Progress { done, total: len }) {
             ControlFlow::Continue(()) => Ok(()),
             ControlFlow::Break(()) => Err(StreamError::Stopped),
@@ -78,9 +78,31 @@ pub(crate) fn read_stream<E>(
     }
 }
 
+/// The same for bytes that lie in memory, without their plain SHA-256.
+pub(crate) fn read_slice<E: Send>(
+    bytes: &[u8],
+    len: u64,
+    sink: impl Fn(u64, &[u8]) -> Result<(), E> + Sync,
+    mut progress: impl FnMut(Progress) -> ControlFlow<()>,
+) -> Result<Streamed, StreamError<E>> {
+    match bytes.len() as u64 {
+        got if got < len => return Err(StreamError::TooShort { expected: len, got }),
+        got if got > len => return Err(StreamError::TooLong { expected: len }),
+        _ => {}
+    }
+    let nodes = nodes_of_slice(bytes, sink, &mut progress).map_err(|ended| match ended {
+        Ended::Stopped => StreamError::Stopped,
+        Ended::Sink(error) => StreamError::Sink(error),
+    })?;
+    Ok(Streamed {
+        tree: Tree::from_nodes(len, nodes),
+        sha256: None,
+    })
+}
+
 /// What is computed over all that a reader yields.
 pub(super) fn whole_reader(mut reader: impl Read, stream: Stream) -> io::Result<Streamed> {
-    pump(&mut reader, u64::MAX, stream, |_, _| Ok(()))
+    pump(&mut reader, u64::MAX, stream, |_, _| Ok(()), |_| Ok(()))
 }
 
 /// A chunk and the number of its first window.
@@ -96,13 +118,15 @@ enum Job {
 }
 
 /// What the threads share.
-struct Pool {
+struct Pool<E, S> {
     stream: Stream,
-    state: Mutex<State>,
+    /// Where every chunk goes.
+    sink: S,
+    state: Mutex<State<E>>,
     changed: Condvar,
 }
 
-struct State {
+struct State<E> {
     /// Chunks whose nodes are to be computed.
     chunks: VecDeque<Arc<Chunk>>,
     /// Chunks that the plain SHA-256 has yet to see, in order.
@@ -117,16 +141,18 @@ struct State {
     closed: bool,
     /// Something went wrong: all leave at once.
     abandoned: bool,
+    /// What the sink said first.
+    failed: Option<E>,
 }
 
 /// Abandons the work unless told otherwise: an error or a panic of reader or sink ends the helpers,
 /// and a panic in a helper ends the caller's wait.
-struct Abandon<'a> {
-    pool: &'a Pool,
+struct Abandon<'a, E, S> {
+    pool: &'a Pool<E, S>,
     armed: bool,
 }
 
-impl Drop for Abandon<'_> {
+impl<E, S> Drop for Abandon<'_, E, S> {
     fn drop(&mut self) {
         if self.armed {
             self.pool.lock().abandoned = true;
@@ -135,14 +161,15 @@ impl Drop for Abandon<'_> {
     }
 }
 
-/// Reads to the end of the reader, or `limit` bytes, and calls `each` with every chunk.
-fn pump<E: From<io::Error>>(
+/// Reads to the end of the reader, or `limit` bytes, and calls `each` with how much was read so far.
+fn pump<E: From<io::Error> + Send>(
     reader: &mut impl Read,
     limit: u64,
     stream: Stream,
-    mut each: impl FnMut(u64, &[u8]) -> Result<(), E>,
+    sink: impl Fn(u64, &[u8]) -> Result<(), E> + Sync,
+    mut each: impl FnMut(u64) -> Result<(), E>,
 ) -> Result<Streamed, E> {
-    let pool = Pool::new(stream);
+    let pool = Pool::new(stream, sink);
     let len = thread::scope(|scope| {
         let mut guard = pool.guard();
         let len = pool.feed(scope, reader, limit, &mut each)?;
@@ -150,13 +177,14 @@ fn pump<E: From<io::Error>>(
         guard.armed = false;
         Ok::<_, E>(len)
     })?;
-    Ok(pool.finish(len))
+    pool.finish(len)
 }
 
-impl Pool {
-    fn new(stream: Stream) -> Self {
+impl<E, S> Pool<E, S> {
+    fn new(stream: Stream, sink: S) -> Self {
         Self {
             stream,
+            sink,
             state: Mutex::new(State {
                 chunks: VecDeque::new(),
                 serial: VecDeque::new(),
@@ -169,19 +197,41 @@ impl Pool {
                 unmade: BUFFERS,
                 closed: false,
                 abandoned: false,
+                failed: None,
             }),
             changed: Condvar::new(),
         }
     }
 
-    /// Reads, hands on and queues chunk after chunk; returns the number of bytes.
-    fn feed<'scope, E: From<io::Error>>(
+    fn guard(&self) -> Abandon<'_, E, S> {
+        Abandon {
+            pool: self,
+            armed: true,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<E>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait<'a>(&self, state: MutexGuard<'a, State<E>>) -> MutexGuard<'a, State<E>> {
+        let state = self.changed.wait(state);
+        state.unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<E: Send, S: Fn(u64, &[u8]) -> Result<(), E> + Sync> Pool<E, S> {
+    /// Reads and queues chunk after chunk; returns the number of bytes.
+    fn feed<'scope>(
         &'scope self,
         scope: &'scope Scope<'scope, '_>,
         reader: &mut impl Read,
         limit: u64,
-        each: &mut impl FnMut(u64, &[u8]) -> Result<(), E>,
-    ) -> Result<u64, E> {
+        each: &mut impl FnMut(u64) -> Result<(), E>,
+    ) -> Result<u64, E>
+    where
+        E: From<io::Error>,
+    {
         let mut offset = 0u64;
         let mut helpers = 0;
         while offset < limit {
@@ -192,7 +242,6 @@ impl Pool {
             let got = fill(reader, &mut bytes)?;
             bytes.truncate(got);
             if got > 0 {
-                each(offset, &bytes)?;
                 // One chunk is not worth a thread; with each further one there can be one more.
                 if offset > 0 && helpers < threads().saturating_sub(1) {
                     helpers = usize::saturating_add(helpers, 1);
@@ -200,6 +249,7 @@ impl Pool {
                 }
                 self.queue(bytes);
                 offset = offset.saturating_add(got as u64);
+                each(offset)?;
             }
             if got < wanted {
                 break;
@@ -271,7 +321,7 @@ impl Pool {
     fn close(&self) {
         loop {
             let mut state = self.lock();
-            let Some(job) = state.take() else {
+            let Some(job) = state.take().filter(|_| !state.abandoned) else {
                 state.closed = true;
                 break;
             };
@@ -286,7 +336,12 @@ impl Pool {
             Job::Nodes(chunk) => {
                 let mut nodes = [[0; NODE_BYTES]; CHUNK_WINDOWS];
                 hash_chunk(chunk.window, &chunk.bytes, &mut nodes);
+                let sunk = (self.sink)(chunk.offset(), &chunk.bytes);
                 let mut state = self.lock();
+                if let Err(error) = sunk {
+                    state.failed.get_or_insert(error);
+                    state.abandoned = true;
+                }
                 let places = state.nodes.iter_mut().skip(chunk.window as usize);
                 for (place, node) in places.zip(nodes).take(chunk.windows()) {
                     *place = node;
@@ -303,38 +358,25 @@ impl Pool {
         self.changed.notify_all();
     }
 
-    /// All threads are gone and all work is done.
-    fn finish(self, len: u64) -> Streamed {
+    /// All threads are gone and all work is done, or the sink has failed.
+    fn finish(self, len: u64) -> Result<Streamed, E> {
         let state = self
             .state
             .into_inner()
             .unwrap_or_else(PoisonError::into_inner);
-        Streamed {
-            tree: Tree::from_nodes(len, state.nodes),
-            sha256: state
-                .sha256
-                .map(|sha256| StreamDigest::from_bytes(sha256.finalize().into())),
+        match state.failed {
+            Some(error) => Err(error),
+            None => Ok(Streamed {
+                tree: Tree::from_nodes(len, state.nodes),
+                sha256: state
+                    .sha256
+                    .map(|sha256| StreamDigest::from_bytes(sha256.finalize().into())),
+            }),
         }
-    }
-
-    fn guard(&self) -> Abandon<'_> {
-        Abandon {
-            pool: self,
-            armed: true,
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-        let state = self.changed.wait(state);
-        state.unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
+impl<E> State<E> {
     /// The next piece of work. The plain SHA-256 goes first: it is what takes longest.
     fn take(&mut self) -> Option<Job> {
         if !self.serial.is_empty()
@@ -355,6 +397,10 @@ impl State {
 }
 
 impl Chunk {
+    fn offset(&self) -> u64 {
+        self.window.saturating_mul(WINDOW_BYTES as u64)
+    }
+
     fn windows(&self) -> usize {
         self.bytes.len().div_ceil(WINDOW_BYTES)
     }

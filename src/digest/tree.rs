@@ -8,7 +8,8 @@ use std::ops::{ControlFlow, Range};
 use sha2::{Digest as _, Sha256};
 
 use super::block::{hash_blocks, padded_block};
-use super::{BLOCK_BYTES, Digest, NODE_BYTES, Node, Progress, Stopped, parallel};
+use super::parallel::{Ended, nodes_of_slice, nowhere};
+use super::{BLOCK_BYTES, Digest, NODE_BYTES, Node, Progress, Stopped};
 
 /// Nodes in a block of nodes.
 const FAN_OUT: usize = BLOCK_BYTES / NODE_BYTES;
@@ -30,8 +31,11 @@ impl Tree {
         bytes: &[u8],
         mut progress: impl FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<Self, Stopped> {
-        let nodes = parallel::nodes_of_slice(bytes, &mut progress)?;
-        Ok(Self::from_nodes(bytes.len() as u64, nodes))
+        match nodes_of_slice(bytes, nowhere, &mut progress) {
+            Ok(nodes) => Ok(Self::from_nodes(bytes.len() as u64, nodes)),
+            Err(Ended::Stopped) => Err(Stopped),
+            Err(Ended::Sink(never)) => match never {},
+        }
     }
 
     /// The tree over `len` bytes of data whose windows have these nodes.

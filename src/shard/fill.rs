@@ -9,7 +9,9 @@ use std::ops::ControlFlow;
 use super::Shard;
 use super::state::{Allocated, Content, Coverage};
 use crate::device::{Device, DeviceError};
-use crate::digest::{Digest, Progress, Stopped, Stream, StreamDigest, StreamError, read_stream};
+use crate::digest::{
+    Digest, Progress, Stopped, Stream, StreamDigest, StreamError, Streamed, read_slice, read_stream,
+};
 use crate::error::{LoadError, WriteError};
 use crate::process;
 
@@ -55,29 +57,52 @@ impl<D: Device> Shard<Allocated, D> {
 
     /// Loads exactly the shard's length from `reader`, in fixed memory.
     ///
-    /// A reader that ends earlier or goes on is an error, and so is [`ControlFlow::Break`] from
-    /// `progress`. After any error nothing counts as written: load again, or release the shard. The
-    /// failure is recorded (`DeviceFailed`, operation `load`).
+    /// The calling thread reads and calls `progress`; others copy and hash. A reader that ends earlier or
+    /// goes on is an error, and so is [`ControlFlow::Break`] from `progress`. After any error nothing counts
+    /// as written: load again, or release the shard. The failure is recorded (`DeviceFailed`, operation
+    /// `load`).
     pub fn load_from(
         &mut self,
         reader: impl Read,
         stream: Stream,
         progress: impl FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<Loaded, LoadError> {
+        let len = self.len();
+        self.load(|write| read_stream(reader, len, stream, write, progress))
+    }
+
+    /// Loads bytes that lie in memory, a mapped file for example: all cores copy and hash, and nothing is
+    /// buffered. Otherwise as [`load_from`](Self::load_from).
+    ///
+    /// With [`Stream::WithSha256`] it is `load_from`: that digest is one core's work, and it must be that of
+    /// the bytes that were copied even if a mapped file changes meanwhile.
+    pub fn load_slice(
+        &mut self,
+        bytes: &[u8],
+        stream: Stream,
+        progress: impl FnMut(Progress) -> ControlFlow<()>,
+    ) -> Result<Loaded, LoadError> {
+        let len = self.len();
+        match stream {
+            Stream::TreeOnly => self.load(|write| read_slice(bytes, len, write, progress)),
+            Stream::WithSha256 => self.load_from(bytes, stream, progress),
+        }
+    }
+
+    fn load(
+        &mut self,
+        load: impl FnOnce(
+            &(dyn Fn(u64, &[u8]) -> Result<(), DeviceError> + Sync),
+        ) -> Result<Streamed, StreamError<DeviceError>>,
+    ) -> Result<Loaded, LoadError> {
         process::check()?;
         // What was there is void from the first byte on, even if the reader panics.
         self.state = Allocated::empty();
-        let len = self.len();
         let region = &mut self.core.region;
-        let streamed = read_stream(
-            reader,
-            len,
-            stream,
-            |offset, bytes| region.write(offset, bytes),
-            progress,
-        )
-        .map_err(LoadError::from)
-        .inspect_err(|error| region.record_failure("load", error))?;
+        let streamed = region
+            .load(load)
+            .map_err(LoadError::from)
+            .inspect_err(|error| region.record_failure("load", error))?;
         let loaded = Loaded {
             digest: streamed.tree.digest(),
             sha256: streamed.sha256,

@@ -6,13 +6,15 @@
 
 use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
+#[cfg(feature = "fault-injection")]
+use std::sync::PoisonError;
 
 use crate::audit::event::{Event, Subject};
 use crate::device::backend::{DigestFailure, Facts, Reading};
 use crate::device::{Culpability, Device, DeviceError};
 #[cfg(feature = "fault-injection")]
 use crate::device::{Operation, Struck};
-use crate::digest::{Node, Progress, Tree};
+use crate::digest::{Node, Progress, StreamError, Tree};
 use crate::error::{NoAnswer, ReleaseError};
 use crate::manager::Home;
 use crate::process;
@@ -45,6 +47,15 @@ impl Condemns for DigestFailure {
         match self {
             Self::Device(error) => error.condemns(),
             Self::Stopped => false,
+        }
+    }
+}
+
+impl Condemns for StreamError<DeviceError> {
+    fn condemns(&self) -> bool {
+        match self {
+            Self::Sink(error) => error.condemns(),
+            Self::Read(_) | Self::Stopped | Self::TooLong { .. } | Self::TooShort { .. } => false,
         }
     }
 }
@@ -89,6 +100,37 @@ impl<D: Device> Region<D> {
             return self.home.device().flip_bit(&self.memory, offset, 0);
         }
         self.noticed(written)
+    }
+
+    /// Lets `load` hand bytes over, chunk by chunk, on several threads.
+    pub(super) fn load<T>(
+        &mut self,
+        load: impl FnOnce(
+            &(dyn Fn(u64, &[u8]) -> Result<(), DeviceError> + Sync),
+        ) -> Result<T, StreamError<DeviceError>>,
+    ) -> Result<T, StreamError<DeviceError>> {
+        let device = self.home.device();
+        #[cfg(feature = "fault-injection")]
+        let corrupt = std::sync::Mutex::new(Vec::new());
+        let filler = device.filler(&mut self.memory);
+        let loaded = filler.map_err(StreamError::Sink).and_then(|filler| {
+            load(&|offset, chunk| {
+                #[cfg(feature = "fault-injection")]
+                if strike(device, Operation::Write)? == Struck::Corrupt {
+                    corrupt
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .push(offset);
+                }
+                device.fill(&filler, offset, chunk)
+            })
+        });
+        #[cfg(feature = "fault-injection")]
+        for offset in corrupt.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            let flipped = device.flip_bit(&self.memory, offset, 0);
+            flipped.map_err(StreamError::Sink)?;
+        }
+        self.noticed(loaded)
     }
 
     /// Waits until the device has done what it was asked to do with this memory.
@@ -302,12 +344,8 @@ impl<D: Device> Drop for Region<D> {
 
 #[cfg(feature = "fault-injection")]
 impl<D: Device> Region<D> {
-    /// Lets an armed fault strike before the device is asked.
     fn strike(&self, operation: Operation) -> Result<Struck, DeviceError> {
-        match self.home.device().faults() {
-            None => Ok(Struck::No),
-            Some(faults) => faults.strike(operation),
-        }
+        strike(self.home.device(), operation)
     }
 
     pub(super) fn mark_injected(&self) {
@@ -318,5 +356,14 @@ impl<D: Device> Region<D> {
     pub(super) fn flip_bit(&self, offset: u64, bit: u8) -> Result<(), DeviceError> {
         self.mark_injected();
         self.home.device().flip_bit(&self.memory, offset, bit)
+    }
+}
+
+/// Lets an armed fault strike before the device is asked.
+#[cfg(feature = "fault-injection")]
+fn strike(device: &impl Device, operation: Operation) -> Result<Struck, DeviceError> {
+    match device.faults() {
+        None => Ok(Struck::No),
+        Some(faults) => faults.strike(operation),
     }
 }

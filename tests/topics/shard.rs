@@ -2,11 +2,13 @@
 //! comes back with an error and what is on record afterwards.
 
 use std::io::{self, Read};
+use std::ops::ControlFlow;
 
 use crate::backend::{self, Device};
 use crate::shards::{HandleJson, WINDOW, Worker, broken_seal, go, pattern, stop};
 use crate::support::of_event;
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 use vram_residency::device::{Culpability, Operation};
 use vram_residency::error::{LoadError, SealError, WriteError};
 use vram_residency::shard::Allocated;
@@ -151,6 +153,31 @@ fn writing_outside_of_a_shard_is_refused() {
     shard.write_at(100, &[]).unwrap();
 }
 
+/// Of more bytes than all threads have at a time, and an end that is no whole chunk.
+#[test]
+fn bytes_in_memory_are_loaded_as_a_stream_of_them_is() {
+    let worker = Worker::new();
+    let data = pattern(3_500_001);
+    let sha256 = Some(StreamDigest::from_bytes(Sha256::digest(&data).into()));
+    for (stream, sha256) in [(Stream::TreeOnly, None), (Stream::WithSha256, sha256)] {
+        let mut shard = worker.allocated("s", data.len() as u64);
+        let mut told = 0;
+        let loaded = shard.load_slice(&data, stream, |progress| {
+            assert_eq!(progress.total, data.len() as u64);
+            told = progress.done;
+            ControlFlow::Continue(())
+        });
+        let loaded = loaded.unwrap();
+        assert_eq!(told, data.len() as u64);
+        assert_eq!(loaded.digest, Digest::of_reader(&data[..]).unwrap());
+        assert_eq!(loaded.sha256, sha256);
+        let shard = shard.seal(Provenance::FsVerity(loaded.digest)).unwrap();
+        let shard = shard.verify().unwrap();
+        assert!(crate::backend::bytes(shard.view()) == data);
+        shard.release().unwrap();
+    }
+}
+
 /// Yields some bytes and then fails.
 struct Failing(usize);
 
@@ -196,13 +223,29 @@ fn after_a_load_that_failed_nothing_counts_as_written() {
     ));
     let stopped = shard.load_from(data.as_slice(), Stream::TreeOnly, stop);
     assert!(matches!(stopped, Err(LoadError::Stopped(_))));
-    worker
-        .faults
-        .fail(Operation::Write, 0, Culpability::Inconclusive);
+    let faults = &worker.faults;
+    faults.fail(Operation::Write, 0, Culpability::Inconclusive);
     assert!(matches!(
         load(&mut shard, &mut data.as_slice()),
         LoadError::Device(_)
     ));
+    let mut from_memory = |bytes: &[u8]| shard.load_slice(bytes, Stream::TreeOnly, go);
+    assert!(matches!(
+        from_memory(&data[..999]),
+        Err(LoadError::TooShort {
+            expected: 1000,
+            got: 999,
+            ..
+        })
+    ));
+    assert!(matches!(
+        from_memory(&pattern(1001)),
+        Err(LoadError::TooLong { expected: 1000, .. })
+    ));
+    faults.fail(Operation::Write, 0, Culpability::Inconclusive);
+    assert!(matches!(from_memory(&data), Err(LoadError::Device(_))));
+    let stopped = shard.load_slice(&data, Stream::TreeOnly, stop);
+    assert!(matches!(stopped, Err(LoadError::Stopped(_))));
     let error = shard.seal(Provenance::UnpinnedFirstUse).unwrap_err();
 
     let mut shard = error.into_shard().unwrap();
@@ -215,7 +258,7 @@ fn after_a_load_that_failed_nothing_counts_as_written() {
         .release()
         .unwrap();
     let failed = of_event(&worker.close(), "DeviceFailed");
-    assert_eq!(failed.len(), 5);
+    assert_eq!(failed.len(), 9);
     assert!(
         failed
             .iter()
@@ -364,19 +407,26 @@ fn a_manager_that_requires_a_provenance_refuses_to_do_without() {
 fn a_bad_copy_on_the_way_into_the_device_is_found_at_sealing() {
     let worker = Worker::new();
     let data = pattern(4 << 20);
-    let mut shard = worker.allocated("s", 4 << 20);
-    worker.faults.corrupt_write(2);
-    let loaded = shard
-        .load_from(data.as_slice(), Stream::TreeOnly, go)
-        .unwrap();
-    let error = shard.seal(Provenance::UnpinnedFirstUse).unwrap_err();
-    let (record, _shard) = broken_seal(&worker, error);
-    assert_eq!(record["reason"], "provenance_mismatch");
-    assert_eq!(record["expected"], loaded.digest.to_string());
-    assert_ne!(record["actual"], record["expected"]);
-    // Streams come in chunks of two windows, and the third one was hit at its beginning.
-    assert_eq!(record["damaged"], json!([[4, 5]]));
-    assert_eq!(record["damaged_windows"], 1);
+    for is_slice in [false, true] {
+        let mut shard = worker.allocated("s", 4 << 20);
+        worker.faults.corrupt_write(2);
+        let loaded = if is_slice {
+            shard.load_slice(&data, Stream::TreeOnly, go).unwrap()
+        } else {
+            shard.load_from(&data[..], Stream::TreeOnly, go).unwrap()
+        };
+        let error = shard.seal(Provenance::UnpinnedFirstUse).unwrap_err();
+        let (record, _shard) = broken_seal(&worker, error);
+        assert_eq!(record["reason"], "provenance_mismatch");
+        assert_eq!(record["expected"], loaded.digest.to_string());
+        // A chunk has two windows; whichever was copied as the third was hit at its beginning.
+        let window = record["damaged"][0][0].as_u64().unwrap();
+        assert_eq!((window % 2, &record["damaged_windows"]), (0, &json!(1)));
+        let mut damaged = data.clone();
+        damaged[(window * WINDOW) as usize] ^= 1;
+        let damaged = Digest::of_reader(&damaged[..]).unwrap();
+        assert_eq!(record["actual"], damaged.to_string());
+    }
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Opening a GPU: what it is, what it can do, and whether it computes rightly.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use super::context::Context;
 use super::driver::{Driver, Failed, Properties};
@@ -118,7 +118,7 @@ impl CudaBuilder {
 
     /// Finds the driver and the GPU, loads the kernel, has it hash data whose digests are known, and
     /// finds out whether memory can be made read-only. Takes 16 MiB of the GPU, whatever the size of
-    /// shards, and some 3 MiB of pinned memory.
+    /// shards, and some 3 MiB of pinned memory, later 1 MiB more for each thread that loads at a time.
     pub fn open(self) -> Result<Cuda, CudaError> {
         process::check()?;
         process::watch_for_forks().map_err(|error| DeviceError::Os {
@@ -137,7 +137,7 @@ impl CudaBuilder {
             })
         })?;
         let cuda = Cuda {
-            staging: Mutex::new(Staging::new(&context)?),
+            staging: Staging::new(&context)?,
             hasher: Hasher::new(&context, gpu.multiprocessors, self.share)?,
             views,
             name: format!("cuda:{}", self.ordinal).into(),

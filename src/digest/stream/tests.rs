@@ -1,5 +1,7 @@
 //! Streams of every length, ends that come too early or too late, and who fails meanwhile.
 
+use std::collections::BTreeMap;
+
 use super::*;
 
 fn data(len: usize) -> Vec<u8> {
@@ -14,8 +16,29 @@ fn no_sink(_: u64, _: &[u8]) -> Result<(), &'static str> {
     Ok(())
 }
 
+/// Takes chunks in any order, and says what they make.
+#[derive(Default)]
+struct Arrived(Mutex<BTreeMap<u64, Vec<u8>>>);
+
+impl Arrived {
+    fn take(&self, offset: u64, chunk: &[u8]) -> Result<(), &'static str> {
+        let before = self.0.lock().unwrap().insert(offset, chunk.to_vec());
+        assert_eq!(before, None, "twice");
+        Ok(())
+    }
+
+    fn whole(self) -> Vec<u8> {
+        let mut whole = Vec::new();
+        for (offset, chunk) in self.0.into_inner().unwrap() {
+            assert_eq!(offset, whole.len() as u64);
+            whole.extend(chunk);
+        }
+        whole
+    }
+}
+
 #[test]
-fn a_stream_has_the_tree_and_the_sha256_of_its_bytes_and_arrives_in_order() {
+fn a_stream_has_the_tree_and_the_sha256_of_its_bytes_and_arrives_whole() {
     for len in [
         0,
         1,
@@ -25,32 +48,31 @@ fn a_stream_has_the_tree_and_the_sha256_of_its_bytes_and_arrives_in_order() {
         23 * CHUNK_BYTES + 4097,
     ] {
         let bytes = data(len);
-        let mut arrived: Vec<u8> = Vec::new();
-        let mut last = None;
-        let streamed = read_stream(
-            &bytes[..],
-            len as u64,
-            Stream::WithSha256,
-            |offset, chunk| {
-                assert_eq!(offset, arrived.len() as u64);
-                arrived.extend_from_slice(chunk);
-                Ok::<_, ()>(())
-            },
-            |progress| {
-                last = Some(progress);
-                ControlFlow::Continue(())
-            },
-        )
-        .unwrap();
-        assert!(arrived == bytes);
         let tree = Tree::of_slice(&bytes, go_on).unwrap();
-        assert_eq!(streamed.tree.digest(), tree.digest(), "{len} bytes");
-        assert_eq!(streamed.tree.damaged(&tree), []);
         let sha256 = StreamDigest::from_bytes(Sha256::digest(&bytes).into());
-        assert_eq!(streamed.sha256, Some(sha256));
         let total = len as u64;
-        assert_eq!(last.is_none(), len == 0);
-        assert!(last.is_none_or(|last| last == Progress { done: total, total }));
+        for is_slice in [false, true] {
+            let arrived = Arrived::default();
+            let sink = |offset, chunk: &[u8]| arrived.take(offset, chunk);
+            let mut told = Vec::new();
+            let tell = |progress| {
+                told.push(progress);
+                ControlFlow::Continue(())
+            };
+            let streamed = if is_slice {
+                read_slice(&bytes, total, sink, tell).unwrap()
+            } else {
+                read_stream(&bytes[..], total, Stream::WithSha256, sink, tell).unwrap()
+            };
+            assert!(arrived.whole() == bytes);
+            assert_eq!(streamed.tree.digest(), tree.digest(), "{len} bytes");
+            assert_eq!(streamed.tree.damaged(&tree), []);
+            assert_eq!(streamed.sha256, (!is_slice).then_some(sha256));
+            assert!(told.is_sorted_by_key(|progress| progress.done));
+            if len > 0 {
+                assert_eq!(told.last(), Some(&Progress { done: total, total }));
+            }
+        }
     }
 }
 
@@ -74,6 +96,17 @@ fn a_stream_of_another_length_is_refused() {
         let result = read_stream(&bytes[..], len as u64, Stream::TreeOnly, no_sink, go_on);
         assert!(matches!(result, Err(StreamError::TooLong { expected }) if expected == len as u64));
     }
+    for (len, is_longer) in [(bytes.len() + 1, false), (bytes.len() - 1, true)] {
+        match read_slice(&bytes, len as u64, no_sink, go_on) {
+            Err(StreamError::TooShort { expected, got }) if !is_longer => {
+                assert_eq!(expected - got, 1);
+            }
+            Err(StreamError::TooLong { expected }) if is_longer => {
+                assert_eq!(expected, len as u64);
+            }
+            result => panic!("{result:?}"),
+        }
+    }
 }
 
 #[test]
@@ -95,6 +128,19 @@ fn a_failing_sink_a_break_and_a_failing_reader_end_it() {
     let result = read_stream(&bytes[..], len, Stream::WithSha256, no_sink, stop);
     assert!(matches!(result, Err(StreamError::Stopped)));
     assert_eq!(calls, 1);
+    let result = read_slice(&bytes, len, no_sink, |_| ControlFlow::Break(()));
+    assert!(matches!(result, Err(StreamError::Stopped)));
+
+    for at in [0, 1, 19] {
+        let full = |offset, _: &[u8]| match offset / CHUNK_BYTES as u64 {
+            chunk if chunk == at => Err("full"),
+            _ => Ok(()),
+        };
+        let result = read_slice(&bytes, len, full, go_on);
+        assert!(matches!(result, Err(StreamError::Sink("full"))), "{at}");
+        let result = read_stream(&bytes[..], len, Stream::TreeOnly, full, go_on);
+        assert!(matches!(result, Err(StreamError::Sink("full"))), "{at}");
+    }
 
     struct Liar;
     impl Read for Liar {
@@ -106,28 +152,24 @@ fn a_failing_sink_a_break_and_a_failing_reader_end_it() {
     assert!(matches!(result, Err(StreamError::Read(_))));
 }
 
+/// On whatever thread it happens.
 #[test]
-fn a_panic_in_the_sink_arrives_at_the_caller() {
+fn a_panic_in_the_sink_ends_it_with_a_panic() {
     let bytes = data(20 * CHUNK_BYTES);
-    let result = std::panic::catch_unwind(|| {
-        let sink = |offset, _: &[u8]| match offset {
-            0 => Ok::<_, ()>(()),
-            _ => panic!("sink"),
-        };
-        read_stream(
-            &bytes[..],
-            bytes.len() as u64,
-            Stream::WithSha256,
-            sink,
-            go_on,
-        )
-    });
-    assert_eq!(result.unwrap_err().downcast_ref::<&str>(), Some(&"sink"));
+    let len = bytes.len() as u64;
+    let sink = |offset, _: &[u8]| match offset {
+        0 => Ok::<_, ()>(()),
+        _ => panic!("sink"),
+    };
+    let from_reader = || read_stream(&bytes[..], len, Stream::WithSha256, sink, go_on);
+    assert!(std::panic::catch_unwind(from_reader).is_err());
+    let from_slice = || read_slice(&bytes, len, sink, go_on);
+    assert!(std::panic::catch_unwind(from_slice).is_err());
 }
 
 #[test]
 fn no_more_than_the_buffers_are_in_use() {
-    let pool = Pool::new(Stream::WithSha256);
+    let pool = Pool::new(Stream::WithSha256, no_sink);
     for _ in 0..3 * BUFFERS {
         let buffer = pool.buffer(CHUNK_BYTES).unwrap();
         pool.queue(buffer);
