@@ -19,46 +19,14 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use rustix::io::Errno;
 
+use self::random::Random;
 use super::storage::{SegmentFile, SegmentReader, Storage, parse_segment_name, segment_name};
 
+mod random;
 mod tests;
 
 /// What a medium writes as a whole.
 const SECTOR: usize = 512;
-
-/// SplitMix64: the same numbers from the same seed, for ever.
-#[derive(Clone, Debug)]
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// A number below `end`.
-    fn below(&mut self, end: u64) -> u64 {
-        self.next() % end
-    }
-
-    fn index(&mut self, end: usize) -> usize {
-        usize::try_from(self.below(end as u64)).unwrap()
-    }
-
-    /// Another sequence, so that this one goes on alike however many numbers are taken there: how
-    /// long a line is, depends on the clock.
-    fn fork(&mut self) -> Self {
-        Self(self.next())
-    }
-
-    /// True so many times in a thousand.
-    fn chance(&mut self, per_mille: u64) -> bool {
-        self.below(1000) < per_mille
-    }
-}
 
 type Action = Box<dyn FnMut() + Send>;
 

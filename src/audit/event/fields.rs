@@ -1,0 +1,277 @@
+//! What events are made of: the parts that several share, and those with many fields.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use serde::{Serialize, Serializer};
+
+use super::{MAX_LISTED_RANGES, Seq};
+use crate::audit::builder::Retention;
+use crate::audit::clock::Time;
+use crate::digest::{Digest, StreamDigest};
+use crate::id::{ModelRef, ShardId};
+
+/// The shard that an event is about. Events are moved and queued by the thousand: they hold it by one
+/// reference.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+pub(crate) struct Subject(Arc<Names>);
+
+/// What a shard is called.
+#[derive(Debug, Eq, PartialEq, Serialize)]
+pub(crate) struct Names {
+    pub(crate) shard: ShardId,
+    pub(crate) allocation: u64,
+    pub(crate) device: Arc<str>,
+}
+
+impl Subject {
+    pub(crate) fn new(shard: ShardId, allocation: u64, device: Arc<str>) -> Self {
+        Self(Arc::new(Names {
+            shard,
+            allocation,
+            device,
+        }))
+    }
+
+    /// Whether it is the same shard of the same trail.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl std::ops::Deref for Subject {
+    type Target = Names;
+
+    fn deref(&self) -> &Names {
+        &self.0
+    }
+}
+
+/// Why a verification failed.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Reason {
+    /// The device failed in a way that says something about the bytes.
+    DeviceError,
+    /// The device's bytes have another digest than the one that was sealed.
+    DigestMismatch,
+    /// The verification was left without an outcome: a panic, or an early return.
+    Interrupted,
+    /// At sealing, the bytes were not those that the provenance names, or not those of the stream.
+    ProvenanceMismatch,
+    /// The seal's tag does not fit the seal, the shard or the key.
+    SignatureInvalid,
+    /// The device's own digest is right, but a window that was copied back and hashed by this process
+    /// is not what was sealed: the device computes or copies wrongly.
+    SpotCheckMismatch,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::DeviceError => "device_error",
+            Self::DigestMismatch => "digest_mismatch",
+            Self::Interrupted => "interrupted",
+            Self::ProvenanceMismatch => "provenance_mismatch",
+            Self::SignatureInvalid => "signature_invalid",
+            Self::SpotCheckMismatch => "spot_check_mismatch",
+        })
+    }
+}
+
+/// Everything that a failed verification tells.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Failure {
+    #[serde(flatten)]
+    pub(crate) subject: Subject,
+    pub(crate) reason: Reason,
+    /// What was being done: `seal`, `verify`, `reverify`, `verify_window`, `check`, `check_window`.
+    pub(crate) operation: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) expected: Option<AnyDigest>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) actual: Option<AnyDigest>,
+    #[serde(flatten)]
+    pub(crate) history: History,
+    /// How many windows differ from the kept tree.
+    pub(crate) damaged_windows: u64,
+    /// Which ones: half-open ranges, the first [`MAX_LISTED_RANGES`] of them.
+    #[serde(serialize_with = "ranges")]
+    pub(crate) damaged: Vec<Range<u64>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) detail: Option<Arc<str>>,
+    /// The failure was made by the `fault-injection` feature.
+    #[serde(skip_serializing_if = "is_false")]
+    pub(crate) injected: bool,
+}
+
+impl Failure {
+    /// The device of a shard that is being served was lost.
+    pub(crate) fn of_device(subject: Subject, history: History, cause: &Arc<str>) -> Self {
+        Self {
+            subject,
+            reason: Reason::DeviceError,
+            operation: "serve",
+            expected: None,
+            actual: None,
+            history,
+            damaged_windows: 0,
+            damaged: Vec::new(),
+            detail: Some(Arc::clone(cause)),
+            injected: false,
+        }
+    }
+}
+
+/// When the shard was sealed and last verified: numbers and times of the records.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
+pub(crate) struct History {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) sealed_seq: Option<Seq>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) sealed_time: Option<Time>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) last_verified_seq: Option<Seq>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) last_verified_time: Option<Time>,
+}
+
+/// A digest in a failure: of the device's bytes, or the plain one of the stream.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[serde(untagged)]
+pub(crate) enum AnyDigest {
+    FsVerity(Digest),
+    Sha256(StreamDigest),
+}
+
+/// What the end of the previous segment was, as the header of the next one states it.
+#[derive(Clone, Debug, Serialize, serde::Deserialize)]
+pub(crate) struct Previous {
+    pub(crate) segment: u64,
+    pub(crate) end: u64,
+    /// How many bytes may stand behind `end`: what was found there when the trail was opened again,
+    /// or what the write had that failed. Version 0.1.0 did not say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) void: Option<u64>,
+    pub(crate) checkpoint: String,
+    pub(crate) frontier: Vec<String>,
+}
+
+/// The fields of a segment's first record.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Header {
+    pub(crate) segment: u64,
+    pub(crate) first_leaf: u64,
+    pub(crate) origin: Arc<str>,
+    pub(crate) key: Arc<str>,
+    pub(crate) retention: Retention,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) previous: Option<Previous>,
+}
+
+/// The configuration in force, as `TrailOpened` states it.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Configuration {
+    pub(crate) crate_version: &'static str,
+    pub(crate) features: Vec<&'static str>,
+    pub(crate) fault_injection: bool,
+    /// The SHA-256 of the kernel for GPUs, as PTX; only where it is compiled in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) kernel_sha256: Option<StreamDigest>,
+    pub(crate) critical_deadline_ms: u64,
+    pub(crate) durable_within_ms: u64,
+    pub(crate) queue_records: u64,
+    pub(crate) reserved_records: u64,
+    pub(crate) segment_bytes: u64,
+    pub(crate) segment_age_s: u64,
+    pub(crate) failure_window_s: u64,
+    pub(crate) failure_threshold_per_mille: u16,
+    /// The names of the anchors, that of the log first.
+    pub(crate) anchors: Vec<Arc<str>>,
+    pub(crate) anchor_every_records: u64,
+    pub(crate) anchor_every_ms: u64,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct LiveShard {
+    #[serde(flatten)]
+    pub(crate) subject: Subject,
+    pub(crate) bytes: u64,
+}
+
+/// Records that have a number and are not in the trail.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+pub(crate) struct Lost {
+    pub(crate) first: Seq,
+    pub(crate) last: Seq,
+    pub(crate) count: u64,
+    pub(crate) cause: LossCause,
+    pub(crate) first_time: Time,
+    pub(crate) last_time: Time,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum LossCause {
+    /// There was no room in the queue.
+    QueueFull,
+}
+
+/// The fields of `VramSealed`.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Sealing {
+    #[serde(flatten)]
+    pub(crate) model: ModelRef,
+    pub(crate) bytes: u64,
+    pub(crate) digest: Digest,
+    /// `fs_verity`, `sha256`, or `unpinned_first_use`.
+    pub(crate) provenance: &'static str,
+    /// The plain SHA-256 that was given as provenance.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) stream_sha256: Option<StreamDigest>,
+    pub(crate) sealed_time: Time,
+    /// Hexadecimal; names the seal key.
+    pub(crate) key_id: Arc<str>,
+    /// Hexadecimal; random for each manager.
+    pub(crate) epoch: Arc<str>,
+    pub(crate) read_only: bool,
+}
+
+/// The fields of `PolicyViolation`.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Violation {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) shard: Option<ShardId>,
+    pub(crate) policy: Arc<str>,
+    pub(crate) violation: Arc<str>,
+    pub(crate) details: Arc<str>,
+    pub(crate) action: Arc<str>,
+}
+
+#[allow(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "the form that serde asks for"
+)]
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+fn ranges<S: Serializer>(ranges: &[Range<u64>], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(
+        ranges
+            .iter()
+            .take(MAX_LISTED_RANGES)
+            .map(|range| [range.start, range.end]),
+    )
+}
+
+impl fmt::Display for AnyDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::FsVerity(digest) => digest.fmt(f),
+            Self::Sha256(digest) => digest.fmt(f),
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! The writer's side: it waits for work, takes it, and says what became of it.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use super::{Queue, Refusal, Wake, WriteFailure, Writer};
+use crate::audit::checkpoint::Checkpoint;
+use crate::audit::clock::Time;
+use crate::audit::event::{Event, Lost, Seq};
+use crate::audit::record::Record;
+use crate::audit::sync::Instant;
+
+impl Queue {
+    /// Waits for a critical record, enough ordinary ones, or closing, at most `limit`.
+    pub(crate) fn wait_for_work(&self, limit: Duration) -> Wake {
+        let deadline = Instant::now().checked_add(limit);
+        let mut state = self.lock();
+        loop {
+            if let Some(until) = state.closing {
+                return Wake::Close(until);
+            }
+            let enough = state.records.len() >= self.worth_writing() && state.failure.is_none();
+            let left = deadline.map_or(limit, |end| end.saturating_duration_since(Instant::now()));
+            if state.urgent || enough || left.is_zero() {
+                return Wake::Work;
+            }
+            state = self
+                .work
+                .wait_timeout(state, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+    }
+
+    /// Moves what is queued behind `pending`, then numbers the trail's own events behind that, so
+    /// that `pending` stays in the order of the numbers. Returns the gaps that are new, to be logged.
+    ///
+    /// While the disk fails, gaps stay where they are and grow: a record for each attempt would be
+    /// noise, and need room.
+    pub(crate) fn take(&self, pending: &mut VecDeque<Record>, own: &mut Vec<Event>) -> Vec<Lost> {
+        let mut state = self.lock();
+        state.urgent = false;
+        pending.append(&mut state.records);
+        let fresh = state.lost.iter_mut().filter(|gap| !gap.logged);
+        let fresh = fresh
+            .map(|gap| {
+                gap.logged = true;
+                gap.lost
+            })
+            .collect();
+        if state.failure.is_none() {
+            let explained = state.lost.drain(..);
+            own.extend(explained.map(|gap| Event::RecordsLost { lost: gap.lost }));
+        }
+        for event in own.drain(..) {
+            let seq = state.take_number();
+            pending.push_back(Record {
+                seq,
+                time: Time::now(),
+                mono_us: self.mono_us(),
+                event,
+            });
+        }
+        state.in_flight = pending.len();
+        fresh
+    }
+
+    /// A record of the trail itself that does not go through the queue: a segment's header.
+    pub(crate) fn number(&self, event: Event) -> Record {
+        let mut state = self.lock();
+        Record {
+            seq: state.take_number(),
+            time: Time::now(),
+            mono_us: self.mono_us(),
+            event,
+        }
+    }
+
+    /// The first lost number that no record accounts for yet.
+    pub(crate) fn first_gap(&self) -> Option<Seq> {
+        self.lock().lost.front().map(|gap| gap.lost.first)
+    }
+
+    /// Everything up to `last` is durable under `checkpoint`; `in_flight` records are still held.
+    pub(crate) fn settle(&self, last: Option<Seq>, checkpoint: Arc<Checkpoint>, in_flight: usize) {
+        let mut state = self.lock();
+        let mut below = last.map_or(0, |last| last.0.saturating_add(1));
+        if in_flight == 0 {
+            // A header's number is that of no record the writer held, and may be the highest.
+            let gap = state.lost.front().map(|gap| gap.lost.first.0);
+            below = state.first_queued().min(gap.unwrap_or(u64::MAX));
+        }
+        state.durable_below = state.durable_below.max(below);
+        state.checkpoint = Some(checkpoint);
+        state.in_flight = in_flight;
+        state.failure = None;
+        drop(state);
+        self.settled.notify_all();
+    }
+
+    /// The attempt to write everything that was taken failed; the records stay with the writer.
+    pub(crate) fn report_failure(&self, failure: WriteFailure) {
+        let mut state = self.lock();
+        state.failed_below = state.first_queued();
+        state.failure = Some(failure);
+        drop(state);
+        self.settled.notify_all();
+    }
+
+    /// The writer ends and leaves `abandoned` records from outside unwritten, besides those that
+    /// are still queued. Returns how many are lost, or nothing if it had ended before.
+    pub(crate) fn stop(&self, abandoned: u64) -> Option<u64> {
+        let mut state = self.lock();
+        if state.writer == Writer::Stopped {
+            return None;
+        }
+        state.writer = Writer::Stopped;
+        state.refuses.get_or_insert(Refusal::WriterStopped);
+        let queued = u64::try_from(state.records.len()).unwrap_or(u64::MAX);
+        let lost = abandoned.saturating_add(queued);
+        self.counters.count_failures(lost);
+        drop(state);
+        self.settled.notify_all();
+        Some(lost)
+    }
+
+    /// How many records the writer holds that are not durable.
+    pub(crate) fn in_flight(&self) -> u64 {
+        u64::try_from(self.lock().in_flight).unwrap_or(u64::MAX)
+    }
+
+    /// Why the last attempt failed.
+    pub(crate) fn failure(&self) -> WriteFailure {
+        self.lock().failure.clone().unwrap_or(WriteFailure {
+            operation: "write",
+            cause: "unknown".into(),
+        })
+    }
+
+    /// Whether somebody waits for a record that the writer has not taken.
+    pub(crate) fn is_urgent(&self) -> bool {
+        self.lock().urgent
+    }
+
+    pub(crate) fn is_failing(&self) -> bool {
+        self.lock().failure.is_some()
+    }
+
+    pub(crate) fn newest_checkpoint(&self) -> Option<Arc<Checkpoint>> {
+        self.lock().checkpoint.clone()
+    }
+}
