@@ -58,7 +58,7 @@ static ALLOCATOR: Counting = Counting;
 fn main() {
     let dir = tempfile::Builder::new()
         .prefix("record-bench-")
-        .tempdir_in(std::env::var_os("BENCH_DIR").unwrap_or_else(|| ".".into()))
+        .tempdir_in(env!("CARGO_TARGET_TMPDIR"))
         .unwrap();
     let key = TrailKey::open_or_create(dir.path().join("key.pem")).unwrap();
     let trail = AuditTrail::builder("bench".parse().unwrap(), dir.path().join("trail"), key)

@@ -22,9 +22,9 @@ mod tree;
 
 #[cfg(feature = "cuda")]
 pub(crate) use block::window_node;
-#[cfg(feature = "cuda")]
-pub(crate) use parallel::helper;
 pub(crate) use parallel::nodes_of_windows;
+#[cfg(feature = "cuda")]
+pub(crate) use parallel::{helper, threads};
 pub(crate) use stream::{StreamError, Streamed, read_slice, read_stream};
 pub use tree::Tree;
 
@@ -43,6 +43,9 @@ pub(crate) const NODE_BYTES: usize = 32;
 pub(crate) const CHUNK_BYTES: usize = 2 * WINDOW_BYTES;
 
 /// How far a long step has come, in bytes.
+///
+/// It is told on the thread that asked for the step, while other threads or a GPU may go on: a callback that
+/// takes its time delays the answer, not the work.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct Progress {

@@ -3,8 +3,8 @@
 //!
 //! A transition takes its shard by value, so its error gives it back: as it was if there was no
 //! answer or the call was wrong, quarantined if the shard failed. An error that reports a failed
-//! verification holds the [`Incident`](crate::audit::Incident): only this crate can make one, and only once the trail has
-//! answered. Messages name shards and numbers, never addresses or secrets.
+//! verification holds the [`Incident`](crate::audit::Incident): only this crate can make one, and only
+//! once the trail has answered. Messages name shards and numbers, never addresses or secrets.
 
 mod memory;
 mod verification;

@@ -10,6 +10,8 @@ pub struct Device {
     /// At most 63 bytes are kept.
     pub name: String,
     pub uuid: [u8; 16],
+    /// The UUID of the part of a GPU that this is (MIG), if it is one; `uuid` is the whole GPU's.
+    pub instance_uuid: Option<[u8; 16]>,
     pub compute_capability: (u32, u32),
     /// In bytes.
     pub total_memory: u64,
@@ -34,6 +36,7 @@ impl Device {
         Self {
             name: format!("Simulated GPU {ordinal}"),
             uuid,
+            instance_uuid: None,
             compute_capability: (9, 0),
             total_memory: 1 << 30,
             multiprocessors: 8,
@@ -52,6 +55,7 @@ impl Device {
         DeviceWire {
             name,
             uuid: self.uuid,
+            instance_uuid: self.instance_uuid.unwrap_or(self.uuid),
             major: self.compute_capability.0,
             minor: self.compute_capability.1,
             total_memory: self.total_memory,

@@ -2,7 +2,7 @@
 //! so everything here has C's layout, and nothing is a reference.
 
 /// Changes whenever something here does: both sides must have been built from the same source.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// A simulated device, as [`Device`](crate::Device) describes it.
 #[derive(Clone, Copy, Debug)]
@@ -10,6 +10,7 @@ pub const VERSION: u32 = 3;
 pub struct DeviceWire {
     pub name: [u8; 64],
     pub uuid: [u8; 16],
+    pub instance_uuid: [u8; 16],
     pub major: u32,
     pub minor: u32,
     pub total_memory: u64,

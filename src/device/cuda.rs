@@ -10,6 +10,7 @@
 #![allow(unsafe_code, reason = "the driver is a library of C functions")]
 
 use std::fmt;
+use std::mem::ManuallyDrop;
 use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
@@ -62,7 +63,7 @@ pub struct Cuda {
     // In the order in which they must go.
     staging: Staging,
     hasher: Hasher,
-    views: Arc<CudaStream>,
+    views: ManuallyDrop<Arc<CudaStream>>,
     context: Arc<Context>,
     name: Arc<str>,
     identity: Arc<str>,
@@ -293,8 +294,11 @@ impl Backend for Cuda {
 impl Drop for Cuda {
     /// In a forked child, neither the driver nor what it gave is this process's.
     fn drop(&mut self) {
-        if process::check().is_err() {
-            let _left = std::mem::ManuallyDrop::new(Arc::clone(&self.views));
+        if process::check().is_ok() {
+            self.context.driver().keeping_current(|| {
+                // SAFETY: it is dropped here alone, and not used afterwards.
+                unsafe { ManuallyDrop::drop(&mut self.views) };
+            });
         }
     }
 }

@@ -77,7 +77,8 @@ impl Faults {
         Self(Arc::default())
     }
 
-    /// After `passing` more writes, one puts a wrong bit into the device and reports success.
+    /// After `passing` more writes, one puts a wrong bit into the device and reports success. A load writes
+    /// its chunks in no certain order.
     pub fn corrupt_write(&self, passing: u64) {
         self.arm(Operation::Write, passing, Effect::Corrupt);
     }

@@ -18,6 +18,7 @@ use std::hint::black_box;
 use std::ops::{ControlFlow, Range};
 use std::ptr::{self, NonNull};
 use std::slice;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags};
@@ -124,27 +125,28 @@ impl Backend for Host {
         process::check()?;
         let len = memory.len as u64;
         let end = offset.saturating_add(bytes.len() as u64);
-        let place = memory.bytes_mut()?;
+        let (place, wiped) = memory.bytes_mut()?;
         let place = range(offset, end).and_then(|range| place.get_mut(range));
         let place = place.ok_or(DeviceError::OutOfRange { offset, end, len })?;
+        wiped.store(false, Ordering::Relaxed);
         place.copy_from_slice(bytes);
-        memory.wiped = false;
         Ok(())
     }
 
     fn filler<'a>(&self, memory: &'a mut HostMemory) -> Result<HostFiller<'a>, DeviceError> {
         process::check()?;
         let len = memory.len as u64;
-        memory.wiped = false;
-        let chunks = memory.bytes_mut()?.chunks_mut(CHUNK_BYTES);
+        let (bytes, wiped) = memory.bytes_mut()?;
         Ok(HostFiller {
             len,
-            chunks: chunks.map(Mutex::new).collect(),
+            chunks: bytes.chunks_mut(CHUNK_BYTES).map(Mutex::new).collect(),
+            wiped,
         })
     }
 
     fn fill(&self, filler: &HostFiller<'_>, offset: u64, chunk: &[u8]) -> Result<(), DeviceError> {
         const CHUNK: u64 = CHUNK_BYTES as u64;
+        process::check()?;
         let end = offset.saturating_add(chunk.len() as u64);
         let outside = || DeviceError::OutOfRange {
             offset,
@@ -157,7 +159,9 @@ impl Backend for Host {
         let start = offset % CHUNK;
         let part = range(start, start.saturating_add(chunk.len() as u64));
         let part = part.and_then(|part| place.get_mut(part));
-        part.ok_or_else(outside)?.copy_from_slice(chunk);
+        let part = part.ok_or_else(outside)?;
+        filler.wiped.store(false, Ordering::Relaxed);
+        part.copy_from_slice(chunk);
         Ok(())
     }
 
@@ -255,6 +259,7 @@ impl Backend for Host {
 pub struct HostFiller<'a> {
     len: u64,
     chunks: Vec<Mutex<&'a mut [u8]>>,
+    wiped: &'a AtomicBool,
 }
 
 /// One mapping. Wiped and unmapped when dropped, unless that was done before.
@@ -268,7 +273,8 @@ pub struct HostMemory {
     mapped: usize,
     locked: bool,
     read_only: bool,
-    wiped: bool,
+    /// Also if nothing was ever written.
+    wiped: AtomicBool,
 }
 
 // SAFETY: the mapping belongs to the process and not to a thread; whoever has the value has it alone.
@@ -300,7 +306,7 @@ impl HostMemory {
             mapped,
             locked: false,
             read_only: false,
-            wiped: true,
+            wiped: true.into(),
         };
         for advice in [Advice::LinuxDontDump, Advice::LinuxDontFork] {
             // SAFETY: the range is exactly our mapping; neither advice changes what it holds.
@@ -323,14 +329,16 @@ impl HostMemory {
         unsafe { slice::from_raw_parts(self.base.as_ptr(), self.len) }
     }
 
-    /// Refused while the memory is read-only.
-    fn bytes_mut(&mut self) -> Result<&mut [u8], DeviceError> {
+    /// The bytes, and whether they are wiped, which they are no longer once one is written. Refused while
+    /// the memory is read-only.
+    fn bytes_mut(&mut self) -> Result<(&mut [u8], &AtomicBool), DeviceError> {
         if self.read_only {
             return Err(DeviceError::ReadOnly);
         }
         // SAFETY: as in `bytes`; also writable (not `read_only`), and borrowed by nobody else, as
         // `self` is borrowed mutably.
-        Ok(unsafe { slice::from_raw_parts_mut(self.base.as_ptr(), self.len) })
+        let bytes = unsafe { slice::from_raw_parts_mut(self.base.as_ptr(), self.len) };
+        Ok((bytes, &self.wiped))
     }
 
     /// All that is mapped, in words, which are wiped faster. Refused while the memory is read-only.
@@ -365,7 +373,7 @@ impl HostMemory {
     /// Overwrites all that is mapped. Memory that was never written is zero already; touching it
     /// here would make the kernel find a page for each address first.
     fn wipe(&mut self) -> Result<(), DeviceError> {
-        if self.wiped {
+        if *self.wiped.get_mut() {
             return Ok(());
         }
         if self.read_only {
@@ -379,7 +387,7 @@ impl HostMemory {
         if !words.chunks(512).all(is_zero) {
             return Err(DeviceError::WipeFailed);
         }
-        self.wiped = true;
+        *self.wiped.get_mut() = true;
         Ok(())
     }
 

@@ -1,8 +1,8 @@
 //! The nodes of many windows at once, on all cores.
 //!
-//! Threads take chunks from one queue until it is empty, hand each to a sink (which writes it into a
-//! device) and hash it; the calling thread works along and reports progress. If the callback stops or
-//! panics, or the sink fails, the others end after the chunk that they have.
+//! Threads take chunks from one queue until it is empty, hash each and hand it to a sink (which writes it
+//! into a device); the calling thread works along and reports progress. If the callback stops or panics, or
+//! the sink fails, the others end after the chunk that they have.
 
 use std::convert::Infallible;
 use std::ops::{ControlFlow, Range};
@@ -56,7 +56,7 @@ pub(super) fn nowhere(_offset: u64, _bytes: &[u8]) -> Result<(), Infallible> {
 }
 
 /// How many threads are worth having: one for each core that this process may use.
-pub(super) fn threads() -> usize {
+pub(crate) fn threads() -> usize {
     thread::available_parallelism().map_or(1, usize::from)
 }
 
@@ -106,7 +106,7 @@ fn hash_windows<E: Send>(
             !stop.load(Ordering::Relaxed)
         }
     };
-    thread::scope(|scope| {
+    let ended = thread::scope(|scope| {
         let _stop = SetOnDrop(&stop);
         for _ in 0..helpers {
             // A thread that cannot be had is one that does not help.
@@ -120,10 +120,12 @@ fn hash_windows<E: Send>(
             }
         }
         Ok(())
-    })?;
+    });
+    // That the sink failed counts more than that the callback stopped.
     if let Some(error) = failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
         return Err(Ended::Sink(error));
     }
+    ended?;
     let done = total;
     match progress(Progress { done, total }) {
         ControlFlow::Continue(()) => Ok(nodes),

@@ -170,14 +170,14 @@ fn pump<E: From<io::Error> + Send>(
     mut each: impl FnMut(u64) -> Result<(), E>,
 ) -> Result<Streamed, E> {
     let pool = Pool::new(stream, sink);
-    let len = thread::scope(|scope| {
+    let fed = thread::scope(|scope| {
         let mut guard = pool.guard();
         let len = pool.feed(scope, reader, limit, &mut each)?;
         pool.close();
         guard.armed = false;
         Ok::<_, E>(len)
-    })?;
-    pool.finish(len)
+    });
+    pool.finish(fed)
 }
 
 impl<E, S> Pool<E, S> {
@@ -358,8 +358,9 @@ impl<E: Send, S: Fn(u64, &[u8]) -> Result<(), E> + Sync> Pool<E, S> {
         self.changed.notify_all();
     }
 
-    /// All threads are gone and all work is done, or the sink has failed.
-    fn finish(self, len: u64) -> Result<Streamed, E> {
+    /// All threads are gone, and all of `fed` bytes are hashed, unless something went wrong. That the sink
+    /// failed counts more than why reading ended.
+    fn finish(self, fed: Result<u64, E>) -> Result<Streamed, E> {
         let state = self
             .state
             .into_inner()
@@ -367,7 +368,7 @@ impl<E: Send, S: Fn(u64, &[u8]) -> Result<(), E> + Sync> Pool<E, S> {
         match state.failed {
             Some(error) => Err(error),
             None => Ok(Streamed {
-                tree: Tree::from_nodes(len, state.nodes),
+                tree: Tree::from_nodes(fed?, state.nodes),
                 sha256: state
                     .sha256
                     .map(|sha256| StreamDigest::from_bytes(sha256.finalize().into())),

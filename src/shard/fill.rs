@@ -57,9 +57,10 @@ impl<D: Device> Shard<Allocated, D> {
 
     /// Loads exactly the shard's length from `reader`, in fixed memory.
     ///
-    /// The calling thread reads and calls `progress`; others copy and hash. A reader that ends earlier or
-    /// goes on is an error, and so is [`ControlFlow::Break`] from `progress`. After any error nothing counts
-    /// as written: load again, or release the shard. The failure is recorded (`DeviceFailed`, operation
+    /// The calling thread reads, and calls `progress` with what was read; other cores copy into the device
+    /// and hash, and so does the calling thread when it cannot read on. A reader that ends earlier or goes
+    /// on is an error, and so is [`ControlFlow::Break`] from `progress`. After any error nothing counts as
+    /// written: load again, or release the shard. The failure is recorded (`DeviceFailed`, operation
     /// `load`).
     pub fn load_from(
         &mut self,
@@ -71,11 +72,12 @@ impl<D: Device> Shard<Allocated, D> {
         self.load(|write| read_stream(reader, len, stream, write, progress))
     }
 
-    /// Loads bytes that lie in memory, a mapped file for example: all cores copy and hash, and nothing is
-    /// buffered. Otherwise as [`load_from`](Self::load_from).
+    /// Loads bytes that lie in memory, those of a mapped file for example: all cores copy and hash, and no
+    /// thread is the only one that reads. Otherwise as [`load_from`](Self::load_from).
     ///
     /// With [`Stream::WithSha256`] it is `load_from`: that digest is one core's work, and it must be that of
-    /// the bytes that were copied even if a mapped file changes meanwhile.
+    /// the bytes that were copied, even if a mapped file is changed meanwhile. Without it such a change is
+    /// found at sealing, as a bad copy.
     pub fn load_slice(
         &mut self,
         bytes: &[u8],

@@ -51,15 +51,6 @@ impl Condemns for DigestFailure {
     }
 }
 
-impl Condemns for StreamError<DeviceError> {
-    fn condemns(&self) -> bool {
-        match self {
-            Self::Sink(error) => error.condemns(),
-            Self::Read(_) | Self::Stopped | Self::TooLong { .. } | Self::TooShort { .. } => false,
-        }
-    }
-}
-
 impl<D: Device> Region<D> {
     /// Takes over memory that was allocated and accounted for, under a name that was admitted.
     pub(crate) fn new(home: Arc<Home<D>>, memory: D::Memory, subject: Subject, len: u64) -> Self {
@@ -110,27 +101,26 @@ impl<D: Device> Region<D> {
         ) -> Result<T, StreamError<DeviceError>>,
     ) -> Result<T, StreamError<DeviceError>> {
         let device = self.home.device();
+        let notice = |error: &DeviceError| notice(&self.home, &self.subject, error);
         #[cfg(feature = "fault-injection")]
         let corrupt = std::sync::Mutex::new(Vec::new());
-        let filler = device.filler(&mut self.memory);
-        let loaded = filler.map_err(StreamError::Sink).and_then(|filler| {
-            load(&|offset, chunk| {
-                #[cfg(feature = "fault-injection")]
-                if strike(device, Operation::Write)? == Struck::Corrupt {
-                    corrupt
-                        .lock()
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .push(offset);
-                }
-                device.fill(&filler, offset, chunk)
-            })
-        });
+        let filler = device.filler(&mut self.memory).inspect_err(notice);
+        let filler = filler.map_err(StreamError::Sink)?;
+        let loaded = load(&|offset, chunk| {
+            #[cfg(feature = "fault-injection")]
+            if strike(device, Operation::Write)? == Struck::Corrupt {
+                let mut corrupt = corrupt.lock().unwrap_or_else(PoisonError::into_inner);
+                corrupt.push(offset);
+            }
+            device.fill(&filler, offset, chunk).inspect_err(notice)
+        })?;
+        drop(filler);
         #[cfg(feature = "fault-injection")]
         for offset in corrupt.into_inner().unwrap_or_else(PoisonError::into_inner) {
             let flipped = device.flip_bit(&self.memory, offset, 0);
             flipped.map_err(StreamError::Sink)?;
         }
-        self.noticed(loaded)
+        Ok(loaded)
     }
 
     /// Waits until the device has done what it was asked to do with this memory.
@@ -317,14 +307,8 @@ impl<D: Device> Region<D> {
         self.noticed(freed)
     }
 
-    /// Looks, after a failure, whether it is the whole device that is lost. What condemns the bytes ends
-    /// in an incident of this shard; anything else says nothing of it, and a lost device takes it along.
     fn noticed<T, E: Condemns>(&self, outcome: Result<T, E>) -> Result<T, E> {
-        if let Err(error) = &outcome {
-            let own = error.condemns().then_some(&self.subject);
-            self.home.notice_loss(own);
-        }
-        outcome
+        outcome.inspect_err(|error| notice(&self.home, &self.subject, error))
     }
 
     fn free(&mut self) -> Result<(), ReleaseError> {
@@ -333,6 +317,12 @@ impl<D: Device> Region<D> {
             ReleaseError::NotFreed { source }
         })
     }
+}
+
+/// Looks, after a failure, whether it is the whole device that is lost. What condemns the bytes ends in an
+/// incident of this shard; anything else says nothing of it, and a lost device takes it along.
+fn notice<D: Device>(home: &Home<D>, subject: &Subject, error: &impl Condemns) {
+    home.notice_loss(error.condemns().then_some(subject));
 }
 
 impl<D: Device> Drop for Region<D> {

@@ -1,6 +1,6 @@
 //! What a GPU, its driver or its memory do wrong, and what becomes of the shards.
 
-use simulated_cuda::{After, Device, Driver, When, in_child};
+use simulated_cuda::{After, Device, Driver, When, in_child, in_child_without};
 use vram_residency::audit::Reason;
 use vram_residency::device::{Bound, Cuda};
 use vram_residency::error::{
@@ -299,6 +299,27 @@ fn a_manager_is_used_from_many_threads() {
     });
 }
 
+/// All host memory that checks and loads need was pinned when the GPU was opened.
+#[test]
+fn checks_on_more_threads_than_there_is_pinned_memory_wait_for_it() {
+    in_child(|driver: Driver| {
+        let worker = worker(|builder| builder);
+        let shards: Vec<_> = (0..24)
+            .map(|number| {
+                worker
+                    .verified(&format!("s-{number}"), &pattern(5000))
+                    .share()
+            })
+            .collect();
+        driver.fail("cuMemHostAlloc", When::Always, 304, After::Goes);
+        std::thread::scope(|scope| {
+            for shard in &shards {
+                scope.spawn(|| shard.check().unwrap());
+            }
+        });
+    });
+}
+
 #[test]
 fn the_callers_own_context_stays_current() {
     in_child(|driver: Driver| {
@@ -312,6 +333,12 @@ fn the_callers_own_context_stays_current() {
         assert_eq!(own(), before);
         drop(shard.reverify().unwrap());
         assert_eq!(own(), before);
+        worker.close();
+        assert_eq!(own(), before, "closing");
+        let release = "cuDevicePrimaryCtxRelease_v2";
+        driver.fail(release, When::Nth(1), 304, After::Goes);
+        drop(Cuda::builder(0).open().unwrap_err());
+        assert_eq!(own(), before, "a GPU that could not be opened");
     });
 }
 
@@ -373,5 +400,42 @@ fn a_seal_of_another_gpu_is_none_of_this_one() {
             manager.device().identity().to_owned()
         };
         assert_ne!(identity(0), identity(1));
+    });
+}
+
+/// Both halves of a GPU that is divided (MIG) have its UUID, and one of their own.
+#[test]
+fn a_seal_of_another_part_of_the_same_gpu_is_none_of_this_one() {
+    let identities = |driver: Driver| {
+        let parts = [0xaa, 0xbb].map(|uuid| {
+            let mut part = Device::numbered(0);
+            part.instance_uuid = Some([uuid; 16]);
+            part
+        });
+        driver.set_devices(&parts);
+        [0, 1].map(|ordinal| {
+            let gpu = Cuda::builder(ordinal).open().unwrap();
+            gpu.identity().to_owned()
+        })
+    };
+    in_child(move |driver: Driver| {
+        let [one, other] = identities(driver);
+        assert_ne!(one, other);
+        assert!(
+            one.starts_with("MIG-aaaaaaaa-") && one.contains(" of GPU-"),
+            "{one}"
+        );
+    });
+}
+
+/// A driver before CUDA 11.4 cannot tell them apart.
+#[test]
+fn without_the_function_that_tells_parts_a_gpu_has_its_own_uuid() {
+    in_child_without(&["cuDeviceGetUuid_v2"], |driver: Driver| {
+        let mut part = Device::numbered(0);
+        part.instance_uuid = Some([0xaa; 16]);
+        driver.set_devices(&[part]);
+        let gpu = Cuda::builder(0).open().unwrap();
+        assert!(gpu.identity().starts_with("GPU-"), "{}", gpu.identity());
     });
 }

@@ -145,6 +145,7 @@ fn every_call_that_opening_makes_may_fail() {
             "cuDeviceGetName",
             "cuDeviceGetUuid",
             "cuDeviceGetAttribute",
+            "cuDeviceGetUuid_v2",
             "cuDevicePrimaryCtxRetain",
             "cuMemGetAllocationGranularity",
             "cuMemCreate",
@@ -170,29 +171,38 @@ fn every_call_that_opening_makes_may_fail() {
             "cuEventSynchronize",
             "cuStreamSynchronize",
         ];
-        for call in calls {
-            // This one is made by cudarc alone, where a code without a name is no value of its enum.
-            let nameless = (call != "cuStreamCreate").then_some(4711);
-            for code in [2, 304].into_iter().chain(nameless) {
-                driver.fail(call, When::Nth(1), code, After::Goes);
-                let before = driver.calls(call);
-                match Cuda::builder(0).open() {
-                    Err(error) => {
-                        let text = match error.source() {
-                            Some(source) => format!("{error}: {source}"),
-                            None => error.to_string(),
-                        };
-                        assert!(!text.contains("0x"), "{text}");
-                    }
-                    // The driver is initialised once for the process.
-                    Ok(_) => assert_eq!(driver.calls(call), before, "{call} was not noticed"),
+        let fail = |call: &str, nth, code| {
+            driver.fail(call, When::Nth(nth), code, After::Goes);
+            let before = driver.calls(call);
+            match Cuda::builder(0).open() {
+                Err(error) => {
+                    let text = match error.source() {
+                        Some(source) => format!("{error}: {source}"),
+                        None => error.to_string(),
+                    };
+                    assert!(!text.contains("0x"), "{text}");
                 }
-                driver.clear_faults();
+                // The driver is initialised once for the process.
+                Ok(_) => assert_eq!(driver.calls(call), before, "{call} was not noticed"),
+            }
+            driver.clear_faults();
+        };
+        for call in calls {
+            for code in [2, 304] {
+                fail(call, 1, code);
+            }
+            // This one is called by cudarc alone, where a code without a name is no value of its enum.
+            if call != "cuStreamCreate" {
+                fail(call, 1, 4711);
             }
         }
+        // The second time it is cudarc that asks.
+        fail("cuDevicePrimaryCtxRetain", 2, 304);
         let gpu = Cuda::builder(0).open().unwrap();
         drop(gpu);
         nothing_is_left(driver);
+        // What this leaves behind is what the driver would not take back.
+        fail("cuDevicePrimaryCtxRelease_v2", 1, 304);
     });
 }
 

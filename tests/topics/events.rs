@@ -347,7 +347,8 @@ fn a_provenance_mismatch() {
     expect(&failed[1], "CRITICAL failure", &injected);
     let right = Digest::of_reader(&bytes[..]).unwrap().to_string();
     assert_eq!(failed[1]["expected"], right);
-    assert_eq!(failed[1]["damaged"], json!([[0, 1]]));
+    // At the beginning of the chunk that was copied first, whichever that was.
+    assert!([json!([[0, 1]]), json!([[2, 3]])].contains(&failed[1]["damaged"]));
     for failure in &failed {
         assert_eq!(failure["reason"], "provenance_mismatch");
         assert_eq!(failure["operation"], "seal");

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
+use std::io::{self, Read};
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -217,6 +218,50 @@ fn in_a_forked_child_every_transition_gives_back_what_it_took() {
         expect_well(child);
         assert_eq!(before, files(&place.join("trail")), "the child wrote");
         go_on(kept.unwrap(), place);
+    });
+}
+
+/// The child goes on in the middle of a load that the parent began.
+#[test]
+fn a_reader_that_forks_loads_nothing_in_the_child() {
+    struct Forking {
+        child: Option<Pid>,
+        is_child: bool,
+    }
+    impl Read for Forking {
+        fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+            if self.child.is_none() && !self.is_child {
+                // SAFETY: as in `fork`.
+                let pid = unsafe { libc::fork() };
+                self.child = Pid::from_raw(pid);
+                self.is_child = self.child.is_none();
+            }
+            out.fill(7);
+            Ok(out.len())
+        }
+    }
+    alone(|place| {
+        let everything = Everything::at(place);
+        let id = "loaded".parse().unwrap();
+        let mut shard = everything
+            .manager
+            .allocate(id, model(), LEN as u64)
+            .unwrap();
+        let mut reader = Forking {
+            child: None,
+            is_child: false,
+        };
+        let bytes = (&mut reader).take(LEN as u64);
+        let loaded = shard.load_from(bytes, Stream::TreeOnly, |_| ControlFlow::Continue(()));
+        if reader.is_child {
+            let forked = matches!(loaded, Err(LoadError::Device(DeviceError::Forked(_))));
+            // SAFETY: as in `fork`.
+            unsafe { libc::_exit(if forked { 0 } else { 1 }) }
+        }
+        loaded.unwrap();
+        expect_well(reader.child.unwrap());
+        shard.release().unwrap();
+        go_on(everything, place);
     });
 }
 

@@ -25,7 +25,7 @@ use crate::process;
 pub(super) struct Context {
     driver: &'static Driver,
     /// Keeps the primary context; for streams that users see.
-    shared: Arc<CudaContext>,
+    shared: ManuallyDrop<Arc<CudaContext>>,
     /// What is copied goes through it, and it is asked whether the context is lost.
     copies: Handle,
     /// That of every context of this device: they are one, the primary one.
@@ -71,10 +71,15 @@ impl Context {
         ordinal: usize,
         device: c_int,
     ) -> Result<Self, CudaError> {
+        const MEMORY_POOLS: c_uint = 115;
         let failed = CudaError::driver(Some(driver));
         let before = driver.current().map_err(&failed)?;
         // Codes are an enum in cudarc, and one that it has no name for would be undefined behaviour. What
-        // can go wrong goes wrong here, where they are numbers: the second time nothing has to be made.
+        // cudarc asks for is asked for here first, where they are numbers: what goes wrong goes wrong
+        // now, most likely, and when cudarc asks again, nothing has to be made.
+        driver
+            .device_attribute(MEMORY_POOLS, device)
+            .map_err(&failed)?;
         driver.retain_primary(device).map_err(&failed)?;
         let shared = CudaContext::new(ordinal).map_err(|error| {
             failed(Failed {
@@ -84,8 +89,8 @@ impl Context {
         });
         let released = driver.release_primary(device);
         let restored = driver.set_current(before);
-        let shared = shared?;
-        released.and(restored).map_err(&failed)?;
+        let shared = ManuallyDrop::new(shared?);
+        let lost = latch(ordinal);
         // SAFETY: with tracking on, cudarc would put events on streams for every access through views
         // of ours. What waits for such accesses here is a wait for the whole context.
         unsafe { shared.disable_event_tracking() };
@@ -93,8 +98,9 @@ impl Context {
             driver,
             shared,
             copies: std::ptr::null_mut(),
-            lost: latch(ordinal),
+            lost,
         };
+        released.and(restored).map_err(&failed)?;
         let copies = context.call(|driver| driver.create_stream(0));
         context.copies = copies.map_err(&failed)?;
         Ok(context)
@@ -185,11 +191,16 @@ impl Drop for Context {
     fn drop(&mut self) {
         if process::check().is_err() {
             // Neither the driver nor what it gave is this process's.
-            let _left = ManuallyDrop::new(Arc::clone(&self.shared));
-        } else if !self.copies.is_null() && self.lost.get().is_none() {
+            return;
+        }
+        if !self.copies.is_null() && self.lost.get().is_none() {
             let copies = self.copies;
             let _nobody_to_tell = self.call(|driver| driver.destroy_stream(copies));
         }
+        self.driver.keeping_current(|| {
+            // SAFETY: it is dropped here alone, and not used afterwards.
+            unsafe { ManuallyDrop::drop(&mut self.shared) };
+        });
     }
 }
 

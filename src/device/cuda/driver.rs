@@ -12,7 +12,7 @@ use std::sync::OnceLock;
 use libloading::Library;
 
 use self::functions::AccessOf;
-use self::functions::{Functions, NEEDED_BY_CUDARC, symbol};
+use self::functions::{Functions, INSTANCE_UUID, InstanceUuid, NEEDED_BY_CUDARC, symbol};
 pub(super) use self::functions::{Location, Properties};
 use super::CudaError;
 use super::code::Code;
@@ -31,12 +31,14 @@ pub(super) struct Failed {
 
 pub(super) type Called<T> = Result<T, Failed>;
 
-/// The oldest driver, as CUDA numbers them: 11.0, the first that takes the kernel's PTX 7.0.
+/// The oldest driver, as CUDA numbers them: 11.2.
 const MIN_DRIVER: i32 = 11_020;
 
 /// The driver of this process.
 pub(super) struct Driver {
     functions: Functions,
+    /// Where there is one.
+    instance_uuid: Option<InstanceUuid>,
     version: c_int,
     /// Never unloaded: the functions are in it.
     _library: Library,
@@ -82,8 +84,12 @@ impl Driver {
                 return Err(CudaError::MissingSymbol { symbol });
             }
         }
+        // SAFETY: the type is the function's in cuda.h, and the library stays loaded as long as `driver`.
+        let instance_uuid = unsafe { library.get::<InstanceUuid>(INSTANCE_UUID.as_bytes()) };
+        let instance_uuid = instance_uuid.ok().map(|function| *function);
         let mut driver = Self {
             functions,
+            instance_uuid,
             version: 0,
             _library: library,
         };
@@ -135,10 +141,27 @@ impl Driver {
         Ok(String::from_utf8_lossy(text).into_owned())
     }
 
+    /// That of the whole GPU.
     pub(super) fn device_uuid(&self, device: c_int) -> Called<[u8; 16]> {
         let mut uuid = [0; 16];
         call!(self, device_uuid(&raw mut uuid, device))?;
         Ok(uuid)
+    }
+
+    /// That of the part of a GPU which the device is (MIG), if it is one and the driver tells.
+    pub(super) fn instance_uuid(&self, device: c_int) -> Called<Option<[u8; 16]>> {
+        let Some(function) = self.instance_uuid else {
+            return Ok(None);
+        };
+        let mut uuid = [0; 16];
+        // SAFETY: as in `call!`: the address is a local's.
+        match unsafe { function(&raw mut uuid, device) } {
+            0 => Ok(Some(uuid).filter(|uuid| self.device_uuid(device) != Ok(*uuid))),
+            code => Err(Failed {
+                call: INSTANCE_UUID,
+                code,
+            }),
+        }
     }
 
     pub(super) fn device_attribute(&self, attribute: c_uint, device: c_int) -> Called<c_int> {
@@ -175,6 +198,16 @@ impl Driver {
 
     pub(super) fn set_current(&self, context: Handle) -> Called<()> {
         call!(self, set_context(context))
+    }
+
+    /// Does what may make another context current, and makes the caller's current again.
+    pub(super) fn keeping_current<T>(&self, work: impl FnOnce() -> T) -> T {
+        let before = self.current();
+        let done = work();
+        if let Ok(before) = before {
+            let _nobody_to_tell = self.set_current(before);
+        }
+        done
     }
 
     /// Sets how this thread and captures of streams disturb each other; returns what was set.

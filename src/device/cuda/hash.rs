@@ -118,7 +118,9 @@ impl Hasher {
         progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<Node, DigestFailure> {
         if !shard.is_small() {
-            return aside(progress, |progress| self.root_of_slices(shard, progress));
+            return aside(shard.len, progress, |progress| {
+                self.root_of_slices(shard, progress)
+            });
         }
         let roots = self.roots(&[shard]).map_err(DigestFailure::Device)?;
         report(progress, shard.len, shard.len)?;
@@ -187,7 +189,7 @@ impl Hasher {
         // Data of at most one block has no level above its only digest.
         let has_levels = shard.len > BLOCK;
         if !part.is_small() {
-            return aside(progress, |progress| {
+            return aside(part.len, progress, |progress| {
                 self.nodes_of_slices(part, has_levels, progress)
             });
         }
@@ -404,31 +406,36 @@ fn groups(mut shards: &[Bytes]) -> impl Iterator<Item = &[Bytes]> {
 }
 
 /// Does the work on a thread of its own, and calls `progress` on this one. The callback may take its time
-/// and wait for what it likes, another use of the same GPU too: the work does not wait for it.
+/// and wait for what it likes, another use of the same GPU too: the work does not wait for it. Without a
+/// thread to be had, the work is done here, and `progress` is called at the end.
 fn aside<T: Send>(
+    len: u64,
     progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
-    work: impl FnOnce(&mut dyn FnMut(Progress) -> ControlFlow<()>) -> Result<T, DigestFailure> + Send,
+    work: impl Fn(&mut dyn FnMut(Progress) -> ControlFlow<()>) -> Result<T, DigestFailure> + Sync,
 ) -> Result<T, DigestFailure> {
     let (tell, told) = mpsc::channel();
     thread::scope(|scope| {
-        let working = helper().spawn_scoped(scope, || {
+        let work = &work;
+        let working = helper().spawn_scoped(scope, move || {
             // Nobody listens any more if the callback has stopped, or has panicked.
-            let mut tell = move |progress| match tell.send(progress) {
+            work(&mut |progress| match tell.send(progress) {
                 Ok(()) => ControlFlow::Continue(()),
                 Err(_) => ControlFlow::Break(()),
-            };
-            work(&mut tell)
-        });
-        let working = working.map_err(|error| {
-            DigestFailure::Device(DeviceError::Os {
-                operation: "starting a thread",
-                code: error.raw_os_error().unwrap_or_default(),
             })
-        })?;
-        for Progress { done, total } in told {
-            report(progress, done, total)?;
+        });
+        let Ok(working) = working else {
+            let done = work(&mut |_| ControlFlow::Continue(()))?;
+            report(progress, len, len)?;
+            return Ok(done);
+        };
+        let mut tells = told.iter();
+        let answer = tells.try_for_each(|Progress { done, total }| report(progress, done, total));
+        drop(told);
+        match working.join().unwrap_or_else(|panic| resume_unwind(panic)) {
+            // What the device says counts more than that the callback stopped.
+            Err(DigestFailure::Device(error)) => Err(DigestFailure::Device(error)),
+            outcome => answer.and(outcome),
         }
-        working.join().unwrap_or_else(|panic| resume_unwind(panic))
     })
 }
 

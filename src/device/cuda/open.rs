@@ -1,5 +1,6 @@
 //! Opening a GPU: what it is, what it can do, and whether it computes rightly.
 
+use std::mem::ManuallyDrop;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -118,7 +119,7 @@ impl CudaBuilder {
 
     /// Finds the driver and the GPU, loads the kernel, has it hash data whose digests are known, and
     /// finds out whether memory can be made read-only. Takes 16 MiB of the GPU, whatever the size of
-    /// shards, and some 3 MiB of pinned memory, later 1 MiB more for each thread that loads at a time.
+    /// shards, and pinned memory: 1 MiB for each core (at least two, at most 16), and 1 MiB more.
     pub fn open(self) -> Result<Cuda, CudaError> {
         process::check()?;
         process::watch_for_forks().map_err(|error| DeviceError::Os {
@@ -139,7 +140,7 @@ impl CudaBuilder {
         let cuda = Cuda {
             staging: Staging::new(&context)?,
             hasher: Hasher::new(&context, gpu.multiprocessors, self.share)?,
-            views,
+            views: ManuallyDrop::new(views),
             name: format!("cuda:{}", self.ordinal).into(),
             identity: gpu.identity.as_str().into(),
             residency: Residency {
@@ -185,7 +186,8 @@ impl CudaBuilder {
         if (major, minor) < MIN_CAPABILITY {
             return Err(CudaError::TooOldGpu { major, minor });
         }
-        let uuid = hex::encode(driver.device_uuid(device).map_err(&failed)?);
+        let uuid = driver.device_uuid(device).map_err(&failed)?;
+        let instance = driver.instance_uuid(device).map_err(&failed)?;
         let name = driver.device_name(device).map_err(&failed)?;
         let ecc = match attribute(ECC)? {
             0 => "off",
@@ -197,7 +199,7 @@ impl CudaBuilder {
             is_integrated: attribute(INTEGRATED)? != 0,
             identity: format!(
                 "{} {name}, compute capability {major}.{minor}, ECC {ecc}, driver for CUDA {}",
-                with_dashes(&uuid),
+                uuids(uuid, instance),
                 driver.version(),
             ),
         })
@@ -235,10 +237,20 @@ struct Gpu {
     identity: String,
 }
 
+/// The UUID of a GPU, or those of a part of one (MIG) and of the whole.
+fn uuids(gpu: [u8; 16], instance: Option<[u8; 16]>) -> String {
+    let gpu = with_dashes("GPU", gpu);
+    match instance {
+        None => gpu,
+        Some(instance) => format!("{} of {gpu}", with_dashes("MIG", instance)),
+    }
+}
+
 /// A UUID as `nvidia-smi` prints it.
-fn with_dashes(hex: &str) -> String {
-    let mut text = String::from("GPU");
-    let mut left = hex;
+fn with_dashes(kind: &str, uuid: [u8; 16]) -> String {
+    let hex = hex::encode(uuid);
+    let mut text = String::from(kind);
+    let mut left = hex.as_str();
     for len in [8, 4, 4, 4, 12] {
         let (part, rest) = left.split_at_checked(len).unwrap_or((left, ""));
         text.push('-');
@@ -341,9 +353,12 @@ mod tests {
 
     #[test]
     fn a_uuid_looks_as_the_operator_knows_it() {
+        let gpu = 0x0011_2233_4455_6677_8899_aabb_ccdd_eeff_u128.to_be_bytes();
+        let alone = "GPU-00112233-4455-6677-8899-aabbccddeeff";
+        assert_eq!(uuids(gpu, None), alone);
         assert_eq!(
-            with_dashes("00112233445566778899aabbccddeeff"),
-            "GPU-00112233-4455-6677-8899-aabbccddeeff"
+            uuids(gpu, Some([0xa5; 16])),
+            format!("MIG-a5a5a5a5-a5a5-a5a5-a5a5-a5a5a5a5a5a5 of {alone}")
         );
     }
 }

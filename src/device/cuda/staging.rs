@@ -1,24 +1,26 @@
 //! The way of bytes into a GPU, and of few windows back: pieces of pinned memory by turns.
 //!
-//! While the device copies from one, another is filled, maybe by another thread. This module knows when a
-//! piece is free again.
+//! While the device copies from one, another is filled, maybe by another thread. All are pinned when the
+//! device is opened: a check must not fail for want of memory of the host. This module knows when a piece is
+//! free again.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::context::{Context, Event, Pinned};
 use crate::device::DeviceError;
-use crate::digest::{CHUNK_BYTES, Node, WINDOW_BYTES, window_node};
+use crate::digest::{CHUNK_BYTES, Node, WINDOW_BYTES, threads, window_node};
+use crate::process;
 
-/// Pieces that there are from the beginning: one is filled while the device copies from the other.
-const AT_FIRST: usize = 2;
+/// With two, one is filled while the device copies from the other; more than these fill no bus faster.
+const PIECES: std::ops::RangeInclusive<usize> = 2..=16;
 
 #[derive(Debug)]
 pub(super) struct Staging {
     context: Arc<Context>,
-    /// Those that no thread has, the one first that was given back first. A thread that finds none makes
-    /// one, so there are never more than threads.
-    pieces: Mutex<VecDeque<Piece>>,
+    /// Those that no thread has, the one first that was given back first.
+    free: Mutex<VecDeque<Piece>>,
+    given_back: Condvar,
 }
 
 #[derive(Debug)]
@@ -56,10 +58,12 @@ impl Piece {
 
 impl Staging {
     pub(super) fn new(context: &Arc<Context>) -> Result<Self, DeviceError> {
-        let pieces = (0..AT_FIRST).map(|_| Piece::new(context));
+        let count = threads().clamp(*PIECES.start(), *PIECES.end());
+        let pieces = (0..count).map(|_| Piece::new(context));
         Ok(Self {
             context: Arc::clone(context),
-            pieces: Mutex::new(pieces.collect::<Result<_, _>>()?),
+            free: Mutex::new(pieces.collect::<Result<_, _>>()?),
+            given_back: Condvar::new(),
         })
     }
 
@@ -126,20 +130,52 @@ impl Staging {
         })
     }
 
-    /// Does the work with a piece that the device is done with.
+    /// Does the work with a piece that the device is done with. Waits for one while other threads have all.
     fn with_piece<T>(
         &self,
         work: impl FnOnce(&Context, &mut Piece) -> Result<T, DeviceError>,
     ) -> Result<T, DeviceError> {
-        let oldest = self.pieces().pop_front();
-        let mut piece = oldest.map_or_else(|| Piece::new(&self.context), Ok)?;
-        let settled = piece.settle(&self.context);
-        let outcome = settled.and_then(|()| work(&self.context, &mut piece));
-        self.pieces().push_back(piece);
-        outcome
+        process::check()?;
+        let mut taken = Taken {
+            staging: self,
+            piece: Some(self.take()),
+        };
+        let Some(piece) = &mut taken.piece else {
+            return Err(DeviceError::Busy {
+                operation: "copy",
+                cause: "no pinned memory".into(),
+            });
+        };
+        piece.settle(&self.context)?;
+        work(&self.context, piece)
     }
 
-    fn pieces(&self) -> MutexGuard<'_, VecDeque<Piece>> {
-        self.pieces.lock().unwrap_or_else(PoisonError::into_inner)
+    fn take(&self) -> Piece {
+        let mut free = self.free();
+        loop {
+            if let Some(piece) = free.pop_front() {
+                return piece;
+            }
+            let waited = self.given_back.wait(free);
+            free = waited.unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn free(&self) -> MutexGuard<'_, VecDeque<Piece>> {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A piece that goes back to the others, whatever happens.
+struct Taken<'a> {
+    staging: &'a Staging,
+    /// There until it goes back.
+    piece: Option<Piece>,
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        self.staging.free().extend(self.piece.take());
+        self.staging.given_back.notify_one();
     }
 }

@@ -133,6 +133,45 @@ fn memory_that_cannot_be_wiped_is_freed_all_the_same() {
     assert!(!is_mapped(address, 28 * page as u64));
 }
 
+/// Wiping what was never touched would have the kernel find a page for each address first.
+#[test]
+fn memory_that_was_to_be_filled_and_was_not_needs_no_wiping() {
+    let host = Host::new();
+    let mut memory = memory(&host, 3 << 20);
+    drop(host.filler(&mut memory).unwrap());
+    assert!(*memory.wiped.get_mut());
+    let filler = host.filler(&mut memory).unwrap();
+    host.fill(&filler, 1 << 20, &[1]).unwrap();
+    drop(filler);
+    assert!(!*memory.wiped.get_mut());
+    assert_eq!(host.view(&memory)[1 << 20], 1);
+}
+
+#[test]
+fn chunks_go_where_they_belong_and_nowhere_else() {
+    let host = Host::new();
+    let len = (2 << 20) + 10;
+    let mut memory = memory(&host, len);
+    let filler = host.filler(&mut memory).unwrap();
+    let chunk = vec![5; CHUNK_BYTES];
+    host.fill(&filler, 1 << 20, &chunk).unwrap();
+    host.fill(&filler, 2 << 20, &chunk[..10]).unwrap();
+    for (offset, bytes) in [
+        (2 << 20, &chunk[..11]),
+        ((1 << 20) + 1, &chunk[..]),
+        (len, &chunk[..1]),
+        (3 << 20, &chunk[..1]),
+        (u64::MAX, &chunk[..]),
+    ] {
+        let refused = host.fill(&filler, offset, bytes);
+        assert!(matches!(refused, Err(DeviceError::OutOfRange { .. })));
+    }
+    drop(filler);
+    let (untouched, filled) = host.view(&memory).split_at(1 << 20);
+    assert!(untouched.iter().all(|byte| *byte == 0));
+    assert!(filled.iter().all(|byte| *byte == 5));
+}
+
 #[test]
 fn memory_that_is_dropped_is_wiped_and_unmapped_too() {
     let host = Host::new();

@@ -1,6 +1,8 @@
 //! Streams of every length, ends that come too early or too late, and who fails meanwhile.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use super::*;
 
@@ -150,6 +152,47 @@ fn a_failing_sink_a_break_and_a_failing_reader_end_it() {
     }
     let result = read_stream(Liar, len, Stream::TreeOnly, no_sink, go_on);
     assert!(matches!(result, Err(StreamError::Read(_))));
+}
+
+/// A callback that stops because it has seen the device fail must not hide that.
+#[test]
+fn what_the_sink_said_counts_more_than_a_callback_that_stops() {
+    if threads() < 2 {
+        return; // nobody fails but the thread that calls back
+    }
+    let bytes = data(20 * CHUNK_BYTES);
+    let len = bytes.len() as u64;
+    let here = thread::current().id();
+    for is_slice in [false, true] {
+        let failed = AtomicBool::new(false);
+        let sink = |_, _: &[u8]| {
+            if thread::current().id() == here {
+                return Ok(());
+            }
+            failed.store(true, Ordering::SeqCst);
+            Err("full")
+        };
+        let stop = |progress: Progress| {
+            if progress.done <= CHUNK_BYTES as u64 && !is_slice {
+                return ControlFlow::Continue(()); // there is no helper yet
+            }
+            while !failed.load(Ordering::SeqCst) {
+                thread::yield_now();
+            }
+            // Time for the helper to say it.
+            thread::sleep(Duration::from_millis(50));
+            ControlFlow::Break(())
+        };
+        let result = if is_slice {
+            read_slice(&bytes, len, sink, stop)
+        } else {
+            read_stream(&bytes[..], len, Stream::TreeOnly, sink, stop)
+        };
+        assert!(
+            matches!(result, Err(StreamError::Sink("full"))),
+            "{result:?}"
+        );
+    }
 }
 
 /// On whatever thread it happens.

@@ -53,7 +53,7 @@ entry! {
 
 entry! {
     Init fn cuDeviceGetUuid_v2(uuid: Out<[u8; 16]>, device: c_int) |state, _| {
-        uuid.set(state.device(device)?.1.uuid)
+        uuid.set(state.device(device)?.1.instance_uuid)
     }
 }
 

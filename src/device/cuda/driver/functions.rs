@@ -149,5 +149,10 @@ functions! {
     fn error_name as "cuGetErrorName"(Code, *mut *const c_char);
 }
 
+/// `cuDeviceGetUuid_v2`, which CUDA has since 11.4.
+pub(super) type InstanceUuid = unsafe extern "C" fn(*mut [u8; 16], c_int) -> Code;
+
+pub(super) const INSTANCE_UUID: &str = "cuDeviceGetUuid_v2";
+
 /// Functions that cudarc calls for streams and views, and would panic without.
 pub(super) const NEEDED_BY_CUDARC: [&str; 2] = ["cuStreamCreate", "cuStreamWaitEvent"];

@@ -151,6 +151,28 @@ fn a_callback_between_slices_may_wait_for_others_that_use_the_gpu() {
 }
 
 #[test]
+fn what_the_device_said_counts_more_than_a_callback_that_stops() {
+    in_child(|driver: Driver| {
+        let gpu = gpu();
+        let data = data(3 * SLICE_BYTES);
+        let memory = filled(&gpu, &data);
+        // Uncorrectable ECC, when the second slice is waited for.
+        let waited = driver.calls("cuEventSynchronize");
+        driver.fail("cuEventSynchronize", When::Nth(2), 214, After::Goes);
+        let stopped = gpu.digest(&memory, &mut |_| {
+            while driver.calls("cuEventSynchronize") < waited + 2 {
+                std::thread::yield_now();
+            }
+            ControlFlow::Break(())
+        });
+        let Err(DigestFailure::Device(error)) = stopped else {
+            panic!("{stopped:?}")
+        };
+        assert_eq!(error.culpability(), Culpability::Broken, "{error}");
+    });
+}
+
+#[test]
 fn a_callback_that_panics_between_slices_leaves_the_gpu_to_others() {
     in_child(|_| {
         let gpu = gpu();
