@@ -12,8 +12,14 @@ use crate::device::DeviceError;
 use crate::digest::{CHUNK_BYTES, Node, WINDOW_BYTES, threads, window_node};
 use crate::process;
 
-/// With two, one is filled while the device copies from the other; more than these fill no bus faster.
-const PIECES: std::ops::RangeInclusive<usize> = 2..=16;
+#[cfg(test)]
+mod tests;
+
+/// How many pieces there are. With two, one is filled while the device copies from the other; more than 16
+/// fill no bus faster.
+fn pieces() -> usize {
+    threads().clamp(2, 16)
+}
 
 #[derive(Debug)]
 pub(super) struct Staging {
@@ -58,8 +64,7 @@ impl Piece {
 
 impl Staging {
     pub(super) fn new(context: &Arc<Context>) -> Result<Self, DeviceError> {
-        let count = threads().clamp(*PIECES.start(), *PIECES.end());
-        let pieces = (0..count).map(|_| Piece::new(context));
+        let pieces = (0..pieces()).map(|_| Piece::new(context));
         Ok(Self {
             context: Arc::clone(context),
             free: Mutex::new(pieces.collect::<Result<_, _>>()?),
