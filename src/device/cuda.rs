@@ -10,11 +10,9 @@
 #![allow(unsafe_code, reason = "the driver is a library of C functions")]
 
 use std::fmt;
-use std::mem::ManuallyDrop;
 use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
-use cudarc::driver::CudaStream;
 use sha2::{Digest as _, Sha256};
 
 use self::context::Context;
@@ -63,7 +61,6 @@ pub struct Cuda {
     // In the order in which they must go.
     staging: Staging,
     hasher: Hasher,
-    views: ManuallyDrop<Arc<CudaStream>>,
     context: Arc<Context>,
     name: Arc<str>,
     identity: Arc<str>,
@@ -136,7 +133,7 @@ impl Backend for Cuda {
                 bound: Bound::AddressSpace,
             });
         }
-        let memory = CudaMemory::allocate(&self.context, &self.views, self.allocator, len)?;
+        let memory = CudaMemory::allocate(&self.context, self.allocator, len)?;
         // Memory of the driver's may hold what another process left.
         memory.overwrite()?;
         Ok(memory)
@@ -181,7 +178,7 @@ impl Backend for Cuda {
     }
 
     fn protect(&self, memory: &mut CudaMemory) -> Result<(), DeviceError> {
-        memory.protect(self.allocator.protection)
+        memory.protect(self.allocator)
     }
 
     fn unprotect(&self, memory: &mut CudaMemory) -> Result<(), DeviceError> {
@@ -288,18 +285,6 @@ impl Backend for Cuda {
         self.synchronize(memory)?;
         let at = memory.address().saturating_add(offset);
         memory.while_writable(|| self.staging.flip(at, bit))
-    }
-}
-
-impl Drop for Cuda {
-    /// In a forked child, neither the driver nor what it gave is this process's.
-    fn drop(&mut self) {
-        if process::check().is_ok() {
-            self.context.driver().keeping_current(|| {
-                // SAFETY: it is dropped here alone, and not used afterwards.
-                unsafe { ManuallyDrop::drop(&mut self.views) };
-            });
-        }
     }
 }
 

@@ -4,7 +4,6 @@
 //! back and the digest compared. There are three answers and no fourth: equal, not equal, and no
 //! answer. Only the last gives the shard back for another attempt.
 
-use std::collections::BTreeSet;
 use std::ops::{ControlFlow, Range};
 
 use super::state::{LastCheck, Sealed, Verified};
@@ -13,16 +12,14 @@ use crate::audit::clock::Uptime;
 use crate::audit::event::{AnyDigest, History, Mark, Reason};
 use crate::audit::guard::{Findings, OpenVerification};
 use crate::audit::{Incident, NotDurable};
+use crate::device::Device;
 use crate::device::backend::Reading;
-use crate::device::{Device, DeviceError};
 use crate::digest::{Digest, Node, Progress, Tree, WINDOW_BYTES};
 use crate::error::{NoAnswer, VerifyError};
-use crate::key::fill_random;
 use crate::process;
 use crate::seal::{Authentic, Match, Seal};
 
-#[cfg(test)]
-mod tests;
+mod spot;
 
 /// The whole shard was found equal to its seal.
 pub(super) struct Whole {
@@ -303,6 +300,10 @@ impl<D: Device> Core<D> {
             let damaged = sealed.damaged(&windows, &nodes);
             return Err(mismatch(open, sealed, digest, damaged));
         };
+        let (open, found) = answer(open, self.spot_check_nodes(windows.start, &nodes, digest))?;
+        if let Some(findings) = found {
+            return Err(broken(open, Reason::SpotCheckMismatch, findings));
+        }
         open.verified(digest, windows.clone(), self.bytes_of(&windows))
             .map_err(Unproven::Unrecorded)?;
         Ok(proof)
@@ -329,27 +330,6 @@ impl<D: Device> Core<D> {
                 .tree(&mut |_| ControlFlow::Continue(()))
                 .map(Some),
         }
-    }
-
-    /// Hashes some windows here that the device has hashed, and climbs from each to the root. Finds
-    /// something if that is not where the tree's own path leads.
-    pub(super) fn spot_check(&self, tree: &Tree) -> Result<Option<Findings>, NoAnswer> {
-        let digest = tree.digest();
-        for window in sample(self.windows(), self.region.spot_checks())? {
-            let node = self.region.window_hashed_here(window)?;
-            let actual = tree.digest_with(window, &[node]);
-            if actual != Some(digest) {
-                return Ok(Some(Findings {
-                    expected: Some(AnyDigest::FsVerity(digest)),
-                    actual: actual.map(AnyDigest::FsVerity),
-                    damaged: vec![window..window.saturating_add(1)],
-                    detail: Some(
-                        "the device's digest and the bytes that it copies back differ".into(),
-                    ),
-                }));
-            }
-        }
-        Ok(None)
     }
 
     fn authenticate<'a>(
@@ -437,24 +417,6 @@ fn answer<T>(
             Err(Unproven::Inconclusive(cause))
         }
     }
-}
-
-/// Some of so many windows, each at most once, in order: all where they are few.
-fn sample(windows: u64, count: usize) -> Result<BTreeSet<u64>, NoAnswer> {
-    if u64::try_from(count).is_ok_and(|count| count >= windows) {
-        return Ok((0..windows).collect());
-    }
-    let mut chosen = BTreeSet::new();
-    while chosen.len() < count {
-        let mut random = [0; 8];
-        fill_random(&mut random).map_err(|error| DeviceError::Busy {
-            operation: "choosing windows to check",
-            cause: error.to_string().into(),
-        })?;
-        // The bias is below 2^-20 for anything that fits a device.
-        chosen.insert(u64::from_le_bytes(random).checked_rem(windows).unwrap_or(0));
-    }
-    Ok(chosen)
 }
 
 fn mismatch(

@@ -121,6 +121,21 @@ fn a_copy_that_goes_wrong_on_its_way_in_is_found_at_sealing() {
     });
 }
 
+/// The nodes come back first, then the window.
+#[test]
+fn windows_that_are_checked_alone_are_spot_checked_too() {
+    in_child(|driver: Driver| {
+        let worker = worker(|builder| builder);
+        let shard = worker.verified("s", &pattern(3 * WINDOW as usize));
+        driver.flip_copy(Direction::DeviceToHost, 2, 77);
+        let error = shard.verify_window(1..2).unwrap_err();
+        assert_eq!(driver.pending_faults(), 0);
+        let incident = error.incident().unwrap();
+        assert_eq!(incident.reason(), Reason::SpotCheckMismatch);
+        assert_eq!(incident.damaged_windows(), [1..2]);
+    });
+}
+
 /// Damage that comes after the digest stands for a kernel that calls damaged bytes good. The docs of
 /// `CudaBuilder::spot_checks` give the probability of missing it.
 #[test]

@@ -328,17 +328,64 @@ fn the_callers_own_context_stays_current() {
         other.bind_to_thread().unwrap();
         let own = || cudarc::driver::result::ctx::get_current().unwrap();
         let before = own();
-        let worker = worker(|builder| builder);
-        let shard = worker.verified("s", &pattern(5000));
+        let first = worker(|builder| builder);
+        let shard = first.verified("s", &pattern(5000));
         assert_eq!(own(), before);
         drop(shard.reverify().unwrap());
         assert_eq!(own(), before);
-        worker.close();
+        drop(first);
         assert_eq!(own(), before, "closing");
-        let release = "cuDevicePrimaryCtxRelease_v2";
-        driver.fail(release, When::Nth(1), 304, After::Goes);
-        drop(Cuda::builder(0).open().unwrap_err());
-        assert_eq!(own(), before, "a GPU that could not be opened");
+
+        // The last that is left of a device is a lease, and then a shard.
+        let last = worker(|builder| builder);
+        let shared = last.verified("s", &pattern(5000)).share();
+        let (lease, shard) = (shared.lease().unwrap(), last.written("t", &pattern(10)));
+        drop((last, shared));
+        drop(lease);
+        assert_eq!(own(), before, "a lease");
+        drop(shard);
+        assert_eq!(own(), before, "a shard");
+
+        for call in [
+            "cuDevicePrimaryCtxRelease_v2",
+            "cuMemAlloc_v2",
+            "cuMemHostAlloc",
+        ] {
+            driver.fail(call, When::Nth(1), 304, After::Goes);
+            drop(Cuda::builder(0).open().unwrap_err());
+            assert_eq!(own(), before, "{call} when a GPU is opened");
+        }
+    });
+}
+
+/// Everything that ends a shard, while somebody captures a stream: nothing can be waited for.
+#[test]
+fn what_goes_while_a_stream_is_captured_is_leaked_and_said_to_be() {
+    use cudarc::driver::sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_GLOBAL;
+
+    in_child(|driver: Driver| {
+        let worker = worker(|builder| builder);
+        let [released, dropped] = ["a", "b"].map(|name| worker.verified(name, &pattern(5000)));
+        let shared = worker.verified("c", &pattern(5000)).share();
+        let lease = shared.lease().unwrap();
+        let before = driver.counters().mappings;
+        let stream = crate::kernels::user();
+        stream.begin_capture(CU_STREAM_CAPTURE_MODE_GLOBAL).unwrap();
+        let error = released.release().unwrap_err();
+        assert!(matches!(error, ReleaseError::NotFreed { .. }), "{error:?}");
+        drop(dropped);
+        drop(shared);
+        drop(lease);
+        assert_eq!(driver.counters().mappings, before, "all are still there");
+        let gone = worker.recorded("VramDeallocated");
+        assert_eq!(gone.len(), 3);
+        for record in gone {
+            assert_eq!(
+                (&record["wiped"], &record["freed"]),
+                (&false.into(), &false.into())
+            );
+        }
+        assert_eq!(worker.manager.capacity().used, 15_000);
     });
 }
 

@@ -154,7 +154,6 @@ fn every_call_that_opening_makes_may_fail() {
             "cuMemSetAccess",
             "cuMemGetAccess",
             "cuStreamCreateWithPriority",
-            "cuStreamCreate",
             "cuEventCreate",
             "cuMemHostAlloc",
             "cuModuleLoadData",
@@ -188,16 +187,14 @@ fn every_call_that_opening_makes_may_fail() {
             driver.clear_faults();
         };
         for call in calls {
-            for code in [2, 304] {
+            for code in [2, 304, 4711] {
                 fail(call, 1, code);
             }
-            // This one is called by cudarc alone, where a code without a name is no value of its enum.
-            if call != "cuStreamCreate" {
-                fail(call, 1, 4711);
-            }
         }
-        // The second time it is cudarc that asks.
-        fail("cuDevicePrimaryCtxRetain", 2, 304);
+        // Then it is cudarc that asks, where a code without a name is no value of its enum.
+        for nth in [2, 3] {
+            fail("cuDevicePrimaryCtxRetain", nth, 304);
+        }
         let gpu = Cuda::builder(0).open().unwrap();
         drop(gpu);
         nothing_is_left(driver);
@@ -281,6 +278,67 @@ fn without_protection_a_gpu_is_opened_by_name_only_and_sealing_says_so() {
                 .contains("cannot be made read-only")
         );
         nothing_is_left(driver);
+    });
+}
+
+/// A driver says so by refusing the call. Memory is a mapping of its own all the same.
+#[test]
+fn a_driver_that_refuses_to_protect_is_used_by_name_only() {
+    in_child(|driver: Driver| {
+        for code in [1, 800, 801] {
+            // Memory is made writable first.
+            driver.fail("cuMemSetAccess", When::Nth(2), code, After::Goes);
+            assert!(matches!(refused(), CudaError::NotProtected), "{code}");
+            driver.fail("cuMemSetAccess", When::Nth(2), code, After::Goes);
+            let worker = worker(|builder| builder.protection(Protection::WhereAvailable));
+            let mappings = driver.counters().mappings;
+            let shard = worker.verified("s", &pattern(5000));
+            assert_eq!(driver.counters().mappings, mappings + 1);
+            assert_eq!(worker.recorded("VramSealed")[0]["read_only"], false);
+            shard.release().unwrap();
+        }
+        driver.fail("cuMemSetAccess", When::Nth(2), 700, After::Goes);
+        assert!(matches!(refused(), CudaError::Device { .. }));
+    });
+}
+
+#[test]
+fn memory_that_is_elsewhere_from_the_start_gets_no_manager_and_that_is_on_record() {
+    const IS_MANAGED: u32 = 8;
+    in_child(|driver: Driver| {
+        driver.set_pointer_attribute(IS_MANAGED, 1);
+        let place = Place::new();
+        let trail = place.open();
+        let gpu = Cuda::builder(0).open().unwrap();
+        let error = VramManager::builder(gpu, &WorkerToken::generate().unwrap(), &trail)
+            .build()
+            .unwrap_err();
+        let BuildError::NotResident { cause, .. } = error else {
+            panic!("{error:?}")
+        };
+        assert!(cause.contains("managed 1"), "{cause}");
+        let violations = of_event(&place.records(), "PolicyViolation");
+        assert_eq!(violations[0]["details"], *cause);
+    });
+}
+
+#[test]
+fn a_driver_that_cannot_compile_and_a_stub_are_errors_that_say_what_to_do() {
+    in_child(|driver: Driver| {
+        for code in [209, 218, 221, 222, 223] {
+            driver.fail("cuModuleLoadData", When::Nth(1), code, After::Goes);
+            let error = refused();
+            assert!(matches!(error, CudaError::NotCompiled { .. }), "{error:?}");
+            let text = error.to_string();
+            assert!(text.contains("ptxjitcompiler") && text.contains(&code.to_string()));
+        }
+        driver.fail("cuDeviceGetCount", When::Nth(1), 34, After::Goes);
+        let error = refused();
+        assert!(matches!(error, CudaError::Stub), "{error:?}");
+        assert!(error.to_string().contains("LD_LIBRARY_PATH"));
+        driver.fail("cuDeviceGet", When::Nth(1), 100, After::Goes);
+        let error = Cuda::builder(7).open().unwrap_err();
+        assert!(matches!(error, CudaError::NoDevice { ordinal: 7, .. }));
     });
 }
 

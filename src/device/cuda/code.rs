@@ -28,6 +28,17 @@ pub(super) fn is_inconclusive(code: Code) -> bool {
     )
 }
 
+/// Whether the code tells that the driver cannot compile: no binary for the GPU, PTX that is not taken, no
+/// compiler, a PTX version that is too new, or compiling that is turned off.
+pub(super) fn is_about_compiling(code: Code) -> bool {
+    matches!(code, 209 | 218 | 221..=223)
+}
+
+/// Whether the code tells that memory cannot be made read-only here.
+pub(super) fn is_about_protection(code: Code) -> bool {
+    matches!(code, 1 | 800 | NOT_SUPPORTED)
+}
+
 /// The error of an operation in which a call of the driver failed.
 pub(super) fn error(driver: &Driver, operation: &'static str, failed: Failed) -> DeviceError {
     let cause = text(Some(driver), failed).into();

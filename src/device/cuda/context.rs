@@ -14,7 +14,7 @@ use std::ptr::NonNull;
 use std::slice;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
-use cudarc::driver::CudaContext;
+use cudarc::driver::{CudaContext, CudaStream, DriverError};
 
 use super::CudaError;
 use super::code::{self, NOT_READY};
@@ -24,8 +24,10 @@ use crate::process;
 
 pub(super) struct Context {
     driver: &'static Driver,
-    /// Keeps the primary context; for streams that users see.
-    shared: ManuallyDrop<Arc<CudaContext>>,
+    /// The primary context, twice as cudarc knows it. What is lent is made with the first, without events;
+    /// users see the second, where cudarc keeps an eye on the order of their own work.
+    lending: ManuallyDrop<Arc<CudaContext>>,
+    seen: ManuallyDrop<Arc<CudaContext>>,
     /// What is copied goes through it, and it is asked whether the context is lost.
     copies: Handle,
     /// That of every context of this device: they are one, the primary one.
@@ -68,12 +70,12 @@ impl Context {
     /// Retains the primary context of a device.
     pub(super) fn open(
         driver: &'static Driver,
-        ordinal: usize,
+        ordinal: u32,
         device: c_int,
     ) -> Result<Self, CudaError> {
         const MEMORY_POOLS: c_uint = 115;
-        let failed = CudaError::driver(Some(driver));
-        let before = driver.current().map_err(&failed)?;
+        let failed = CudaError::driver(Some(driver), ordinal);
+        driver.current().map_err(&failed)?;
         // Codes are an enum in cudarc, and one that it has no name for would be undefined behaviour. What
         // cudarc asks for is asked for here first, where they are numbers: what goes wrong goes wrong
         // now, most likely, and when cudarc asks again, nothing has to be made.
@@ -81,26 +83,29 @@ impl Context {
             .device_attribute(MEMORY_POOLS, device)
             .map_err(&failed)?;
         driver.retain_primary(device).map_err(&failed)?;
-        let shared = CudaContext::new(ordinal).map_err(|error| {
+        let contexts = driver.keeping_current(|| {
+            let number = ordinal as usize;
+            Ok((CudaContext::new(number)?, CudaContext::new(number)?))
+        });
+        let released = driver.release_primary(device);
+        let (lending, seen) = contexts.map_err(|error: DriverError| {
             failed(Failed {
                 call: "cuDevicePrimaryCtxRetain",
                 code: error.0 as u32,
             })
-        });
-        let released = driver.release_primary(device);
-        let restored = driver.set_current(before);
-        let shared = ManuallyDrop::new(shared?);
-        let lost = latch(ordinal);
-        // SAFETY: with tracking on, cudarc would put events on streams for every access through views
-        // of ours. What waits for such accesses here is a wait for the whole context.
-        unsafe { shared.disable_event_tracking() };
+        })?;
+        // SAFETY: nothing is allocated or freed with this one. With tracking on, cudarc would make events
+        // for what is lent, and panic where it cannot. Who uses what is lent is waited for by a wait for
+        // the whole context.
+        unsafe { lending.disable_event_tracking() };
         let mut context = Self {
             driver,
-            shared,
+            lending: ManuallyDrop::new(lending),
+            seen: ManuallyDrop::new(seen),
             copies: std::ptr::null_mut(),
-            lost,
+            lost: latch(ordinal as usize),
         };
-        released.and(restored).map_err(&failed)?;
+        released.map_err(&failed)?;
         let copies = context.call(|driver| driver.create_stream(0));
         context.copies = copies.map_err(&failed)?;
         Ok(context)
@@ -110,9 +115,14 @@ impl Context {
         self.driver
     }
 
-    /// As cudarc knows it.
-    pub(super) fn shared(&self) -> &Arc<CudaContext> {
-        &self.shared
+    /// A stream with which memory can be lent.
+    pub(super) fn lending(&self) -> Arc<CudaStream> {
+        self.lending.default_stream()
+    }
+
+    /// The stream that users see.
+    pub(super) fn seen(&self) -> Arc<CudaStream> {
+        self.seen.default_stream()
     }
 
     /// The stream on which memory is copied and set.
@@ -160,13 +170,28 @@ impl Context {
         })
     }
 
+    /// The same for what has the driver compile the kernel.
+    pub(super) fn compiling<T>(
+        &self,
+        work: impl FnOnce(&Driver) -> Called<T>,
+    ) -> Result<T, CudaError> {
+        process::check()?;
+        self.call(work).map_err(|failed| {
+            if code::is_about_compiling(failed.code) {
+                let cause = code::text(Some(self.driver), failed);
+                return CudaError::NotCompiled { cause };
+            }
+            code::error(self.driver, "load the kernel", self.noticed(failed)).into()
+        })
+    }
+
     /// Waits until everything that was begun in the context is done, by whomever.
     pub(super) fn synchronize(&self) -> Result<(), DeviceError> {
         self.within("wait", Driver::synchronize)
     }
 
     fn call<T>(&self, work: impl FnOnce(&Driver) -> Called<T>) -> Called<T> {
-        let _current = Current::enter(self.driver, self.shared.cu_ctx().cast())?;
+        let _current = Current::enter(self.driver, self.lending.cu_ctx().cast())?;
         work(self.driver)
     }
 
@@ -193,13 +218,20 @@ impl Drop for Context {
             // Neither the driver nor what it gave is this process's.
             return;
         }
-        if !self.copies.is_null() && self.lost.get().is_none() {
+        if self.lost.get().is_some() {
+            // It is good for nothing any more. cudarc would ask the driver, which may answer with a code
+            // that cudarc has no name for.
+            return;
+        }
+        if !self.copies.is_null() {
             let copies = self.copies;
             let _nobody_to_tell = self.call(|driver| driver.destroy_stream(copies));
         }
         self.driver.keeping_current(|| {
             // SAFETY: it is dropped here alone, and not used afterwards.
-            unsafe { ManuallyDrop::drop(&mut self.shared) };
+            unsafe { ManuallyDrop::drop(&mut self.seen) };
+            // SAFETY: as above.
+            unsafe { ManuallyDrop::drop(&mut self.lending) };
         });
     }
 }
@@ -207,7 +239,7 @@ impl Drop for Context {
 impl fmt::Debug for Context {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Context")
-            .field("ordinal", &self.shared.ordinal())
+            .field("ordinal", &self.lending.ordinal())
             .field("lost", &self.lost.get())
             .finish_non_exhaustive()
     }
@@ -380,10 +412,11 @@ impl Pinned {
 impl Drop for Pinned {
     /// What the device may still be copying is not freed. The bytes may be weights: they are wiped.
     fn drop(&mut self) {
-        if self.context.synchronize().is_err() {
+        let waited = self.context.synchronize();
+        zeroize::Zeroize::zeroize(self.bytes());
+        if waited.is_err() {
             return;
         }
-        zeroize::Zeroize::zeroize(self.bytes());
         let start = self.start.as_ptr().cast();
         let _nobody_to_tell = self.context.within("free pinned memory", |driver| {
             // SAFETY: it came from `allocate_host`; the context was waited for; `self` goes.

@@ -59,17 +59,17 @@ macro_rules! call {
 }
 
 impl Driver {
-    /// Loads and initialises the driver, once for the process.
-    pub(super) fn load() -> Result<&'static Self, CudaError> {
+    /// Loads and initialises the driver, once for the process. The number is that of the GPU which is wanted.
+    pub(super) fn load(ordinal: u32) -> Result<&'static Self, CudaError> {
         static DRIVER: OnceLock<Driver> = OnceLock::new();
         if let Some(driver) = DRIVER.get() {
             return Ok(driver);
         }
-        let driver = Self::find()?;
+        let driver = Self::find(ordinal)?;
         Ok(DRIVER.get_or_init(|| driver))
     }
 
-    fn find() -> Result<Self, CudaError> {
+    fn find(ordinal: u32) -> Result<Self, CudaError> {
         let library = ["libcuda.so.1", "libcuda.so"].into_iter().find_map(|name| {
             // SAFETY: that is how every user of CUDA loads its driver; what it runs on loading is
             // NVIDIA's business.
@@ -94,13 +94,14 @@ impl Driver {
             _library: library,
         };
         let mut version = 0;
-        call!(driver, driver_version(&raw mut version)).map_err(CudaError::driver(None))?;
+        call!(driver, driver_version(&raw mut version))
+            .map_err(CudaError::driver(None, ordinal))?;
         if version < MIN_DRIVER {
             return Err(CudaError::TooOld {
                 version: version_text(version),
             });
         }
-        call!(driver, init(0)).map_err(CudaError::driver(Some(&driver)))?;
+        call!(driver, init(0)).map_err(CudaError::driver(Some(&driver), ordinal))?;
         driver.version = version;
         Ok(driver)
     }

@@ -62,11 +62,25 @@ pub enum CudaError {
         "CUDA's driver was not found (libcuda.so.1): install NVIDIA's driver, give the container its GPU (`--gpus`), or use host memory"
     )]
     NoDriver,
+    /// The driver cannot compile the kernel.
+    #[error(
+        "CUDA's driver cannot compile the kernel: {cause}: install the driver with libnvidia-ptxjitcompiler, and do not set CUDA_DISABLE_PTX_JIT"
+    )]
+    #[non_exhaustive]
+    NotCompiled {
+        /// The call, and its code.
+        cause: String,
+    },
     /// The GPU cannot make memory read-only.
     #[error(
         "the GPU or its driver cannot make memory read-only: update the driver, or ask for `Protection::WhereAvailable`"
     )]
     NotProtected,
+    /// The library that was found is there to link programs with, and not a driver.
+    #[error(
+        "the libcuda.so that was found is a stub to link programs with: take its folder (`stubs`) out of LD_LIBRARY_PATH"
+    )]
+    Stub,
     /// The driver is too old.
     #[error("CUDA's driver supports CUDA {version}, and 11.2 is needed: update it")]
     #[non_exhaustive]
@@ -86,12 +100,11 @@ pub enum CudaError {
 }
 
 impl CudaError {
-    pub(super) fn driver(driver: Option<&Driver>) -> impl Fn(Failed) -> Self {
+    /// That of a call on the way to the GPU with this number.
+    pub(super) fn driver(driver: Option<&Driver>, ordinal: u32) -> impl Fn(Failed) -> Self {
         move |failed| match failed.code {
-            100 => Self::NoDevice {
-                ordinal: 0,
-                count: 0,
-            },
+            34 => Self::Stub,
+            100 => Self::NoDevice { ordinal, count: 0 },
             _ => Self::Driver {
                 cause: code::text(driver, failed),
             },

@@ -14,10 +14,10 @@ use std::thread;
 
 pub(super) use self::lanes::MAX_LEN;
 use self::lanes::{Lane, Lanes, MAX_RANGES, OPERATION, RANGE_BYTES, RESULTS, TABLE_BYTES};
-use super::Share;
 use super::code::NOT_READY;
 use super::context::Context;
 use super::driver::{Called, Driver, Failed, Handle};
+use super::{CudaError, Share};
 use crate::device::DeviceError;
 use crate::device::backend::DigestFailure;
 use crate::digest::{BLOCK_BYTES, NODE_BYTES, Node, Progress, WINDOW_BYTES, helper};
@@ -69,7 +69,7 @@ impl Hasher {
         context: &Arc<Context>,
         multiprocessors: u32,
         share: Share,
-    ) -> Result<Self, DeviceError> {
+    ) -> Result<Self, CudaError> {
         let kernel = Kernel::load(context)?;
         let function = kernel.function;
         let fitting = context.within("load the kernel", |driver| {
@@ -353,11 +353,11 @@ unsafe impl Send for Kernel {}
 unsafe impl Sync for Kernel {}
 
 impl Kernel {
-    fn load(context: &Arc<Context>) -> Result<Self, DeviceError> {
+    fn load(context: &Arc<Context>) -> Result<Self, CudaError> {
         let mut text = PTX.as_bytes().to_vec();
         text.push(0);
         let text = CStr::from_bytes_until_nul(&text).unwrap_or_default();
-        let module = context.within("load the kernel", |driver| driver.load_module(text))?;
+        let module = context.compiling(|driver| driver.load_module(text))?;
         let mut kernel = Self {
             context: Arc::clone(context),
             module,

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use cudarc::driver::{CudaSlice, CudaStream};
 
 use super::Protection;
+use super::code;
 use super::context::Context;
 use super::driver::{Called, Driver, Location, Properties};
 use crate::device::DeviceError;
@@ -23,7 +24,6 @@ const READ_WRITE: u32 = 3;
 
 /// One allocation. Wiped and given back when dropped, unless that was done before.
 pub struct CudaMemory {
-    context: Arc<Context>,
     device: i32,
     address: u64,
     /// What was asked for, in bytes.
@@ -40,6 +40,10 @@ pub struct CudaMemory {
     gone: bool,
     /// What views are lent from. It owns nothing: the driver would be asked to free what it never gave.
     lent: ManuallyDrop<CudaSlice<u8>>,
+    /// What users are told that they are lent on.
+    stream: Arc<CudaStream>,
+    /// Goes last: what is above holds a part of it, and must not be the last that does.
+    context: Arc<Context>,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -56,6 +60,8 @@ pub(super) struct Allocator {
     pub(super) device: i32,
     /// In bytes; none without virtual memory.
     pub(super) granularity: Option<usize>,
+    /// Whether memory was made read-only when that was tried.
+    pub(super) can_protect: bool,
     pub(super) protection: Protection,
 }
 
@@ -63,7 +69,6 @@ impl CudaMemory {
     /// Memory of `len` bytes, whatever they are.
     pub(super) fn allocate(
         context: &Arc<Context>,
-        views: &Arc<CudaStream>,
         allocator: Allocator,
         len: u64,
     ) -> Result<Self, DeviceError> {
@@ -83,9 +88,8 @@ impl CudaMemory {
             })?;
         // SAFETY: `len` bytes are allocated at `address`, and any byte is a `u8`. The slice is never
         // dropped, it is taken apart when the memory goes.
-        let lent = unsafe { views.upgrade_device_ptr(address, len_of(len)) };
+        let lent = unsafe { context.lending().upgrade_device_ptr(address, len_of(len)) };
         let memory = Self {
-            context: Arc::clone(context),
             device: allocator.device,
             address,
             len,
@@ -96,6 +100,8 @@ impl CudaMemory {
             wiped: true,
             gone: false,
             lent: ManuallyDrop::new(lent),
+            stream: context.seen(),
+            context: Arc::clone(context),
         };
         memory.check_residency()?;
         Ok(memory)
@@ -116,6 +122,11 @@ impl CudaMemory {
     /// What a view reads.
     pub(super) fn lent(&self) -> &CudaSlice<u8> {
         &self.lent
+    }
+
+    /// The stream that a view names.
+    pub(super) fn stream(&self) -> &Arc<CudaStream> {
+        &self.stream
     }
 
     /// Asks the driver where the memory is.
@@ -146,8 +157,8 @@ impl CudaMemory {
     }
 
     /// Makes it read-only, and asks the driver whether it is.
-    pub(super) fn protect(&mut self, protection: Protection) -> Result<(), DeviceError> {
-        if self.kind == Kind::Plain {
+    pub(super) fn protect(&mut self, allocator: Allocator) -> Result<(), DeviceError> {
+        if !allocator.can_protect {
             // Such a GPU was opened only because `WhereAvailable` was asked for.
             return Ok(());
         }
@@ -159,7 +170,7 @@ impl CudaMemory {
             driver.access(address, Location::device(device))
         })?;
         self.read_only = access == u64::from(READ_ONLY);
-        if self.read_only || protection == Protection::WhereAvailable {
+        if self.read_only || allocator.protection == Protection::WhereAvailable {
             return Ok(());
         }
         Err(DeviceError::NotProtected)
@@ -287,7 +298,7 @@ fn map(driver: &Driver, device: i32, size: usize) -> Called<u64> {
     Ok(address)
 }
 
-/// Whether memory can be made read-only: tried, and read back.
+/// Whether memory can be made read-only: tried, and read back. A driver that says it cannot is believed.
 pub(super) fn can_protect(driver: &Driver, device: i32, granularity: usize) -> Called<bool> {
     let address = map(driver, device, granularity)?;
     let location = Location::device(device);
@@ -296,7 +307,11 @@ pub(super) fn can_protect(driver: &Driver, device: i32, granularity: usize) -> C
         .and_then(|()| driver.access(address, location));
     driver.unmap(address, granularity)?;
     driver.unreserve(address, granularity)?;
-    Ok(access? == u64::from(READ_ONLY))
+    match access {
+        Ok(access) => Ok(access == u64::from(READ_ONLY)),
+        Err(failed) if code::is_about_protection(failed.code) => Ok(false),
+        Err(failed) => Err(failed),
+    }
 }
 
 /// A length that was checked when the memory was made.

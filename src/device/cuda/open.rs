@@ -1,11 +1,10 @@
 //! Opening a GPU: what it is, what it can do, and whether it computes rightly.
 
-use std::mem::ManuallyDrop;
 use std::path::Path;
 use std::sync::Arc;
 
 use super::context::Context;
-use super::driver::{Driver, Failed, Properties};
+use super::driver::{Driver, Properties};
 use super::hash::{Bytes, Hasher};
 use super::memory::{self, Allocator};
 use super::staging::Staging;
@@ -46,12 +45,13 @@ pub enum Protection {
     #[default]
     Required,
     /// Where it cannot, shards are sealed all the same: a stray kernel can then write to them, which the
-    /// next check finds, and an address may be used again after its shard is gone. `VramSealed` says
-    /// `read_only: false`.
+    /// next check finds. Without virtual memory an address may be used again after its shard is gone, too.
+    /// `VramSealed` says `read_only: false`.
     WhereAvailable,
 }
 
-/// How much of a GPU checks may use at a time.
+/// How much of a GPU checks may use at a time: a share of the threads that it can run at once. They are
+/// spread over all its multiprocessors.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Share(u8);
 
@@ -98,7 +98,8 @@ impl CudaBuilder {
     }
 
     /// How many windows, chosen at random, are copied back and hashed by the CPU after each digest of a
-    /// whole shard; without this, [`DEFAULT_SPOT_CHECKS`]. All of them, if the shard has no more.
+    /// shard or of some of its windows; without this, [`DEFAULT_SPOT_CHECKS`]. All of them, if there are no
+    /// more.
     ///
     /// They are there for a kernel, a compiler or a driver that computes wrongly, not against somebody
     /// who rules the GPU. Of `n` windows of which the kernel gets `k` wrong (and still gives the sealed
@@ -126,41 +127,44 @@ impl CudaBuilder {
             operation: "watching for forks",
             code: error.raw_os_error().unwrap_or_default(),
         })?;
-        let driver = Driver::load()?;
+        let driver = Driver::load(self.ordinal)?;
         let gpu = self.find(driver)?;
-        let context = Arc::new(Context::open(driver, self.ordinal as usize, gpu.device)?);
-        let granularity = self.granularity(&context, gpu.device)?;
-        let views = context.within("create a stream", |_| {
-            let stream = context.shared().new_stream();
-            stream.map_err(|error| Failed {
-                call: "cuStreamCreate",
-                code: error.0 as u32,
-            })
-        })?;
-        let cuda = Cuda {
+        let refused = refusal(gpu.is_integrated, Path::new(WSL).exists());
+        let context = Arc::new(Context::open(driver, self.ordinal, gpu.device)?);
+        // A GPU that gets no manager is opened so far that this can be said, and recorded.
+        let allocator = match refused {
+            None => self.try_protection(&context, gpu.device)?,
+            Some(_) => Allocator {
+                device: gpu.device,
+                granularity: None,
+                can_protect: false,
+                protection: self.protection,
+            },
+        };
+        let mut cuda = Cuda {
             staging: Staging::new(&context)?,
             hasher: Hasher::new(&context, gpu.multiprocessors, self.share)?,
-            views: ManuallyDrop::new(views),
             name: format!("cuda:{}", self.ordinal).into(),
             identity: gpu.identity.as_str().into(),
             residency: Residency {
-                proven: proven(granularity.is_some()).into(),
+                proven: proven(allocator.can_protect).into(),
                 unproven: "that the driver and the GPU's firmware keep allocations where they say"
                     .into(),
-                refused: refusal(gpu.is_integrated, Path::new(WSL).exists()).map(Into::into),
+                refused: refused.map(Into::into),
             },
-            allocator: Allocator {
-                device: gpu.device,
-                granularity,
-                protection: self.protection,
-            },
+            allocator,
             spot_checks: self.spot_checks,
             #[cfg(feature = "fault-injection")]
             faults: self.faults,
             context,
         };
         if cuda.residency.refused.is_none() {
-            check_known_answers(&cuda)?;
+            match check_known_answers(&cuda) {
+                Err(CudaError::Device {
+                    source: DeviceError::NotResident { cause },
+                }) => cuda.residency.refused = Some(cause),
+                outcome => outcome?,
+            }
         }
         Ok(cuda)
     }
@@ -171,7 +175,7 @@ impl CudaBuilder {
         const ECC: u32 = 32;
         const MAJOR: u32 = 75;
         const MINOR: u32 = 76;
-        let failed = CudaError::driver(Some(driver));
+        let failed = CudaError::driver(Some(driver), self.ordinal);
         let count = u32::try_from(driver.device_count().map_err(&failed)?).unwrap_or(0);
         let ordinal = i32::try_from(self.ordinal).unwrap_or(i32::MAX);
         if self.ordinal >= count {
@@ -205,27 +209,30 @@ impl CudaBuilder {
         })
     }
 
-    /// In what units memory can be mapped and made read-only; none if it cannot, and need not.
-    fn granularity(&self, context: &Context, device: i32) -> Result<Option<usize>, CudaError> {
+    /// Whether memory can be mapped, and made read-only.
+    fn try_protection(&self, context: &Context, device: i32) -> Result<Allocator, CudaError> {
         const VIRTUAL_MEMORY: u32 = 102;
         let driver = context.driver();
         let has = driver
             .device_attribute(VIRTUAL_MEMORY, device)
-            .map_err(CudaError::driver(Some(driver)))?;
-        let tried = context.within("try protection", |driver| {
+            .map_err(CudaError::driver(Some(driver), self.ordinal))?;
+        let (granularity, can_protect) = context.within("try protection", |driver| {
             if has == 0 {
-                return Ok(None);
+                return Ok((None, false));
             }
             let granularity = driver.granularity(&Properties::pinned_on(device))?;
-            let can = memory::can_protect(driver, device, granularity)?;
-            Ok(can.then_some(granularity))
-        });
-        match (tried, self.protection) {
-            (Ok(Some(granularity)), _) => Ok(Some(granularity)),
-            (Ok(None), Protection::Required) => Err(CudaError::NotProtected),
-            (Ok(None), Protection::WhereAvailable) => Ok(None),
-            (Err(error), _) => Err(error.into()),
+            let can_protect = memory::can_protect(driver, device, granularity)?;
+            Ok((Some(granularity), can_protect))
+        })?;
+        if self.protection == Protection::Required && !can_protect {
+            return Err(CudaError::NotProtected);
         }
+        Ok(Allocator {
+            device,
+            granularity,
+            can_protect,
+            protection: self.protection,
+        })
     }
 }
 

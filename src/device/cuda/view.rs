@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use cudarc::driver::sys::CUdeviceptr;
-use cudarc::driver::{self, CudaSlice, CudaStream, DevicePtr, DeviceSlice, SyncOnDrop};
+use cudarc::driver::{self, CudaStream, DevicePtr, DeviceSlice, SyncOnDrop};
 
 use super::memory::CudaMemory;
 
@@ -22,34 +22,37 @@ use super::memory::CudaMemory;
 /// may fail.
 #[derive(Clone, Copy)]
 pub struct CudaView<'a> {
-    slice: &'a CudaSlice<u8>,
+    memory: &'a CudaMemory,
 }
 
 impl<'a> CudaView<'a> {
     pub(super) fn new(memory: &'a CudaMemory) -> Self {
-        let slice = memory.lent();
-        Self { slice }
+        Self { memory }
     }
 
     /// The same bytes as a view of cudarc, for kernels' arguments and for parts of it.
+    ///
+    /// Do not allocate with the context of *its* stream, for which cudarc's event tracking is off: what is
+    /// allocated with it would be freed without waiting for other streams. That of
+    /// [`CudaView::stream`](DeviceSlice::stream), and your own, are as always.
     pub fn as_cudarc(&self) -> driver::CudaView<'a, u8> {
-        self.slice.as_view()
+        self.memory.lent().as_view()
     }
 }
 
 impl DeviceSlice<u8> for CudaView<'_> {
     fn len(&self) -> usize {
-        self.slice.len()
+        self.memory.lent().len()
     }
 
     fn stream(&self) -> &Arc<CudaStream> {
-        self.slice.stream()
+        self.memory.stream()
     }
 }
 
 impl DevicePtr<u8> for CudaView<'_> {
     fn device_ptr<'a>(&'a self, stream: &'a CudaStream) -> (CUdeviceptr, SyncOnDrop<'a>) {
-        self.slice.device_ptr(stream)
+        self.memory.lent().device_ptr(stream)
     }
 }
 
@@ -57,7 +60,7 @@ impl fmt::Debug for CudaView<'_> {
     /// Without the address.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CudaView")
-            .field("len", &self.slice.len())
+            .field("len", &self.memory.len())
             .finish_non_exhaustive()
     }
 }

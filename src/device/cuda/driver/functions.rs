@@ -154,5 +154,5 @@ pub(super) type InstanceUuid = unsafe extern "C" fn(*mut [u8; 16], c_int) -> Cod
 
 pub(super) const INSTANCE_UUID: &str = "cuDeviceGetUuid_v2";
 
-/// Functions that cudarc calls for streams and views, and would panic without.
+/// Functions that cudarc calls when a view is used, and would panic without.
 pub(super) const NEEDED_BY_CUDARC: [&str; 2] = ["cuStreamCreate", "cuStreamWaitEvent"];

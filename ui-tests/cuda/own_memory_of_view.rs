@@ -1,11 +1,11 @@
-//! Getting the slice that a view is lent from must not compile: E0616.
+//! Getting the memory that a view is of must not compile: E0616.
 
 use vram_residency::Shard;
 use vram_residency::device::Cuda;
 use vram_residency::shard::Verified;
 
 fn own(shard: Shard<Verified, Cuda>) {
-    let _slice = shard.view().slice;
+    let _memory = shard.view().memory;
 }
 
 fn main() {}

@@ -1,0 +1,75 @@
+//! Spot checks: some of what the device has hashed is hashed here again.
+
+use std::collections::BTreeSet;
+
+use crate::audit::event::AnyDigest;
+use crate::audit::guard::Findings;
+use crate::device::{Device, DeviceError};
+use crate::digest::{Digest, Node, Tree};
+use crate::error::NoAnswer;
+use crate::key::fill_random;
+use crate::shard::Core;
+
+#[cfg(test)]
+mod tests;
+
+impl<D: Device> Core<D> {
+    /// Hashes some windows here that the device has hashed, and climbs from each to the root. Finds
+    /// something if that is not where the tree's own path leads.
+    pub(in crate::shard) fn spot_check(&self, tree: &Tree) -> Result<Option<Findings>, NoAnswer> {
+        let digest = tree.digest();
+        for window in sample(self.windows(), self.region.spot_checks())? {
+            let node = self.region.window_hashed_here(window)?;
+            let actual = tree.digest_with(window, &[node]);
+            if actual != Some(digest) {
+                return Ok(Some(disagreement(digest, actual, window)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The same for nodes of some windows, from the first on, that are known to lead to the digest.
+    pub(super) fn spot_check_nodes(
+        &self,
+        first: u64,
+        nodes: &[Node],
+        digest: Digest,
+    ) -> Result<Option<Findings>, NoAnswer> {
+        for index in sample(nodes.len() as u64, self.region.spot_checks())? {
+            let window = first.saturating_add(index);
+            let node = self.region.window_hashed_here(window)?;
+            if nodes.get(index as usize) != Some(&node) {
+                return Ok(Some(disagreement(digest, None, window)));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Some of so many windows, each at most once, in order: all where they are few.
+fn sample(windows: u64, count: usize) -> Result<BTreeSet<u64>, NoAnswer> {
+    if u64::try_from(count).is_ok_and(|count| count >= windows) {
+        return Ok((0..windows).collect());
+    }
+    let mut chosen = BTreeSet::new();
+    while chosen.len() < count {
+        let mut random = [0; 8];
+        fill_random(&mut random).map_err(|error| DeviceError::Busy {
+            operation: "choosing windows to check",
+            cause: error.to_string().into(),
+        })?;
+        // The bias is below 2^-20 for anything that fits a device.
+        chosen.insert(u64::from_le_bytes(random).checked_rem(windows).unwrap_or(0));
+    }
+    Ok(chosen)
+}
+
+/// Of the device's digest and of a window that was hashed here.
+fn disagreement(expected: Digest, actual: Option<Digest>, window: u64) -> Findings {
+    Findings {
+        expected: Some(AnyDigest::FsVerity(expected)),
+        actual: actual.map(AnyDigest::FsVerity),
+        damaged: vec![window..window.saturating_add(1)],
+        detail: Some("the device's digest and the bytes that it copies back differ".into()),
+    }
+}
