@@ -54,13 +54,9 @@ impl Machine {
     }
 
     /// What the integer units could hash at most, in bytes a second: 64 lanes in each multiprocessor, and
-    /// the instructions of `src/device/cuda/CODE.md` for 64 bytes. Without a clock, the highest is taken.
+    /// the kernel's instructions for 64 bytes. Without a clock, the highest is taken.
     pub fn integer_pipe(&self, mhz: Option<f64>) -> f64 {
-        let instructions = match self.capability {
-            (7 | 8, _) => 1415.0,
-            (12, _) => 1416.0,
-            _ => 1414.0,
-        };
+        let instructions = instructions(self.capability).unwrap_or(f64::NAN);
         let clock = mhz.map_or(self.clock * 1e3, |mhz| mhz * 1e6);
         self.multiprocessors * 64.0 * clock / instructions * 64.0
     }
@@ -68,6 +64,22 @@ impl Machine {
     pub fn memory(&self) -> Option<f64> {
         self.memory
     }
+}
+
+/// The table that CI keeps current.
+const CODE: &str = include_str!("../../src/device/cuda/CODE.md");
+
+/// What the newest architecture in it that this GPU runs code of needs for 64 bytes.
+fn instructions((major, minor): (i32, i32)) -> Option<f64> {
+    let rows = CODE.lines().filter_map(|line| {
+        let mut cells = line.split('|').map(str::trim).skip(1);
+        let architecture: i32 = cells.next()?.strip_prefix("sm_")?.parse().ok()?;
+        let instructions: f64 = cells.nth(2)?.parse().ok()?;
+        Some((architecture, instructions))
+    });
+    rows.filter(|(architecture, _)| *architecture <= 10 * major + minor)
+        .max_by_key(|(architecture, _)| *architecture)
+        .map(|(_, instructions)| instructions)
 }
 
 const QUERY: &str = "driver_version,clocks.sm,clocks.mem,clocks.max.sm,power.draw,temperature.gpu";
