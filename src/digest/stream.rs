@@ -1,7 +1,7 @@
 //! The tree over a stream, and its plain SHA-256 if asked for, in one pass and in fixed memory.
 //!
-//! The calling thread reads chunks into a fixed set of buffers and queues them; helpers hand what is
-//! queued to a sink (which writes it into a device) and hash it, while the next chunk is read. When no
+//! The calling thread reads chunks into a fixed set of buffers and queues them; helpers hash what is
+//! queued and hand it to a sink (which writes it into a device), while the next chunk is read. When no
 //! buffer is free, the calling thread helps. A buffer comes back when the last one that needs it is
 //! done with it. What lies in memory anyway needs neither reader nor buffers.
 

@@ -110,3 +110,21 @@ fn what_one_manager_notices_ends_the_leases_of_another() {
         assert!(Cuda::builder(0).open().is_err());
     });
 }
+
+/// It may answer with a code that cudarc has no name for, which its enum must not hold.
+#[test]
+fn of_a_lost_gpu_cudarc_asks_nothing_when_everything_goes() {
+    in_child(|driver: Driver| {
+        let worker = worker(|builder| builder);
+        let shard = worker.verified("s", &pattern(5000));
+        driver.lose_context(0, 4711);
+        let error = shard.reverify().unwrap_err();
+        assert!(error.incident().is_some());
+        let asked =
+            || ["cuCtxSetCurrent", "cuDevicePrimaryCtxRelease_v2"].map(|call| driver.calls(call));
+        let before = asked();
+        drop(error);
+        drop(worker);
+        assert_eq!(asked(), before);
+    });
+}

@@ -203,6 +203,14 @@ fn every_call_that_opening_makes_may_fail() {
     });
 }
 
+/// Why there is none for a GPU that could be opened.
+fn no_manager(place: &Place) -> BuildError {
+    let trail = place.open();
+    let gpu = Cuda::builder(0).open().unwrap();
+    let builder = VramManager::builder(gpu, &WorkerToken::generate().unwrap(), &trail);
+    builder.build().unwrap_err()
+}
+
 #[test]
 fn an_integrated_gpu_gets_no_manager_and_that_is_on_record() {
     in_child(|driver: Driver| {
@@ -210,11 +218,7 @@ fn an_integrated_gpu_gets_no_manager_and_that_is_on_record() {
         jetson.integrated = true;
         driver.set_devices(&[jetson]);
         let place = Place::new();
-        let trail = place.open();
-        let gpu = Cuda::builder(0).open().unwrap();
-        let error = VramManager::builder(gpu, &WorkerToken::generate().unwrap(), &trail)
-            .build()
-            .unwrap_err();
+        let error = no_manager(&place);
         let BuildError::NotResident { cause, record, .. } = error else {
             panic!("{error:?}")
         };
@@ -308,11 +312,7 @@ fn memory_that_is_elsewhere_from_the_start_gets_no_manager_and_that_is_on_record
     in_child(|driver: Driver| {
         driver.set_pointer_attribute(IS_MANAGED, 1);
         let place = Place::new();
-        let trail = place.open();
-        let gpu = Cuda::builder(0).open().unwrap();
-        let error = VramManager::builder(gpu, &WorkerToken::generate().unwrap(), &trail)
-            .build()
-            .unwrap_err();
+        let error = no_manager(&place);
         let BuildError::NotResident { cause, .. } = error else {
             panic!("{error:?}")
         };
