@@ -35,6 +35,10 @@ pub fn measure(table: &mut Table, world: &World, machine: &Machine) -> Outcome<(
     ] {
         let share = share.ok_or("no such share")?;
         let manager = world.manager(|builder| builder.share(share))?;
+        let name = match manager.device().multiprocessors() {
+            Some(held_to) => format!("{name} (held to {held_to} multiprocessors)"),
+            None => format!("{name} (spread over all multiprocessors)"),
+        };
         let len = world.sizes.part as u64;
         let shared = world.sealed(&manager, "beside", len)?.verify()?.share();
         let (mut kept, mut checked) = (Vec::new(), Vec::new());

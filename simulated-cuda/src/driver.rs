@@ -13,6 +13,7 @@ mod execute;
 mod exports;
 mod fault;
 mod graph;
+mod green;
 mod memory;
 mod module;
 mod pointer;

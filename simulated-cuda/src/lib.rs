@@ -34,7 +34,7 @@
 //! The package is built twice in one: as the library that is loaded (`driver/`), and as the crate that
 //! tests use (`control/`). The two share the source of [`wire`] and no memory.
 //!
-//! What it does not have: contexts other than primary ones, floating point, shared and local memory of
+//! What it does not have: contexts other than primary ones (and green ones, as far as their streams go), floating point, shared and local memory of
 //! kernels, barriers and atomics, textures, allocations inside graphs, peer access, IPC. A host function of
 //! a stream runs under the driver's lock, so it must not wait for a thread that calls the driver. Where the
 //! real driver is known to be laxer than its documentation, this one follows the documentation.

@@ -2,7 +2,7 @@
 //! so everything here has C's layout, and nothing is a reference.
 
 /// Changes whenever something here does: both sides must have been built from the same source.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
 /// A simulated device, as [`Device`](crate::Device) describes it.
 #[derive(Clone, Copy, Debug)]
@@ -36,6 +36,10 @@ pub struct Counters {
     /// Kernels executed, and their blocks.
     pub launches: u64,
     pub blocks: u64,
+    /// Kernels launched on streams that are held to a green context, and to how many multiprocessors the
+    /// last one was.
+    pub held_launches: u64,
+    pub held_to: u64,
     /// Bytes of device memory in use now, and the most there ever were.
     pub device_bytes: u64,
     pub peak_device_bytes: u64,
@@ -47,6 +51,7 @@ pub struct Counters {
     pub reservations: u64,
     pub streams: u64,
     pub events: u64,
+    pub green_contexts: u64,
     pub modules: u64,
     pub graphs: u64,
     pub executable_graphs: u64,
@@ -66,6 +71,8 @@ impl Counters {
         set: 0,
         launches: 0,
         blocks: 0,
+        held_launches: 0,
+        held_to: 0,
         device_bytes: 0,
         peak_device_bytes: 0,
         allocations: 0,
@@ -74,6 +81,7 @@ impl Counters {
         reservations: 0,
         streams: 0,
         events: 0,
+        green_contexts: 0,
         modules: 0,
         graphs: 0,
         executable_graphs: 0,

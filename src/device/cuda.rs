@@ -20,7 +20,8 @@ use self::driver::Driver;
 pub use self::error::CudaError;
 use self::hash::{Bytes, Hasher};
 use self::memory::{Allocator, CudaMemory};
-pub use self::open::{CudaBuilder, DEFAULT_SPOT_CHECKS, Protection, Share};
+pub use self::open::{CudaBuilder, DEFAULT_SPOT_CHECKS, Protection};
+pub use self::share::Share;
 use self::staging::Staging;
 pub use self::view::CudaView;
 #[cfg(feature = "fault-injection")]
@@ -37,6 +38,7 @@ mod error;
 mod hash;
 mod memory;
 mod open;
+mod share;
 mod staging;
 mod view;
 
@@ -52,7 +54,7 @@ const ALIGNMENT: usize = 256;
 /// use vram_residency::device::{Cuda, Share};
 ///
 /// let gpu = Cuda::builder(0) // the first GPU
-///     .share(Share::percent(10).unwrap()) // of its threads, for checks beside a serving model
+///     .share(Share::percent(10).unwrap()) // for checks beside a serving model
 ///     .open()?;
 /// println!("{}", gpu.identity());
 /// # Ok::<(), vram_residency::device::CudaError>(())
@@ -85,6 +87,12 @@ impl Cuda {
     /// What tells this GPU from others, as seals bind it: UUID, name, compute capability, ECC, driver.
     pub fn identity(&self) -> &str {
         &self.identity
+    }
+
+    /// To how many multiprocessors checks are held. None if they may use all of them: the share is
+    /// [`Share::ALL`], or the driver cannot hold them, and only the number of their threads is limited.
+    pub fn multiprocessors(&self) -> Option<u32> {
+        self.hasher.held_to()
     }
 }
 

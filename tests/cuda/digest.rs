@@ -2,9 +2,8 @@
 
 use simulated_cuda::{Direction, Driver, in_child};
 use vram_residency::audit::Reason;
-use vram_residency::device::Share;
 use vram_residency::error::{CheckError, SealError};
-use vram_residency::{Digest, Provenance, Stream};
+use vram_residency::{Provenance, Stream};
 
 use crate::gpu::{every_tail_is_as_on_the_host, the_vectors_come_out, worker};
 use crate::kernels::address;
@@ -18,22 +17,6 @@ fn the_vectors_of_fsverity_utils_come_out() {
 #[test]
 fn every_tail_is_hashed_as_on_the_host() {
     in_child(|_| every_tail_is_as_on_the_host());
-}
-
-#[test]
-fn a_share_of_the_gpu_changes_nothing_but_the_time() {
-    in_child(|driver: Driver| {
-        let small = worker(|builder| builder.share(Share::percent(1).unwrap()).spot_checks(0));
-        let shard = small.sealed("s", &pattern(3_000_000));
-        let before = driver.counters();
-        let shard = shard.verify().unwrap();
-        let after = driver.counters();
-        // 8 multiprocessors with 16 blocks each: one block at a time, in each of three launches.
-        assert_eq!(after.launches - before.launches, 3);
-        assert_eq!(after.blocks - before.blocks, 3);
-        let expected = Digest::of_reader(&pattern(3_000_000)[..]).unwrap();
-        assert_eq!(shard.digest(), expected);
-    });
 }
 
 #[test]

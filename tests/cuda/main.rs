@@ -19,6 +19,7 @@ mod failures;
 mod lost;
 mod memory;
 mod opening;
+mod share;
 mod together;
 
 /// A test that changes the driver's state loads it in a process of its own.

@@ -210,4 +210,5 @@ pub fn nothing_is_left(driver: Driver) {
         (0, 0, 0, 0),
         "streams, events, modules, contexts"
     );
+    assert_eq!(left.green_contexts, 0);
 }

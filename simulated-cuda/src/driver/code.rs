@@ -39,6 +39,8 @@ pub const STREAM_CAPTURE_ISOLATION: Code = 905;
 pub const STREAM_CAPTURE_IMPLICIT: Code = 906;
 pub const CAPTURED_EVENT: Code = 907;
 pub const STREAM_CAPTURE_WRONG_THREAD: Code = 908;
+pub const INVALID_RESOURCE_TYPE: Code = 914;
+pub const INVALID_RESOURCE_CONFIGURATION: Code = 915;
 pub const UNKNOWN: Code = 999;
 
 /// The name of a code, or `None` where CUDA has no such code.

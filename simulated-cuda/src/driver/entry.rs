@@ -4,6 +4,7 @@
 
 mod device;
 mod error;
+mod green;
 mod host;
 mod memory;
 mod module;
@@ -36,6 +37,14 @@ impl<T> Out<T> {
         if !self.0.is_null() {
             let _ = self.set(value); // fails for null only
         }
+    }
+
+    /// What is there before, where the caller gives something by the same address.
+    fn get(&self) -> Result<T, Code>
+    where
+        T: Copy,
+    {
+        In(self.0.cast_const()).get()
     }
 
     /// The result at an index of an array of results.

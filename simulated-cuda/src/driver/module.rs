@@ -221,6 +221,10 @@ impl State {
             block,
             params: bytes,
         };
+        if let Some(multiprocessors) = self.held_to(key) {
+            self.counters.held_launches += 1;
+            self.counters.held_to = u64::from(multiprocessors);
+        }
         self.enqueue(key, Work::Kernel(Box::new(launch)))
             .map(|_| ())
     }

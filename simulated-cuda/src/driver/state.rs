@@ -11,6 +11,7 @@ use super::context::Context;
 use super::event::Event;
 use super::fault::Faults;
 use super::graph::Graph;
+use super::green::Green;
 use super::memory::{Memory, Origin, Pool};
 use super::module::{Function, LoadedModule};
 use super::stream::Stream;
@@ -32,6 +33,9 @@ pub struct State {
     pub captures: BTreeMap<u64, Capture>,
     pub graphs: BTreeMap<u64, Graph>,
     pub executable_graphs: BTreeMap<u64, Graph>,
+    /// Sizes of parts that a green context can be made of.
+    pub descriptions: BTreeMap<u64, u32>,
+    pub greens: BTreeMap<u64, Green>,
     pub modules: BTreeMap<u64, LoadedModule>,
     pub functions: BTreeMap<u64, Function>,
     pub faults: Faults,
@@ -59,6 +63,8 @@ impl State {
             captures: BTreeMap::new(),
             graphs: BTreeMap::new(),
             executable_graphs: BTreeMap::new(),
+            descriptions: BTreeMap::new(),
+            greens: BTreeMap::new(),
             modules: BTreeMap::new(),
             functions: BTreeMap::new(),
             faults: Faults::new(),
@@ -151,6 +157,7 @@ impl State {
                 .filter(|stream| stream.is_users())
                 .count() as u64,
             events: self.events.len() as u64,
+            green_contexts: self.greens.len() as u64,
             modules: self.modules.len() as u64,
             graphs: self.graphs.len() as u64,
             executable_graphs: self.executable_graphs.len() as u64,

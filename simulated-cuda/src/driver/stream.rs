@@ -36,6 +36,8 @@ pub struct Stream {
     pub destroyed: bool,
     /// The capture it takes part in.
     pub capture: Option<u64>,
+    /// The green context that its launches are held to.
+    pub held_to: Option<u64>,
     legacy: bool,
     users: bool,
 }
@@ -58,6 +60,7 @@ impl Stream {
             last: 0,
             destroyed: false,
             capture: None,
+            held_to: None,
             legacy: false,
             users: true,
         }

@@ -10,7 +10,7 @@ pub(super) type Code = u32;
 
 pub(super) const OUT_OF_MEMORY: Code = 2;
 pub(super) const NOT_READY: Code = 600;
-const NOT_SUPPORTED: Code = 801;
+pub(super) const NOT_SUPPORTED: Code = 801;
 
 /// Whether the code tells only that it could not be done now, or not so.
 pub(super) fn is_inconclusive(code: Code) -> bool {

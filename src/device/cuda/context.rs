@@ -19,6 +19,7 @@ use cudarc::driver::{CudaContext, CudaStream, DriverError};
 use super::CudaError;
 use super::code::{self, NOT_READY};
 use super::driver::{Called, Driver, Failed, Handle};
+use super::share::Partition;
 use crate::device::DeviceError;
 use crate::process;
 
@@ -272,6 +273,8 @@ impl Drop for Current<'_> {
 pub(super) struct Stream {
     context: Arc<Context>,
     handle: Handle,
+    /// Goes after the stream.
+    _held_to: Option<Arc<Partition>>,
 }
 
 // SAFETY: the handle is used with the context current, from whatever thread (see `Context`).
@@ -283,7 +286,17 @@ impl Stream {
         Ok(Self {
             context: Arc::clone(context),
             handle,
+            _held_to: None,
         })
+    }
+
+    /// Takes over one that is held to a part of the multiprocessors.
+    pub(super) fn held(context: &Arc<Context>, handle: Handle, to: &Arc<Partition>) -> Self {
+        Self {
+            context: Arc::clone(context),
+            handle,
+            _held_to: Some(Arc::clone(to)),
+        }
     }
 
     pub(super) fn handle(&self) -> Handle {

@@ -11,9 +11,10 @@ use std::sync::OnceLock;
 
 use libloading::Library;
 
-use self::functions::AccessOf;
-use self::functions::{Functions, INSTANCE_UUID, InstanceUuid, NEEDED_BY_CUDARC, symbol};
-pub(super) use self::functions::{Location, Properties};
+use self::functions::{
+    AccessOf, Functions, INSTANCE_UUID, InstanceUuid, NEEDED_BY_CUDARC, Partitioning, symbol,
+};
+pub(super) use self::functions::{Location, Properties, Resource};
 use super::CudaError;
 use super::code::Code;
 
@@ -37,26 +38,32 @@ const MIN_DRIVER: i32 = 11_020;
 /// The driver of this process.
 pub(super) struct Driver {
     functions: Functions,
-    /// Where there is one.
+    /// Where there are such.
     instance_uuid: Option<InstanceUuid>,
+    partitioning: Option<Partitioning>,
     version: c_int,
     /// Never unloaded: the functions are in it.
     _library: Library,
 }
 
-/// Calls a function and turns its code into a result.
+/// Calls a function of a table, and turns its code into a result.
 macro_rules! call {
-    ($driver:expr, $name:ident($($argument:expr),* $(,)?)) => {{
-        let function = $driver.functions.$name;
+    ($driver:expr, $name:ident($($argument:expr),* $(,)?)) => {
+        call!(symbol, $driver.functions, $name($($argument),*))
+    };
+    ($symbols:ident, $table:expr, $name:ident($($argument:expr),* $(,)?)) => {{
+        let function = $table.$name;
         // SAFETY: the arguments are those of cuda.h: numbers and handles, which the driver checks, or
         // addresses of locals and of host memory that live as long as the method's contract says.
         let code = unsafe { function($($argument),*) };
         match code {
             0 => Ok(()),
-            code => Err(Failed { call: symbol::$name, code }),
+            code => Err(Failed { call: $symbols::$name, code }),
         }
     }};
 }
+
+mod partitioning;
 
 impl Driver {
     /// Loads and initialises the driver, once for the process. The number is that of the GPU which is wanted.
@@ -87,9 +94,11 @@ impl Driver {
         // SAFETY: the type is the function's in cuda.h, and the library stays loaded as long as `driver`.
         let instance_uuid = unsafe { library.get::<InstanceUuid>(INSTANCE_UUID.as_bytes()) };
         let instance_uuid = instance_uuid.ok().map(|function| *function);
+        let partitioning = Partitioning::find(&library).ok();
         let mut driver = Self {
             functions,
             instance_uuid,
+            partitioning,
             version: 0,
             _library: library,
         };

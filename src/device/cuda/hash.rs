@@ -6,30 +6,29 @@
 //! one lane's last blocks and few upper nodes keep a part of the GPU busy, the other's leaves fill the
 //! rest. Everything in the GPU that is needed besides the data is reserved when the device is opened.
 
-use std::ffi::{CStr, c_void};
+use std::ffi::{c_int, c_void};
 use std::ops::{ControlFlow, Range};
 use std::panic::resume_unwind;
 use std::sync::{Arc, mpsc};
 use std::thread;
 
+use self::kernel::Kernel;
+pub(super) use self::kernel::PTX;
 pub(super) use self::lanes::MAX_LEN;
 use self::lanes::{Lane, Lanes, MAX_RANGES, OPERATION, RANGE_BYTES, RESULTS, TABLE_BYTES};
+use super::CudaError;
 use super::code::NOT_READY;
 use super::context::Context;
-use super::driver::{Called, Driver, Failed, Handle};
-use super::{CudaError, Share};
+use super::driver::{Called, Driver, Failed};
+use super::share::{Partition, Share};
 use crate::device::DeviceError;
 use crate::device::backend::DigestFailure;
 use crate::digest::{BLOCK_BYTES, NODE_BYTES, Node, Progress, WINDOW_BYTES, helper};
 
+mod kernel;
 mod lanes;
 #[cfg(test)]
 mod tests;
-
-/// The kernel, as it ships.
-pub(super) const PTX: &str = include_str!("digest.ptx");
-
-const KERNEL: &CStr = c"fsverity_blocks";
 
 /// Threads in a block of the kernel (`__launch_bounds__` in digest.cu).
 const THREADS: u32 = 128;
@@ -60,6 +59,8 @@ pub(super) struct Hasher {
     kernel: Kernel,
     /// The most blocks of threads in one launch.
     blocks: u32,
+    /// So many multiprocessors, if it is held to some.
+    held_to: Option<u32>,
     lanes: Lanes,
 }
 
@@ -67,20 +68,65 @@ impl Hasher {
     /// Loads the kernel, and reserves what it needs.
     pub(super) fn new(
         context: &Arc<Context>,
+        device: c_int,
         multiprocessors: u32,
         share: Share,
     ) -> Result<Self, CudaError> {
         let kernel = Kernel::load(context)?;
         let function = kernel.function;
         let fitting = context.within("load the kernel", |driver| {
-            driver.blocks_per_multiprocessor(function, THREADS as i32)
+            driver.blocks_per_multiprocessor(function, THREADS as c_int)
         })?;
-        let most = multiprocessors.saturating_mul(u32::try_from(fitting).unwrap_or(1));
-        Ok(Self {
+        let fitting = u32::try_from(fitting).unwrap_or(1);
+        let mut hasher = Self {
             kernel,
-            blocks: share.of(most),
+            blocks: share.of(multiprocessors.saturating_mul(fitting)),
+            held_to: None,
             lanes: Lanes::new(context, share)?,
-        })
+        };
+        if share != Share::ALL {
+            match hasher.hold_to_a_part(context, device, share, fitting) {
+                // That it cannot be held is no reason not to hash.
+                Err(error) if context.lost().is_some() => return Err(error.into()),
+                _held_or_spread => {}
+            }
+        }
+        Ok(hasher)
+    }
+
+    /// Has the driver hold all launches to a part of the multiprocessors, if it can.
+    fn hold_to_a_part(
+        &mut self,
+        context: &Arc<Context>,
+        device: c_int,
+        share: Share,
+        fitting: u32,
+    ) -> Result<(), DeviceError> {
+        let Some(part) = Partition::new(context, device, share)? else {
+            return Ok(());
+        };
+        let mut streams = self.lanes.streams_in(&part)?;
+        self.lanes.exchange(&mut streams);
+        // Whether a kernel of the primary context runs on such a stream is tried, not believed.
+        let trial = Bytes {
+            address: self.lanes.level_2(),
+            len: NODE,
+        };
+        if let Err(failed) = self.roots(&[trial]) {
+            self.lanes.exchange(&mut streams);
+            // Nothing of the trial is under way any more when the lanes are used again.
+            context.synchronize()?;
+            return Err(failed);
+        }
+        self.lanes.use_all();
+        self.held_to = Some(part.multiprocessors());
+        self.blocks = part.multiprocessors().saturating_mul(fitting);
+        Ok(())
+    }
+
+    /// How many multiprocessors it is held to, if it is.
+    pub(super) fn held_to(&self) -> Option<u32> {
+        self.held_to
     }
 
     /// The root of the tree over each of the shards.
@@ -336,46 +382,6 @@ fn level_of(level: &[Bytes]) -> Input {
         .copied()
         .unwrap_or(Bytes { address: 0, len: 1 })
         .data()
-}
-
-/// The kernel in the GPU.
-#[derive(Debug)]
-struct Kernel {
-    context: Arc<Context>,
-    module: Handle,
-    function: Handle,
-}
-
-// SAFETY: the handles are used with the context current, from whatever thread (see `Context`).
-unsafe impl Send for Kernel {}
-
-// SAFETY: as above; nothing in it changes.
-unsafe impl Sync for Kernel {}
-
-impl Kernel {
-    fn load(context: &Arc<Context>) -> Result<Self, CudaError> {
-        let mut text = PTX.as_bytes().to_vec();
-        text.push(0);
-        let text = CStr::from_bytes_until_nul(&text).unwrap_or_default();
-        let module = context.compiling(|driver| driver.load_module(text))?;
-        let mut kernel = Self {
-            context: Arc::clone(context),
-            module,
-            function: std::ptr::null_mut(),
-        };
-        kernel.function =
-            context.within("load the kernel", |driver| driver.function(module, KERNEL))?;
-        Ok(kernel)
-    }
-}
-
-impl Drop for Kernel {
-    fn drop(&mut self) {
-        let module = self.module;
-        let _nobody_to_tell = self
-            .context
-            .within("unload the kernel", |driver| driver.unload_module(module));
-    }
 }
 
 /// The pieces that are hashed at a time.

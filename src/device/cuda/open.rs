@@ -7,6 +7,7 @@ use super::context::Context;
 use super::driver::{Driver, Properties};
 use super::hash::{Bytes, Hasher};
 use super::memory::{self, Allocator};
+use super::share::Share;
 use super::staging::Staging;
 use super::{Cuda, CudaError};
 #[cfg(feature = "fault-injection")]
@@ -48,26 +49,6 @@ pub enum Protection {
     /// next check finds. Without virtual memory an address may be used again after its shard is gone, too.
     /// `VramSealed` says `read_only: false`.
     WhereAvailable,
-}
-
-/// How much of a GPU checks may use at a time: a share of the threads that it can run at once. They are
-/// spread over all its multiprocessors.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Share(u8);
-
-impl Share {
-    /// All of it.
-    pub const ALL: Self = Self(100);
-
-    /// So many per cent of the threads that the GPU can run at once, from 1 to 100; none otherwise.
-    pub fn percent(percent: u8) -> Option<Self> {
-        (1..=100).contains(&percent).then_some(Self(percent))
-    }
-
-    /// So many of `most`, at least one.
-    pub(super) fn of(self, most: u32) -> u32 {
-        (most.saturating_mul(self.0.into()) / 100).max(1)
-    }
 }
 
 impl CudaBuilder {
@@ -143,7 +124,7 @@ impl CudaBuilder {
         };
         let mut cuda = Cuda {
             staging: Staging::new(&context)?,
-            hasher: Hasher::new(&context, gpu.multiprocessors, self.share)?,
+            hasher: Hasher::new(&context, gpu.device, gpu.multiprocessors, self.share)?,
             name: format!("cuda:{}", self.ordinal).into(),
             identity: gpu.identity.as_str().into(),
             residency: Residency {
@@ -347,15 +328,6 @@ mod tests {
         assert_eq!(refusal(false, false), None);
         assert!(refusal(true, false).unwrap().contains("integrated"));
         assert!(refusal(false, true).unwrap().contains("/dev/dxg"));
-    }
-
-    #[test]
-    fn a_share_is_never_nothing() {
-        assert_eq!(Share::percent(0), None);
-        assert_eq!(Share::percent(101), None);
-        assert_eq!(Share::percent(10).unwrap().of(1320), 132);
-        assert_eq!(Share::percent(1).unwrap().of(8), 1);
-        assert_eq!(Share::ALL.of(1320), 1320);
     }
 
     #[test]

@@ -64,15 +64,39 @@ impl AccessOf {
     }
 }
 
+/// `CUdevResource`, of the kind that multiprocessors are
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(in super::super) struct Resource {
+    kind: c_uint,
+    internal: [u8; 92],
+    pub(in super::super) multiprocessors: c_uint,
+    /// With what later versions have put here, an address among it.
+    rest: [u32; 11],
+}
+
+const _: () = assert!(size_of::<Resource>() == 144);
+
+impl Resource {
+    pub(in super::super) const MULTIPROCESSORS: c_uint = 1;
+
+    pub(super) const NONE: Self = Self {
+        kind: 0,
+        internal: [0; 92],
+        multiprocessors: 0,
+        rest: [0; 11],
+    };
+}
+
 macro_rules! functions {
-    ($($(#[$doc:meta])* fn $name:ident as $symbol:literal ($($type:ty),*);)*) => {
-        /// The functions, by their symbols.
+    ($(#[$table_doc:meta])* $table:ident, $symbol_names:ident: $(fn $name:ident as $symbol:literal ($($type:ty),*);)*) => {
+        $(#[$table_doc])*
         #[allow(clippy::type_complexity, reason = "the signatures are those of cuda.h")]
-        pub(super) struct Functions {
+        pub(super) struct $table {
             $(pub(super) $name: unsafe extern "C" fn($($type),*) -> Code,)*
         }
 
-        impl Functions {
+        impl $table {
             pub(super) fn find(library: &Library) -> Result<Self, CudaError> {
                 Ok(Self {
                     $($name: {
@@ -86,7 +110,7 @@ macro_rules! functions {
         }
 
         /// Names the functions in failures.
-        pub(super) mod symbol {
+        pub(super) mod $symbol_names {
             $(#[allow(non_upper_case_globals, reason = "the function's name")]
             pub(in super::super) const $name: &str = $symbol;)*
         }
@@ -94,6 +118,8 @@ macro_rules! functions {
 }
 
 functions! {
+    /// The functions that nothing works without, by their symbols.
+    Functions, symbol:
     fn init as "cuInit"(c_uint);
     fn driver_version as "cuDriverGetVersion"(*mut c_int);
     fn device as "cuDeviceGet"(*mut c_int, c_int);
@@ -147,6 +173,19 @@ functions! {
     );
     fn exchange_capture_mode as "cuThreadExchangeStreamCaptureMode"(*mut c_uint);
     fn error_name as "cuGetErrorName"(Code, *mut *const c_char);
+}
+
+functions! {
+    /// Those that set a part of the multiprocessors apart, which CUDA has since 12.5.
+    Partitioning, partitioning:
+    fn device_resource as "cuDeviceGetDevResource"(c_int, *mut Resource, c_uint);
+    fn split as "cuDevSmResourceSplitByCount"(
+        *mut Resource, *mut c_uint, *const Resource, *mut Resource, c_uint, c_uint
+    );
+    fn describe as "cuDevResourceGenerateDesc"(*mut Handle, *mut Resource, c_uint);
+    fn create as "cuGreenCtxCreate"(*mut Handle, Handle, c_int, c_uint);
+    fn destroy as "cuGreenCtxDestroy"(Handle);
+    fn create_stream as "cuGreenCtxStreamCreate"(*mut Handle, Handle, c_uint, c_int);
 }
 
 /// `cuDeviceGetUuid_v2`, which CUDA has since 11.4.

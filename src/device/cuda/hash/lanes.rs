@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::{BLOCK, Bytes, FAN_OUT, NODE, SLICE_BLOCKS};
 use crate::device::DeviceError;
 use crate::device::backend::DigestFailure;
-use crate::device::cuda::Share;
 use crate::device::cuda::context::{Context, Event, Pinned, Stream};
 use crate::device::cuda::driver::{Called, Driver};
+use crate::device::cuda::share::{Partition, Share};
 use crate::digest::{NODE_BYTES, Node};
 
 /// Ranges in one launch.
@@ -101,7 +101,8 @@ impl Drop for Scratch {
 }
 
 impl Lanes {
-    /// Two lanes that work at a time have twice the blocks of one launch.
+    /// Two lanes that work at a time have twice the blocks of one launch: where only the number of blocks
+    /// limits a share, one of them works.
     pub(super) fn new(context: &Arc<Context>, share: Share) -> Result<Self, DeviceError> {
         let priority = context.within("create a stream", Driver::lowest_priority)?;
         let scratch = Scratch::reserve(context)?;
@@ -123,6 +124,26 @@ impl Lanes {
             context: Arc::clone(context),
             scratch,
         })
+    }
+
+    /// A stream for each lane that is held to a part of the multiprocessors.
+    pub(super) fn streams_in(&self, part: &Arc<Partition>) -> Result<[Stream; LANES], DeviceError> {
+        let context = &self.context;
+        let priority = context.within("create a stream", Driver::lowest_priority)?;
+        Ok([part.stream(priority)?, part.stream(priority)?])
+    }
+
+    /// Has the lanes work on other streams. What they have worked on is in their place afterwards.
+    pub(super) fn exchange(&mut self, streams: &mut [Stream; LANES]) {
+        let lanes = self.lanes.get_mut().unwrap_or_else(PoisonError::into_inner);
+        for (lane, stream) in lanes.iter_mut().zip(streams) {
+            std::mem::swap(&mut lane.stream, stream);
+        }
+    }
+
+    /// Has all of them work at a time.
+    pub(super) fn use_all(&mut self) {
+        self.used = LANES;
     }
 
     /// Where the nodes of level 2 of a shard with many slices are collected.

@@ -1,0 +1,93 @@
+//! The calls that hold streams to a part of the multiprocessors, where the driver has them.
+
+use std::ffi::{c_int, c_uint};
+use std::ptr;
+
+use super::functions::{Partitioning, partitioning};
+use super::{Called, Driver, Failed, Handle, Resource};
+use crate::device::cuda::code::NOT_SUPPORTED;
+
+impl Driver {
+    /// All multiprocessors of a device, to be split; none where the driver cannot.
+    pub(in super::super) fn multiprocessors(&self, device: c_int) -> Called<Option<Resource>> {
+        let Some(table) = &self.partitioning else {
+            return Ok(None);
+        };
+        let (mut all, kind) = (Resource::NONE, Resource::MULTIPROCESSORS);
+        call!(
+            partitioning,
+            table,
+            device_resource(device, &raw mut all, kind)
+        )?;
+        Ok(Some(all))
+    }
+
+    /// A part with at least so many multiprocessors, which need not be neighbours.
+    pub(in super::super) fn split(&self, all: &Resource, least: u32) -> Called<Resource> {
+        const NO_NEIGHBOURS: c_uint = 1;
+        let (mut part, mut rest, mut parts) = (Resource::NONE, Resource::NONE, 1);
+        call!(
+            partitioning,
+            self.partitioning()?,
+            split(
+                &raw mut part,
+                &raw mut parts,
+                all,
+                &raw mut rest,
+                NO_NEIGHBOURS,
+                least
+            )
+        )?;
+        Ok(part)
+    }
+
+    /// What holds streams to a part of the multiprocessors (a "green context" of the primary one).
+    pub(in super::super) fn create_partition(
+        &self,
+        device: c_int,
+        part: Resource,
+    ) -> Called<Handle> {
+        const WITH_DEFAULT_STREAM: c_uint = 1;
+        let table = self.partitioning()?;
+        let (mut part, mut description) = (part, ptr::null_mut());
+        call!(
+            partitioning,
+            table,
+            describe(&raw mut description, &raw mut part, 1)
+        )?;
+        let mut partition = ptr::null_mut();
+        call!(
+            partitioning,
+            table,
+            create(&raw mut partition, description, device, WITH_DEFAULT_STREAM)
+        )?;
+        Ok(partition)
+    }
+
+    pub(in super::super) fn destroy_partition(&self, partition: Handle) -> Called<()> {
+        call!(partitioning, self.partitioning()?, destroy(partition))
+    }
+
+    /// As [`create_stream`](Self::create_stream), held to the partition.
+    pub(in super::super) fn create_stream_in(
+        &self,
+        partition: Handle,
+        priority: c_int,
+    ) -> Called<Handle> {
+        const NON_BLOCKING: c_uint = 1;
+        let mut stream = ptr::null_mut();
+        call!(
+            partitioning,
+            self.partitioning()?,
+            create_stream(&raw mut stream, partition, NON_BLOCKING, priority)
+        )?;
+        Ok(stream)
+    }
+
+    fn partitioning(&self) -> Called<&Partitioning> {
+        self.partitioning.as_ref().ok_or(Failed {
+            call: partitioning::create,
+            code: NOT_SUPPORTED,
+        })
+    }
+}

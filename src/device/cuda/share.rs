@@ -1,0 +1,113 @@
+//! How much of a GPU checks may use, and the part of its multiprocessors to which the driver holds them.
+//!
+//! CUDA calls such a part a green context. Kernels, memory and events are those of the primary context; what
+//! is launched on one of its streams runs on its multiprocessors and on no others. They are open to everybody
+//! else all the same.
+
+use std::ffi::c_int;
+use std::sync::Arc;
+
+use super::context::{Context, Stream};
+use super::driver::Handle;
+use crate::device::DeviceError;
+
+/// How much of a GPU checks may use at a time.
+///
+/// A driver for CUDA 12.5 or later holds them to a part of the multiprocessors: as many as the share allows,
+/// in steps that depend on the GPU (2 on an H100), and at least one step. Where the driver cannot do that,
+/// it is a share of the threads that the GPU can run at once, which it spreads over all multiprocessors.
+/// [`Cuda::multiprocessors`](super::Cuda::multiprocessors) says which of the two it is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Share(u8);
+
+/// Multiprocessors to which streams are held.
+#[derive(Debug)]
+pub(super) struct Partition {
+    context: Arc<Context>,
+    handle: Handle,
+    multiprocessors: u32,
+}
+
+// SAFETY: the handle is used with the context current, from whatever thread (see `Context`).
+unsafe impl Send for Partition {}
+
+// SAFETY: as above; nothing in it changes.
+unsafe impl Sync for Partition {}
+
+impl Share {
+    /// All of it.
+    pub const ALL: Self = Self(100);
+
+    /// So many per cent, from 1 to 100; none otherwise.
+    pub fn percent(percent: u8) -> Option<Self> {
+        (1..=100).contains(&percent).then_some(Self(percent))
+    }
+
+    /// So many of `most`, at least one.
+    pub(super) fn of(self, most: u32) -> u32 {
+        (most.saturating_mul(self.0.into()) / 100).max(1)
+    }
+}
+
+impl Partition {
+    /// At most so large a share, or the smallest part that there is; none where the driver has no parts.
+    pub(super) fn new(
+        context: &Arc<Context>,
+        device: c_int,
+        share: Share,
+    ) -> Result<Option<Arc<Self>>, DeviceError> {
+        let made = context.within("set multiprocessors apart", |driver| {
+            let Some(all) = driver.multiprocessors(device)? else {
+                return Ok(None);
+            };
+            let step = driver.split(&all, 1)?.multiprocessors.max(1);
+            let most = share.of(all.multiprocessors);
+            let steps = most.checked_div(step).unwrap_or(1).max(1);
+            let part = driver.split(&all, steps.saturating_mul(step))?;
+            let handle = driver.create_partition(device, part)?;
+            Ok(Some((handle, part.multiprocessors)))
+        })?;
+        Ok(made.map(|(handle, multiprocessors)| {
+            Arc::new(Self {
+                context: Arc::clone(context),
+                handle,
+                multiprocessors,
+            })
+        }))
+    }
+
+    pub(super) fn multiprocessors(&self) -> u32 {
+        self.multiprocessors
+    }
+
+    /// A stream whose kernels run here and nowhere else.
+    pub(super) fn stream(self: &Arc<Self>, priority: c_int) -> Result<Stream, DeviceError> {
+        let handle = self.context.within("create a stream", |driver| {
+            driver.create_stream_in(self.handle, priority)
+        })?;
+        Ok(Stream::held(&self.context, handle, self))
+    }
+}
+
+impl Drop for Partition {
+    fn drop(&mut self) {
+        let handle = self.handle;
+        let _nobody_to_tell = self.context.within("give multiprocessors back", |driver| {
+            driver.destroy_partition(handle)
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_is_never_nothing() {
+        assert_eq!(Share::percent(0), None);
+        assert_eq!(Share::percent(101), None);
+        assert_eq!(Share::percent(10).unwrap().of(1320), 132);
+        assert_eq!(Share::percent(1).unwrap().of(8), 1);
+        assert_eq!(Share::ALL.of(1320), 1320);
+    }
+}
