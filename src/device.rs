@@ -295,6 +295,21 @@ pub(crate) mod backend {
         /// Zeroed memory, writable, of at least one byte.
         fn allocate(&self, len: u64, permit: Permit) -> Result<Self::Memory, DeviceError>;
 
+        /// The same for many that will be made read-only together and not one by one, or for none. Each
+        /// comes with something of the caller's; a failure, with that of the one at which it was found.
+        fn allocate_all<T>(
+            &self,
+            wanted: Vec<(u64, T)>,
+            permit: Permit,
+        ) -> Result<Vec<(Self::Memory, T)>, (T, DeviceError)> {
+            let Permit(()) = permit;
+            let allocate = |(len, tag)| match self.allocate(len, Permit(())) {
+                Ok(memory) => Ok((memory, tag)),
+                Err(error) => Err((tag, error)),
+            };
+            wanted.into_iter().map(allocate).collect()
+        }
+
         /// What is known about an allocation.
         fn facts(&self, memory: &Self::Memory) -> Facts;
 

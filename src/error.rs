@@ -6,8 +6,10 @@
 //! verification holds the [`Incident`](crate::audit::Incident): only this crate can make one, and only
 //! once the trail has answered. Messages name shards and numbers, never addresses or secrets.
 
+mod batch;
 mod memory;
 mod verification;
 
+pub use batch::{AllocateAllError, Broken, NotSealed, SealAllError};
 pub use memory::{AllocateError, BuildError, LoadError, ReleaseError, WriteError};
 pub use verification::{CheckError, NoAnswer, ReclaimError, Revoked, SealError, VerifyError};

@@ -10,19 +10,18 @@ use std::time::Duration;
 
 use crate::audit::event::{Event, Subject, Violation};
 use crate::audit::{AuditTrail, NotDurable, Receipt, Recorder};
-use crate::device::backend::Permit;
-use crate::device::{Available, Bound, Device, DeviceError};
-use crate::error::{AllocateError, BuildError};
+use crate::device::{Available, Bound, Device};
+use crate::error::{AllocateAllError, AllocateError, BuildError};
 use crate::id::{ModelRef, ShardId};
 use crate::key::{KeyError, KeyId, SealKey, WorkerToken, fill_random};
 use crate::process;
 use crate::seal::Context;
-use crate::shard::{Allocated, Region, Shard};
+use crate::shard::{Allocated, Batch, Shard};
 
+mod allocate;
 mod device;
 
 pub(crate) use device::Served;
-use device::violation_of_residency;
 
 /// The most bytes that one shard may have unless the builder says otherwise: 100 GB.
 pub const DEFAULT_SHARD_LIMIT: u64 = 100_000_000_000;
@@ -142,15 +141,20 @@ impl<D: Device> VramManager<D> {
         model: ModelRef,
         len: u64,
     ) -> Result<Shard<Allocated, D>, AllocateError> {
-        process::check()?;
-        let home = &self.home;
-        home.try_allocate(&id, &model, len).map_err(|error| {
-            // Not durable: then the shard was allocated, and that is on record.
-            if !matches!(error, AllocateError::Unrecorded(_)) {
-                home.record_failed_allocation(id, len, &error);
-            }
-            error
-        })
+        self.home.allocate(&id, model, len)
+    }
+
+    /// Allocates memory for many shards that will be sealed together, each of so many bytes, or for none of
+    /// them.
+    ///
+    /// That is for small ones, a model's tensors for example: in a GPU, where a shard that is sealed by
+    /// itself takes a multiple of 2 MiB, those of a batch that have at most 1 MiB lie together. Once sealed
+    /// each is a shard of its own. A failure is recorded for the shard at which it was found.
+    pub fn allocate_all(
+        &self,
+        shards: impl IntoIterator<Item = (ShardId, ModelRef, u64)>,
+    ) -> Result<Batch<D>, AllocateAllError> {
+        self.home.allocate_all(shards.into_iter().collect())
     }
 
     /// What this manager may use and does use.
@@ -328,118 +332,6 @@ impl<D: Device> Home<D> {
         } else {
             device
         }
-    }
-
-    fn try_allocate(
-        self: &Arc<Self>,
-        id: &ShardId,
-        model: &ModelRef,
-        len: u64,
-    ) -> Result<Shard<Allocated, D>, AllocateError> {
-        if len == 0 {
-            return Err(AllocateError::ZeroLength);
-        }
-        if len > self.options.shard_limit {
-            return Err(AllocateError::TooLarge {
-                requested: len,
-                limit: self.options.shard_limit,
-                available: self.capacity().available,
-            });
-        }
-        let subject = self
-            .recorder
-            .admit(id, &self.device_name, len)
-            .ok_or_else(|| AllocateError::DuplicateId { id: id.clone() })?;
-        let region = self.allocate_region(subject, len)?;
-        self.record_allocation(&region, model, len)?;
-        Ok(Shard::allocated(region, model.clone()))
-    }
-
-    /// From here on the region's destructor gives back what was taken.
-    fn allocate_region(
-        self: &Arc<Self>,
-        subject: Subject,
-        len: u64,
-    ) -> Result<Region<D>, AllocateError> {
-        match self.allocate_memory(len) {
-            Ok(memory) => Ok(Region::new(Arc::clone(self), memory, subject, len)),
-            Err(error) => {
-                self.recorder.retire(&subject);
-                self.notice_loss(None);
-                Err(error)
-            }
-        }
-    }
-
-    fn allocate_memory(&self, len: u64) -> Result<D::Memory, AllocateError> {
-        self.account.take(len).map_err(|used| {
-            let Available { bytes, bound, .. } = self.available_beside(used);
-            AllocateError::NoRoom {
-                needed: len,
-                available: bytes,
-                bound,
-            }
-        })?;
-        self.ask_for_memory(len).map_err(|error| {
-            self.account.give_back(len);
-            if let DeviceError::NotResident { cause } = &error {
-                // Not durable: then the refusal is one all the same.
-                let _recorded = self.record_violation(violation_of_residency(cause));
-            }
-            AllocateError::from(error)
-        })
-    }
-
-    fn ask_for_memory(&self, len: u64) -> Result<D::Memory, DeviceError> {
-        #[cfg(feature = "fault-injection")]
-        if let Some(faults) = self.device.faults() {
-            let _not_a_write = faults.strike(crate::device::Operation::Allocate)?;
-        }
-        self.device.allocate(len, Permit::mint())
-    }
-
-    fn record_allocation(
-        &self,
-        region: &Region<D>,
-        model: &ModelRef,
-        len: u64,
-    ) -> Result<(), AllocateError> {
-        let capacity = self.capacity();
-        let event = Event::VramAllocated {
-            subject: region.subject().clone(),
-            model: model.clone(),
-            requested_bytes: len,
-            allocated_bytes: region.facts().allocated,
-            available_bytes: capacity.available,
-            used_bytes: capacity.used,
-            memory_locked: region.facts().locked,
-        };
-        match self.options.assurance {
-            Assurance::Durable => {
-                self.recorder
-                    .commit(event)
-                    .1
-                    .map_err(AllocateError::Unrecorded)?;
-            }
-            Assurance::Queued => {
-                self.recorder.emit(event);
-            }
-        }
-        Ok(())
-    }
-
-    fn record_failed_allocation(&self, shard: ShardId, len: u64, error: &AllocateError) {
-        self.recorder.emit(Event::VramAllocationFailed {
-            shard,
-            device: Arc::clone(&self.device_name),
-            requested_bytes: len,
-            available_bytes: match error {
-                AllocateError::NoRoom { available, .. }
-                | AllocateError::TooLarge { available, .. } => *available,
-                _ => self.capacity().available,
-            },
-            reason: error.to_string().into(),
-        });
     }
 }
 

@@ -24,6 +24,7 @@ use crate::error::ReleaseError;
 use crate::id::{ModelRef, ShardId};
 use crate::seal::Context;
 
+mod batch;
 mod fill;
 mod region;
 mod sealing;
@@ -34,6 +35,7 @@ mod verify;
 #[cfg(feature = "fault-injection")]
 mod faults;
 
+pub use self::batch::{Batch, Member};
 #[cfg(feature = "fault-injection")]
 pub use self::faults::dangerous_swap_seals;
 pub use self::fill::Loaded;

@@ -38,6 +38,7 @@ mod error;
 mod hash;
 mod memory;
 mod open;
+mod packing;
 mod share;
 mod staging;
 mod view;
@@ -131,25 +132,34 @@ impl Backend for Cuda {
     }
 
     fn allocate(&self, len: u64, _permit: Permit) -> Result<CudaMemory, DeviceError> {
-        if len == 0 {
-            return Err(DeviceError::Empty);
-        }
-        if len > hash::MAX_LEN {
-            return Err(DeviceError::OutOfMemory {
-                needed: len,
-                available: hash::MAX_LEN,
-                bound: Bound::AddressSpace,
-            });
-        }
+        check_len(len)?;
         let memory = CudaMemory::allocate(&self.context, self.allocator, len)?;
         // Memory of the driver's may hold what another process left.
         memory.overwrite()?;
         Ok(memory)
     }
 
+    fn allocate_all<T>(
+        &self,
+        wanted: Vec<(u64, T)>,
+        _permit: Permit,
+    ) -> Result<Vec<(CudaMemory, T)>, (T, DeviceError)> {
+        let check = |(len, tag)| match check_len(len) {
+            Ok(()) => Ok((len, tag)),
+            Err(error) => Err((tag, error)),
+        };
+        let wanted = wanted.into_iter().map(check).collect::<Result<_, _>>()?;
+        let given = CudaMemory::allocate_all(&self.context, self.allocator, wanted)?;
+        let overwrite = |(memory, tag): (CudaMemory, T)| match memory.overwrite() {
+            Ok(()) => Ok((memory, tag)),
+            Err(error) => Err((tag, error)),
+        };
+        given.into_iter().map(overwrite).collect()
+    }
+
     fn facts(&self, memory: &CudaMemory) -> Facts {
         Facts {
-            allocated: memory.mapped(),
+            allocated: memory.taken(),
             locked: true,
             read_only: memory.read_only,
         }
@@ -251,10 +261,10 @@ impl Backend for Cuda {
             return Ok(());
         }
         memory.zero()?;
-        // All that is mapped has to be read back, not to be concluded.
+        // All that was taken has to be read back, not to be concluded.
         let all = Bytes {
             address: memory.address(),
-            len: memory.mapped(),
+            len: memory.taken(),
         };
         let roots = self.hasher.roots(&[all])?;
         if roots.first() != Some(&Tree::of_zeros(all.len).root()) {
@@ -302,6 +312,19 @@ impl fmt::Debug for Cuda {
             .field("name", &self.name)
             .field("identity", &self.identity)
             .finish_non_exhaustive()
+    }
+}
+
+/// What can be hashed, and is something.
+fn check_len(len: u64) -> Result<(), DeviceError> {
+    match len {
+        0 => Err(DeviceError::Empty),
+        1..=hash::MAX_LEN => Ok(()),
+        _ => Err(DeviceError::OutOfMemory {
+            needed: len,
+            available: hash::MAX_LEN,
+            bound: Bound::AddressSpace,
+        }),
     }
 }
 

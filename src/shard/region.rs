@@ -78,7 +78,7 @@ impl<D: Device> Region<D> {
         &self.home
     }
 
-    pub(super) fn len(&self) -> u64 {
+    pub(crate) fn len(&self) -> u64 {
         self.len
     }
 

@@ -3,20 +3,30 @@
 //! The order is fixed: wait for the device, protect, digest what the device holds, compare it with
 //! the stream that was loaded and with the provenance, tag, record. The source's buffers take no part.
 
+use std::fmt;
 use std::ops::ControlFlow;
 
 use super::state::{Allocated, Content, Sealed};
 use super::{Core, Shard};
+use crate::audit::NotDurable;
 use crate::audit::clock::Time;
 use crate::audit::event::{AnyDigest, History, Reason, Sealing, Violation};
 use crate::audit::guard::{Findings, Incident, OpenVerification};
-use crate::device::{Device, DeviceError};
+use crate::device::Device;
 use crate::digest::{Progress, Tree};
-use crate::error::{NoAnswer, SealError};
+use crate::error::{Broken, NoAnswer, NotSealed, SealError};
 use crate::process;
 use crate::seal::{Provenance, Seal};
 
-const OPERATION: &str = "seal";
+pub(super) const OPERATION: &str = "seal";
+
+/// Why a shard that is to be sealed has no tree that it can be sealed with.
+pub(super) enum Failed {
+    /// It has failed its verification.
+    Broken(Reason, Findings),
+    /// That is not known.
+    NoAnswer(NoAnswer),
+}
 
 impl<D: Device> Shard<Allocated, D> {
     /// Seals the shard: makes it read-only, computes its digest from what the device holds, compares
@@ -32,53 +42,61 @@ impl<D: Device> Shard<Allocated, D> {
     /// [`seal`](Self::seal), calling `progress` while the digest is computed.
     /// [`ControlFlow::Break`] stops and gives the shard back.
     pub fn seal_with_progress(
-        self,
+        mut self,
         provenance: Provenance,
         mut progress: impl FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<Shard<Sealed, D>, SealError<D>> {
-        let shard = self.admit_to_sealing(&provenance)?;
-        let open = shard.core.begin(OPERATION, History::default());
-        let (shard, tree, open) = shard.protect_and_read(open, &mut progress)?;
-        if let Some(findings) = shard.state.content.differs_from(&tree, &provenance) {
-            return Err(shard.broken(open.broken(Reason::ProvenanceMismatch, findings)));
+        if let Some(objection) = self.objection(&provenance) {
+            return Err(objection.of(self));
         }
-        match shard.core.spot_check(&tree) {
-            Ok(None) => shard.complete(open, tree, provenance),
-            Ok(Some(findings)) => {
-                Err(shard.broken(open.broken(Reason::SpotCheckMismatch, findings)))
+        let open = self.core.begin(OPERATION, History::default());
+        let read = self
+            .protect()
+            .map_err(Failed::from)
+            .and_then(|()| self.read_back(&provenance, &mut progress));
+        match read {
+            Ok(tree) => match self.put_on_record(open, &tree, provenance) {
+                Ok((seal, history)) => Ok(self.sealed(seal, tree, history)),
+                Err(source) => Err(match self.give_back(None, &source) {
+                    Ok(shard) => NotSealed::Unrecorded(source).of(shard),
+                    Err(broken) => broken.into(),
+                }),
+            },
+            Err(Failed::Broken(reason, findings)) => {
+                Err(self.broken(open.broken(reason, findings)).into())
             }
-            Err(cause) => Err(shard.unanswered(open, cause)),
+            Err(Failed::NoAnswer(cause)) => Err(match self.give_back(Some(open), &cause) {
+                Ok(shard) => NotSealed::Inconclusive(cause).of(shard),
+                Err(broken) => broken.into(),
+            }),
         }
     }
 
-    /// What the caller must have done before: these are no verifications, and give the shard back.
-    fn admit_to_sealing(self, provenance: &Provenance) -> Result<Self, SealError<D>> {
-        if let Err(source) = process::check() {
-            let shard = Box::new(self);
-            return Err(SealError::Forked { shard, source });
+    /// What the caller must have done before; whatever it is, it is no verification.
+    pub(super) fn objection(&self, provenance: &Provenance) -> Option<NotSealed> {
+        if let Err(forked) = process::check() {
+            return Some(NotSealed::Forked(forked));
         }
         if let Some(missing) = self.state.content.gap(self.len()) {
-            let shard = Box::new(self);
-            return Err(SealError::Incomplete { shard, missing });
+            return Some(NotSealed::Incomplete { missing });
         }
-        match (provenance, &self.state.content) {
-            (
-                Provenance::Sha256(_),
-                Content::Written(_) | Content::Streamed { sha256: None, .. },
-            ) => {
-                let shard = Box::new(self);
-                Err(SealError::NoStreamDigest { shard })
+        let has_sha256 = matches!(
+            self.state.content,
+            Content::Streamed {
+                sha256: Some(_),
+                ..
             }
-            (Provenance::UnpinnedFirstUse, _)
-                if self.core.region.home().options().require_pinned =>
-            {
-                Err(self.refuse_unpinned())
+        );
+        match provenance {
+            Provenance::Sha256(_) if !has_sha256 => Some(NotSealed::NoStreamDigest),
+            Provenance::UnpinnedFirstUse if self.core.region.home().options().require_pinned => {
+                Some(self.refuse_unpinned())
             }
-            _ => Ok(self),
+            _ => None,
         }
     }
 
-    fn refuse_unpinned(self) -> SealError<D> {
+    fn refuse_unpinned(&self) -> NotSealed {
         let record = self.core.region.home().record_violation(Violation {
             shard: Some(self.id().clone()),
             policy: "require_pinned".into(),
@@ -86,97 +104,101 @@ impl<D: Device> Shard<Allocated, D> {
             details: format!("allocation {}", self.allocation()).into(),
             action: "refused".into(),
         });
-        SealError::Unpinned {
-            shard: Box::new(self),
-            record,
-        }
+        NotSealed::Unpinned { record }
     }
 
-    /// After this the memory is read-only, and the tree is that of what it holds.
-    fn protect_and_read(
-        mut self,
-        open: OpenVerification,
-        progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
-    ) -> Result<(Self, Tree, OpenVerification), SealError<D>> {
+    /// After this the memory is read-only.
+    pub(super) fn protect(&mut self) -> Result<(), NoAnswer> {
         let region = &mut self.core.region;
-        let read = region
-            .settle()
-            .and_then(|()| region.protect())
-            .map_err(NoAnswer::from)
-            .and_then(|()| region.tree(progress));
-        match read {
-            Ok(tree) => Ok((self, tree, open)),
-            Err(cause) => Err(self.unanswered(open, cause)),
+        region.settle()?;
+        Ok(region.protect()?)
+    }
+
+    /// The tree of what the memory holds, if it is what the stream and the provenance say.
+    pub(super) fn read_back(
+        &self,
+        provenance: &Provenance,
+        progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+    ) -> Result<Tree, Failed> {
+        let tree = self.core.region.tree(progress)?;
+        if let Some(findings) = self.state.content.differs_from(&tree, provenance) {
+            return Err(Failed::Broken(Reason::ProvenanceMismatch, findings));
+        }
+        match self.core.spot_check(&tree)? {
+            None => Ok(tree),
+            Some(findings) => Err(Failed::Broken(Reason::SpotCheckMismatch, findings)),
         }
     }
 
-    /// Tag and record.
-    fn complete(
-        mut self,
+    /// Tag and record. If the record is not durable where it must be, another one says that the sealing was
+    /// given up.
+    pub(super) fn put_on_record(
+        &self,
         open: OpenVerification,
-        tree: Tree,
+        tree: &Tree,
         provenance: Provenance,
-    ) -> Result<Shard<Sealed, D>, SealError<D>> {
+    ) -> Result<(Seal, History), NotDurable> {
         let sealed = Time::now();
         let seal = Seal::new(&self.core.context(), tree.digest(), provenance, sealed);
-        match open.sealed(self.core.sealing(&seal, provenance)) {
-            Ok(mark) => Ok(Shard {
-                core: self.core,
-                state: Sealed {
-                    seal,
-                    tree,
-                    history: History {
-                        sealed_seq: mark.seq,
-                        sealed_time: Some(sealed),
-                        ..History::default()
-                    },
-                },
-            }),
-            Err(source) => match self.core.region.unprotect() {
-                Ok(()) => Err(SealError::Unrecorded {
-                    shard: Box::new(self),
-                    source,
-                }),
-                Err(error) => {
-                    let open = self.core.begin(OPERATION, History::default());
-                    Err(self.stuck(open, &error))
-                }
+        let mark = open.sealed(self.core.sealing(&seal, provenance))?;
+        let history = History {
+            sealed_seq: mark.seq,
+            sealed_time: Some(sealed),
+            ..History::default()
+        };
+        Ok((seal, history))
+    }
+
+    pub(super) fn sealed(self, seal: Seal, tree: Tree, history: History) -> Shard<Sealed, D> {
+        Shard {
+            core: self.core,
+            state: Sealed {
+                seal,
+                tree,
+                history,
             },
         }
     }
 
-    fn unanswered(self, open: OpenVerification, cause: NoAnswer) -> SealError<D> {
-        if cause.is_broken() {
-            return self.broken(open.broken(Reason::DeviceError, Findings::of_device(&cause)));
-        }
-        self.inconclusive(open, cause)
-    }
-
-    /// There is no answer: the shard goes back to being filled, which it must be writable for.
-    fn inconclusive(mut self, open: OpenVerification, cause: NoAnswer) -> SealError<D> {
+    /// It is not sealed, and goes back to being filled, if it can be. That there is no answer is said on
+    /// record unless there is nothing open.
+    pub(super) fn give_back(
+        mut self,
+        open: Option<OpenVerification>,
+        cause: &dyn fmt::Display,
+    ) -> Result<Self, Broken<D>> {
         match self.core.region.unprotect() {
             Ok(()) => {
-                open.inconclusive(cause.to_string().into());
-                SealError::Inconclusive {
-                    shard: Box::new(self),
-                    source: cause,
+                if let Some(open) = open {
+                    open.inconclusive(cause.to_string().into());
                 }
+                Ok(self)
             }
-            Err(error) => self.stuck(open, &error),
+            // Memory that cannot be made writable again is no shard to be filled, and not sealed either.
+            Err(error) => {
+                let begin = || self.core.begin(OPERATION, History::default());
+                let open = open.unwrap_or_else(begin);
+                let findings = Findings::of_device(&error);
+                Err(self.broken(open.broken(Reason::DeviceError, findings)))
+            }
         }
     }
 
-    /// Memory that cannot be made writable again is no shard to be filled, and not sealed either.
-    fn stuck(self, open: OpenVerification, error: &DeviceError) -> SealError<D> {
-        self.broken(open.broken(Reason::DeviceError, Findings::of_device(error)))
-    }
-
-    fn broken(self, incident: Incident) -> SealError<D> {
+    pub(super) fn broken(self, incident: Incident) -> Broken<D> {
         let Self { core, state } = self;
-        SealError::Broken {
+        Broken {
             incident: Box::new(incident),
             shard: core.quarantine(&state),
         }
+    }
+}
+
+impl From<NoAnswer> for Failed {
+    fn from(cause: NoAnswer) -> Self {
+        if cause.is_broken() {
+            return Self::Broken(Reason::DeviceError, Findings::of_device(&cause));
+        }
+        Self::NoAnswer(cause)
     }
 }
 

@@ -1,6 +1,7 @@
 //! What must hold on every device. Each backend's test (`tests/host.rs`, `tests/cuda/main.rs`,
 //! `tests/gpu/main.rs`) runs all of it on its own device, which it defines in a module `backend`.
 
+mod batch;
 mod events;
 mod forget;
 mod fork;

@@ -5,6 +5,10 @@
 //! twice in a process, so a graph that was captured over it faults when it is replayed, and reads
 //! nobody else's bytes. Without virtual memory it is plain memory of the driver, for whoever has asked
 //! for that by name.
+//!
+//! Small allocations that will be protected together may lie in one piece of physical memory. Each has a
+//! mapping of its own all the same, of the whole piece, and in it some bytes of its own. Once protected, no
+//! address that anybody knows is ever writable again: such memory is wiped through another mapping.
 
 use std::fmt;
 use std::mem::ManuallyDrop;
@@ -16,6 +20,7 @@ use super::Protection;
 use super::code;
 use super::context::Context;
 use super::driver::{Called, Driver, Location, Properties};
+use super::packing::{Place, places};
 use crate::device::DeviceError;
 use crate::process;
 
@@ -28,9 +33,9 @@ pub struct CudaMemory {
     address: u64,
     /// What was asked for, in bytes.
     len: u64,
-    /// What is there, in bytes: a multiple of the granularity.
-    mapped: u64,
-    kind: Kind,
+    /// What is there, in bytes.
+    taken: u64,
+    mapping: Mapping,
     /// The driver was told so.
     is_protected: bool,
     /// And says that it is so.
@@ -46,12 +51,25 @@ pub struct CudaMemory {
     context: Arc<Context>,
 }
 
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Kind {
-    /// A mapping of its own.
-    Mapped,
+/// The addresses at which memory can be used.
+#[derive(Debug)]
+enum Mapping {
     /// From the driver's allocator, which has no protection.
     Plain,
+    /// Some that it has alone, a multiple of the granularity.
+    Own,
+    /// Of a piece of physical memory that it shares.
+    Shared { start: u64, piece: Arc<Piece> },
+}
+
+/// Physical memory that several allocations share.
+#[derive(Debug)]
+struct Piece {
+    context: Arc<Context>,
+    handle: u64,
+    /// In bytes.
+    size: usize,
+    released: bool,
 }
 
 /// How a device gives memory.
@@ -81,11 +99,72 @@ impl CudaMemory {
             available: u64::MAX,
             bound: crate::device::Bound::AddressSpace,
         })?;
-        let (kind, address) =
+        let (mapping, address) =
             context.allocating(size as u64, |driver| match allocator.granularity {
-                Some(_) => Ok((Kind::Mapped, map(driver, allocator.device, size)?)),
-                None => Ok((Kind::Plain, driver.allocate(size)?)),
+                Some(_) => Ok((Mapping::Own, map_new(driver, allocator.device, size)?)),
+                None => Ok((Mapping::Plain, driver.allocate(size)?)),
             })?;
+        Self::new(context, allocator, len, address, size as u64, mapping)
+    }
+
+    /// The same for many that will be protected together, or for none. Each comes with something of the
+    /// caller's.
+    pub(super) fn allocate_all<T>(
+        context: &Arc<Context>,
+        allocator: Allocator,
+        wanted: Vec<(u64, T)>,
+    ) -> Result<Vec<(Self, T)>, (T, DeviceError)> {
+        let lens: Vec<u64> = wanted.iter().map(|(len, _)| *len).collect();
+        let places = match allocator.granularity {
+            Some(size) => places(&lens, size as u64),
+            None => vec![None; lens.len()],
+        };
+        let mut current: Option<(usize, Arc<Piece>)> = None;
+        let mut allocate = |len, place| {
+            let (Some(place), Some(size)) = (place, allocator.granularity) else {
+                return Self::allocate(context, allocator, len);
+            };
+            let Place { piece: number, .. } = place;
+            let piece = match &current {
+                Some((current, piece)) if *current == number => Arc::clone(piece),
+                _ => Arc::new(Piece::new(context, allocator.device, size)?),
+            };
+            current = Some((number, Arc::clone(&piece)));
+            Self::in_piece(context, allocator, len, place, piece)
+        };
+        wanted
+            .into_iter()
+            .zip(places)
+            .map(|((len, tag), place)| match allocate(len, place) {
+                Ok(memory) => Ok((memory, tag)),
+                Err(error) => Err((tag, error)),
+            })
+            .collect()
+    }
+
+    fn in_piece(
+        context: &Arc<Context>,
+        allocator: Allocator,
+        len: u64,
+        place: Place,
+        piece: Arc<Piece>,
+    ) -> Result<Self, DeviceError> {
+        let (device, size, handle) = (allocator.device, piece.size, piece.handle);
+        let start = context.allocating(len, |driver| map(driver, device, size, handle))?;
+        let address = start.saturating_add(place.offset);
+        let mapping = Mapping::Shared { start, piece };
+        Self::new(context, allocator, len, address, place.slot, mapping)
+    }
+
+    /// Takes memory over.
+    fn new(
+        context: &Arc<Context>,
+        allocator: Allocator,
+        len: u64,
+        address: u64,
+        taken: u64,
+        mapping: Mapping,
+    ) -> Result<Self, DeviceError> {
         // SAFETY: `len` bytes are allocated at `address`, and any byte is a `u8`. The slice is never
         // dropped, it is taken apart when the memory goes.
         let lent = unsafe { context.lending().upgrade_device_ptr(address, len_of(len)) };
@@ -93,8 +172,8 @@ impl CudaMemory {
             device: allocator.device,
             address,
             len,
-            mapped: size as u64,
-            kind,
+            taken,
+            mapping,
             is_protected: false,
             read_only: false,
             wiped: true,
@@ -115,8 +194,8 @@ impl CudaMemory {
         self.len
     }
 
-    pub(super) fn mapped(&self) -> u64 {
-        self.mapped
+    pub(super) fn taken(&self) -> u64 {
+        self.taken
     }
 
     /// What a view reads.
@@ -186,11 +265,19 @@ impl CudaMemory {
     }
 
     fn set_access(&self, flags: u32) -> Result<(), DeviceError> {
-        let (address, size) = (self.address, len_of(self.mapped));
+        let (start, size) = self.mapped();
         let location = Location::device(self.device);
         self.context.within("set protection", |driver| {
-            driver.set_access(address, size, location, flags)
+            driver.set_access(start, size, location, flags)
         })
+    }
+
+    /// Where its mapping begins, and its size.
+    fn mapped(&self) -> (u64, usize) {
+        match &self.mapping {
+            Mapping::Plain | Mapping::Own => (self.address, len_of(self.taken)),
+            Mapping::Shared { start, piece } => (*start, piece.size),
+        }
     }
 
     /// Overwrites everything with zeros, once nobody can be reading it any more.
@@ -199,13 +286,25 @@ impl CudaMemory {
             return Ok(());
         }
         self.context.synchronize()?;
+        if let Mapping::Shared { start, piece } = &self.mapping
+            && self.is_protected
+        {
+            let offset = self.address.saturating_sub(*start);
+            return piece.while_mapped(self.device, |start| {
+                self.overwrite_at(start.saturating_add(offset))
+            });
+        }
         self.unprotect()?;
         self.overwrite()
     }
 
     /// The same for memory that nobody else has seen.
     pub(super) fn overwrite(&self) -> Result<(), DeviceError> {
-        let (address, size, stream) = (self.address, len_of(self.mapped), self.context.copies());
+        self.overwrite_at(self.address)
+    }
+
+    fn overwrite_at(&self, address: u64) -> Result<(), DeviceError> {
+        let (size, stream) = (len_of(self.taken), self.context.copies());
         self.context.within("wipe", |driver| {
             driver.set(address, 0, size, stream)?;
             driver.synchronize_stream(stream)
@@ -223,13 +322,17 @@ impl CudaMemory {
             return Ok(());
         }
         self.context.synchronize()?;
-        let (address, size, kind) = (self.address, len_of(self.mapped), self.kind);
-        self.context.within("free", |driver| match kind {
-            Kind::Mapped => driver.unmap(address, size),
-            Kind::Plain => driver.free(address),
+        let (start, size) = self.mapped();
+        self.context.within("free", |driver| match self.mapping {
+            Mapping::Own | Mapping::Shared { .. } => driver.unmap(start, size),
+            Mapping::Plain => driver.free(start),
         })?;
         self.gone = true;
-        Ok(())
+        // Whoever is the last to have a piece gives that back.
+        match std::mem::replace(&mut self.mapping, Mapping::Own) {
+            Mapping::Shared { piece, .. } => Arc::into_inner(piece).map_or(Ok(()), Piece::release),
+            Mapping::Own | Mapping::Plain => Ok(()),
+        }
     }
 
     /// Lets `work` write to it, protected or not.
@@ -269,38 +372,95 @@ impl fmt::Debug for CudaMemory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CudaMemory")
             .field("len", &self.len)
-            .field("mapped", &self.mapped)
+            .field("taken", &self.taken)
             .field("read_only", &self.read_only)
             .finish_non_exhaustive()
     }
 }
 
-/// Physical memory at addresses that were never used, readable and writable.
-fn map(driver: &Driver, device: i32, size: usize) -> Called<u64> {
-    let handle = driver.create(size, &Properties::pinned_on(device))?;
-    let address = match driver.reserve(size) {
-        Ok(address) => address,
-        Err(failed) => {
-            let _nothing_else_to_do = driver.release(handle);
-            return Err(failed);
+impl Piece {
+    fn new(context: &Arc<Context>, device: i32, size: usize) -> Result<Self, DeviceError> {
+        let create = |driver: &Driver| driver.create(size, &Properties::pinned_on(device));
+        Ok(Self {
+            context: Arc::clone(context),
+            handle: context.allocating(size as u64, create)?,
+            size,
+            released: false,
+        })
+    }
+
+    /// Does `work` with the address of a mapping of all of it that nobody else knows, readable and writable.
+    fn while_mapped(
+        &self,
+        device: i32,
+        work: impl FnOnce(u64) -> Result<(), DeviceError>,
+    ) -> Result<(), DeviceError> {
+        let (size, handle) = (self.size, self.handle);
+        let start = self
+            .context
+            .within("map", |driver| map(driver, device, size, handle))?;
+        let worked = work(start);
+        // Nobody has seen these addresses: they may be used again.
+        let unmapped = self.context.within("unmap", |driver| {
+            driver.unmap(start, size)?;
+            driver.unreserve(start, size)
+        });
+        worked.and(unmapped)
+    }
+
+    /// Gives it back; the driver keeps it as long as it is mapped.
+    fn release(mut self) -> Result<(), DeviceError> {
+        self.released = true;
+        let handle = self.handle;
+        self.context.within("free", |driver| driver.release(handle))
+    }
+}
+
+impl Drop for Piece {
+    /// Without [`release`](Self::release): none of its allocations came to be, or the last was leaked.
+    fn drop(&mut self) {
+        let handle = self.handle;
+        if !self.released {
+            let _nobody_to_tell = self.context.within("free", |driver| driver.release(handle));
         }
-    };
-    let mapped = driver.map(address, size, handle);
+    }
+}
+
+/// New physical memory at addresses that were never used, readable and writable.
+fn map_new(driver: &Driver, device: i32, size: usize) -> Called<u64> {
+    let handle = driver.create(size, &Properties::pinned_on(device))?;
+    let mapped = map(driver, device, size, handle);
     // The mapping keeps the memory.
     let released = driver.release(handle);
-    mapped?;
-    let location = Location::device(device);
-    let usable = released.and_then(|()| driver.set_access(address, size, location, READ_WRITE));
-    if let Err(failed) = usable {
-        let _nothing_else_to_do = driver.unmap(address, size);
+    let start = mapped?;
+    if let Err(failed) = released {
+        let _nothing_else_to_do = driver.unmap(start, size);
         return Err(failed);
     }
-    Ok(address)
+    Ok(start)
+}
+
+/// Physical memory at addresses that were never used, readable and writable.
+fn map(driver: &Driver, device: i32, size: usize, handle: u64) -> Called<u64> {
+    let start = driver.reserve(size)?;
+    let mapped = driver.map(start, size, handle).and_then(|()| {
+        let location = Location::device(device);
+        let usable = driver.set_access(start, size, location, READ_WRITE);
+        usable.inspect_err(|_| {
+            let _nothing_else_to_do = driver.unmap(start, size);
+        })
+    });
+    if let Err(failed) = mapped {
+        // Nobody has seen these addresses.
+        let _nothing_else_to_do = driver.unreserve(start, size);
+        return Err(failed);
+    }
+    Ok(start)
 }
 
 /// Whether memory can be made read-only: tried, and read back. A driver that says it cannot is believed.
 pub(super) fn can_protect(driver: &Driver, device: i32, granularity: usize) -> Called<bool> {
-    let address = map(driver, device, granularity)?;
+    let address = map_new(driver, device, granularity)?;
     let location = Location::device(device);
     let access = driver
         .set_access(address, granularity, location, READ_ONLY)

@@ -1,0 +1,218 @@
+//! How a manager gets memory for shards: for one, or for many that will be sealed together.
+//!
+//! Room within the limit and a name are reserved first. The reservation gives both back, unless it becomes
+//! a region, which does so when the shard goes.
+
+use std::sync::Arc;
+
+use super::device::violation_of_residency;
+use super::{Assurance, Home};
+use crate::audit::event::{Event, Subject};
+use crate::device::backend::Permit;
+use crate::device::{Available, Device, DeviceError};
+use crate::error::{AllocateAllError, AllocateError};
+use crate::id::{ModelRef, ShardId};
+use crate::process;
+use crate::shard::{Allocated, Batch, Region, Shard};
+
+/// Room and a name.
+struct Reservation<D: Device> {
+    home: Arc<Home<D>>,
+    subject: Subject,
+    len: u64,
+    is_used: bool,
+}
+
+impl<D: Device> Home<D> {
+    pub(super) fn allocate(
+        self: &Arc<Self>,
+        id: &ShardId,
+        model: ModelRef,
+        len: u64,
+    ) -> Result<Shard<Allocated, D>, AllocateError> {
+        self.try_allocate(id, model, len)
+            .inspect_err(|error| self.record_failed_allocation(id, len, error))
+    }
+
+    fn try_allocate(
+        self: &Arc<Self>,
+        id: &ShardId,
+        model: ModelRef,
+        len: u64,
+    ) -> Result<Shard<Allocated, D>, AllocateError> {
+        let reservation = self.reserve(id, len)?;
+        let given = self
+            .strike()
+            .and_then(|()| self.device.allocate(len, Permit::mint()));
+        match given {
+            Ok(memory) => self.put_on_record(reservation.used_for(memory), model),
+            Err(error) => {
+                drop(reservation);
+                Err(self.refused(error))
+            }
+        }
+    }
+
+    pub(super) fn allocate_all(
+        self: &Arc<Self>,
+        wanted: Vec<(ShardId, ModelRef, u64)>,
+    ) -> Result<Batch<D>, AllocateAllError> {
+        let mut reserved = Vec::with_capacity(wanted.len());
+        for (shard, model, len) in wanted {
+            match self.reserve(&shard, len) {
+                Ok(reservation) => reserved.push((len, (reservation, model))),
+                Err(source) => return Err(self.not_all(shard, len, source)),
+            }
+        }
+        let given = self.each_struck(reserved).and_then(|reserved| {
+            let permit = Permit::mint();
+            self.device.allocate_all(reserved, permit)
+        });
+        let given = given.map_err(|((reservation, _), error)| {
+            let (shard, len) = (reservation.subject.shard.clone(), reservation.len);
+            drop(reservation);
+            self.not_all(shard, len, self.refused(error))
+        })?;
+        let mut shards = Vec::with_capacity(given.len());
+        for (memory, (reservation, model)) in given {
+            let shard = reservation.subject.shard.clone();
+            let len = reservation.len;
+            match self.put_on_record(reservation.used_for(memory), model) {
+                Ok(allocated) => shards.push(allocated),
+                Err(source) => return Err(self.not_all(shard, len, source)),
+            }
+        }
+        Ok(Batch::new(shards))
+    }
+
+    fn not_all(&self, shard: ShardId, len: u64, source: AllocateError) -> AllocateAllError {
+        self.record_failed_allocation(&shard, len, &source);
+        AllocateAllError { shard, source }
+    }
+
+    fn reserve(self: &Arc<Self>, id: &ShardId, len: u64) -> Result<Reservation<D>, AllocateError> {
+        process::check()?;
+        if len == 0 {
+            return Err(AllocateError::ZeroLength);
+        }
+        if len > self.options.shard_limit {
+            return Err(AllocateError::TooLarge {
+                requested: len,
+                limit: self.options.shard_limit,
+                available: self.capacity().available,
+            });
+        }
+        let subject = self
+            .recorder
+            .admit(id, &self.device_name, len)
+            .ok_or_else(|| AllocateError::DuplicateId { id: id.clone() })?;
+        if let Err(used) = self.account.take(len) {
+            self.recorder.retire(&subject);
+            let Available { bytes, bound, .. } = self.available_beside(used);
+            return Err(AllocateError::NoRoom {
+                needed: len,
+                available: bytes,
+                bound,
+            });
+        }
+        Ok(Reservation {
+            home: Arc::clone(self),
+            subject,
+            len,
+            is_used: false,
+        })
+    }
+
+    /// Lets an armed fault strike before the device is asked.
+    fn strike(&self) -> Result<(), DeviceError> {
+        #[cfg(feature = "fault-injection")]
+        if let Some(faults) = self.device.faults() {
+            let _not_a_write = faults.strike(crate::device::Operation::Allocate)?;
+        }
+        Ok(())
+    }
+
+    /// The same for many; the one that was struck alone comes back.
+    fn each_struck<T>(&self, mut all: Vec<(u64, T)>) -> Result<Vec<(u64, T)>, (T, DeviceError)> {
+        for index in 0..all.len() {
+            if let Err(error) = self.strike() {
+                return Err((all.swap_remove(index).1, error));
+            }
+        }
+        Ok(all)
+    }
+
+    /// What it means that the device gave no memory. Whatever was reserved for that is given back before: it
+    /// is none of what is lost with a device.
+    fn refused(&self, error: DeviceError) -> AllocateError {
+        if let DeviceError::NotResident { cause } = &error {
+            // Not durable: then the refusal is one all the same.
+            let _recorded = self.record_violation(violation_of_residency(cause));
+        }
+        self.notice_loss(None);
+        AllocateError::from(error)
+    }
+
+    /// If that fails, the region's destructor takes the allocation back.
+    fn put_on_record(
+        &self,
+        region: Region<D>,
+        model: ModelRef,
+    ) -> Result<Shard<Allocated, D>, AllocateError> {
+        let capacity = self.capacity();
+        let event = Event::VramAllocated {
+            subject: region.subject().clone(),
+            model: model.clone(),
+            requested_bytes: region.len(),
+            allocated_bytes: region.facts().allocated,
+            available_bytes: capacity.available,
+            used_bytes: capacity.used,
+            memory_locked: region.facts().locked,
+        };
+        match self.options.assurance {
+            Assurance::Durable => {
+                let (_, outcome) = self.recorder.commit(event);
+                outcome.map_err(AllocateError::Unrecorded)?;
+            }
+            Assurance::Queued => {
+                self.recorder.emit(event);
+            }
+        }
+        Ok(Shard::allocated(region, model))
+    }
+
+    fn record_failed_allocation(&self, shard: &ShardId, len: u64, error: &AllocateError) {
+        let available_bytes = match error {
+            // Nothing works in a forked child. What is not durable was allocated, and that is on record.
+            AllocateError::Forked(_) | AllocateError::Unrecorded(_) => return,
+            AllocateError::NoRoom { available, .. } | AllocateError::TooLarge { available, .. } => {
+                *available
+            }
+            _ => self.capacity().available,
+        };
+        self.recorder.emit(Event::VramAllocationFailed {
+            shard: shard.clone(),
+            device: Arc::clone(&self.device_name),
+            requested_bytes: len,
+            available_bytes,
+            reason: error.to_string().into(),
+        });
+    }
+}
+
+impl<D: Device> Reservation<D> {
+    fn used_for(mut self, memory: D::Memory) -> Region<D> {
+        self.is_used = true;
+        let home = Arc::clone(&self.home);
+        Region::new(home, memory, self.subject.clone(), self.len)
+    }
+}
+
+impl<D: Device> Drop for Reservation<D> {
+    fn drop(&mut self) {
+        if !self.is_used {
+            self.home.account.give_back(self.len);
+            self.home.recorder.retire(&self.subject);
+        }
+    }
+}

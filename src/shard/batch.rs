@@ -1,0 +1,336 @@
+//! Many shards that are allocated together, filled one by one, and sealed together.
+//!
+//! They may share memory that can only be made read-only as a whole. So none of them can be taken out before
+//! all are sealed, or replaced by another: there is no way to a `Shard<Allocated, D>` by value or by a
+//! mutable reference. After sealing each is a shard of its own, in memory that nobody can write to.
+
+use std::fmt;
+use std::io::Read;
+use std::ops::{ControlFlow, Deref};
+
+use super::Shard;
+use super::fill::Loaded;
+use super::sealing::{Failed, OPERATION};
+use super::state::{Allocated, Sealed};
+use crate::audit::event::History;
+use crate::audit::guard::OpenVerification;
+use crate::device::Device;
+use crate::digest::{Progress, Stream, Tree};
+use crate::error::{Broken, LoadError, NotSealed, ReleaseError, SealAllError, WriteError};
+use crate::id::ShardId;
+use crate::seal::{Provenance, Seal};
+
+/// Shards that will be sealed together, from [`VramManager::allocate_all`](crate::VramManager::allocate_all).
+///
+/// ```
+/// # use vram_residency::{AuditTrail, Digest, Host, ModelRef, Provenance, Shard, Stream, TrailKey, VramManager, WorkerToken};
+/// # use std::ops::ControlFlow;
+/// # let directory = tempfile::tempdir()?;
+/// # let key = TrailKey::open_or_create(directory.path().join("trail-key.pem"))?;
+/// # let trail = AuditTrail::builder("worker-1".parse()?, directory.path().join("trail"), key).open()?;
+/// # let manager = VramManager::builder(Host::new(), &WorkerToken::generate()?, &trail).build()?;
+/// let tensors: [(&str, &[u8]); 2] = [("norm.weight", &[1; 512]), ("norm.bias", &[2; 512])];
+/// let mut wanted = Vec::new();
+/// for (name, bytes) in tensors {
+///     wanted.push((name.parse()?, ModelRef::new("acme/tiny", 0, 1)?, bytes.len() as u64));
+/// }
+/// let mut batch = manager.allocate_all(wanted)?;
+/// for (mut shard, (_, bytes)) in batch.iter_mut().zip(tensors) {
+///     shard.load_slice(bytes, Stream::TreeOnly, |_| ControlFlow::Continue(()))?;
+/// }
+/// let sealed = batch.seal(|_shard| Provenance::UnpinnedFirstUse)?; // or the digest that is known of it
+/// for verified in Shard::verify_all(sealed) {
+///     println!("{:?}", verified?);
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[must_use = "dropping a batch wipes and frees its memory"]
+pub struct Batch<D: Device> {
+    shards: Vec<Shard<Allocated, D>>,
+}
+
+/// A shard of a batch, to be filled. Everything else that can be asked of a `Shard<Allocated, D>` can be
+/// asked of it, too.
+pub struct Member<'a, D: Device>(&'a mut Shard<Allocated, D>);
+
+/// A shard that is being sealed.
+struct Candidate<D: Device> {
+    shard: Shard<Allocated, D>,
+    provenance: Provenance,
+    open: OpenVerification,
+}
+
+/// None of these is to be sealed.
+struct Unsealed<D: Device> {
+    /// With what is still to be said of them on record.
+    shards: Vec<(Shard<Allocated, D>, Option<OpenVerification>)>,
+    /// The one that could not be.
+    shard: ShardId,
+    source: NotSealed,
+}
+
+impl<D: Device> Batch<D> {
+    pub(crate) fn new(shards: Vec<Shard<Allocated, D>>) -> Self {
+        Self { shards }
+    }
+
+    /// How many shards there are.
+    pub fn len(&self) -> usize {
+        self.shards.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.shards.is_empty()
+    }
+
+    /// The shards, in the order in which they were asked for.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &Shard<Allocated, D>> {
+        self.shards.iter()
+    }
+
+    /// The shards, to be filled; several threads may each fill some.
+    pub fn iter_mut(&mut self) -> impl ExactSizeIterator<Item = Member<'_, D>> {
+        self.shards.iter_mut().map(Member)
+    }
+
+    /// The shard with that name, to be filled. Looks at each.
+    pub fn get_mut(&mut self, id: &ShardId) -> Option<Member<'_, D>> {
+        self.shards
+            .iter_mut()
+            .find(|shard| shard.id() == id)
+            .map(Member)
+    }
+
+    /// Seals all, each as [`Shard::seal`] does: makes all of them read-only, and then computes the digest of
+    /// each, compares it with what `provenance` says of it, authenticates and records it.
+    ///
+    /// Shards that failed this verification are quarantined, and all others sealed
+    /// ([`SealAllError::Broken`]). If a shard can't be sealed for another reason, none is
+    /// ([`SealAllError::NotSealed`]), and where that was already on record of some, it is taken back by
+    /// `VerificationInconclusive`.
+    pub fn seal(
+        self,
+        provenance: impl FnMut(&Shard<Allocated, D>) -> Provenance,
+    ) -> Result<Vec<Shard<Sealed, D>>, SealAllError<D>> {
+        let provenances: Vec<Provenance> = self.iter().map(provenance).collect();
+        for (shard, provenance) in self.shards.iter().zip(&provenances) {
+            if let Some(source) = shard.objection(provenance) {
+                return Err(SealAllError::NotSealed {
+                    shard: shard.id().clone(),
+                    batch: Box::new(self),
+                    broken: Vec::new(),
+                    source,
+                });
+            }
+        }
+        let candidates = self.shards.into_iter().zip(provenances);
+        let mut candidates: Vec<_> = candidates.map(Candidate::new).collect();
+        let mut broken = Vec::new();
+        let sealed = protect_all(&mut candidates, &mut broken)
+            .map_err(|stop| Unsealed::of(candidates.drain(..), stop))
+            .and_then(|()| read_all(candidates, &mut broken))
+            .and_then(record_all);
+        match sealed {
+            Err(unsealed) => Err(unsealed.give_back(broken)),
+            Ok(sealed) if broken.is_empty() => Ok(sealed),
+            Ok(sealed) => Err(SealAllError::Broken { broken, sealed }),
+        }
+    }
+
+    /// Wipes and frees the memory of all. The error is the first; what did not work is on record for each
+    /// shard.
+    pub fn release(self) -> Result<(), ReleaseError> {
+        let mut outcome = Ok(());
+        for shard in self.shards {
+            outcome = outcome.and(shard.release());
+        }
+        outcome
+    }
+}
+
+impl<D: Device> Member<'_, D> {
+    /// As [`Shard::write_at`].
+    pub fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<(), WriteError> {
+        self.0.write_at(offset, bytes)
+    }
+
+    /// As [`Shard::load_from`].
+    pub fn load_from(
+        &mut self,
+        reader: impl Read,
+        stream: Stream,
+        progress: impl FnMut(Progress) -> ControlFlow<()>,
+    ) -> Result<Loaded, LoadError> {
+        self.0.load_from(reader, stream, progress)
+    }
+
+    /// As [`Shard::load_slice`].
+    pub fn load_slice(
+        &mut self,
+        bytes: &[u8],
+        stream: Stream,
+        progress: impl FnMut(Progress) -> ControlFlow<()>,
+    ) -> Result<Loaded, LoadError> {
+        self.0.load_slice(bytes, stream, progress)
+    }
+}
+
+impl<D: Device> Deref for Member<'_, D> {
+    type Target = Shard<Allocated, D>;
+
+    fn deref(&self) -> &Self::Target {
+        self.0
+    }
+}
+
+impl<D: Device> Candidate<D> {
+    fn new((shard, provenance): (Shard<Allocated, D>, Provenance)) -> Self {
+        let open = shard.core.begin(OPERATION, History::default());
+        Self {
+            shard,
+            provenance,
+            open,
+        }
+    }
+}
+
+/// Makes all read-only before one of them is read. Where that fails, whatever it says of the bytes, none can
+/// be sealed: the others' memory could be written to.
+fn protect_all<D: Device>(
+    candidates: &mut Vec<Candidate<D>>,
+    broken: &mut Vec<Broken<D>>,
+) -> Result<(), (ShardId, NotSealed)> {
+    let protect = |(index, candidate): (usize, &mut Candidate<D>)| {
+        let cause = candidate.shard.protect().err()?;
+        Some((index, candidate.shard.id().clone(), cause))
+    };
+    let Some((index, shard, cause)) = candidates.iter_mut().enumerate().find_map(protect) else {
+        return Ok(());
+    };
+    if let Failed::Broken(reason, findings) = Failed::from(cause.clone()) {
+        let Candidate { shard, open, .. } = candidates.remove(index);
+        broken.push(shard.broken(open.broken(reason, findings)));
+    }
+    Err((shard, NotSealed::Inconclusive(cause)))
+}
+
+/// The tree of each that is what it should be.
+fn read_all<D: Device>(
+    candidates: Vec<Candidate<D>>,
+    broken: &mut Vec<Broken<D>>,
+) -> Result<Vec<(Candidate<D>, Tree)>, Unsealed<D>> {
+    let mut read = Vec::with_capacity(candidates.len());
+    let mut left = candidates.into_iter();
+    while let Some(candidate) = left.next() {
+        let go_on = &mut |_| ControlFlow::Continue(());
+        let tree = candidate.shard.read_back(&candidate.provenance, go_on);
+        match tree {
+            Ok(tree) => read.push((candidate, tree)),
+            Err(Failed::Broken(reason, findings)) => {
+                let Candidate { shard, open, .. } = candidate;
+                broken.push(shard.broken(open.broken(reason, findings)));
+            }
+            Err(Failed::NoAnswer(cause)) => {
+                let stop = (candidate.shard.id().clone(), NotSealed::Inconclusive(cause));
+                let read = read.into_iter().map(|(candidate, _)| candidate);
+                return Err(Unsealed::of(read.chain([candidate]).chain(left), stop));
+            }
+        }
+    }
+    Ok(read)
+}
+
+/// Tags and records each.
+fn record_all<D: Device>(
+    read: Vec<(Candidate<D>, Tree)>,
+) -> Result<Vec<Shard<Sealed, D>>, Unsealed<D>> {
+    let mut recorded: Vec<(Shard<Allocated, D>, Seal, Tree, History)> = Vec::new();
+    let mut left = read.into_iter();
+    while let Some((candidate, tree)) = left.next() {
+        let Candidate {
+            shard,
+            provenance,
+            open,
+        } = candidate;
+        match shard.put_on_record(open, &tree, provenance) {
+            Ok((seal, history)) => recorded.push((shard, seal, tree, history)),
+            Err(source) => {
+                let stop = (shard.id().clone(), NotSealed::Unrecorded(source));
+                let recorded = recorded.into_iter().map(|(shard, ..)| {
+                    let open = shard.core.begin(OPERATION, History::default());
+                    (shard, Some(open))
+                });
+                let left = left.map(|(Candidate { shard, open, .. }, _)| (shard, Some(open)));
+                // That this one is not sealed is on record.
+                let shards = recorded.chain([(shard, None)]).chain(left).collect();
+                return Err(Unsealed::new(shards, stop));
+            }
+        }
+    }
+    let sealed = recorded
+        .into_iter()
+        .map(|(shard, seal, tree, history)| shard.sealed(seal, tree, history));
+    Ok(sealed.collect())
+}
+
+impl<D: Device> Unsealed<D> {
+    fn new(
+        shards: Vec<(Shard<Allocated, D>, Option<OpenVerification>)>,
+        (shard, source): (ShardId, NotSealed),
+    ) -> Self {
+        Self {
+            shards,
+            shard,
+            source,
+        }
+    }
+
+    fn of(candidates: impl Iterator<Item = Candidate<D>>, stop: (ShardId, NotSealed)) -> Self {
+        let shards = candidates.map(|Candidate { shard, open, .. }| (shard, Some(open)));
+        Self::new(shards.collect(), stop)
+    }
+
+    /// Makes all writable again, and says on record that they are not sealed.
+    fn give_back(self, mut broken: Vec<Broken<D>>) -> SealAllError<D> {
+        let Self {
+            shards,
+            shard: stopped,
+            source,
+        } = self;
+        let cause = match &source {
+            NotSealed::Inconclusive(cause) => cause.to_string(),
+            other => other.to_string(),
+        };
+        let together = format!("to be sealed together with {stopped}: {cause}");
+        let mut back = Vec::with_capacity(shards.len());
+        for (shard, open) in shards {
+            let cause = match *shard.id() == stopped {
+                true => &cause,
+                false => &together,
+            };
+            match shard.give_back(open, cause) {
+                Ok(shard) => back.push(shard),
+                Err(stuck) => broken.push(stuck),
+            }
+        }
+        SealAllError::NotSealed {
+            batch: Box::new(Batch::new(back)),
+            broken,
+            shard: stopped,
+            source,
+        }
+    }
+}
+
+impl<D: Device> fmt::Debug for Batch<D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(&self.shards).finish()
+    }
+}
+
+impl<D: Device> fmt::Debug for Member<'_, D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
