@@ -206,7 +206,8 @@ impl<D: Device> VramManagerBuilder<D> {
     }
 
     /// The most bytes that all shards together may have; without this, what the device has. What counts is
-    /// what was asked for: in a GPU each shard takes a multiple of 2 MiB.
+    /// what was asked for: in a GPU each shard takes a multiple of 2 MiB, unless it is a small one of a
+    /// [`Batch`].
     pub fn limit(mut self, bytes: u64) -> Self {
         self.limit = bytes;
         self

@@ -22,12 +22,15 @@ use vram_residency::audit::{
 };
 use vram_residency::device::{Device, DeviceError, Faults};
 use vram_residency::error::{
-    AllocateError, BuildError, CheckError, LoadError, NoAnswer, ReclaimError, ReleaseError,
-    Revoked, SealError, VerifyError, WriteError,
+    AllocateAllError, AllocateError, Broken, BuildError, CheckError, LoadError, NoAnswer,
+    NotSealed, ReclaimError, ReleaseError, Revoked, SealAllError, SealError, VerifyError,
+    WriteError,
 };
 use vram_residency::key::{KeyError, KeyId, SignError};
 use vram_residency::manager::VramManagerBuilder;
-use vram_residency::shard::{Allocated, Quarantined, Sealed, ShardHandle, State, Verified};
+use vram_residency::shard::{
+    Allocated, Batch, Member, Quarantined, Sealed, ShardHandle, State, Verified,
+};
 use vram_residency::{AuditTrail, Host, Lease, Shard, Shared, TrailKey, VramManager, WorkerToken};
 
 type InAllocated = Shard<Allocated, Host>;
@@ -52,9 +55,11 @@ fn shards_leases_and_errors_go_to_other_threads_and_into_static_structs() {
     impl<T: Send + Sync + 'static> Anywhere for T {}
     all!(InAllocated, InSealed, InVerified, InQuarantined => Anywhere);
     all!(Shared<Host>, Lease<Host>, ShardHandle, Incident, Receipt => Anywhere);
+    all!(Batch<Host>, Member<'static, Host>, Broken<Host>, SealAllError<Host> => Anywhere);
     all!(VramManager<Host>, AuditTrail, WorkerToken => Anywhere);
     all!(SealError<Host>, VerifyError<Host>, ReclaimError<Host> => Anywhere);
     all!(AllocateError, BuildError, CheckError, LoadError, ReleaseError, WriteError => Anywhere);
+    all!(AllocateAllError, NotSealed => Anywhere);
     all!(NoAnswer, Revoked, DeviceError, KeyError, SignError => Anywhere);
     all!(CloseError, NotDurable, OpenError, RecordError => Anywhere);
     // The trail owns it and hands it to its writer; a supplied signer need not be shareable.
@@ -67,6 +72,7 @@ fn every_error_passes_through_the_question_mark() {
     trait Boxable: Into<Box<dyn Error + Send + Sync + 'static>> {}
     impl<T: Into<Box<dyn Error + Send + Sync + 'static>>> Boxable for T {}
     all!(SealError<Host>, VerifyError<Host>, ReclaimError<Host> => Boxable);
+    all!(AllocateAllError, NotSealed, SealAllError<Host> => Boxable);
     all!(AllocateError, BuildError, CheckError, LoadError, ReleaseError, WriteError => Boxable);
     all!(NoAnswer, Revoked, DeviceError, KeyError, SignError => Boxable);
     all!(CloseError, NotDurable, OpenError, RecordError => Boxable);
@@ -81,6 +87,18 @@ fn a_shard_in_any_state_has_one_owner_and_comes_from_nowhere_else() {
     none!(Allocated, Sealed, Verified, Quarantined => [Serialize, DeserializeOwned, PartialEq, PartialOrd, Hash]);
     all!(Allocated, Sealed, Verified, Quarantined => State);
     none!(InAllocated, InSealed, InQuarantined, InVerified => [State]);
+}
+
+/// Shards of a batch may share memory that is protected as a whole: none leaves it, and none comes in.
+#[test]
+fn a_batch_gives_no_shard_away_before_all_are_sealed() {
+    none!(Batch<Host> => [Clone, Default, Deref, DerefMut, IntoIterator, Extend<InAllocated>]);
+    none!(Batch<Host> => [FromIterator<InAllocated>, From<Vec<InAllocated>>, Into<Vec<InAllocated>>]);
+    none!(&'static mut Batch<Host> => [IntoIterator]);
+    assert_impl_all!(Member<'static, Host>: Deref<Target = InAllocated>);
+    none!(Member<'static, Host> => [Clone, DerefMut, AsMut<InAllocated>, Into<InAllocated>]);
+    none!(Member<'static, Host> => [From<&'static mut InAllocated>]);
+    none!(SealAllError<Host>, Broken<Host> => [Clone, Default, From<Incident>]);
 }
 
 #[test]
@@ -180,6 +198,7 @@ fn a_lease_is_one_pointer_and_a_view_a_slice() {
 fn results_are_moved_cheaply() {
     // What clippy calls a large error.
     const_assert!(size_of::<SealError<Host>>() <= 128);
+    const_assert!(size_of::<SealAllError<Host>>() <= 128);
     const_assert!(size_of::<VerifyError<Host>>() <= 128);
     const_assert!(size_of::<CheckError>() <= 128);
     const_assert!(size_of::<ReclaimError<Host>>() <= 128);

@@ -21,29 +21,7 @@ use crate::id::ShardId;
 use crate::seal::{Provenance, Seal};
 
 /// Shards that will be sealed together, from [`VramManager::allocate_all`](crate::VramManager::allocate_all).
-///
-/// ```
-/// # use vram_residency::{AuditTrail, Digest, Host, ModelRef, Provenance, Shard, Stream, TrailKey, VramManager, WorkerToken};
-/// # use std::ops::ControlFlow;
-/// # let directory = tempfile::tempdir()?;
-/// # let key = TrailKey::open_or_create(directory.path().join("trail-key.pem"))?;
-/// # let trail = AuditTrail::builder("worker-1".parse()?, directory.path().join("trail"), key).open()?;
-/// # let manager = VramManager::builder(Host::new(), &WorkerToken::generate()?, &trail).build()?;
-/// let tensors: [(&str, &[u8]); 2] = [("norm.weight", &[1; 512]), ("norm.bias", &[2; 512])];
-/// let mut wanted = Vec::new();
-/// for (name, bytes) in tensors {
-///     wanted.push((name.parse()?, ModelRef::new("acme/tiny", 0, 1)?, bytes.len() as u64));
-/// }
-/// let mut batch = manager.allocate_all(wanted)?;
-/// for (mut shard, (_, bytes)) in batch.iter_mut().zip(tensors) {
-///     shard.load_slice(bytes, Stream::TreeOnly, |_| ControlFlow::Continue(()))?;
-/// }
-/// let sealed = batch.seal(|_shard| Provenance::UnpinnedFirstUse)?; // or the digest that is known of it
-/// for verified in Shard::verify_all(sealed) {
-///     println!("{:?}", verified?);
-/// }
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
+/// The README has an example.
 #[must_use = "dropping a batch wipes and frees its memory"]
 pub struct Batch<D: Device> {
     shards: Vec<Shard<Allocated, D>>,

@@ -19,6 +19,7 @@ mod failures;
 mod lost;
 mod memory;
 mod opening;
+mod packing;
 mod share;
 mod together;
 

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use cudarc::driver::{CudaContext, CudaStream, result};
 use vram_residency::audit::Reason;
-use vram_residency::device::Cuda;
+use vram_residency::device::{Cuda, Share};
 use vram_residency::digest::Tree;
 use vram_residency::error::VerifyError;
 use vram_residency::{Digest, Provenance, Shard, Stream, VramManager, WorkerToken};
@@ -86,6 +86,46 @@ fn a_replayed_graph_over_a_dropped_shard_faults_instead_of_reading_another() {
         load_driver();
         let code = gpu::a_replayed_graph_faults();
         say(&format!("a replay over a dropped shard: code {code}"));
+    });
+}
+
+/// Its own bytes, and those of the next one, which it shares physical memory with.
+#[test]
+fn a_kernel_that_writes_into_a_shard_of_a_batch_is_refused() {
+    alone(|_| {
+        load_driver();
+        let code = gpu::a_member_is_not_written_to(0);
+        say(&format!("a kernel into a shard of a batch: code {code}"));
+    });
+}
+
+#[test]
+fn a_kernel_that_writes_beyond_a_shard_of_a_batch_is_refused() {
+    alone(|_| {
+        load_driver();
+        let code = gpu::a_member_is_not_written_to(5120);
+        say(&format!("a kernel beyond a shard of a batch: code {code}"));
+    });
+}
+
+#[test]
+fn a_replayed_graph_over_a_released_shard_of_a_batch_faults() {
+    alone(|_| {
+        load_driver();
+        let code = gpu::a_graph_over_a_released_member_faults();
+        say(&format!("a replay over a shard of a batch: code {code}"));
+    });
+}
+
+#[test]
+fn a_share_of_the_gpu_is_held_to_some_multiprocessors_or_said_not_to_be() {
+    load_driver();
+    let share = Share::percent(10).unwrap();
+    let worker = worker(|builder| builder.share(share));
+    worker.verified("s", &pattern(5 << 20)).release().unwrap();
+    say(&match worker.manager.device().multiprocessors() {
+        Some(count) => format!("a tenth of the GPU: held to {count} multiprocessors"),
+        None => "a tenth of the GPU: the driver does not hold checks to multiprocessors".into(),
     });
 }
 

@@ -7,15 +7,16 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use cudarc::driver::sys::{CUdeviceptr, CUgraphInstantiate_flags, CUstreamCaptureMode};
-use cudarc::driver::{CudaStream, DriverError};
+use cudarc::driver::{CudaGraph, CudaSlice, CudaStream, DeviceSlice as _, DriverError};
 use serde_json::Value;
 use simulated_cuda::Driver;
-use vram_residency::Digest;
-use vram_residency::device::{Cuda, CudaBuilder};
+use vram_residency::device::{Cuda, CudaBuilder, CudaView};
 use vram_residency::error::{CheckError, Revoked, VerifyError};
+use vram_residency::shard::Verified;
+use vram_residency::{Digest, Provenance, Shard, Stream};
 
 use crate::kernels::{address, copy_to, increment, set_at, user};
-use crate::shards::{WINDOW, Worker, pattern};
+use crate::shards::{WINDOW, Worker, go, id, model, pattern};
 use crate::support::of_event;
 
 /// A driver that was loaded before the test's device is opened has counted that.
@@ -142,24 +143,75 @@ pub fn a_replayed_graph_faults() -> u32 {
     let shard = worker.verified("s", &pattern(5000));
     let stream = user();
     let mut copy = stream.alloc_zeros::<u8>(5000).unwrap();
-    stream.synchronize().unwrap();
-    stream
-        .begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED)
-        .unwrap();
-    stream.memcpy_dtod(&shard.view(), &mut copy).unwrap();
-    let flags = CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
-    let graph = stream.end_capture(flags).unwrap().unwrap();
-    graph.launch().unwrap();
-    let read = stream.clone_dtoh(&copy).unwrap();
-    stream.synchronize().unwrap();
-    assert_eq!(read, pattern(5000));
-
+    let graph = captured_copy(&stream, shard.view(), &mut copy);
     shard.release().unwrap();
     // Of the same size, so that it would lie where the other was.
     let _another = worker.verified("another", &pattern(5000));
     let replayed = graph.launch().and_then(|()| stream.synchronize());
     let failed = replayed.expect_err("it has read what lies there now, or what was there");
     failed.0 as u32
+}
+
+/// A batch, verified. Each has the pattern of its length.
+pub fn packed(worker: &Worker, lens: &[usize]) -> Vec<Shard<Verified, Cuda>> {
+    let wanted = lens.iter().enumerate();
+    let wanted = wanted.map(|(index, len)| (id(&format!("t-{index}")), model(), *len as u64));
+    let mut batch = worker.manager.allocate_all(wanted).unwrap();
+    for mut member in batch.iter_mut() {
+        let data = pattern(member.len() as usize);
+        member.load_slice(&data, Stream::TreeOnly, go).unwrap();
+    }
+    let sealed = batch.seal(|_| Provenance::UnpinnedFirstUse).unwrap();
+    let verified = Shard::verify_all(sealed).into_iter();
+    verified.map(Result::unwrap).collect()
+}
+
+/// Writes so many bytes behind the beginning of one. Returns the code with which it was refused.
+pub fn a_member_is_not_written_to(offset: u64) -> u32 {
+    let worker = worker(|builder| builder);
+    let mut shards = packed(&worker, &[5000, 6000, 7000]).into_iter();
+    // That another one was wiped changes nothing.
+    shards.next_back().unwrap().release().unwrap();
+    let stream = user();
+    let first = shards.next().unwrap();
+    increment(&stream, address(first.view()) + offset);
+    let written = stream.synchronize();
+    written.expect_err("it was written into a sealed shard").0 as u32
+}
+
+/// Returns the code with which the replay failed.
+pub fn a_graph_over_a_released_member_faults() -> u32 {
+    let worker = worker(|builder| builder);
+    let mut shards = packed(&worker, &[5000, 6000]).into_iter();
+    let (first, second) = (shards.next().unwrap(), shards.next().unwrap());
+    let stream = user();
+    let mut copy = stream.alloc_zeros::<u8>(5000).unwrap();
+    let graph = captured_copy(&stream, first.view(), &mut copy);
+    first.release().unwrap();
+    let failed = graph.launch().and_then(|()| stream.synchronize());
+    let failed = failed.expect_err("it has read what lies there now");
+    drop(second);
+    failed.0 as u32
+}
+
+/// A graph that copies what a shard holds, launched once.
+fn captured_copy(
+    stream: &Arc<CudaStream>,
+    view: CudaView<'_>,
+    copy: &mut CudaSlice<u8>,
+) -> CudaGraph {
+    stream.synchronize().unwrap();
+    stream
+        .begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED)
+        .unwrap();
+    stream.memcpy_dtod(&view, copy).unwrap();
+    let flags = CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
+    let graph = stream.end_capture(flags).unwrap().unwrap();
+    graph.launch().unwrap();
+    let read = stream.clone_dtoh(copy).unwrap();
+    stream.synchronize().unwrap();
+    assert_eq!(read, pattern(view.len()));
+    graph
 }
 
 pub fn no_address_twice() {

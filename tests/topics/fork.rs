@@ -18,10 +18,10 @@ use vram_residency::audit::{
 };
 use vram_residency::device::DeviceError;
 use vram_residency::error::{
-    AllocateError, BuildError, CheckError, LoadError, ReclaimError, ReleaseError, Revoked,
-    SealError, VerifyError, WriteError,
+    AllocateError, BuildError, CheckError, LoadError, NotSealed, ReclaimError, ReleaseError,
+    Revoked, SealAllError, SealError, VerifyError, WriteError,
 };
-use vram_residency::shard::{Allocated, Sealed, Shard, Verified};
+use vram_residency::shard::{Allocated, Batch, Sealed, Shard, Verified};
 use vram_residency::{AuditTrail, Lease, Provenance, Shared, Stream, VramManager, WorkerToken};
 
 const LEN: usize = 1 << 20;
@@ -65,11 +65,21 @@ struct Everything {
     trail: AuditTrail,
     manager: VramManager<Device>,
     allocated: Shard<Allocated, Device>,
+    batch: Batch<Device>,
     sealed: Shard<Sealed, Device>,
     verified: Shard<Verified, Device>,
     to_share: Shard<Verified, Device>,
     shared: Shared<Device>,
     lease: Lease<Device>,
+}
+
+fn batch(manager: &VramManager<Device>) -> Batch<Device> {
+    let wanted = ["one", "two"].map(|name| (name.parse().unwrap(), model(), 1000));
+    let mut batch = manager.allocate_all(wanted).unwrap();
+    for mut member in batch.iter_mut() {
+        member.write_at(0, &[1; 1000]).unwrap();
+    }
+    batch
 }
 
 impl Everything {
@@ -81,6 +91,7 @@ impl Everything {
         let shared = sealed(&manager, "shared", LEN).verify().unwrap().share();
         Self {
             allocated: filled(&manager, "allocated", LEN),
+            batch: batch(&manager),
             sealed: sealed(&manager, "sealed", LEN),
             verified: sealed(&manager, "verified", LEN).verify().unwrap(),
             to_share: sealed(&manager, "to-share", LEN).verify().unwrap(),
@@ -137,6 +148,10 @@ fn borrow_everything(everything: &Everything, spare: Device, place: &Path) {
         manager.allocate("new".parse().unwrap(), model(), 1),
         |error| matches!(error, AllocateError::Forked(_)),
     );
+    is(
+        manager.allocate_all([("new".parse().unwrap(), model(), 1)]),
+        |error| matches!(error.source, AllocateError::Forked(_)),
+    );
     let token = WorkerToken::generate().unwrap();
     is(
         VramManager::builder(spare, &token, trail).build(),
@@ -173,6 +188,7 @@ fn go_on(everything: Everything, place: &Path) {
         trail,
         manager,
         allocated,
+        batch,
         sealed,
         verified,
         to_share,
@@ -193,6 +209,9 @@ fn go_on(everything: Everything, place: &Path) {
         .unwrap()
         .release()
         .unwrap();
+    for shard in batch.seal(|_| Provenance::UnpinnedFirstUse).unwrap() {
+        shard.verify().unwrap().release().unwrap();
+    }
     shared.reclaim().unwrap().release().unwrap();
     manager.close().unwrap();
     let receipt = trail.close().unwrap();
@@ -271,6 +290,7 @@ fn take_everything(everything: Everything) {
         trail,
         manager,
         mut allocated,
+        batch,
         sealed,
         verified,
         to_share,
@@ -289,6 +309,14 @@ fn take_everything(everything: Everything) {
         matches!(error, SealError::Forked { .. })
     });
     let allocated = error.into_shard().unwrap();
+    let error = is(batch.seal(|_| Provenance::UnpinnedFirstUse), |_| true);
+    let SealAllError::NotSealed { batch, source, .. } = error else {
+        panic!("{error:?}")
+    };
+    assert!(matches!(source, NotSealed::Forked(_)), "{source:?}");
+    is(batch.release(), |error| {
+        matches!(error, ReleaseError::Forked(_))
+    });
     let error = is(sealed.verify(), |error| {
         matches!(error, VerifyError::Forked { .. })
     });
