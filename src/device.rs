@@ -265,6 +265,10 @@ pub(crate) mod backend {
         pub read_only: bool,
     }
 
+    /// Many things, each with something of the caller's; or a failure, with that of the one at which it was
+    /// found.
+    pub(crate) type AllOrNone<M, T> = Result<Vec<(M, T)>, (T, DeviceError)>;
+
     /// The operations of a device. Offsets and lengths are in bytes.
     ///
     /// Whoever drops a `Memory` without calling [`free`](Self::free) gets it wiped and freed all the
@@ -295,13 +299,12 @@ pub(crate) mod backend {
         /// Zeroed memory, writable, of at least one byte.
         fn allocate(&self, len: u64, permit: Permit) -> Result<Self::Memory, DeviceError>;
 
-        /// The same for many that will be made read-only together and not one by one, or for none. Each
-        /// comes with something of the caller's; a failure, with that of the one at which it was found.
+        /// The same for many that will be made read-only together and not one by one, or for none.
         fn allocate_all<T>(
             &self,
             wanted: Vec<(u64, T)>,
             permit: Permit,
-        ) -> Result<Vec<(Self::Memory, T)>, (T, DeviceError)> {
+        ) -> AllOrNone<Self::Memory, T> {
             let Permit(()) = permit;
             let allocate = |(len, tag)| match self.allocate(len, Permit(())) {
                 Ok(memory) => Ok((memory, tag)),

@@ -4,7 +4,7 @@ use vram_residency::shard::{Allocated, Batch};
 use vram_residency::{Host, Shard};
 
 fn exchange(batch: &mut Batch<Host>, another: &mut Shard<Allocated, Host>) {
-    for mut member in batch.iter_mut() {
+    for member in batch.iter_mut() {
         std::mem::swap(&mut *member, another);
     }
 }

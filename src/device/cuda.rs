@@ -26,7 +26,7 @@ use self::staging::Staging;
 pub use self::view::CudaView;
 #[cfg(feature = "fault-injection")]
 use super::Faults;
-use super::backend::{Backend, DigestFailure, Facts, Permit, Reading};
+use super::backend::{AllOrNone, Backend, DigestFailure, Facts, Permit, Reading};
 use super::{Available, Bound, Device, DeviceError, Residency};
 use crate::digest::{Node, Progress, StreamDigest, Tree, WINDOW_BYTES};
 use crate::process;
@@ -139,11 +139,7 @@ impl Backend for Cuda {
         Ok(memory)
     }
 
-    fn allocate_all<T>(
-        &self,
-        wanted: Vec<(u64, T)>,
-        _permit: Permit,
-    ) -> Result<Vec<(CudaMemory, T)>, (T, DeviceError)> {
+    fn allocate_all<T>(&self, wanted: Vec<(u64, T)>, _permit: Permit) -> AllOrNone<CudaMemory, T> {
         let check = |(len, tag)| match check_len(len) {
             Ok(()) => Ok((len, tag)),
             Err(error) => Err((tag, error)),

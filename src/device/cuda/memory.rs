@@ -22,6 +22,7 @@ use super::context::Context;
 use super::driver::{Called, Driver, Location, Properties};
 use super::packing::{Place, places};
 use crate::device::DeviceError;
+use crate::device::backend::AllOrNone;
 use crate::process;
 
 const READ_ONLY: u32 = 1;
@@ -113,7 +114,7 @@ impl CudaMemory {
         context: &Arc<Context>,
         allocator: Allocator,
         wanted: Vec<(u64, T)>,
-    ) -> Result<Vec<(Self, T)>, (T, DeviceError)> {
+    ) -> AllOrNone<Self, T> {
         let lens: Vec<u64> = wanted.iter().map(|(len, _)| *len).collect();
         let places = match allocator.granularity {
             Some(size) => places(&lens, size as u64),
