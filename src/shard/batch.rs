@@ -12,8 +12,8 @@ use super::Shard;
 use super::fill::Loaded;
 use super::sealing::{Failed, OPERATION};
 use super::state::{Allocated, Sealed};
-use crate::audit::event::History;
-use crate::audit::guard::OpenVerification;
+use crate::audit::event::{History, Reason};
+use crate::audit::guard::{Findings, OpenVerification};
 use crate::device::Device;
 use crate::digest::{Progress, Stream, Tree};
 use crate::error::{Broken, LoadError, NotSealed, ReleaseError, SealAllError, WriteError};
@@ -193,7 +193,8 @@ fn protect_all<D: Device>(
     Err((shard, NotSealed::Inconclusive(cause)))
 }
 
-/// The tree of each that is what it should be.
+/// The tree of each that is what it should be. A device that is lost meanwhile takes along those, too, that
+/// it has answered for.
 fn read_all<D: Device>(
     candidates: Vec<Candidate<D>>,
     broken: &mut Vec<Broken<D>>,
@@ -216,7 +217,16 @@ fn read_all<D: Device>(
             }
         }
     }
-    Ok(read)
+    let is_good = |(candidate, tree): (Candidate<D>, Tree)| {
+        let Some(cause) = candidate.shard.core.region.lost() else {
+            return Some((candidate, tree));
+        };
+        let Candidate { shard, open, .. } = candidate;
+        let findings = Findings::of_device(&cause);
+        broken.push(shard.broken(open.broken(Reason::DeviceError, findings)));
+        None
+    };
+    Ok(read.into_iter().filter_map(is_good).collect())
 }
 
 /// Tags and records each.

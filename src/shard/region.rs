@@ -123,6 +123,11 @@ impl<D: Device> Region<D> {
         Ok(loaded)
     }
 
+    /// Why the whole device is lost, if it is.
+    pub(super) fn lost(&self) -> Option<Arc<str>> {
+        self.home.device().lost()
+    }
+
     /// Waits until the device has done what it was asked to do with this memory.
     pub(super) fn settle(&self) -> Result<(), DeviceError> {
         #[cfg(feature = "fault-injection")]

@@ -3,10 +3,10 @@
 
 use std::ops::ControlFlow;
 
-use simulated_cuda::{Driver, in_child};
+use simulated_cuda::{After, Driver, When, in_child};
 use vram_residency::device::Cuda;
-use vram_residency::error::{AllocateError, CheckError, Revoked};
-use vram_residency::{AuditTrail, Shared, VramManager};
+use vram_residency::error::{AllocateError, CheckError, Revoked, SealAllError};
+use vram_residency::{AuditTrail, Provenance, Shared, VramManager};
 
 use crate::backend::manager;
 use crate::gpu::worker;
@@ -39,6 +39,51 @@ fn an_allocation_notices_it() {
         assert!(!lease.is_current());
         is_lost(&worker, &shard);
         assert_eq!(worker.recorded("DeviceFailed").len(), 1);
+    });
+}
+
+/// Those that were to be allocated never were, so none of them is lost.
+#[test]
+fn an_allocation_of_many_notices_it() {
+    in_child(|driver: Driver| {
+        let worker = worker(|builder| builder);
+        let shard = shared(&worker, "s");
+        driver.lose_context(0, 700);
+        let wanted = ["one", "two", "three"].map(|name| (id(name), model(), 10));
+        let refused = worker.manager.allocate_all(wanted).unwrap_err();
+        assert!(matches!(refused.source, AllocateError::Device(_)));
+        is_lost(&worker, &shard);
+        let failed = worker.recorded("DeviceFailed");
+        assert_eq!(failed.len(), 1);
+        assert_eq!(failed[0]["shard"], "s");
+        assert_eq!(worker.recorded("VramAllocationFailed").len(), 1);
+        assert_eq!(worker.manager.capacity().live, 1);
+    });
+}
+
+/// In the middle of it: the GPU has answered for the first, and is lost with the second.
+#[test]
+fn a_batch_that_is_being_sealed_is_lost_as_a_whole() {
+    in_child(|driver: Driver| {
+        let worker = worker(|builder| builder);
+        let lens = [5000_u64, 6000, 7000];
+        let wanted = lens.map(|len| (id(&format!("t-{len}")), model(), len));
+        let mut batch = worker.manager.allocate_all(wanted).unwrap();
+        for mut member in batch.iter_mut() {
+            let data = pattern(member.len() as usize);
+            member.write_at(0, &data).unwrap();
+        }
+        driver.fail("execute:kernel", When::Nth(3), 700, After::Stays);
+        let error = batch.seal(|_| Provenance::UnpinnedFirstUse).unwrap_err();
+        let SealAllError::Broken { broken, sealed, .. } = error else {
+            panic!("{error:?}")
+        };
+        assert_eq!((broken.len(), sealed.len()), (3, 0));
+        assert_eq!(worker.on_disk("SealVerificationFailed").len(), 3);
+        assert_eq!(worker.recorded("VramSealed").len(), 0);
+        drop(broken);
+        let gone = worker.recorded("VramDeallocated");
+        assert!(gone.len() == 3 && gone.iter().all(|one| one["freed"] == false));
     });
 }
 
@@ -82,7 +127,7 @@ fn a_check_that_is_stopped_meanwhile_leaves_an_incident() {
 fn served(manager: &VramManager<Cuda>, name: &str) -> Shared<Cuda> {
     let mut shard = manager.allocate(id(name), model(), 5000).unwrap();
     shard.write_at(0, &pattern(5000)).unwrap();
-    let sealed = shard.seal(vram_residency::Provenance::UnpinnedFirstUse);
+    let sealed = shard.seal(Provenance::UnpinnedFirstUse);
     sealed.unwrap().verify().unwrap().share()
 }
 
