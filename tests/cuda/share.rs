@@ -43,6 +43,8 @@ fn checks_are_held_to_at_most_a_share_of_the_multiprocessors() {
             assert_eq!(after.launches - before.launches, 3);
             assert_eq!(after.held_launches - before.held_launches, 3, "all of them");
             assert_eq!(after.held_to, u64::from(multiprocessors));
+            // Of 128 threads for 733 blocks, 6 nodes and a root: the part has room for all.
+            assert_eq!(after.blocks - before.blocks, 6 + 1 + 1);
         }
         let before = driver.counters().held_launches;
         assert_eq!(with(100).multiprocessors(), None);
