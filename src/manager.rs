@@ -73,8 +73,11 @@ pub struct VramManagerBuilder<D: Device> {
 pub struct Capacity {
     /// The most bytes that all shards together may have; `u64::MAX` is no limit.
     pub limit: u64,
-    /// What the shards have now.
+    /// What the shards have now, with what is leaked.
     pub used: u64,
+    /// What shards had that are gone and whose memory could not be given back: on record as
+    /// `VramDeallocated` with `freed: false`, and used for ever.
+    pub leaked: u64,
     /// What could be allocated now: the least of what the limit leaves and what the device has.
     pub available: u64,
     /// The most bytes that one shard may have.
@@ -110,6 +113,7 @@ pub(crate) struct Options {
 pub(crate) struct Account {
     limit: u64,
     used: AtomicU64,
+    leaked: AtomicU64,
     live: AtomicU64,
 }
 
@@ -247,6 +251,7 @@ impl<D: Device> VramManagerBuilder<D> {
             account: Account {
                 limit: self.limit,
                 used: AtomicU64::new(0),
+                leaked: AtomicU64::new(0),
                 live: AtomicU64::new(0),
             },
         };
@@ -314,6 +319,7 @@ impl<D: Device> Home<D> {
         Capacity {
             limit: self.account.limit,
             used,
+            leaked: self.account.leaked.load(Ordering::Acquire),
             available: self.available_beside(used).bytes,
             shard_limit: self.options.shard_limit,
             live: self.account.live.load(Ordering::Acquire),
@@ -338,26 +344,30 @@ impl<D: Device> Home<D> {
 
 impl Account {
     /// Takes `len` bytes, if the limit allows: one step, so that two callers cannot both have the
-    /// last bytes. Otherwise says how many are used.
-    fn take(&self, len: u64) -> Result<(), u64> {
+    /// last bytes. Says whether it does.
+    fn take(&self, len: u64) -> bool {
         let taken = self
             .used
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |used| {
                 used.checked_add(len).filter(|sum| *sum <= self.limit)
             });
-        match taken {
-            Ok(_) => {
-                self.live.fetch_add(1, Ordering::AcqRel);
-                Ok(())
-            }
-            Err(used) => Err(used),
+        if taken.is_ok() {
+            self.live.fetch_add(1, Ordering::AcqRel);
         }
+        taken.is_ok()
     }
 
-    /// One shard less, which had `freed` bytes that can be used again. Returns what is used now.
-    pub(crate) fn give_back(&self, freed: u64) -> u64 {
+    /// One shard less, whose bytes can be used again. Returns what is used now.
+    pub(crate) fn give_back(&self, len: u64) -> u64 {
         self.live.fetch_sub(1, Ordering::AcqRel);
-        let before = self.used.fetch_sub(freed, Ordering::AcqRel);
-        before.saturating_sub(freed)
+        let before = self.used.fetch_sub(len, Ordering::AcqRel);
+        before.saturating_sub(len)
+    }
+
+    /// One shard less, whose bytes can never be used again. Returns what is used now.
+    pub(crate) fn leak(&self, len: u64) -> u64 {
+        self.live.fetch_sub(1, Ordering::AcqRel);
+        self.leaked.fetch_add(len, Ordering::AcqRel);
+        self.used.load(Ordering::Acquire)
     }
 }

@@ -2,7 +2,7 @@
 //! so everything here has C's layout, and nothing is a reference.
 
 /// Changes whenever something here does: both sides must have been built from the same source.
-pub const VERSION: u32 = 5;
+pub const VERSION: u32 = 6;
 
 /// A simulated device, as [`Device`](crate::Device) describes it.
 #[derive(Clone, Copy, Debug)]
@@ -40,6 +40,8 @@ pub struct Counters {
     /// last one was.
     pub held_launches: u64,
     pub held_to: u64,
+    /// Kernels launched on streams of a higher priority than the lowest.
+    pub urgent_launches: u64,
     /// Bytes of device memory in use now, and the most there ever were.
     pub device_bytes: u64,
     pub peak_device_bytes: u64,
@@ -73,6 +75,7 @@ impl Counters {
         blocks: 0,
         held_launches: 0,
         held_to: 0,
+        urgent_launches: 0,
         device_bytes: 0,
         peak_device_bytes: 0,
         allocations: 0,

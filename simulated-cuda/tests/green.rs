@@ -5,14 +5,14 @@ mod support;
 use simulated_cuda::{Device, Driver, in_child};
 use support::*;
 
-/// `CUdevResource`
-type Resource = [u32; 36];
+/// `CUdevResource`: it has an address in it, so it is aligned as one.
+type Resource = [u64; 18];
 
 /// The word of a resource in which the number of multiprocessors is.
-const COUNT: usize = 24;
+const COUNT: usize = 12;
 
 fn all() -> Resource {
-    let mut resource = [0; 36];
+    let mut resource = [0; 18];
     assert_eq!(
         cu!(cuDeviceGetDevResource, 0_i32, &raw mut resource, 1_u32),
         0
@@ -21,8 +21,8 @@ fn all() -> Resource {
 }
 
 /// The sizes of the parts and of the rest, or the code.
-fn split(all: &Resource, parts: u32, flags: u32, least: u32) -> Result<(Vec<u32>, u32), u32> {
-    let (mut result, mut rest) = ([[0_u32; 36]; 8], [0_u32; 36]);
+fn split(all: &Resource, parts: u32, flags: u32, least: u32) -> Result<(Vec<u64>, u64), u32> {
+    let (mut result, mut rest) = ([[0_u64; 18]; 8], [0_u64; 18]);
     let mut parts = parts;
     let code = cu!(
         cuDevSmResourceSplitByCount,
@@ -41,7 +41,7 @@ fn split(all: &Resource, parts: u32, flags: u32, least: u32) -> Result<(Vec<u32>
 }
 
 /// Of a device with 132 multiprocessors: what a part of at least one is, with neighbours and without.
-fn smallest(driver: Driver, major: u32) -> (u32, u32) {
+fn smallest(driver: Driver, major: u32) -> (u64, u64) {
     let mut device = Device::numbered(0);
     device.multiprocessors = 132;
     device.compute_capability = (major, 0);
@@ -71,7 +71,7 @@ fn parts_of_hopper_have_steps_of_eight_unless_neighbours_do_not_matter() {
         assert_eq!(split(&all, 2, 0, 13), Ok((vec![16, 16], 100)));
         assert_eq!(split(&all, 8, 1, 60), Ok((vec![60, 60], 12)));
         assert_eq!(split(&all, 1, 1, 133), Err(915));
-        assert_eq!(split(&[0; 36], 1, 1, 2), Err(914));
+        assert_eq!(split(&[0; 18], 1, 1, 2), Err(914));
     });
 }
 
@@ -83,7 +83,7 @@ fn a_green_context_is_made_of_a_part_and_goes_after_its_streams() {
         let mut part = all();
         let describe =
             |part: &mut Resource, to: *mut u64| cu!(cuDevResourceGenerateDesc, to, part, 1_u32);
-        assert_eq!(describe(&mut [0; 36], &raw mut description), 915);
+        assert_eq!(describe(&mut [0; 18], &raw mut description), 915);
         assert_eq!(describe(&mut part, &raw mut description), 0);
         let make = |flags: u32, to: *mut u64| cu!(cuGreenCtxCreate, to, description, 0_i32, flags);
         assert_eq!(make(0, &raw mut green), 1);

@@ -40,6 +40,7 @@ mod memory;
 mod open;
 mod packing;
 mod share;
+mod slab;
 mod staging;
 mod view;
 
@@ -275,7 +276,8 @@ impl Backend for Cuda {
             memory.leak();
             return Err(DeviceError::NotWiped);
         }
-        memory.give_back()
+        // What was not given back is not given back by the destructor either: it is on record as kept.
+        memory.give_back().inspect_err(|_| memory.leak())
     }
 
     fn view<'a>(&self, memory: &'a CudaMemory) -> CudaView<'a> {

@@ -34,8 +34,7 @@ pub struct Broken<D: Device> {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SealAllError<D: Device> {
-    /// Some do not hold what the stream or the provenance says, or their device failed. All others are
-    /// sealed.
+    /// Some do not hold what the stream or the provenance says, or their device failed.
     #[error(
         "{} of the batch's shards failed{}; they are quarantined: release them, and load them from a source that is right",
         broken.len(),
@@ -45,18 +44,17 @@ pub enum SealAllError<D: Device> {
     Broken {
         /// Those that failed.
         broken: Vec<Broken<D>>,
-        /// All others.
+        /// All others, unless one of them could not be sealed for another reason.
         sealed: Vec<Shard<Sealed, D>>,
+        /// All others then, as they were. Otherwise it is empty.
+        batch: Box<Batch<D>>,
     },
-    /// None is sealed: one of them could not be, and that said nothing about its bytes. All that did not
-    /// fail can be written to as before.
+    /// None failed, and none is sealed: one could not be, and that said nothing about its bytes.
     #[error("shard {shard} could not be sealed, and no other of the batch")]
     #[non_exhaustive]
     NotSealed {
-        /// The shards as they were, without those that failed.
+        /// All shards, as they were.
         batch: Box<Batch<D>>,
-        /// Those that failed on the way.
-        broken: Vec<Broken<D>>,
         /// The shard that could not be sealed.
         shard: ShardId,
         /// Why.

@@ -4,6 +4,7 @@
 //! a region, which does so when the shard goes.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::device::violation_of_residency;
 use super::{Assurance, Home};
@@ -23,6 +24,12 @@ struct Reservation<D: Device> {
     is_used: bool,
 }
 
+/// Why there is none.
+enum Unreserved {
+    DuplicateId(ShardId),
+    NoRoom,
+}
+
 impl<D: Device> Home<D> {
     pub(super) fn allocate(
         self: &Arc<Self>,
@@ -40,7 +47,10 @@ impl<D: Device> Home<D> {
         model: ModelRef,
         len: u64,
     ) -> Result<Shard<Allocated, D>, AllocateError> {
-        let reservation = self.reserve(id, len)?;
+        self.check_len(len)?;
+        let reservation = self
+            .reserve(id, len)
+            .map_err(|unreserved| self.explain(unreserved, len))?;
         let given = self
             .strike()
             .and_then(|()| self.device.allocate(len, Permit::mint()));
@@ -57,11 +67,22 @@ impl<D: Device> Home<D> {
         self: &Arc<Self>,
         wanted: Vec<(ShardId, ModelRef, u64)>,
     ) -> Result<Batch<D>, AllocateAllError> {
+        // Nothing is reserved while limits are looked at: what is asked for does not count among what is used.
+        for (shard, _, len) in &wanted {
+            let checked = self.check_len(*len);
+            checked.map_err(|source| self.not_all(shard.clone(), *len, source))?;
+        }
+        let total = wanted.iter().map(|(_, _, len)| *len);
+        let total = total.fold(0, u64::saturating_add);
         let mut reserved = Vec::with_capacity(wanted.len());
         for (shard, model, len) in wanted {
             match self.reserve(&shard, len) {
                 Ok(reservation) => reserved.push((len, (reservation, model))),
-                Err(source) => return Err(self.not_all(shard, len, source)),
+                Err(unreserved) => {
+                    drop(reserved);
+                    let source = self.explain(unreserved, total);
+                    return Err(self.not_all(shard, len, source));
+                }
             }
         }
         let given = self.each_struck(reserved).and_then(|reserved| {
@@ -90,7 +111,7 @@ impl<D: Device> Home<D> {
         AllocateAllError { shard, source }
     }
 
-    fn reserve(self: &Arc<Self>, id: &ShardId, len: u64) -> Result<Reservation<D>, AllocateError> {
+    fn check_len(&self, len: u64) -> Result<(), AllocateError> {
         process::check()?;
         if len == 0 {
             return Err(AllocateError::ZeroLength);
@@ -102,18 +123,17 @@ impl<D: Device> Home<D> {
                 available: self.capacity().available,
             });
         }
+        Ok(())
+    }
+
+    fn reserve(self: &Arc<Self>, id: &ShardId, len: u64) -> Result<Reservation<D>, Unreserved> {
         let subject = self
             .recorder
             .admit(id, &self.device_name, len)
-            .ok_or_else(|| AllocateError::DuplicateId { id: id.clone() })?;
-        if let Err(used) = self.account.take(len) {
+            .ok_or_else(|| Unreserved::DuplicateId(id.clone()))?;
+        if !self.account.take(len) {
             self.recorder.retire(&subject);
-            let Available { bytes, bound, .. } = self.available_beside(used);
-            return Err(AllocateError::NoRoom {
-                needed: len,
-                available: bytes,
-                bound,
-            });
+            return Err(Unreserved::NoRoom);
         }
         Ok(Reservation {
             home: Arc::clone(self),
@@ -121,6 +141,22 @@ impl<D: Device> Home<D> {
             len,
             is_used: false,
         })
+    }
+
+    /// `needed` is what was to be reserved, in bytes; nothing of it is.
+    fn explain(&self, unreserved: Unreserved, needed: u64) -> AllocateError {
+        match unreserved {
+            Unreserved::DuplicateId(id) => AllocateError::DuplicateId { id },
+            Unreserved::NoRoom => {
+                let used = self.account.used.load(Ordering::Acquire);
+                let Available { bytes, bound, .. } = self.available_beside(used);
+                AllocateError::NoRoom {
+                    needed,
+                    available: bytes,
+                    bound,
+                }
+            }
+        }
     }
 
     /// Lets an armed fault strike before the device is asked.

@@ -38,7 +38,7 @@ struct Candidate<D: Device> {
     open: OpenVerification,
 }
 
-/// None of these is to be sealed.
+/// These are not to be sealed.
 struct Unsealed<D: Device> {
     /// With what is still to be said of them on record.
     shards: Vec<(Shard<Allocated, D>, Option<OpenVerification>)>,
@@ -83,10 +83,10 @@ impl<D: Device> Batch<D> {
     /// Seals all, each as [`Shard::seal`] does: makes all of them read-only, and then computes the digest of
     /// each, compares it with what `provenance` says of it, authenticates and records it.
     ///
-    /// Shards that failed this verification are quarantined, and all others sealed
-    /// ([`SealAllError::Broken`]). If a shard can't be sealed for another reason, none is
-    /// ([`SealAllError::NotSealed`]), and where that was already on record of some, it is taken back by
-    /// `VerificationInconclusive`.
+    /// Shards that fail this verification are quarantined, and all others sealed
+    /// ([`SealAllError::Broken`]). If a shard cannot be sealed for another reason, none is
+    /// ([`SealAllError::NotSealed`]); where it was on record already that some are, that is taken back by
+    /// `VerificationInconclusive`. A device that breaks while it changes what may be written to fails all.
     pub fn seal(
         self,
         provenance: impl FnMut(&Shard<Allocated, D>) -> Provenance,
@@ -97,22 +97,23 @@ impl<D: Device> Batch<D> {
                 return Err(SealAllError::NotSealed {
                     shard: shard.id().clone(),
                     batch: Box::new(self),
-                    broken: Vec::new(),
                     source,
                 });
             }
         }
         let candidates = self.shards.into_iter().zip(provenances);
-        let mut candidates: Vec<_> = candidates.map(Candidate::new).collect();
         let mut broken = Vec::new();
-        let sealed = protect_all(&mut candidates, &mut broken)
-            .map_err(|stop| Unsealed::of(candidates.drain(..), stop))
-            .and_then(|()| read_all(candidates, &mut broken))
+        let sealed = protect_all(candidates.map(Candidate::new).collect())
+            .and_then(|candidates| read_all(candidates, &mut broken))
             .and_then(record_all);
         match sealed {
             Err(unsealed) => Err(unsealed.give_back(broken)),
             Ok(sealed) if broken.is_empty() => Ok(sealed),
-            Ok(sealed) => Err(SealAllError::Broken { broken, sealed }),
+            Ok(sealed) => Err(SealAllError::Broken {
+                broken,
+                sealed,
+                batch: Box::new(Self::new(Vec::new())),
+            }),
         }
     }
 
@@ -173,24 +174,18 @@ impl<D: Device> Candidate<D> {
     }
 }
 
-/// Makes all read-only before one of them is read. Where that fails, whatever it says of the bytes, none can
-/// be sealed: the others' memory could be written to.
+/// Makes all read-only before one of them is read.
 fn protect_all<D: Device>(
-    candidates: &mut Vec<Candidate<D>>,
-    broken: &mut Vec<Broken<D>>,
-) -> Result<(), (ShardId, NotSealed)> {
-    let protect = |(index, candidate): (usize, &mut Candidate<D>)| {
+    mut candidates: Vec<Candidate<D>>,
+) -> Result<Vec<Candidate<D>>, Unsealed<D>> {
+    let protect = |candidate: &mut Candidate<D>| {
         let cause = candidate.shard.protect().err()?;
-        Some((index, candidate.shard.id().clone(), cause))
+        Some((candidate.shard.id().clone(), NotSealed::Inconclusive(cause)))
     };
-    let Some((index, shard, cause)) = candidates.iter_mut().enumerate().find_map(protect) else {
-        return Ok(());
-    };
-    if let Failed::Broken(reason, findings) = Failed::from(cause.clone()) {
-        let Candidate { shard, open, .. } = candidates.remove(index);
-        broken.push(shard.broken(open.broken(reason, findings)));
+    match candidates.iter_mut().find_map(protect) {
+        None => Ok(candidates),
+        Some(stop) => Err(Unsealed::of(candidates.into_iter(), stop)),
     }
-    Err((shard, NotSealed::Inconclusive(cause)))
 }
 
 /// The tree of each that is what it should be. A device that is lost meanwhile takes along those, too, that
@@ -279,35 +274,79 @@ impl<D: Device> Unsealed<D> {
         Self::new(shards.collect(), stop)
     }
 
-    /// Makes all writable again, and says on record that they are not sealed.
-    fn give_back(self, mut broken: Vec<Broken<D>>) -> SealAllError<D> {
-        let Self {
-            shards,
-            shard: stopped,
-            source,
-        } = self;
-        let cause = match &source {
+    /// Makes all writable again, and says on record that they are not sealed. If that fails, or it was the
+    /// device that broke, nobody knows which memory can be written to, and all have failed.
+    fn give_back(mut self, mut broken: Vec<Broken<D>>) -> SealAllError<D> {
+        let mut failure = match &self.source {
+            NotSealed::Inconclusive(cause) if cause.is_broken() => Some(cause.to_string()),
+            _ => None,
+        };
+        for (shard, _) in &mut self.shards {
+            if failure.is_none() {
+                let lost = shard.core.region.lost().map(|cause| cause.to_string());
+                failure = lost.or_else(|| Some(shard.make_writable().err()?.to_string()));
+            }
+        }
+        if let Some(failure) = failure {
+            broken.extend(self.all_broken(&failure));
+            let batch = Box::new(Batch::new(Vec::new()));
+            let sealed = Vec::new();
+            return SealAllError::Broken {
+                broken,
+                sealed,
+                batch,
+            };
+        }
+        let batch = Box::new(self.all_back());
+        let Self { shard, source, .. } = self;
+        if broken.is_empty() {
+            return SealAllError::NotSealed {
+                batch,
+                shard,
+                source,
+            };
+        }
+        SealAllError::Broken {
+            broken,
+            sealed: Vec::new(),
+            batch,
+        }
+    }
+
+    fn all_back(&mut self) -> Batch<D> {
+        let cause = match &self.source {
             NotSealed::Inconclusive(cause) => cause.to_string(),
             other => other.to_string(),
         };
-        let together = format!("to be sealed together with {stopped}: {cause}");
-        let mut back = Vec::with_capacity(shards.len());
-        for (shard, open) in shards {
-            let cause = match *shard.id() == stopped {
-                true => &cause,
-                false => &together,
-            };
-            match shard.give_back(open, cause) {
-                Ok(shard) => back.push(shard),
-                Err(stuck) => broken.push(stuck),
+        let mut back = Vec::with_capacity(self.shards.len());
+        for (shard, open) in self.shards.drain(..) {
+            if let Some(open) = open {
+                open.inconclusive(together(&shard, &self.shard, &cause).into());
             }
+            back.push(shard);
         }
-        SealAllError::NotSealed {
-            batch: Box::new(Batch::new(back)),
-            broken,
-            shard: stopped,
-            source,
-        }
+        Batch::new(back)
+    }
+
+    fn all_broken(&mut self, failure: &str) -> Vec<Broken<D>> {
+        let stopped = &self.shard;
+        let shards = self.shards.drain(..);
+        let condemn = |(shard, open): (Shard<Allocated, D>, Option<OpenVerification>)| {
+            let begin = || shard.core.begin(OPERATION, History::default());
+            let open = open.unwrap_or_else(begin);
+            let findings = Findings::of_device(&together(&shard, stopped, failure));
+            shard.broken(open.broken(Reason::DeviceError, findings))
+        };
+        shards.map(condemn).collect()
+    }
+}
+
+/// What is said of a shard where `cause` is that of another one, with which it was to be sealed.
+fn together<D: Device>(shard: &Shard<Allocated, D>, stopped: &ShardId, cause: &str) -> String {
+    if shard.id() == stopped {
+        cause.to_owned()
+    } else {
+        format!("to be sealed together with {stopped}: {cause}")
     }
 }
 

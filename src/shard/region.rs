@@ -267,10 +267,11 @@ impl<D: Device> Region<D> {
         self.gone = true;
         let wiped = self.wipe();
         let freed = self.free();
-        let used = self.home.account().give_back(match freed {
-            Ok(()) => self.len,
-            Err(_) => 0,
-        });
+        let account = self.home.account();
+        let used = match freed {
+            Ok(()) => account.give_back(self.len),
+            Err(_) => account.leak(self.len),
+        };
         self.home.recorder().emit(Event::VramDeallocated {
             subject: self.subject.clone(),
             freed_bytes: if freed.is_ok() { self.len } else { 0 },

@@ -12,7 +12,7 @@ use crate::audit::NotDurable;
 use crate::audit::clock::Time;
 use crate::audit::event::{AnyDigest, History, Reason, Sealing, Violation};
 use crate::audit::guard::{Findings, Incident, OpenVerification};
-use crate::device::Device;
+use crate::device::{Device, DeviceError};
 use crate::digest::{Progress, Tree};
 use crate::error::{Broken, NoAnswer, NotSealed, SealError};
 use crate::process;
@@ -162,12 +162,12 @@ impl<D: Device> Shard<Allocated, D> {
 
     /// It is not sealed, and goes back to being filled, if it can be. That there is no answer is said on
     /// record unless there is nothing open.
-    pub(super) fn give_back(
+    fn give_back(
         mut self,
         open: Option<OpenVerification>,
         cause: &dyn fmt::Display,
     ) -> Result<Self, Broken<D>> {
-        match self.core.region.unprotect() {
+        match self.make_writable() {
             Ok(()) => {
                 if let Some(open) = open {
                     open.inconclusive(cause.to_string().into());
@@ -182,6 +182,10 @@ impl<D: Device> Shard<Allocated, D> {
                 Err(self.broken(open.broken(Reason::DeviceError, findings)))
             }
         }
+    }
+
+    pub(super) fn make_writable(&mut self) -> Result<(), DeviceError> {
+        self.core.region.unprotect()
     }
 
     pub(super) fn broken(self, incident: Incident) -> Broken<D> {

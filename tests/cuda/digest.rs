@@ -19,6 +19,36 @@ fn every_tail_is_hashed_as_on_the_host() {
     in_child(|_| every_tail_is_as_on_the_host());
 }
 
+/// Of more windows than are checked.
+#[test]
+fn sixteen_windows_are_spot_checked_unless_configured() {
+    in_child(|driver: Driver| {
+        let worker = worker(|builder| builder);
+        let shard = worker.sealed("s", &pattern(20 * WINDOW as usize));
+        let before = driver.counters().device_to_host;
+        let _shard = shard.verify().unwrap();
+        let back = driver.counters().device_to_host - before;
+        assert_eq!(back, 32 + 16 * WINDOW);
+    });
+}
+
+/// Whatever is hashed: it is taken when the GPU is opened, and nothing besides.
+#[test]
+fn all_that_a_gpu_takes_for_itself_is_16_mib() {
+    in_child(|driver: Driver| {
+        let worker = worker(|builder| builder.spot_checks(0));
+        assert_eq!(driver.counters().device_bytes, 16 << 20);
+        let shard = worker.sealed("s", &pattern(9 << 20));
+        let before = driver.counters();
+        let shard = shard.verify().unwrap();
+        let after = driver.counters();
+        assert_eq!(after.device_bytes, (16 << 20) + (10 << 20));
+        assert_eq!(after.peak_device_bytes, before.peak_device_bytes);
+        shard.release().unwrap();
+        assert_eq!(driver.counters().device_bytes, 16 << 20);
+    });
+}
+
 #[test]
 fn for_a_digest_32_bytes_come_back() {
     in_child(|driver: Driver| {

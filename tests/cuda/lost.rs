@@ -3,10 +3,10 @@
 
 use std::ops::ControlFlow;
 
-use simulated_cuda::{After, Driver, When, in_child};
+use simulated_cuda::{After, Device, Driver, When, in_child};
 use vram_residency::device::Cuda;
 use vram_residency::error::{AllocateError, CheckError, Revoked, SealAllError};
-use vram_residency::{AuditTrail, Provenance, Shared, VramManager};
+use vram_residency::{AuditTrail, Provenance, Shared, VramManager, WorkerToken};
 
 use crate::backend::manager;
 use crate::gpu::worker;
@@ -39,6 +39,32 @@ fn an_allocation_notices_it() {
         assert!(!lease.is_current());
         is_lost(&worker, &shard);
         assert_eq!(worker.recorded("DeviceFailed").len(), 1);
+    });
+}
+
+/// Another GPU is as well as before.
+#[test]
+fn a_loss_stays_on_its_gpu() {
+    in_child(|driver: Driver| {
+        driver.set_devices(&[Device::numbered(0), Device::numbered(1)]);
+        let place = Place::new();
+        let trail = place.open();
+        let on = |ordinal| {
+            let gpu = Cuda::builder(ordinal).open().unwrap();
+            let token = WorkerToken::generate().unwrap();
+            let builder = VramManager::builder(gpu, &token, &trail);
+            builder.build().unwrap()
+        };
+        let managers = [on(0), on(1)];
+        let shards = [served(&managers[0], "a"), served(&managers[1], "b")];
+        let leases = shards.each_ref().map(|shard| shard.lease().unwrap());
+        driver.lose_context(1, 700);
+        assert_eq!(managers[1].capacity().available, 0);
+        assert!(leases[0].is_current() && !leases[1].is_current());
+        shards[0].check().unwrap();
+        let incidents = of_event(&place.records(), "SealVerificationFailed");
+        assert_eq!(incidents.len(), 1);
+        assert_eq!(incidents[0]["shard"], "b");
     });
 }
 

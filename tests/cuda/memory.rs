@@ -237,6 +237,37 @@ fn a_copy_that_was_not_waited_for_spoils_nothing_that_is_written_later() {
     });
 }
 
+/// The destructor does not take it back behind the record's back.
+#[test]
+fn what_could_not_be_freed_is_kept_counted_and_on_record() {
+    in_child(|driver: Driver| {
+        let worker = worker(|builder| builder);
+        for (count, (call, nth)) in [("cuMemUnmap", 1), ("cuCtxSynchronize", 2)]
+            .into_iter()
+            .enumerate()
+        {
+            let shard = worker.verified("s", &pattern(5000));
+            let before = driver.counters();
+            driver.fail(call, When::Nth(nth), 900, After::Goes);
+            let error = shard.release().unwrap_err();
+            assert!(matches!(error, ReleaseError::NotFreed { .. }), "{error:?}");
+            assert_eq!(driver.pending_faults(), 0);
+            let after = driver.counters();
+            assert_eq!(
+                (after.mappings, after.device_bytes),
+                (before.mappings, before.device_bytes)
+            );
+            let kept = 5000 * (count as u64 + 1);
+            let record = worker.recorded("VramDeallocated").pop().unwrap();
+            assert_eq!(record["freed"], false);
+            assert_eq!(record["used_bytes"], kept);
+            let capacity = worker.manager.capacity();
+            let counted = (capacity.used, capacity.leaked, capacity.live);
+            assert_eq!(counted, (kept, kept, 0));
+        }
+    });
+}
+
 #[test]
 fn managed_memory_is_no_place_for_a_shard() {
     const IS_MANAGED: u32 = 8;

@@ -43,6 +43,7 @@ fn checks_are_held_to_at_most_a_share_of_the_multiprocessors() {
             assert_eq!(after.launches - before.launches, 3);
             assert_eq!(after.held_launches - before.held_launches, 3, "all of them");
             assert_eq!(after.held_to, u64::from(multiprocessors));
+            assert_eq!(after.urgent_launches, 0, "a model's own go first");
             // Of 128 threads for 733 blocks, 6 nodes and a root: the part has room for all.
             assert_eq!(after.blocks - before.blocks, 6 + 1 + 1);
         }
@@ -99,6 +100,21 @@ fn what_a_driver_cannot_do_about_parts_is_no_reason_not_to_check() {
         assert_eq!(after.blocks - before.blocks, 3, "one at a time, spread");
         assert_eq!(after.held_launches, before.held_launches);
         nothing_is_left(driver);
+    });
+}
+
+/// What the trial has begun may be under way then, in memory that is to be used again.
+#[test]
+fn a_trial_that_cannot_be_waited_for_ends_the_opening() {
+    in_child(|driver: Driver| {
+        for call in ["cuEventRecord", "cuStreamSynchronize", "cuCtxSynchronize"] {
+            driver.fail(call, When::Nth(1), 900, After::Goes);
+        }
+        let share = Share::percent(10).unwrap();
+        let error = Cuda::builder(0).share(share).open().unwrap_err();
+        assert!(matches!(error, CudaError::Device { .. }), "{error:?}");
+        driver.clear_faults();
+        assert_eq!(with(10).multiprocessors(), Some(2));
     });
 }
 

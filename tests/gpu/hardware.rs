@@ -4,6 +4,7 @@
 
 use std::process::Command;
 
+use cudarc::driver::sys::CUdevice_attribute;
 use cudarc::driver::{CudaContext, CudaStream, result};
 use vram_residency::audit::Reason;
 use vram_residency::device::{Cuda, Share};
@@ -123,8 +124,16 @@ fn a_share_of_the_gpu_is_held_to_some_multiprocessors_or_said_not_to_be() {
     let share = Share::percent(10).unwrap();
     let worker = worker(|builder| builder.share(share));
     worker.verified("s", &pattern(5 << 20)).release().unwrap();
+    let context = CudaContext::new(0).unwrap();
+    let all = context
+        .attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)
+        .unwrap();
     say(&match worker.manager.device().multiprocessors() {
-        Some(count) => format!("a tenth of the GPU: held to {count} multiprocessors"),
+        Some(count) => {
+            // 8 are the most that a GPU has in its smallest part.
+            assert!(count <= 8.max(all as u32 / 10), "{count} of {all}");
+            format!("a tenth of the GPU: held to {count} of {all} multiprocessors")
+        }
         None => "a tenth of the GPU: the driver does not hold checks to multiprocessors".into(),
     });
 }
@@ -326,7 +335,8 @@ fn the_records_name_the_gpu_as_its_driver_and_nvidia_smi_do() {
         &context.name().unwrap(),
         &capability,
         "ECC o",
-        "driver for CUDA ",
+        ", driver",
+        " for CUDA ",
     ] {
         assert!(identity.contains(part), "{part} in {identity}");
     }
@@ -336,18 +346,25 @@ fn the_records_name_the_gpu_as_its_driver_and_nvidia_smi_do() {
     if is_simulated() {
         return;
     }
-    let query = ["--query-gpu=uuid,ecc.mode.current", "--format=csv,noheader"];
+    let query = [
+        "--query-gpu=uuid,ecc.mode.current,driver_version",
+        "--format=csv,noheader",
+    ];
     match Command::new("nvidia-smi").args(query).output() {
         Ok(output) if output.status.success() => {
             let told = String::from_utf8_lossy(&output.stdout).into_owned();
             let is_it = |line: &&str| {
-                let (uuid, ecc) = line.split_once(',').unwrap_or((line, ""));
-                let ecc = if ecc.trim() == "Enabled" {
-                    "ECC on"
-                } else {
-                    "ECC off"
+                let fields: Vec<&str> = line.split(',').map(str::trim).collect();
+                let [uuid, ecc, driver] = fields[..] else {
+                    panic!("{line}")
                 };
-                identity.contains(uuid.trim()) && identity.contains(ecc)
+                let ecc = match ecc {
+                    "Enabled" => "ECC on",
+                    _ => "ECC off",
+                };
+                let driver = format!("driver {driver} for CUDA");
+                let parts = [uuid, ecc, &driver];
+                parts.iter().all(|part| identity.contains(part))
             };
             assert!(told.lines().any(|line| is_it(&line)), "{identity}, {told}");
         }

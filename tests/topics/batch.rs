@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::thread;
 use std::time::Duration;
 
+use serde_json::Value;
 use vram_residency::audit::Reason;
 use vram_residency::audit::faults::{Step, StorageError};
 use vram_residency::device::{Culpability, Operation};
-use vram_residency::error::{AllocateAllError, AllocateError, Broken, NotSealed, SealAllError};
+use vram_residency::error::{AllocateAllError, AllocateError, NotSealed, SealAllError};
 use vram_residency::shard::{Batch, Sealed};
 use vram_residency::{Assurance, Digest, ModelRef, Provenance, Shard, ShardId, Stream};
 
@@ -55,12 +56,10 @@ fn are_good(sealed: Vec<Shard<Sealed, Device>>) {
     }
 }
 
-fn not_sealed(
-    error: SealAllError<Device>,
-) -> (Batch<Device>, Vec<Broken<Device>>, String, NotSealed) {
+/// None failed, and none is sealed.
+fn not_sealed(error: SealAllError<Device>) -> (Batch<Device>, String, NotSealed) {
     let SealAllError::NotSealed {
         batch,
-        broken,
         shard,
         source,
         ..
@@ -68,7 +67,28 @@ fn not_sealed(
     else {
         panic!("{error:?}")
     };
-    (*batch, broken, shard.as_str().to_owned(), source)
+    (*batch, shard.as_str().to_owned(), source)
+}
+
+/// All failed: each is an incident of the device.
+fn all_broken(worker: &Worker, error: SealAllError<Device>, lens: &[usize]) {
+    let SealAllError::Broken {
+        broken,
+        sealed,
+        batch,
+        ..
+    } = error
+    else {
+        panic!("{error:?}")
+    };
+    assert!(sealed.is_empty() && batch.is_empty());
+    let names = broken.iter().map(|one| one.shard.id().as_str().to_owned());
+    assert!(names.eq(lens.iter().map(|len| name(*len))));
+    for one in broken {
+        assert_eq!(one.incident.reason(), Reason::DeviceError);
+        recorded_incident(worker, &one.incident);
+        one.shard.release().unwrap();
+    }
 }
 
 #[test]
@@ -178,8 +198,8 @@ fn all_are_allocated_or_none_and_the_record_names_the_one() {
     assert!(matches!(
         error.source,
         AllocateError::NoRoom {
-            needed: 1,
-            available: 0,
+            needed: 9901,
+            available: 9900,
             ..
         }
     ));
@@ -212,11 +232,11 @@ fn what_the_caller_has_forgotten_for_one_leaves_all_as_they_were() {
         .unwrap();
     let error = batch.seal(|shard| digest_of(shard.len())).unwrap_err();
     assert!(error.to_string().contains("t-4097"), "{error}");
-    let (mut batch, broken, shard, source) = not_sealed(error);
-    assert_eq!((shard.as_str(), broken.len()), ("t-4097", 0));
+    let (mut batch, shard, source) = not_sealed(error);
+    assert_eq!(shard, "t-4097");
     assert!(matches!(source, NotSealed::Incomplete { missing, .. } if missing == (4000..4097)));
     fill(&mut batch);
-    let (batch, _, shard, source) =
+    let (batch, shard, source) =
         not_sealed(batch.seal(|_| Provenance::UnpinnedFirstUse).unwrap_err());
     assert_eq!(shard, "t-1");
     assert!(matches!(source, NotSealed::Unpinned { record: Ok(_), .. }));
@@ -226,7 +246,7 @@ fn what_the_caller_has_forgotten_for_one_leaves_all_as_they_were() {
         384 => sha256,
         len => digest_of(len),
     };
-    let (batch, _, shard, source) = not_sealed(batch.seal(provenance).unwrap_err());
+    let (batch, shard, source) = not_sealed(batch.seal(provenance).unwrap_err());
     assert_eq!(shard, "t-384");
     assert!(matches!(source, NotSealed::NoStreamDigest));
     are_good(batch.seal(|shard| digest_of(shard.len())).unwrap());
@@ -250,10 +270,16 @@ fn those_that_are_not_what_they_should_be_are_incidents_and_all_others_are_seale
         error.to_string().contains("2 of the batch's shards failed"),
         "{error}"
     );
-    let SealAllError::Broken { broken, sealed, .. } = error else {
+    let SealAllError::Broken {
+        broken,
+        sealed,
+        batch,
+        ..
+    } = error
+    else {
         panic!("{error:?}")
     };
-    assert_eq!(broken.len(), 2);
+    assert_eq!((broken.len(), batch.len()), (2, 0));
     for (broken, len) in broken.into_iter().zip(wrong) {
         assert_eq!(broken.shard.id().as_str(), name(len));
         assert_eq!(broken.incident.reason(), Reason::ProvenanceMismatch);
@@ -281,10 +307,9 @@ fn without_an_answer_for_one_none_is_sealed_and_all_come_back() {
                 .faults
                 .fail(operation, passing, Culpability::Inconclusive);
             let error = batch.seal(|shard| digest_of(shard.len())).unwrap_err();
-            let (back, broken, shard, source) = not_sealed(error);
+            let (back, shard, source) = not_sealed(error);
             assert_eq!(shard, name(LENGTHS[passing as usize]), "{operation:?}");
             assert!(matches!(source, NotSealed::Inconclusive(_)), "{source:?}");
-            assert!(broken.is_empty());
             batch = back;
             asked += 1;
             let records = worker.recorded("VerificationInconclusive");
@@ -302,23 +327,22 @@ fn without_an_answer_for_one_none_is_sealed_and_all_come_back() {
     are_good(batch.seal(|shard| digest_of(shard.len())).unwrap());
 }
 
-/// If one cannot be made read-only, what it shares memory with could be written to.
+/// If nobody knows what of one can be written to, nobody knows it of what it shares memory with.
 #[test]
-fn a_device_that_breaks_while_it_protects_seals_none() {
+fn a_device_that_breaks_while_it_protects_fails_all() {
     let worker = Worker::new();
     let batch = filled(&worker, &LENGTHS);
     worker
         .faults
         .fail(Operation::Protect, 2, Culpability::Broken);
-    let (batch, broken, shard, _) =
-        not_sealed(batch.seal(|shard| digest_of(shard.len())).unwrap_err());
-    assert_eq!(shard, name(LENGTHS[2]));
-    assert_eq!(broken.len(), 1);
-    assert_eq!(broken[0].shard.id().as_str(), shard);
-    assert_eq!(broken[0].incident.reason(), Reason::DeviceError);
-    recorded_incident(&worker, &broken[0].incident);
-    assert_eq!(batch.len(), LENGTHS.len() - 1);
-    are_good(batch.seal(|shard| digest_of(shard.len())).unwrap());
+    let error = batch.seal(|shard| digest_of(shard.len())).unwrap_err();
+    let text = error.to_string();
+    assert!(text.contains("6 of the batch's shards failed"), "{text}");
+    all_broken(&worker, error, &LENGTHS);
+    let details = worker.recorded("SealVerificationFailed");
+    let says_which = |record: &&Value| record["detail"].as_str().unwrap().contains("t-4097");
+    assert_eq!(details.iter().filter(says_which).count(), 5);
+    assert_eq!(worker.recorded("VerificationInconclusive").len(), 0);
 }
 
 #[test]
@@ -336,9 +360,9 @@ fn a_device_that_breaks_while_it_reads_costs_that_shard() {
     are_good(sealed);
 }
 
-/// A shard that cannot be written to again is none to be filled.
+/// A shard that cannot be written to again is none to be filled, nor is what it shares memory with.
 #[test]
-fn what_cannot_be_made_writable_again_does_not_come_back() {
+fn what_cannot_be_made_writable_again_fails_all() {
     let worker = Worker::new();
     let batch = filled(&worker, &LENGTHS);
     worker
@@ -347,13 +371,39 @@ fn what_cannot_be_made_writable_again_does_not_come_back() {
     worker
         .faults
         .fail(Operation::Unprotect, 1, Culpability::Inconclusive);
-    let (batch, broken, shard, _) =
-        not_sealed(batch.seal(|shard| digest_of(shard.len())).unwrap_err());
-    assert_eq!(shard, name(LENGTHS[4]));
-    assert_eq!(broken[0].shard.id().as_str(), name(LENGTHS[1]));
-    assert_eq!(broken[0].incident.reason(), Reason::DeviceError);
-    let names = batch.iter().map(|shard| shard.id().as_str().to_owned());
-    assert!(names.eq([0, 2, 3, 4, 5].map(|index| name(LENGTHS[index]))));
+    let error = batch.seal(|shard| digest_of(shard.len())).unwrap_err();
+    all_broken(&worker, error, &LENGTHS);
+    assert_eq!(worker.recorded("VerificationInconclusive").len(), 0);
+}
+
+/// One has failed, and of another it is not known: whoever goes on with the rest sees that one is missing.
+#[test]
+fn an_incident_is_told_before_the_lack_of_an_answer() {
+    let worker = Worker::new();
+    let batch = filled(&worker, &LENGTHS);
+    let provenance = |shard: &Shard<_, _>| match shard.len() {
+        384 => digest_of(7),
+        len => digest_of(len),
+    };
+    worker
+        .faults
+        .fail(Operation::Digest, 3, Culpability::Inconclusive);
+    let error = batch.seal(provenance).unwrap_err();
+    assert!(error.to_string().contains("t-384"), "{error}");
+    let SealAllError::Broken {
+        broken,
+        sealed,
+        batch,
+        ..
+    } = error
+    else {
+        panic!("{error:?}")
+    };
+    assert_eq!(broken[0].shard.id().as_str(), "t-384");
+    assert_eq!((broken.len(), sealed.len()), (1, 0));
+    assert_eq!(batch.len(), LENGTHS.len() - 1);
+    assert_eq!(worker.recorded("VerificationInconclusive").len(), 5);
+    are_good(batch.seal(|shard| digest_of(shard.len())).unwrap());
 }
 
 /// What the panic leaves open is on record as interrupted, as for one shard.
@@ -389,9 +439,9 @@ fn without_durable_records_none_is_sealed_and_that_is_on_record() {
             .fail(Step::Write, StorageError::NoSpace, 100_000);
         sealing.join().unwrap()
     });
-    let (mut batch, broken, stopped, source) = not_sealed(error);
+    let (mut batch, stopped, source) = not_sealed(error);
     assert!(matches!(source, NotSealed::Unrecorded(_)), "{source:?}");
-    assert_eq!((batch.len(), broken.len()), (lens.len(), 0));
+    assert_eq!(batch.len(), lens.len());
     let refused = worker.manager.allocate_all([(id("more"), model(), 10)]);
     assert!(matches!(
         refused.unwrap_err().source,

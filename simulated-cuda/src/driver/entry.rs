@@ -39,6 +39,11 @@ impl<T> Out<T> {
         }
     }
 
+    /// Whether it is where its type may be, which C's compilers rely on.
+    fn is_aligned(&self) -> bool {
+        self.0.is_null() || self.0.is_aligned()
+    }
+
     /// What is there before, where the caller gives something by the same address.
     fn get(&self) -> Result<T, Code>
     where
@@ -70,6 +75,10 @@ impl<T: Copy> In<T> {
         // SAFETY: not null, and CUDA asks its callers for addresses of arguments that can be read. Only
         // they can make an `In`.
         Ok(unsafe { self.0.read_unaligned() })
+    }
+
+    fn is_aligned(&self) -> bool {
+        self.0.is_null() || self.0.is_aligned()
     }
 
     fn at(&self, index: usize) -> In<T> {

@@ -8,6 +8,7 @@ use super::code::{self, Code};
 use super::execute::{KernelLaunch, Work};
 use super::memory::Origin;
 use super::state::State;
+use super::stream::PRIORITIES;
 
 /// A module and where its variables are on the device.
 #[derive(Debug)]
@@ -221,6 +222,9 @@ impl State {
             block,
             params: bytes,
         };
+        if self.streams[&key].priority < PRIORITIES.0 {
+            self.counters.urgent_launches += 1;
+        }
         if let Some(multiprocessors) = self.held_to(key) {
             self.counters.held_launches += 1;
             self.counters.held_to = u64::from(multiprocessors);

@@ -84,39 +84,35 @@ impl Hasher {
             held_to: None,
             lanes: Lanes::new(context, share)?,
         };
-        if share != Share::ALL {
-            match hasher.hold_to_a_part(context, device, share, fitting) {
-                // That it cannot be held is no reason not to hash.
-                Err(error) if context.lost().is_some() => return Err(error.into()),
-                _held_or_spread => {}
-            }
+        if share != Share::ALL
+            && let Some(part) = unless_lost(context, Partition::new(context, device, share))?
+        {
+            hasher.hold_to(context, &part, fitting)?;
         }
         Ok(hasher)
     }
 
-    /// Has the driver hold all launches to a part of the multiprocessors, if it can.
-    fn hold_to_a_part(
+    /// Has the driver hold all launches to a part of the multiprocessors. Whether a kernel of the primary
+    /// context runs on such a stream is tried, not believed; if it does not, launches stay where they were.
+    fn hold_to(
         &mut self,
         context: &Arc<Context>,
-        device: c_int,
-        share: Share,
+        part: &Arc<Partition>,
         fitting: u32,
     ) -> Result<(), DeviceError> {
-        let Some(part) = Partition::new(context, device, share)? else {
+        let streams = self.lanes.streams_in(part).map(Some);
+        let Some(mut streams) = unless_lost(context, streams)? else {
             return Ok(());
         };
-        let mut streams = self.lanes.streams_in(&part)?;
         self.lanes.exchange(&mut streams);
-        // Whether a kernel of the primary context runs on such a stream is tried, not believed.
         let trial = Bytes {
             address: self.lanes.level_2(),
             len: NODE,
         };
-        if let Err(failed) = self.roots(&[trial]) {
+        if unless_lost(context, self.roots(&[trial]).map(Some))?.is_none() {
             self.lanes.exchange(&mut streams);
-            // Nothing of the trial is under way any more when the lanes are used again.
-            context.synchronize()?;
-            return Err(failed);
+            // Nothing of the trial may be under way any more when the lanes are used again.
+            return context.synchronize();
         }
         self.lanes.use_all();
         self.held_to = Some(part.multiprocessors());
@@ -339,6 +335,17 @@ impl Hasher {
             unsafe { driver.launch(self.kernel.function, grid, THREADS, stream, &mut parameters) };
         launched.map(|()| outputs)
     }
+}
+
+/// What can be done without, unless what was lacking is the GPU.
+fn unless_lost<T>(
+    context: &Context,
+    outcome: Result<Option<T>, DeviceError>,
+) -> Result<Option<T>, DeviceError> {
+    outcome.or_else(|error| match context.lost() {
+        Some(_) => Err(error),
+        None => Ok(None),
+    })
 }
 
 /// What a launch reads.

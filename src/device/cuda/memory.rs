@@ -6,10 +6,11 @@
 //! nobody else's bytes. Without virtual memory it is plain memory of the driver, for whoever has asked
 //! for that by name.
 //!
-//! Small allocations that will be protected together may lie in one piece of physical memory. Each has a
-//! mapping of its own all the same, of the whole piece, and in it some bytes of its own. Once protected, no
-//! address that anybody knows is ever writable again: such memory is wiped through another mapping.
+//! Small allocations that will be protected together may lie in one piece of physical memory, a slab. Each has a
+//! mapping of its own all the same, of the whole slab, and in it some bytes of its own. While others lie
+//! there, protected memory is wiped through another mapping: no address that anybody was given is writable.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::mem::ManuallyDrop;
 use std::sync::Arc;
@@ -20,13 +21,14 @@ use super::Protection;
 use super::code;
 use super::context::Context;
 use super::driver::{Called, Driver, Location, Properties};
-use super::packing::{Place, places};
+use super::packing::{self, Place};
+use super::slab::Slab;
 use crate::device::DeviceError;
 use crate::device::backend::AllOrNone;
 use crate::process;
 
 const READ_ONLY: u32 = 1;
-const READ_WRITE: u32 = 3;
+pub(super) const READ_WRITE: u32 = 3;
 
 /// One allocation. Wiped and given back when dropped, unless that was done before.
 pub struct CudaMemory {
@@ -59,18 +61,8 @@ enum Mapping {
     Plain,
     /// Some that it has alone, a multiple of the granularity.
     Own,
-    /// Of a piece of physical memory that it shares.
-    Shared { start: u64, piece: Arc<Piece> },
-}
-
-/// Physical memory that several allocations share.
-#[derive(Debug)]
-struct Piece {
-    context: Arc<Context>,
-    handle: u64,
-    /// In bytes.
-    size: usize,
-    released: bool,
+    /// Of a slab that it shares.
+    Shared { start: u64, slab: Arc<Slab> },
 }
 
 /// How a device gives memory.
@@ -117,21 +109,21 @@ impl CudaMemory {
     ) -> AllOrNone<Self, T> {
         let lens: Vec<u64> = wanted.iter().map(|(len, _)| *len).collect();
         let places = match allocator.granularity {
-            Some(size) => places(&lens, size as u64),
+            Some(size) => packing::places(&lens, size as u64),
             None => vec![None; lens.len()],
         };
-        let mut current: Option<(usize, Arc<Piece>)> = None;
+        let mut slabs: BTreeMap<usize, Arc<Slab>> = BTreeMap::new();
         let mut allocate = |len, place| {
             let (Some(place), Some(size)) = (place, allocator.granularity) else {
                 return Self::allocate(context, allocator, len);
             };
-            let Place { piece: number, .. } = place;
-            let piece = match &current {
-                Some((current, piece)) if *current == number => Arc::clone(piece),
-                _ => Arc::new(Piece::new(context, allocator.device, size)?),
+            let Place { slab: number, .. } = place;
+            let slab = match slabs.get(&number) {
+                Some(slab) => Arc::clone(slab),
+                None => Arc::new(Slab::new(context, allocator.device, size)?),
             };
-            current = Some((number, Arc::clone(&piece)));
-            Self::in_piece(context, allocator, len, place, piece)
+            slabs.insert(number, Arc::clone(&slab));
+            Self::in_slab(context, allocator, len, place, slab)
         };
         wanted
             .into_iter()
@@ -143,17 +135,19 @@ impl CudaMemory {
             .collect()
     }
 
-    fn in_piece(
+    fn in_slab(
         context: &Arc<Context>,
         allocator: Allocator,
         len: u64,
         place: Place,
-        piece: Arc<Piece>,
+        slab: Arc<Slab>,
     ) -> Result<Self, DeviceError> {
-        let (device, size, handle) = (allocator.device, piece.size, piece.handle);
-        let start = context.allocating(len, |driver| map(driver, device, size, handle))?;
+        let device = allocator.device;
+        let start = context.allocating(len, |driver| {
+            map(driver, device, slab.size(), slab.handle())
+        })?;
         let address = start.saturating_add(place.offset);
-        let mapping = Mapping::Shared { start, piece };
+        let mapping = Mapping::Shared { start, slab };
         Self::new(context, allocator, len, address, place.slot, mapping)
     }
 
@@ -277,7 +271,7 @@ impl CudaMemory {
     fn mapped(&self) -> (u64, usize) {
         match &self.mapping {
             Mapping::Plain | Mapping::Own => (self.address, len_of(self.taken)),
-            Mapping::Shared { start, piece } => (*start, piece.size),
+            Mapping::Shared { start, slab } => (*start, slab.size()),
         }
     }
 
@@ -287,13 +281,11 @@ impl CudaMemory {
             return Ok(());
         }
         self.context.synchronize()?;
-        if let Mapping::Shared { start, piece } = &self.mapping
+        if let Mapping::Shared { start, slab } = &self.mapping
             && self.is_protected
         {
             let offset = self.address.saturating_sub(*start);
-            return piece.while_mapped(self.device, |start| {
-                self.overwrite_at(start.saturating_add(offset))
-            });
+            return slab.overwrite(offset, len_of(self.taken));
         }
         self.unprotect()?;
         self.overwrite()
@@ -301,11 +293,7 @@ impl CudaMemory {
 
     /// The same for memory that nobody else has seen.
     pub(super) fn overwrite(&self) -> Result<(), DeviceError> {
-        self.overwrite_at(self.address)
-    }
-
-    fn overwrite_at(&self, address: u64) -> Result<(), DeviceError> {
-        let (size, stream) = (len_of(self.taken), self.context.copies());
+        let (address, size, stream) = (self.address, len_of(self.taken), self.context.copies());
         self.context.within("wipe", |driver| {
             driver.set(address, 0, size, stream)?;
             driver.synchronize_stream(stream)
@@ -329,9 +317,9 @@ impl CudaMemory {
             Mapping::Plain => driver.free(start),
         })?;
         self.gone = true;
-        // Whoever is the last to have a piece gives that back.
+        // Whoever is the last to have a slab gives that back.
         match std::mem::replace(&mut self.mapping, Mapping::Own) {
-            Mapping::Shared { piece, .. } => Arc::into_inner(piece).map_or(Ok(()), Piece::release),
+            Mapping::Shared { slab, .. } => Arc::into_inner(slab).map_or(Ok(()), Slab::release),
             Mapping::Own | Mapping::Plain => Ok(()),
         }
     }
@@ -376,54 +364,6 @@ impl fmt::Debug for CudaMemory {
             .field("taken", &self.taken)
             .field("read_only", &self.read_only)
             .finish_non_exhaustive()
-    }
-}
-
-impl Piece {
-    fn new(context: &Arc<Context>, device: i32, size: usize) -> Result<Self, DeviceError> {
-        let create = |driver: &Driver| driver.create(size, &Properties::pinned_on(device));
-        Ok(Self {
-            context: Arc::clone(context),
-            handle: context.allocating(size as u64, create)?,
-            size,
-            released: false,
-        })
-    }
-
-    /// Does `work` with the address of a mapping of all of it that nobody else knows, readable and writable.
-    fn while_mapped(
-        &self,
-        device: i32,
-        work: impl FnOnce(u64) -> Result<(), DeviceError>,
-    ) -> Result<(), DeviceError> {
-        let (size, handle) = (self.size, self.handle);
-        let start = self
-            .context
-            .within("map", |driver| map(driver, device, size, handle))?;
-        let worked = work(start);
-        // Nobody has seen these addresses: they may be used again.
-        let unmapped = self.context.within("unmap", |driver| {
-            driver.unmap(start, size)?;
-            driver.unreserve(start, size)
-        });
-        worked.and(unmapped)
-    }
-
-    /// Gives it back; the driver keeps it as long as it is mapped.
-    fn release(mut self) -> Result<(), DeviceError> {
-        self.released = true;
-        let handle = self.handle;
-        self.context.within("free", |driver| driver.release(handle))
-    }
-}
-
-impl Drop for Piece {
-    /// Without [`release`](Self::release): none of its allocations came to be, or the last was leaked.
-    fn drop(&mut self) {
-        let handle = self.handle;
-        if !self.released {
-            let _nobody_to_tell = self.context.within("free", |driver| driver.release(handle));
-        }
     }
 }
 

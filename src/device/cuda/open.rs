@@ -183,8 +183,9 @@ impl CudaBuilder {
             multiprocessors: u32::try_from(attribute(MULTIPROCESSORS)?).unwrap_or(1),
             is_integrated: attribute(INTEGRATED)? != 0,
             identity: format!(
-                "{} {name}, compute capability {major}.{minor}, ECC {ecc}, driver for CUDA {}",
+                "{} {name}, compute capability {major}.{minor}, ECC {ecc}, driver{} for CUDA {}",
                 uuids(uuid, instance),
+                kernel_module(),
                 driver.version(),
             ),
         })
@@ -232,6 +233,20 @@ fn uuids(gpu: [u8; 16], instance: Option<[u8; 16]>) -> String {
         None => gpu,
         Some(instance) => format!("{} of {gpu}", with_dashes("MIG", instance)),
     }
+}
+
+/// The version of the driver's part in the kernel, behind a space, where it tells.
+fn kernel_module() -> String {
+    let told = std::fs::read_to_string("/proc/driver/nvidia/version").unwrap_or_default();
+    version_of_module(&told).map_or_else(String::new, |version| format!(" {version}"))
+}
+
+/// The version behind the words "Kernel Module", as in `550.54.15`.
+fn version_of_module(told: &str) -> Option<&str> {
+    let (_, behind) = told.lines().next()?.split_once("Kernel Module")?;
+    behind.split_whitespace().find(|word| {
+        word.contains('.') && word.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'.'))
+    })
 }
 
 /// A UUID as `nvidia-smi` prints it.
@@ -328,6 +343,25 @@ mod tests {
         assert_eq!(refusal(false, false), None);
         assert!(refusal(true, false).unwrap().contains("integrated"));
         assert!(refusal(false, true).unwrap().contains("/dev/dxg"));
+    }
+
+    /// Of a closed and of an open module.
+    #[test]
+    fn the_version_of_the_kernels_module_is_found_where_there_is_one() {
+        for (told, version) in [
+            (
+                "NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue Mar  5 22:23:56 UTC 2024\nGCC version:  12.3.0\n",
+                Some("550.54.15"),
+            ),
+            (
+                "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  570.86.10  Release Build  (dvs-builder@U22)\n",
+                Some("570.86.10"),
+            ),
+            ("GCC version:  12.3.0\n", None),
+            ("", None),
+        ] {
+            assert_eq!(version_of_module(told), version);
+        }
     }
 
     #[test]

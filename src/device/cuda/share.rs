@@ -5,6 +5,7 @@
 //! else all the same.
 
 use std::ffi::c_int;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use super::context::{Context, Stream};
@@ -60,10 +61,11 @@ impl Partition {
             let Some(all) = driver.multiprocessors(device)? else {
                 return Ok(None);
             };
-            let step = driver.split(&all, 1)?.multiprocessors.max(1);
-            let most = share.of(all.multiprocessors);
-            let steps = most.checked_div(step).unwrap_or(1).max(1);
-            let part = driver.split(&all, steps.saturating_mul(step))?;
+            let Some(step) = NonZeroU32::new(driver.split(&all, 1)?.multiprocessors) else {
+                return Ok(None);
+            };
+            let steps = (share.of(all.multiprocessors) / step).max(1);
+            let part = driver.split(&all, steps.saturating_mul(step.get()))?;
             let handle = driver.create_partition(device, part)?;
             Ok(Some((handle, part.multiprocessors)))
         })?;

@@ -9,7 +9,7 @@ const MULTIPROCESSORS: u32 = 1;
 
 /// `CUdevResource`, of multiprocessors
 #[derive(Clone, Copy, Debug)]
-#[repr(C)]
+#[repr(C, align(8))]
 pub struct Resource {
     kind: u32,
     internal: [u8; 92],
@@ -36,6 +36,9 @@ impl Resource {
 entry! {
     Init fn cuDeviceGetDevResource(device: c_int, resource: Out<Resource>, kind: u32) |state, _| {
         let (_, device) = state.device(device)?;
+        if !resource.is_aligned() {
+            return Err(code::INVALID_VALUE);
+        }
         if kind != MULTIPROCESSORS {
             return Err(code::INVALID_RESOURCE_TYPE);
         }
@@ -47,6 +50,9 @@ entry! {
     Init fn cuDevSmResourceSplitByCount(
         result: Out<Resource>, parts: Out<u32>, all: In<Resource>, rest: Out<Resource>, flags: u32, least: u32,
     ) |state, _| {
+        if !(result.is_aligned() && all.is_aligned() && rest.is_aligned()) {
+            return Err(code::INVALID_VALUE);
+        }
         let all = all.get()?;
         if !all.is_ours() {
             return Err(code::INVALID_RESOURCE_TYPE);

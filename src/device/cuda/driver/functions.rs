@@ -66,7 +66,7 @@ impl AccessOf {
 
 /// `CUdevResource`, of the kind that multiprocessors are
 #[derive(Clone, Copy)]
-#[repr(C)]
+#[repr(C, align(8))]
 pub(in super::super) struct Resource {
     kind: c_uint,
     internal: [u8; 92],
@@ -75,7 +75,7 @@ pub(in super::super) struct Resource {
     rest: [u32; 11],
 }
 
-const _: () = assert!(size_of::<Resource>() == 144);
+const _: () = assert!(size_of::<Resource>() == 144 && align_of::<Resource>() == 8);
 
 impl Resource {
     pub(in super::super) const MULTIPROCESSORS: c_uint = 1;
@@ -177,7 +177,7 @@ functions! {
 
 functions! {
     /// Those that set a part of the multiprocessors apart, which CUDA has since 12.5.
-    Partitioning, partitioning:
+    Partitioning, partitioning_symbol:
     fn device_resource as "cuDeviceGetDevResource"(c_int, *mut Resource, c_uint);
     fn split as "cuDevSmResourceSplitByCount"(
         *mut Resource, *mut c_uint, *const Resource, *mut Resource, c_uint, c_uint

@@ -3,7 +3,7 @@
 use std::ffi::{c_int, c_uint};
 use std::ptr;
 
-use super::functions::{Partitioning, partitioning};
+use super::functions::{Partitioning, partitioning_symbol as symbol};
 use super::{Called, Driver, Failed, Handle, Resource};
 use crate::device::cuda::code::NOT_SUPPORTED;
 
@@ -14,11 +14,7 @@ impl Driver {
             return Ok(None);
         };
         let (mut all, kind) = (Resource::NONE, Resource::MULTIPROCESSORS);
-        call!(
-            partitioning,
-            table,
-            device_resource(device, &raw mut all, kind)
-        )?;
+        call!(symbol, table, device_resource(device, &raw mut all, kind))?;
         Ok(Some(all))
     }
 
@@ -27,8 +23,8 @@ impl Driver {
         const NO_NEIGHBOURS: c_uint = 1;
         let (mut part, mut rest, mut parts) = (Resource::NONE, Resource::NONE, 1);
         call!(
-            partitioning,
-            self.partitioning()?,
+            symbol,
+            self.table()?,
             split(
                 &raw mut part,
                 &raw mut parts,
@@ -48,16 +44,16 @@ impl Driver {
         part: Resource,
     ) -> Called<Handle> {
         const WITH_DEFAULT_STREAM: c_uint = 1;
-        let table = self.partitioning()?;
+        let table = self.table()?;
         let (mut part, mut description) = (part, ptr::null_mut());
         call!(
-            partitioning,
+            symbol,
             table,
             describe(&raw mut description, &raw mut part, 1)
         )?;
         let mut partition = ptr::null_mut();
         call!(
-            partitioning,
+            symbol,
             table,
             create(&raw mut partition, description, device, WITH_DEFAULT_STREAM)
         )?;
@@ -65,7 +61,7 @@ impl Driver {
     }
 
     pub(in super::super) fn destroy_partition(&self, partition: Handle) -> Called<()> {
-        call!(partitioning, self.partitioning()?, destroy(partition))
+        call!(symbol, self.table()?, destroy(partition))
     }
 
     /// As [`create_stream`](Self::create_stream), held to the partition.
@@ -77,16 +73,16 @@ impl Driver {
         const NON_BLOCKING: c_uint = 1;
         let mut stream = ptr::null_mut();
         call!(
-            partitioning,
-            self.partitioning()?,
+            symbol,
+            self.table()?,
             create_stream(&raw mut stream, partition, NON_BLOCKING, priority)
         )?;
         Ok(stream)
     }
 
-    fn partitioning(&self) -> Called<&Partitioning> {
+    fn table(&self) -> Called<&Partitioning> {
         self.partitioning.as_ref().ok_or(Failed {
-            call: partitioning::create,
+            call: symbol::create,
             code: NOT_SUPPORTED,
         })
     }

@@ -3,7 +3,7 @@
 
 use std::ops::ControlFlow;
 
-use simulated_cuda::{After, Driver, When, in_child};
+use simulated_cuda::{After, Driver, When, in_child, in_child_without};
 
 use super::{BLOCK, SLICE_BYTES, WINDOW};
 use crate::device::backend::{Backend as _, DigestFailure, Permit};
@@ -191,25 +191,35 @@ fn a_callback_that_panics_between_slices_leaves_the_gpu_to_others() {
     });
 }
 
-/// Both lanes at a time would be twice the share.
+/// Which lanes have ever launched anything.
+fn used_lanes(gpu: &Cuda) -> [bool; 2] {
+    let memory = filled(gpu, &data(2 * SLICE_BYTES));
+    digest(gpu, &memory);
+    let mut turn = gpu.hasher.lanes.turn().unwrap();
+    turn.lanes().each_mut().map(|lane| {
+        let table = &lane.pinned.bytes()[..super::RANGE_BYTES];
+        table.iter().any(|byte| *byte != 0)
+    })
+}
+
+fn a_tenth() -> Cuda {
+    let share = Share::percent(10).unwrap();
+    Cuda::builder(0).share(share).open().unwrap()
+}
+
+/// Both at a time would have twice the threads.
 #[test]
-fn of_a_share_one_lane_alone_makes_use() {
-    in_child(|_| {
-        let share = Share::percent(10).unwrap();
-        for (gpu, used) in [
-            (gpu(), [true, true]),
-            (Cuda::builder(0).share(share).open().unwrap(), [true, false]),
-        ] {
-            let memory = filled(&gpu, &data(2 * SLICE_BYTES));
-            digest(&gpu, &memory);
-            let mut turn = gpu.hasher.lanes.turn().unwrap();
-            let tables = turn.lanes().each_mut().map(|lane| {
-                let table = &lane.pinned.bytes()[..super::RANGE_BYTES];
-                table.iter().any(|byte| *byte != 0)
-            });
-            assert_eq!(tables, used);
-        }
+fn of_a_share_of_the_threads_one_lane_alone_makes_use() {
+    in_child_without(&["cuGreenCtxCreate"], |_| {
+        assert_eq!(used_lanes(&gpu()), [true, true]);
+        assert_eq!(used_lanes(&a_tenth()), [true, false]);
     });
+}
+
+/// Where both are held to the same multiprocessors, both work.
+#[test]
+fn of_a_part_of_the_multiprocessors_both_lanes_make_use() {
+    in_child(|_| assert_eq!(used_lanes(&a_tenth()), [true, true]));
 }
 
 /// More often than there are tables for launches that nobody has waited for.
