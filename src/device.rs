@@ -362,7 +362,20 @@ pub(crate) mod backend {
         ) -> Result<Reading, DigestFailure>;
 
         /// The digests of what the device holds in many allocations, at once where it can.
-        fn digests(&self, memories: &[&Self::Memory]) -> Result<Vec<Reading>, DeviceError>;
+        fn digests(&self, memories: &[&Self::Memory]) -> Result<Vec<Reading>, DeviceError> {
+            let go_on = |_| ControlFlow::Continue(());
+            let digest = |memory: &&Self::Memory| self.digest(memory, &mut { go_on });
+            let digests: Result<_, _> = memories.iter().map(digest).collect();
+            digests.map_err(DigestFailure::unstopped)
+        }
+
+        /// The trees over what the device holds in many allocations, at once where it can.
+        fn trees(&self, memories: &[&Self::Memory]) -> Result<Vec<Tree>, DeviceError> {
+            let go_on = |_| ControlFlow::Continue(());
+            let tree = |memory: &&Self::Memory| self.tree(memory, &mut { go_on });
+            let trees: Result<_, _> = memories.iter().map(tree).collect();
+            trees.map_err(DigestFailure::unstopped)
+        }
 
         /// The nodes of some windows of what the device holds.
         fn windows(

@@ -7,7 +7,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 out=target/gpu
-limit_mib=64
+limit_mib=16
 
 # The path of what cargo has built, as it says.
 built() {

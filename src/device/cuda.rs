@@ -233,6 +233,13 @@ impl Backend for Cuda {
             .collect())
     }
 
+    fn trees(&self, memories: &[&CudaMemory]) -> Result<Vec<Tree>, DeviceError> {
+        let all: Vec<Bytes> = memories.iter().map(|memory| whole(memory)).collect();
+        let trees = self.hasher.trees(&all)?;
+        let tree = |(bytes, nodes): (&Bytes, _)| Tree::from_nodes(bytes.len, nodes);
+        Ok(all.iter().zip(trees).map(tree).collect())
+    }
+
     fn windows(&self, memory: &CudaMemory, windows: Range<u64>) -> Result<Vec<Node>, DeviceError> {
         let go_on = &mut |_| ControlFlow::Continue(());
         let nodes = self.hasher.nodes(whole(memory), windows, go_on);

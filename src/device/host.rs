@@ -187,15 +187,6 @@ impl Backend for Host {
         self.tree(memory, progress).map(Reading::Tree)
     }
 
-    fn digests(&self, memories: &[&HostMemory]) -> Result<Vec<Reading>, DeviceError> {
-        let go_on = |_| ControlFlow::Continue(());
-        memories
-            .iter()
-            .map(|memory| self.digest(memory, &mut { go_on }))
-            .collect::<Result<_, _>>()
-            .map_err(DigestFailure::unstopped)
-    }
-
     fn tree(
         &self,
         memory: &HostMemory,

@@ -8,15 +8,17 @@ use std::fmt;
 use std::io::Read;
 use std::ops::{ControlFlow, Deref};
 
-use super::Shard;
 use super::fill::Loaded;
 use super::sealing::{Failed, OPERATION};
 use super::state::{Allocated, Sealed};
+use super::{Region, Shard};
 use crate::audit::event::{History, Reason};
 use crate::audit::guard::{Findings, OpenVerification};
 use crate::device::Device;
 use crate::digest::{Progress, Stream, Tree};
-use crate::error::{Broken, LoadError, NotSealed, ReleaseError, SealAllError, WriteError};
+use crate::error::{
+    Broken, LoadError, NoAnswer, NotSealed, ReleaseError, SealAllError, WriteError,
+};
 use crate::id::ShardId;
 use crate::seal::{Provenance, Seal};
 
@@ -194,12 +196,17 @@ fn read_all<D: Device>(
     candidates: Vec<Candidate<D>>,
     broken: &mut Vec<Broken<D>>,
 ) -> Result<Vec<(Candidate<D>, Tree)>, Unsealed<D>> {
+    let regions: Vec<_> = candidates
+        .iter()
+        .map(|one| &one.shard.core.region)
+        .collect();
+    let mut trees = Region::trees(&regions).into_iter();
     let mut read = Vec::with_capacity(candidates.len());
     let mut left = candidates.into_iter();
     while let Some(candidate) = left.next() {
-        let go_on = &mut |_| ControlFlow::Continue(());
-        let tree = candidate.shard.read_back(&candidate.provenance, go_on);
-        match tree {
+        let tree = trees.next().unwrap_or_else(|| Err(NoAnswer::missing()));
+        let compare = |tree| candidate.shard.compare(tree, &candidate.provenance);
+        match tree.map_err(Failed::from).and_then(compare) {
             Ok(tree) => read.push((candidate, tree)),
             Err(Failed::Broken(reason, findings)) => {
                 let Candidate { shard, open, .. } = candidate;

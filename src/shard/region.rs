@@ -170,6 +170,18 @@ impl<D: Device> Region<D> {
     /// The same for many regions, at once where they are on one device. A failure of a device is held
     /// against all that were read with it.
     pub(super) fn digests(regions: &[&Self]) -> Vec<Result<Reading, NoAnswer>> {
+        Self::read(regions, |device, memories| device.digests(memories))
+    }
+
+    /// [`tree`](Self::tree) of many, in the same way.
+    pub(super) fn trees(regions: &[&Self]) -> Vec<Result<Tree, NoAnswer>> {
+        Self::read(regions, |device, memories| device.trees(memories))
+    }
+
+    fn read<T>(
+        regions: &[&Self],
+        read: impl Fn(&D, &[&D::Memory]) -> Result<Vec<T>, DeviceError>,
+    ) -> Vec<Result<T, NoAnswer>> {
         let mut answers = Vec::with_capacity(regions.len());
         for group in regions.chunk_by(|one, next| Arc::ptr_eq(&one.home, &next.home)) {
             let ready: Vec<Result<(), DeviceError>> =
@@ -182,7 +194,7 @@ impl<D: Device> Region<D> {
                 .collect();
             let read = group
                 .first()
-                .map(|first| first.noticed(first.home.device().digests(&memories)));
+                .map(|first| first.noticed(read(first.home.device(), &memories)));
             let (mut readings, failure) = match read {
                 Some(Ok(readings)) => (readings.into_iter(), None),
                 Some(Err(error)) => (Vec::new().into_iter(), Some(error)),

@@ -53,7 +53,8 @@ impl<D: Device> Shard<Allocated, D> {
         let read = self
             .protect()
             .map_err(Failed::from)
-            .and_then(|()| self.read_back(&provenance, &mut progress));
+            .and_then(|()| Ok(self.core.region.tree(&mut progress)?))
+            .and_then(|tree| self.compare(tree, &provenance));
         match read {
             Ok(tree) => match self.put_on_record(open, &tree, provenance) {
                 Ok((seal, history)) => Ok(self.sealed(seal, tree, history)),
@@ -114,13 +115,9 @@ impl<D: Device> Shard<Allocated, D> {
         Ok(region.protect()?)
     }
 
-    /// The tree of what the memory holds, if it is what the stream and the provenance say.
-    pub(super) fn read_back(
-        &self,
-        provenance: &Provenance,
-        progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
-    ) -> Result<Tree, Failed> {
-        let tree = self.core.region.tree(progress)?;
+    /// Whether the tree of what the memory holds is that of the stream and the provenance, and that of what is
+    /// copied back.
+    pub(super) fn compare(&self, tree: Tree, provenance: &Provenance) -> Result<Tree, Failed> {
         if let Some(findings) = self.state.content.differs_from(&tree, provenance) {
             return Err(Failed::Broken(Reason::ProvenanceMismatch, findings));
         }

@@ -87,7 +87,8 @@ fn an_allocation_of_many_notices_it() {
     });
 }
 
-/// In the middle of it: the GPU has answered for the first, and is lost with the second.
+/// In the middle of it: the GPU has answered for all, and is lost while the second is copied back to be checked
+/// here.
 #[test]
 fn a_batch_that_is_being_sealed_is_lost_as_a_whole() {
     in_child(|driver: Driver| {
@@ -99,7 +100,8 @@ fn a_batch_that_is_being_sealed_is_lost_as_a_whole() {
             let data = pattern(member.len() as usize);
             member.write_at(0, &data).unwrap();
         }
-        driver.fail("execute:kernel", When::Nth(3), 700, After::Stays);
+        // A table for each of two levels, the nodes, then a window of each.
+        driver.fail("execute:copy", When::Nth(5), 700, After::Stays);
         let error = batch.seal(|_| Provenance::UnpinnedFirstUse).unwrap_err();
         let SealAllError::Broken { broken, sealed, .. } = error else {
             panic!("{error:?}")

@@ -1,12 +1,13 @@
 //! Memory in a GPU: who can write to it, who can read it, and what is left of it.
 
+use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use cudarc::driver::{DevicePtr as _, DeviceSlice as _};
 use simulated_cuda::{After, Direction, Driver, When, in_child};
 use vram_residency::error::{AllocateError, ReleaseError};
 use vram_residency::shard::Verified;
-use vram_residency::{Provenance, Shard};
+use vram_residency::{Provenance, Shard, Stream};
 
 use crate::backend::{self, Device};
 use crate::gpu::{
@@ -234,6 +235,31 @@ fn a_copy_that_was_not_waited_for_spoils_nothing_that_is_written_later() {
         second.write_at(0, &data).unwrap();
         let second = second.seal(Provenance::UnpinnedFirstUse).unwrap();
         assert!(backend::bytes(second.verify().unwrap().view()) == data);
+    });
+}
+
+/// Copies are under way while the next bytes are read and hashed; nobody waits for each.
+#[test]
+fn loading_does_not_wait_for_its_copies() {
+    in_child(|driver: Driver| {
+        let worker = worker(|builder| builder);
+        let data = pattern(9_000_000);
+        for is_stream in [true, false] {
+            let mut shard = worker.allocated("s", data.len() as u64);
+            let (waits, mut under_way) = (driver.calls("cuStreamSynchronize"), 0);
+            let look = |_| {
+                under_way = under_way.max(driver.counters().queued);
+                ControlFlow::Continue(())
+            };
+            let loaded = match is_stream {
+                true => shard.load_from(&data[..], Stream::TreeOnly, look),
+                false => shard.load_slice(&data, Stream::TreeOnly, look),
+            };
+            loaded.unwrap();
+            assert!(under_way > 0, "each copy was waited for");
+            assert_eq!(driver.calls("cuStreamSynchronize"), waits);
+            shard.release().unwrap();
+        }
     });
 }
 

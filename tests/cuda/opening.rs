@@ -1,6 +1,7 @@
 //! Opening a GPU: what is found out, and every reason why it is not opened.
 
 use std::error::Error as _;
+use std::process::Command;
 
 use serde_json::Value;
 use simulated_cuda::{After, Device, Driver, KernelFault, When, in_child, in_child_without};
@@ -11,7 +12,7 @@ use vram_residency::{Provenance, VramManager, WorkerToken};
 use crate::gpu::{nothing_is_left, worker};
 use crate::shards::pattern;
 use crate::support::fields::one;
-use crate::support::{Place, alone, of_event};
+use crate::support::{Place, alone, of_event, skip};
 
 fn refused() -> CudaError {
     Cuda::builder(0).open().unwrap_err()
@@ -169,6 +170,10 @@ fn every_call_that_opening_makes_may_fail() {
             "cuEventRecord",
             "cuEventSynchronize",
             "cuStreamSynchronize",
+            "cuDriverGetVersion",
+            "cuCtxGetCurrent",
+            "cuCtxSetCurrent",
+            "cuCtxPushCurrent_v2",
         ];
         let fail = |call: &str, nth, code| {
             driver.fail(call, When::Nth(nth), code, After::Goes);
@@ -198,8 +203,16 @@ fn every_call_that_opening_makes_may_fail() {
         let gpu = Cuda::builder(0).open().unwrap();
         drop(gpu);
         nothing_is_left(driver);
-        // What this leaves behind is what the driver would not take back.
-        fail("cuDevicePrimaryCtxRelease_v2", 1, 304);
+        // What these leave behind is what the driver would not take back.
+        for call in [
+            "cuCtxSynchronize",
+            "cuMemUnmap",
+            "cuMemAddressFree",
+            "cuMemRelease",
+            "cuDevicePrimaryCtxRelease_v2",
+        ] {
+            fail(call, 1, 304);
+        }
     });
 }
 
@@ -209,6 +222,53 @@ fn no_manager(place: &Place) -> BuildError {
     let gpu = Cuda::builder(0).open().unwrap();
     let builder = VramManager::builder(gpu, &WorkerToken::generate().unwrap(), &trail);
     builder.build().unwrap_err()
+}
+
+/// Where `/dev/dxg` is, as below Windows: in a mount namespace whose `/dev` has it.
+#[test]
+fn below_windows_a_gpu_gets_no_manager_and_that_is_on_record() {
+    if !std::path::Path::new("/dev/dxg").exists() {
+        return in_a_namespace_with_dxg(
+            "opening::below_windows_a_gpu_gets_no_manager_and_that_is_on_record",
+        );
+    }
+    in_child(|_| {
+        let place = Place::new();
+        let error = no_manager(&place);
+        let BuildError::NotResident { cause, record, .. } = error else {
+            panic!("{error:?}")
+        };
+        assert!(cause.contains("/dev/dxg"), "{cause}");
+        let violations = of_event(&place.records(), "PolicyViolation");
+        assert_eq!(violations[0]["seq"], record.unwrap().seq().value());
+        assert_eq!(violations[0]["severity"], "CRITICAL");
+        assert_eq!(violations[0]["details"], *cause);
+    });
+}
+
+fn in_a_namespace_with_dxg(test: &str) {
+    const SCRIPT: &str = r#"mount -t tmpfs dev "$D" && touch "$D/dxg" &&
+        for name in null zero random urandom; do
+            touch "$D/$name" && mount --bind "/dev/$name" "$D/$name" || exit 1
+        done && mount --rbind "$D" /dev && exec "$@""#;
+    let place = Place::new();
+    let unshare = |arguments: &[&str]| {
+        let mut command = Command::new("unshare");
+        command.args(["-U", "-r", "-m", "sh", "-c", SCRIPT, "sh"]);
+        command.args(arguments).env("D", place.temp.path()).output()
+    };
+    if !unshare(&["true"]).is_ok_and(|output| output.status.success()) {
+        return skip("`unshare` makes no namespace in which something can be mounted");
+    }
+    let executable = std::env::current_exe().unwrap();
+    let arguments = [executable.to_str().unwrap(), test, "--exact", "--nocapture"];
+    let output = unshare(&arguments).unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && text.contains("1 passed"),
+        "{text}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
 
 #[test]

@@ -1,10 +1,10 @@
 //! Many small shards in one call take as few launches as one.
 
 use simulated_cuda::{Driver, in_child};
-use vram_residency::{Digest, Shard};
+use vram_residency::{Digest, Provenance, Shard};
 
 use crate::gpu::worker;
-use crate::shards::pattern;
+use crate::shards::{id, model, pattern};
 
 #[test]
 fn shards_of_a_group_climb_together() {
@@ -23,6 +23,50 @@ fn shards_of_a_group_climb_together() {
         for (verified, len) in verified.into_iter().zip(lengths) {
             let expected = Digest::of_reader(&pattern(len)[..]).unwrap();
             assert_eq!(verified.unwrap().digest(), expected);
+        }
+    });
+}
+
+/// In whatever order small and large ones are asked for: the trees are those of the CPU.
+#[test]
+fn shards_of_a_batch_are_sealed_together() {
+    in_child(|driver: Driver| {
+        let worker = worker(|builder| builder.spot_checks(0));
+        let lens: Vec<usize> = [1, 4096, 4097, 524_288, 524_289, 1_300_000]
+            .into_iter()
+            .chain((0..40).map(|index| 1 + index * 2_500))
+            .collect();
+        let wanted = lens.iter().enumerate();
+        let wanted = wanted.map(|(index, len)| (id(&format!("t-{index}")), model(), *len as u64));
+        let mut batch = worker.manager.allocate_all(wanted).unwrap();
+        for mut member in batch.iter_mut() {
+            let data = pattern(member.len() as usize);
+            member.write_at(0, &data).unwrap();
+        }
+        let before = driver.counters();
+        let sealed = batch.seal(|shard| {
+            let data = pattern(shard.len() as usize);
+            Provenance::FsVerity(Digest::of_reader(&data[..]).unwrap())
+        });
+        let mut sealed = sealed.unwrap();
+        let after = driver.counters();
+        assert_eq!(after.launches - before.launches, 2, "blocks, then nodes");
+        let windows: usize = lens.iter().map(|len| len.div_ceil(524_288)).sum();
+        let back = after.device_to_host - before.device_to_host;
+        assert_eq!(back, 32 * windows as u64);
+        // The kept trees are the right ones.
+        let big = sealed.swap_remove(5).verify().unwrap();
+        big.dangerous_flip_bit(600_000, 3).unwrap();
+        let incident = big.reverify().unwrap_err();
+        let incident = incident.incident().unwrap();
+        assert_eq!(incident.damaged_windows(), [1..2]);
+        for verified in Shard::verify_all(sealed) {
+            verified
+                .unwrap()
+                .verify_window(0..1)
+                .unwrap()
+                .release()
+                .unwrap();
         }
     });
 }

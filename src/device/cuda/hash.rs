@@ -29,6 +29,7 @@ mod kernel;
 mod lanes;
 #[cfg(test)]
 mod tests;
+mod trees;
 
 /// Threads in a block of the kernel (`__launch_bounds__` in digest.cu).
 const THREADS: u32 = 128;

@@ -15,7 +15,7 @@ use crate::device::DeviceError;
 /// How much of a GPU checks may use at a time.
 ///
 /// A driver for CUDA 12.5 or later holds them to a part of the multiprocessors: as many as the share allows,
-/// in steps that depend on the GPU (2 on an H100), and at least one step. Where the driver cannot do that,
+/// in steps that depend on the GPU, and at least one step. Where the driver cannot do that,
 /// it is a share of the threads that the GPU can run at once, which it spreads over all multiprocessors.
 /// [`Cuda::multiprocessors`](super::Cuda::multiprocessors) says which of the two it is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

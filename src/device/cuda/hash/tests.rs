@@ -191,6 +191,30 @@ fn a_callback_that_panics_between_slices_leaves_the_gpu_to_others() {
     });
 }
 
+#[test]
+fn trees_of_many_are_those_of_each_whatever_their_size() {
+    in_child(|_| {
+        let gpu = gpu();
+        let data = data(SLICE_BYTES + WINDOW + 5000);
+        let lens = [
+            5,
+            SLICE_BYTES + 1,
+            4096,
+            WINDOW + 1,
+            data.len() as u64,
+            9000,
+        ];
+        let memories = lens.map(|len| filled(&gpu, &data[..len as usize]));
+        let trees = gpu.trees(&memories.each_ref()).unwrap();
+        assert_eq!(trees.len(), lens.len());
+        for (tree, len) in trees.iter().zip(lens) {
+            let expected = Digest::of_reader(&data[..len as usize]).unwrap();
+            assert_eq!(tree.digest(), expected, "{len}");
+        }
+        assert!(gpu.trees(&[]).unwrap().is_empty());
+    });
+}
+
 /// Which lanes have ever launched anything.
 fn used_lanes(gpu: &Cuda) -> [bool; 2] {
     let memory = filled(gpu, &data(2 * SLICE_BYTES));
