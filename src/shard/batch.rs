@@ -89,6 +89,8 @@ impl<D: Device> Batch<D> {
     /// ([`SealAllError::Broken`]). If a shard cannot be sealed for another reason, none is
     /// ([`SealAllError::NotSealed`]); where it was on record already that some are, that is taken back by
     /// `VerificationInconclusive`. A device that breaks while it changes what may be written to fails all.
+    ///
+    /// Under [`Assurance::Durable`](crate::Assurance) each record is waited for by itself.
     pub fn seal(
         self,
         provenance: impl FnMut(&Shard<Allocated, D>) -> Provenance,

@@ -347,8 +347,11 @@ impl Drop for CudaMemory {
             // Neither the driver nor its handles are this process's.
             return;
         }
-        if !self.gone {
-            let _nobody_to_tell = self.zero().and_then(|()| self.give_back());
+        if !self.gone
+            && let Err(error) = self.zero().and_then(|()| self.give_back())
+        {
+            // Of a shard it would be on record: this was none yet.
+            tracing::error!(%error, bytes = self.taken, "memory of a GPU could not be given back, and is kept");
         }
         // SAFETY: it is taken here alone, and `self` is gone afterwards.
         let slice = unsafe { ManuallyDrop::take(&mut self.lent) };
