@@ -102,7 +102,10 @@ fn a_member_that_is_released_is_wiped_and_the_others_stay() {
         let (second_at, third_at) = (5120, 5120 + 6144);
         assert_eq!(piece(driver, &third, third_at)[..5000], pattern(5000));
         let before = driver.counters();
+        let access_set = driver.calls("cuMemSetAccess");
         first.release().unwrap();
+        // The slab's own mapping is made writable, and is closed again.
+        assert_eq!(driver.calls("cuMemSetAccess") - access_set, 2);
         let bytes = piece(driver, &third, third_at);
         assert!(bytes[..5120].iter().all(|byte| *byte == 0));
         assert_eq!(bytes[second_at as usize..][..6000], pattern(6000));
