@@ -294,6 +294,10 @@ impl<D: Device> Unsealed<D> {
             if failure.is_none() {
                 let lost = shard.core.region.lost().map(|cause| cause.to_string());
                 failure = lost.or_else(|| Some(shard.make_writable().err()?.to_string()));
+                if failure.is_some() {
+                    // Now it is this one that keeps the others from being sealed.
+                    self.shard = shard.id().clone();
+                }
             }
         }
         if let Some(failure) = failure {

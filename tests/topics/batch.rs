@@ -373,6 +373,9 @@ fn what_cannot_be_made_writable_again_fails_all() {
         .fail(Operation::Unprotect, 1, Culpability::Inconclusive);
     let error = batch.seal(|shard| digest_of(shard.len())).unwrap_err();
     all_broken(&worker, error, &LENGTHS);
+    let records = worker.recorded("SealVerificationFailed");
+    let says_which = |record: &&Value| record["detail"].as_str().unwrap().contains("t-384");
+    assert_eq!(records.iter().filter(says_which).count(), 5);
     assert_eq!(worker.recorded("VerificationInconclusive").len(), 0);
 }
 
