@@ -12,7 +12,7 @@ use vram_residency::audit::{PolicyViolation, SameHostCopy};
 use vram_residency::{Host, Provenance, VramManager, WorkerToken};
 
 const LEN: usize = 1_500_000;
-const HEADER: &str = "segment first_leaf origin key retention";
+const HEADER: &str = "format segment first_leaf origin key retention";
 /// Where there is code for GPUs, what it is.
 const KERNEL: &str = if cfg!(feature = "cuda") {
     "kernel_sha256"

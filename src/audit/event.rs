@@ -13,8 +13,8 @@ use serde::Serialize;
 
 pub use self::fields::Reason;
 pub(crate) use self::fields::{
-    AnyDigest, Configuration, Failure, Header, History, LiveShard, LossCause, Lost, Previous,
-    Sealing, Subject, Violation,
+    AnyDigest, Configuration, FORMAT, Failure, Header, History, LiveShard, LossCause, Lost,
+    Previous, Sealing, Subject, Violation,
 };
 use super::clock::Time;
 use crate::digest::Digest;

@@ -12,7 +12,7 @@ use std::time::Duration;
 use super::builder::Retention;
 use super::checkpoint::{Checkpoint, VerifierKey, encode_base64};
 use super::clock::Uptime;
-use super::event::{Header, Previous};
+use super::event::{FORMAT, Header, Previous};
 use super::merkle::{Frontier, leaf_hash};
 use super::open::OpenError;
 use super::queue::WriteFailure;
@@ -115,6 +115,7 @@ impl<S: Storage> Log<S> {
     /// The fields of the header that the next segment begins with.
     pub(crate) fn next_header(&self) -> Header {
         Header {
+            format: FORMAT,
             segment: self.next_segment(),
             first_leaf: self.frontier().size(),
             origin: self.verifier.name().into(),

@@ -12,6 +12,10 @@ use crate::audit::clock::Time;
 use crate::digest::{Digest, StreamDigest};
 use crate::id::{ModelRef, ShardId};
 
+/// The version of the trail's format that this library writes. Trails without a version, which is 1,
+/// keep their own rules for ever.
+pub(crate) const FORMAT: u64 = 2;
+
 /// The shard that an event is about. Events are moved and queued by the thousand: they hold it by one
 /// reference.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
@@ -162,6 +166,8 @@ pub(crate) struct Previous {
 /// The fields of a segment's first record.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Header {
+    /// The version of the rules that the segment's run was written under: [`FORMAT`].
+    pub(crate) format: u64,
     pub(crate) segment: u64,
     pub(crate) first_leaf: u64,
     pub(crate) origin: Arc<str>,

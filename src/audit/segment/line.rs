@@ -64,12 +64,23 @@ pub(crate) enum Fact {
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct Header {
     pub(crate) event: Opening,
+    /// The rules that this run was written under. Version 0.1.0 did not say: those are 1.
+    #[serde(default = "first_format")]
+    #[expect(
+        dead_code,
+        reason = "the rules of format 2 come in the commits that follow"
+    )]
+    pub(crate) format: u64,
     pub(crate) segment: u64,
     pub(crate) first_leaf: u64,
     pub(crate) origin: String,
     /// For reading comfort: a verifier trusts only the key that it was given.
     pub(crate) key: String,
     pub(crate) previous: Option<Previous>,
+}
+
+fn first_format() -> u64 {
+    1
 }
 
 /// Where a `TrailClosed` says that it stands; version 0.1.0 did not say.

@@ -270,6 +270,10 @@ const FIELDS: &[(&str, &str)] = &[
         "first_window",
         "the first window checked (of 512 KiB, from 0)",
     ),
+    (
+        "format",
+        "version of the trail's format that this run was written in",
+    ),
     ("freed", "whether the device took the memory back"),
     ("freed_bytes", "bytes given back to the device"),
     (
