@@ -62,7 +62,7 @@ fn main() {
         .unwrap();
     let key = TrailKey::open_or_create(dir.path().join("key.pem")).unwrap();
     let trail = AuditTrail::builder("bench".parse().unwrap(), dir.path().join("trail"), key)
-        .open()
+        .open_or_create()
         .unwrap();
     burst(&trail);
     paced(&trail, dir.path());
@@ -244,7 +244,7 @@ fn sustained(dir: &std::path::Path) {
         let key = TrailKey::open_or_create(dir.join("key.pem")).unwrap();
         let place = dir.join("sustained");
         let trail = AuditTrail::builder("bench".parse().unwrap(), &place, key)
-            .open()
+            .open_or_create()
             .unwrap();
         let started = Instant::now();
         let mut given = 0_u64;

@@ -31,7 +31,7 @@ fn main() {
         directory.path().join("trail"),
         key,
     )
-    .open()
+    .open_or_create()
     .expect("a trail");
     let token = WorkerToken::generate().expect("a token");
     let manager = VramManager::builder(Host::new(), &token, &trail)

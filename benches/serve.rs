@@ -38,7 +38,7 @@ fn main() {
     let dir = tempfile::tempdir().unwrap();
     let key = TrailKey::open_or_create(dir.path().join("key.pem")).unwrap();
     let trail = AuditTrail::builder("bench".parse().unwrap(), dir.path().join("trail"), key)
-        .open()
+        .open_or_create()
         .unwrap();
     let token = WorkerToken::generate().unwrap();
     let manager = VramManager::builder(Host::new(), &token, &trail)

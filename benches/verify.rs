@@ -78,7 +78,7 @@ fn write(directory: &Path) -> (PathBuf, VerifierKey) {
     let dir = directory.join("trail");
     let key = TrailKey::open_or_create(directory.join("key.pem")).expect("a key");
     let trail = AuditTrail::builder("bench".parse().expect("a name"), &dir, key)
-        .open()
+        .open_or_create()
         .expect("a trail");
     let verifier = trail.verifier_key().clone();
     let token = WorkerToken::generate().expect("a token");

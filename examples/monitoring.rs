@@ -30,7 +30,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .on_degraded(page_somebody)
         .queue_records(100) // so that a few records are too many
         .dangerous_storage_faults(disk.clone())
-        .open()?;
+        .open_or_create()?;
     let page = match early {
         Some(page) => page,
         None => exporter()?,

@@ -190,7 +190,7 @@ fn run(plan: &Plan) -> Result<(), Failure> {
     let parts = model::split(len, plan.shards)?;
 
     let key = TrailKey::open_or_create(plan.beside(".key.pem"))?;
-    let trail = AuditTrail::builder("worker-1".parse()?, &plan.trail, key).open()?;
+    let trail = AuditTrail::builder("worker-1".parse()?, &plan.trail, key).open_or_create()?;
     let verifier = trail.verifier_key().clone();
     println!("trail         {} ({verifier})", plan.trail.display());
 

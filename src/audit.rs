@@ -88,7 +88,7 @@ mod writer;
 /// ```no_run
 /// use vram_residency::{AuditTrail, TrailKey};
 ///
-/// let key = TrailKey::open_or_create("/etc/worker/trail-key.pem")?;
+/// let key = TrailKey::open("/etc/worker/trail-key.pem")?;
 /// let trail = AuditTrail::builder("worker-1".parse()?, "/var/lib/worker/trail", key).open()?;
 /// println!("verifier key: {}", trail.verifier_key());
 /// // ... managers are built from `&trail` ...
@@ -151,9 +151,8 @@ pub struct PolicyViolation<'a> {
 }
 
 impl AuditTrail {
-    /// Begins to open a trail: whose it is, the directory that holds it, and the key that signs it.
-    ///
-    /// The directory is created (mode 0700) if it does not exist; its parent must exist.
+    /// Begins to open or create a trail: whose it is, the directory that holds it, and the key that
+    /// signs it.
     pub fn builder(worker: WorkerId, dir: impl Into<PathBuf>, key: TrailKey) -> AuditTrailBuilder {
         AuditTrailBuilder::new(worker, dir.into(), key)
     }

@@ -104,6 +104,13 @@ pub enum KeyError {
         /// The permission bits it should have.
         advice: u32,
     },
+    /// A key was to be created where there is a file.
+    #[error("{path} exists already: open it, or name a file that does not exist")]
+    #[non_exhaustive]
+    Exists {
+        /// The file.
+        path: PathBuf,
+    },
     /// The file could not be read or made.
     #[error("{path}: cannot {operation} the file")]
     #[non_exhaustive]
@@ -301,11 +308,24 @@ impl TrailKey {
         let path = path.as_ref();
         match open_key(path) {
             Err(KeyError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-                create_key(path)?;
-                open_key(path)
+                match create_key(path) {
+                    // Their key is the key.
+                    Ok(()) | Err(KeyError::Exists { .. }) => open_key(path),
+                    Err(error) => Err(error),
+                }
             }
             opened => opened,
         }
+    }
+
+    /// Makes a key in `path`, as [`open_or_create`](Self::open_or_create) does where there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyError::Exists`] if there is a file.
+    pub fn create(path: impl AsRef<Path>) -> Result<Self, KeyError> {
+        create_key(path.as_ref())?;
+        open_key(path.as_ref())
     }
 
     /// Opens the key in `path`, which must exist; the file must be as
@@ -381,7 +401,7 @@ fn open_key(path: &Path) -> Result<TrailKey, KeyError> {
 }
 
 /// Makes a key's file: written and synced under a name of its own, then linked to `path`, which
-/// fails if somebody was faster. That is no error: their key is the key.
+/// fails if another process was faster.
 fn create_key(path: &Path) -> Result<(), KeyError> {
     let directory = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
@@ -389,22 +409,22 @@ fn create_key(path: &Path) -> Result<(), KeyError> {
     };
     let pem = generate_key(path)?;
     let temporary = directory.join(temporary_name()?);
-    let linked = write_new(&temporary, pem.as_bytes())
-        .and_then(|()| std::fs::hard_link(&temporary, path))
-        .or_else(|error| match error.kind() {
-            io::ErrorKind::AlreadyExists => Ok(()),
-            _ => Err(error),
-        });
+    let linked =
+        write_new(&temporary, pem.as_bytes()).and_then(|()| std::fs::hard_link(&temporary, path));
     // Best effort: when the file could not even be made, there is nothing to remove.
     let _removed = std::fs::remove_file(&temporary);
-    linked
-        .and_then(|()| File::open(directory)?.sync_all())
-        .map_err(|source| match source.kind() {
-            io::ErrorKind::NotFound => KeyError::NoDirectory {
-                directory: directory.into(),
-            },
-            _ => file_error(path, "create", source),
-        })
+    let exists = |error: &io::Error| error.kind() == io::ErrorKind::AlreadyExists;
+    // Also if it was there: who made it may not have synced it yet.
+    let synced = File::open(directory).and_then(|directory| directory.sync_all());
+    if linked.as_ref().is_err_and(exists) && synced.is_ok() {
+        return Err(KeyError::Exists { path: path.into() });
+    }
+    linked.and(synced).map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound => KeyError::NoDirectory {
+            directory: directory.into(),
+        },
+        _ => file_error(path, "create", source),
+    })
 }
 
 /// PKCS#8 version 1, without the public key: the form that OpenSSL reads and writes itself.

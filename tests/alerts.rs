@@ -168,7 +168,7 @@ fn a_thousand_records(
         .durable_within(Duration::from_millis(100))
         .queue_records(room)
         .dangerous_storage_faults(disk.clone())
-        .open()
+        .open_or_create()
         .unwrap();
     let attempts = |count| format!("vram_audit_emit_attempts{{worker=\"{worker}\"}} {count}");
     let before = shown(exporter, &attempts(0));

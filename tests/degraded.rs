@@ -51,7 +51,7 @@ fn the_hook_is_called_once_for_each_crossing_while_nothing_can_be_written() {
         .queue_records(16)
         .failure_window(Duration::from_secs(2))
         .on_degraded(hook)
-        .open()
+        .open_or_create()
         .unwrap();
     for round in 0..2 {
         let began = Instant::now();
@@ -105,7 +105,7 @@ fn a_hook_that_panics_is_called_again() {
             hook(crossing);
             assert!(!crossing.degraded, "the hook's own trouble");
         })
-        .open()
+        .open_or_create()
         .unwrap();
     lose(&trail, &faults);
     for degraded in [true, false] {
@@ -130,7 +130,7 @@ fn a_hook_that_hangs_delays_nothing_but_closing_and_that_to_the_deadline() {
             hook(crossing);
             let _released = released.recv();
         })
-        .open()
+        .open_or_create()
         .unwrap();
     lose(&trail, &faults);
     assert!(told.recv_timeout(SOON).unwrap().0.degraded);
@@ -160,7 +160,7 @@ fn closing_waits_until_the_hook_has_been_told() {
             std::thread::sleep(Duration::from_millis(300));
             hook(crossing);
         })
-        .open()
+        .open_or_create()
         .unwrap();
     lose(&trail, &faults);
     hook_entered.recv_timeout(SOON).unwrap();
@@ -178,7 +178,7 @@ fn losses_right_before_closing_are_told_and_recorded() {
         .queue_records(16)
         .durable_within(Duration::from_secs(3600))
         .on_degraded(hook)
-        .open()
+        .open_or_create()
         .unwrap();
     // The first tick is over when a critical record is durable.
     trail.policy_violation(support::VIOLATION).unwrap();
@@ -198,7 +198,7 @@ fn a_trail_that_may_take_an_hour_to_write_alarms_within_seconds() {
         .queue_records(16)
         .durable_within(Duration::from_secs(3600))
         .on_degraded(hook)
-        .open()
+        .open_or_create()
         .unwrap();
     trail.policy_violation(support::VIOLATION).unwrap();
     lose(&trail, &faults);
@@ -217,7 +217,7 @@ fn the_threshold_is_the_one_that_was_set() {
             .queue_records(990)
             .failure_threshold_per_mille(threshold)
             .on_degraded(hook)
-            .open()
+            .open_or_create()
             .unwrap();
         // 990 find room while the disk hangs.
         faults.hang();
@@ -247,16 +247,20 @@ fn a_window_or_threshold_that_makes_no_sense_is_refused() {
         Duration::from_millis(1500),
         day + Duration::from_secs(1),
     ] {
-        let error = place.builder().failure_window(window).open().unwrap_err();
+        let error = place
+            .builder()
+            .failure_window(window)
+            .open_or_create()
+            .unwrap_err();
         let OpenError::Configuration { setting, .. } = error else {
             panic!("{error}");
         };
         assert_eq!(setting, "failure_window");
     }
     let builder = place.builder().failure_threshold_per_mille(1000);
-    let error = builder.open().unwrap_err().to_string();
+    let error = builder.open_or_create().unwrap_err().to_string();
     assert_eq!(error, "failure_threshold_per_mille must be from 0 to 999");
     let builder = place.builder().failure_window(day);
     let builder = builder.failure_threshold_per_mille(999);
-    builder.open().unwrap().close().unwrap();
+    builder.open_or_create().unwrap().close().unwrap();
 }

@@ -64,7 +64,7 @@ fn on_a_full_disk(place: &Path) {
     let trail = builder_at(place)
         .critical_deadline(DEADLINE)
         .queue_records(64)
-        .open()
+        .open_or_create()
         .unwrap();
     let key = trail.verifier_key().clone();
     let manager = manager(&trail);
@@ -277,7 +277,7 @@ fn a_disk_that_hangs_does_not_keep_an_incident_back() {
         .builder()
         .critical_deadline(deadline)
         .dangerous_storage_faults(faults.clone())
-        .open()
+        .open_or_create()
         .unwrap();
     let manager = manager(&trail);
     let shard = sealed(&manager, "broken", 10_000);
@@ -318,7 +318,7 @@ fn a_flush_tries_again_instead_of_telling_of_an_earlier_failure() {
     let (builder, faults) = place.faulty();
     let trail = builder
         .durable_within(Duration::from_secs(60))
-        .open()
+        .open_or_create()
         .unwrap();
     let shard = flipped(&manager(&trail), "broken");
     for step in [Step::Write, Step::Create] {

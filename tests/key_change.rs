@@ -20,14 +20,14 @@ fn with(place: &Place, name: &str) -> AuditTrailBuilder {
 }
 
 fn run(builder: AuditTrailBuilder) -> (VerifierKey, Checkpoint) {
-    let trail = builder.open().unwrap();
+    let trail = builder.open_or_create().unwrap();
     let verifier = trail.verifier_key().clone();
     (verifier, trail.close().unwrap().checkpoint().clone())
 }
 
 fn refused(builder: AuditTrailBuilder, dir: &Path) -> OpenError {
     let before = std::fs::read_dir(dir).unwrap().count();
-    let error = builder.open().unwrap_err();
+    let error = builder.open_or_create().unwrap_err();
     assert_eq!(std::fs::read_dir(dir).unwrap().count(), before);
     error
 }
@@ -116,7 +116,7 @@ fn a_change_that_was_cut_off_in_the_middle_is_finished_by_the_next_opening() {
 #[test]
 fn a_worker_that_was_killed_comes_back_with_another_key() {
     let place = Place::new();
-    let trail = with(&place, "a").open().unwrap();
+    let trail = with(&place, "a").open_or_create().unwrap();
     let old = trail.verifier_key().clone();
     trail.note("before").unwrap();
     trail.flush().unwrap();

@@ -35,7 +35,7 @@ fn a_failed_verification_is_on_disk_when_its_error_exists() {
 
 /// In the child: the next thing after the error came back is the end of the process.
 fn die_with_the_error_in_hand(place: &Path) -> ! {
-    let trail = support::builder_at(place).open().unwrap();
+    let trail = support::builder_at(place).open_or_create().unwrap();
     let manager = manager(&trail);
     let shard = sealed(&manager, "shard-1", 10_000);
     shard.dangerous_flip_bit(9_999, 7).unwrap();

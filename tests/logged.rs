@@ -75,7 +75,7 @@ fn each_gap_is_logged_once() {
     let (log, _alone) = capture();
     let place = Place::new();
     let (builder, faults) = place.faulty();
-    let trail = builder.queue_records(16).open().unwrap();
+    let trail = builder.queue_records(16).open_or_create().unwrap();
     // Many bursts while the writer is at work: gaps arise at every point of its round.
     for burst in 0..200 {
         for i in 0..64 {
@@ -198,7 +198,7 @@ impl Anchor for Unplugged {
 fn an_outage_of_an_anchor_is_logged_once_and_an_end_that_is_not_anchored_too() {
     let (log, _alone) = capture();
     let place = Place::new();
-    let trail = place.builder().anchor(Unplugged).open().unwrap();
+    let trail = place.builder().anchor(Unplugged).open_or_create().unwrap();
     log.wait_for("an anchor fails");
     for _ in 0..3 {
         trail.policy_violation(support::VIOLATION).unwrap();
@@ -221,7 +221,7 @@ fn a_trail_that_is_dropped_while_unwinding_on_a_full_disk_says_what_is_lost() {
     let (builder, faults) = place.faulty();
     let trail = builder
         .critical_deadline(Duration::from_millis(200))
-        .open()
+        .open_or_create()
         .unwrap();
     let manager = manager(&trail);
     faults.fail(Step::Write, StorageError::NoSpace, u32::MAX);

@@ -95,7 +95,7 @@ fn open(place: &Path, faults: &StorageFaults) -> AuditTrail {
     support::builder_at(place)
         .queue_records(16)
         .dangerous_storage_faults(faults.clone())
-        .open()
+        .open_or_create()
         .unwrap()
 }
 
@@ -184,7 +184,7 @@ fn a_trail_that_is_closed_is_neither_degraded_nor_ahead_of_an_anchor_that_works(
             .anchor(SameHostCopy::new(place.join("anchor")))
             .anchor_every(Duration::from_secs(3600))
             .dangerous_storage_faults(faults.clone())
-            .open()
+            .open_or_create()
             .unwrap();
         faults.hang();
         let lost = (0..50).filter(|i| trail.note(format!("{i}")).is_err());

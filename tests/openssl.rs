@@ -21,7 +21,7 @@ fn script(name: &str) -> PathBuf {
 fn run(place: &Place) -> (VerifierKey, Checkpoint) {
     let faults = StorageFaults::dangerous_new();
     let builder = place.builder().dangerous_storage_faults(faults.clone());
-    let trail = builder.open().unwrap();
+    let trail = builder.open_or_create().unwrap();
     let shard = sealed(&manager(&trail), "a", 600_000);
     for i in 0..300 {
         trail.note(format!("note {i}")).unwrap();

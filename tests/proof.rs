@@ -22,7 +22,7 @@ fn trail() -> (Place, VerifierKey) {
         let (builder, faults) = place.faulty();
         (place, builder, faults)
     };
-    let first = builder.open().unwrap();
+    let first = builder.open_or_create().unwrap();
     let key = first.verifier_key().clone();
     for number in 0..20 {
         first.note(format!("note {number}")).unwrap();
@@ -190,7 +190,7 @@ fn a_proof_needs_a_key_that_signed_the_trail() {
 fn nothing_is_handed_out_whose_sync_may_have_failed() {
     let place = Place::new();
     let (builder, faults) = place.faulty();
-    let trail = builder.open().unwrap();
+    let trail = builder.open_or_create().unwrap();
     let key = [trail.verifier_key().clone()];
     let dir = place.dir();
     // The only checkpoint so far: nobody but the writer knows whether it is on the disk.

@@ -236,9 +236,9 @@ fn live(place: &Place, seen: &Seen, secret: &[u8], bytes: &[u8]) -> Vec<usize> {
         .queue_records(64)
         .dangerous_storage_faults(disk.clone());
     seen.value(&builder);
-    let trail = builder.open().unwrap();
+    let trail = builder.open_or_create().unwrap();
     seen.value(&trail);
-    seen.error(&place.builder().open().unwrap_err());
+    seen.error(&place.builder().open_or_create().unwrap_err());
     let host = Host::dangerous_with_faults(faults.clone());
     let builder = VramManager::builder(host, &token, &trail);
     seen.value(&builder);

@@ -25,7 +25,11 @@ fn size(path: &Path) -> u64 {
 #[test]
 fn a_segment_that_is_large_enough_is_followed_by_the_next() {
     let place = Place::new();
-    let trail = place.builder().segment_bytes(SMALL).open().unwrap();
+    let trail = place
+        .builder()
+        .segment_bytes(SMALL)
+        .open_or_create()
+        .unwrap();
     let key = trail.verifier_key().clone();
     for number in 0..60 {
         trail.note(format!("{number} {}", "x".repeat(200))).unwrap();
@@ -59,7 +63,11 @@ fn a_segment_that_is_large_enough_is_followed_by_the_next() {
 #[test]
 fn critical_records_alone_fill_segments_too() {
     let place = Place::new();
-    let trail = place.builder().segment_bytes(SMALL).open().unwrap();
+    let trail = place
+        .builder()
+        .segment_bytes(SMALL)
+        .open_or_create()
+        .unwrap();
     let key = trail.verifier_key().clone();
     std::thread::scope(|scope| {
         for _ in 0..4 {
@@ -84,7 +92,10 @@ fn critical_records_alone_fill_segments_too() {
 #[test]
 fn a_segment_that_is_old_enough_is_followed_by_the_next() {
     let place = Place::new();
-    let trail = place.builder().segment_age(Duration::from_secs(1)).open();
+    let trail = place
+        .builder()
+        .segment_age(Duration::from_secs(1))
+        .open_or_create();
     let trail = trail.unwrap();
     trail.policy_violation(VIOLATION).unwrap();
     std::thread::sleep(Duration::from_millis(1100));
@@ -108,7 +119,7 @@ fn each_header_states_how_long_to_keep_the_records_and_why() {
     place.open().close().unwrap();
     let basis = "EU AI Act, Article 26(6)";
     let trail = place.builder().retention(Retention::months(6, basis));
-    let trail = trail.segment_bytes(SMALL).open().unwrap();
+    let trail = trail.segment_bytes(SMALL).open_or_create().unwrap();
     for _ in 0..20 {
         trail.policy_violation(VIOLATION).unwrap();
     }
@@ -138,7 +149,7 @@ fn a_segment_that_cannot_be_begun_is_begun_later() {
     ] {
         let place = Place::new();
         let (builder, faults) = place.faulty();
-        let trail = builder.segment_bytes(SMALL).open().unwrap();
+        let trail = builder.segment_bytes(SMALL).open_or_create().unwrap();
         let key = trail.verifier_key().clone();
         faults.fail(step, StorageError::Io, 1);
         for _ in 0..40 {

@@ -111,7 +111,7 @@ fn live(place: &Path) {
     let _may_be_traced = set_ptracer(PTracer::Any);
     // The harness has begun a line.
     println!();
-    let trail = match builder_at(place).segment_bytes(4096).open() {
+    let trail = match builder_at(place).segment_bytes(4096).open_or_create() {
         Ok(trail) => trail,
         Err(error) => return println!("refused {error}"),
     };

@@ -201,11 +201,11 @@ fn damage_another_key_another_worker_are_refused() {
 
     let other = TrailKey::open_or_create(place.temp.path().join("other.pem")).unwrap();
     let error = AuditTrail::builder("worker-1".parse().unwrap(), place.dir(), other)
-        .open()
+        .open_or_create()
         .unwrap_err();
     assert!(matches!(error, OpenError::OtherKey { .. }), "{error}");
     let error = AuditTrail::builder("worker-2".parse().unwrap(), place.dir(), place.key())
-        .open()
+        .open_or_create()
         .unwrap_err();
     assert!(matches!(error, OpenError::OtherWorker { .. }), "{error}");
 
@@ -213,7 +213,7 @@ fn damage_another_key_another_worker_are_refused() {
     let text = std::fs::read_to_string(path).unwrap();
     std::fs::write(path, text.replacen("unpinned", "unpinnet", 1)).unwrap();
     let before = std::fs::read_dir(place.dir()).unwrap().count();
-    let error = place.builder().open().unwrap_err();
+    let error = place.builder().open_or_create().unwrap_err();
     assert!(matches!(error, OpenError::Damaged { .. }), "{error}");
     assert_eq!(std::fs::read_dir(place.dir()).unwrap().count(), before);
 }
@@ -222,26 +222,26 @@ fn damage_another_key_another_worker_are_refused() {
 fn a_directory_that_is_open_linked_or_reachable_by_others_is_refused() {
     let place = Place::new();
     let trail = place.open();
-    let error = place.builder().open().unwrap_err();
+    let error = place.builder().open_or_create().unwrap_err();
     assert!(matches!(error, OpenError::Locked { .. }), "{error}");
     trail.close().unwrap();
 
     let link = place.temp.path().join("link");
     symlink(place.dir(), &link).unwrap();
     let error = AuditTrail::builder("worker-1".parse().unwrap(), &link, place.key())
-        .open()
+        .open_or_create()
         .unwrap_err();
     assert!(matches!(error, OpenError::SymbolicLink { .. }), "{error}");
 
     for mode in [0o720, 0o702, 0o750, 0o755, 0o777] {
         std::fs::set_permissions(place.dir(), std::fs::Permissions::from_mode(mode)).unwrap();
-        let error = place.builder().open().unwrap_err();
+        let error = place.builder().open_or_create().unwrap_err();
         assert!(error.to_string().contains("chmod 0700"), "{error}");
     }
     let file = place.temp.path().join("file");
     std::fs::write(&file, "").unwrap();
     let error = AuditTrail::builder("worker-1".parse().unwrap(), &file, place.key())
-        .open()
+        .open_or_create()
         .unwrap_err();
     assert!(matches!(error, OpenError::NotADirectory { .. }), "{error}");
 }
@@ -251,7 +251,7 @@ fn a_missing_parent_says_what_is_missing() {
     let place = Place::new();
     let dir = place.temp.path().join("no/such/place");
     let error = AuditTrail::builder("worker-1".parse().unwrap(), &dir, place.key())
-        .open()
+        .open_or_create()
         .unwrap_err();
     assert!(error.to_string().contains("no/such/place"), "{error}");
 }
@@ -335,7 +335,7 @@ fn a_link_is_refused_with_a_slash_behind_it_too() {
     for path in ["link/", "link//", "link/."] {
         let path = place.temp.path().join(path);
         let error = AuditTrail::builder("worker-1".parse().unwrap(), path, place.key())
-            .open()
+            .open_or_create()
             .unwrap_err();
         assert!(matches!(error, OpenError::SymbolicLink { .. }), "{error}");
     }
@@ -345,20 +345,40 @@ fn a_link_is_refused_with_a_slash_behind_it_too() {
 fn deadlines_and_intervals_have_bounds() {
     let place = Place::new();
     for wrong in [Duration::ZERO, Duration::MAX] {
-        let error = place.builder().critical_deadline(wrong).open().unwrap_err();
+        let error = place
+            .builder()
+            .critical_deadline(wrong)
+            .open_or_create()
+            .unwrap_err();
         assert!(error.to_string().contains("critical_deadline"), "{error}");
-        let error = place.builder().durable_within(wrong).open().unwrap_err();
+        let error = place
+            .builder()
+            .durable_within(wrong)
+            .open_or_create()
+            .unwrap_err();
         assert!(error.to_string().contains("durable_within"), "{error}");
     }
-    let error = place.builder().queue_records(15).open().unwrap_err();
+    let error = place
+        .builder()
+        .queue_records(15)
+        .open_or_create()
+        .unwrap_err();
     assert!(error.to_string().contains("queue_records"), "{error}");
-    let error = place.builder().segment_bytes(4095).open().unwrap_err();
+    let error = place
+        .builder()
+        .segment_bytes(4095)
+        .open_or_create()
+        .unwrap_err();
     assert!(error.to_string().contains("segment_bytes"), "{error}");
-    let error = place.builder().segment_age(Duration::ZERO).open();
+    let error = place.builder().segment_age(Duration::ZERO).open_or_create();
     let error = error.unwrap_err();
     assert!(error.to_string().contains("segment_age"), "{error}");
     for wrong in [Retention::years(0, "law"), Retention::months(6, "")] {
-        let error = place.builder().retention(wrong).open().unwrap_err();
+        let error = place
+            .builder()
+            .retention(wrong)
+            .open_or_create()
+            .unwrap_err();
         assert!(error.to_string().contains("retention"), "{error}");
     }
     assert!(!place.dir().exists());

@@ -60,7 +60,7 @@ fn notes_and_violations() {
 fn what_the_trail_says_of_itself() {
     let place = Place::new();
     let (builder, faults) = place.faulty();
-    let trail = builder.queue_records(16).open().unwrap();
+    let trail = builder.queue_records(16).open_or_create().unwrap();
     let key = trail.verifier_key().to_string();
     let origin = trail.verifier_key().name().to_owned();
     faults.fail(Step::Write, StorageError::NoSpace, u32::MAX);
@@ -185,7 +185,12 @@ fn a_trail_that_was_not_closed_is_opened_again() {
 fn an_anchor_that_fails_recovers_and_contradicts() {
     let place = Place::new();
     let path = place.temp.path().join("anchor");
-    let open = || place.builder().anchor(SameHostCopy::new(&path)).open();
+    let open = || {
+        place
+            .builder()
+            .anchor(SameHostCopy::new(&path))
+            .open_or_create()
+    };
     let name = format!("file:{}", path.display());
     // A directory is where the file should be, and then it is not.
     std::fs::create_dir(&path).unwrap();

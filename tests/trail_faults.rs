@@ -17,7 +17,7 @@ fn a_failed_sync_poisons_the_segment_and_nothing_acknowledged_is_lost() {
     for step in [Step::Sync, Step::Write] {
         let place = Place::new();
         let (builder, faults) = place.faulty();
-        let trail = builder.open().unwrap();
+        let trail = builder.open_or_create().unwrap();
         let key = trail.verifier_key().clone();
         trail.policy_violation(VIOLATION).unwrap();
         faults.fail(step, StorageError::Io, 1);
@@ -52,7 +52,7 @@ fn a_failed_sync_poisons_the_segment_and_nothing_acknowledged_is_lost() {
 fn a_segment_that_is_given_up_while_closing_is_no_unclean_end() {
     let place = Place::new();
     let (builder, faults) = place.faulty();
-    let trail = builder.open().unwrap();
+    let trail = builder.open_or_create().unwrap();
     let key = trail.verifier_key().clone();
     faults.fail(Step::Sync, StorageError::Io, 1);
     let last = trail.close().unwrap();
@@ -78,7 +78,7 @@ fn every_step_that_fails_is_said_and_made_good() {
     ] {
         let place = Place::new();
         let (builder, faults) = place.faulty();
-        let trail = builder.open().unwrap();
+        let trail = builder.open_or_create().unwrap();
         let key = trail.verifier_key().clone();
         // The open segment fails, and so does the next one, for a while.
         faults.fail(Step::Sync, StorageError::Io, 1);
@@ -115,7 +115,7 @@ fn every_step_that_fails_is_said_and_made_good() {
 fn what_does_not_fit_is_counted_and_accounted_for() {
     let place = Place::new();
     let (builder, faults) = place.faulty();
-    let trail = builder.queue_records(16).open().unwrap();
+    let trail = builder.queue_records(16).open_or_create().unwrap();
     let key = trail.verifier_key().clone();
     faults.fail(Step::Write, StorageError::NoSpace, u32::MAX);
     faults.fail(Step::Create, StorageError::NoSpace, u32::MAX);
@@ -203,7 +203,7 @@ fn a_disk_that_hangs_does_not_hang_the_caller() {
     let (builder, faults) = place.faulty();
     let trail = builder
         .critical_deadline(Duration::from_millis(300))
-        .open()
+        .open_or_create()
         .unwrap();
     faults.hang();
     let started = Instant::now();
@@ -230,7 +230,7 @@ fn closing_on_a_full_disk_says_how_much_is_lost() {
     let (builder, faults) = place.faulty();
     let trail = builder
         .critical_deadline(Duration::from_millis(200))
-        .open()
+        .open_or_create()
         .unwrap();
     faults.fail(Step::Write, StorageError::NoSpace, u32::MAX);
     let manager = manager(&trail);
@@ -256,7 +256,7 @@ fn closing_on_a_full_disk_says_how_much_is_lost() {
 fn losing_more_than_one_percent_is_recorded_as_degraded() {
     let place = Place::new();
     let (builder, faults) = place.faulty();
-    let trail = builder.queue_records(16).open().unwrap();
+    let trail = builder.queue_records(16).open_or_create().unwrap();
     faults.fail(Step::Write, StorageError::NoSpace, u32::MAX);
     faults.fail(Step::Create, StorageError::NoSpace, u32::MAX);
     for _ in 0..50 {
@@ -286,7 +286,7 @@ fn opening_again_first_makes_the_last_segment_durable() {
     let error = place
         .builder()
         .dangerous_storage_faults(faults)
-        .open()
+        .open_or_create()
         .unwrap_err();
     let OpenError::Io {
         path,
@@ -313,7 +313,7 @@ fn a_steady_flow_does_not_keep_the_writer_from_its_other_duties() {
     let trail = AuditTrail::builder("worker-1".parse().unwrap(), place.dir(), slow)
         .durable_within(Duration::from_millis(50))
         .queue_records(16)
-        .open()
+        .open_or_create()
         .unwrap();
     let started = Instant::now();
     while started.elapsed() < Duration::from_millis(800) {
@@ -346,7 +346,7 @@ fn a_signer_that_fails_or_panics_is_said_and_does_not_end_the_trail() {
     .unwrap();
     let trail = AuditTrail::builder("worker-1".parse().unwrap(), place.dir(), signer)
         .durable_within(Duration::from_secs(60))
-        .open()
+        .open_or_create()
         .unwrap();
     let key = trail.verifier_key().clone();
     for cause in ["panicked", "no answer", "refuses"] {
@@ -365,7 +365,7 @@ fn a_signer_that_fails_or_panics_is_said_and_does_not_end_the_trail() {
 
     let mute = TrailKey::from_signer(public, |_| Err("unplugged".into())).unwrap();
     let error = AuditTrail::builder("worker-1".parse().unwrap(), place.dir(), mute)
-        .open()
+        .open_or_create()
         .unwrap_err();
     assert!(matches!(error, OpenError::Sign(_)), "{error}");
 }

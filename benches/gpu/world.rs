@@ -73,7 +73,7 @@ impl World {
         let trail = directory.path().join("trail");
         let sizes = Sizes::new();
         Ok(Self {
-            trail: AuditTrail::builder("bench".parse()?, trail, key).open()?,
+            trail: AuditTrail::builder("bench".parse()?, trail, key).open_or_create()?,
             token: WorkerToken::generate()?,
             bytes: random(sizes.part),
             sizes,

@@ -16,7 +16,7 @@ use super::anchor::{
 };
 use super::event::{Configuration, MAX_TEXT_BYTES};
 use super::open::OpenError;
-use super::storage::Directory;
+use super::storage::{Directory, Presence};
 use crate::health::hook::Hook;
 use crate::health::{DEFAULT_FAILURE_THRESHOLD_PER_MILLE, DEFAULT_FAILURE_WINDOW, Degradation};
 use crate::id::WorkerId;
@@ -267,8 +267,35 @@ impl AuditTrailBuilder {
         self
     }
 
-    /// Opens the trail, creating it if the directory holds none, and records `TrailOpened`.
+    /// Opens the trail that the directory holds, and records `TrailOpened`. A service that has run
+    /// before calls this one: where its volume is not mounted, it must not begin another trail.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError::NoTrail`] if there is no directory, or no segment in it. Nothing is made then.
     pub fn open(self) -> Result<AuditTrail, OpenError> {
+        self.begin(Presence::Required)
+    }
+
+    /// Begins a new trail, and records `TrailOpened`. Makes the directory (mode 0700) if there is none;
+    /// its parent must exist.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError::Exists`] if the directory holds a segment. Nothing is changed then.
+    pub fn create(self) -> Result<AuditTrail, OpenError> {
+        self.begin(Presence::Refused)
+    }
+
+    /// [`open`](Self::open) if the directory holds a trail, and [`create`](Self::create) if not.
+    ///
+    /// A worker that always does this begins a new trail where the old one is out of reach, and only
+    /// an [`anchor`](Self::anchor) notices.
+    pub fn open_or_create(self) -> Result<AuditTrail, OpenError> {
+        self.begin(Presence::Either)
+    }
+
+    fn begin(self, presence: Presence) -> Result<AuditTrail, OpenError> {
         self.settings.check()?;
         if self.anchors.len() > MAX_ANCHORS || !anchor::are_named_well(&self.anchors) {
             return Err(OpenError::Configuration {
@@ -282,12 +309,12 @@ impl AuditTrailBuilder {
             source,
         })?;
         process::check()?;
-        let directory = Directory::open(&self.dir)?;
+        let directory = Directory::open(&self.dir, presence)?;
         #[cfg(feature = "fault-injection")]
         if let Some(faults) = self.faults.clone() {
-            return self.open_on(faults.over(directory));
+            return self.open_on(faults.over(directory), presence);
         }
-        self.open_on(directory)
+        self.open_on(directory, presence)
     }
 }
 

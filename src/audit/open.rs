@@ -18,7 +18,7 @@ use super::log::{Log, LogError, Position};
 use super::queue::Queue;
 use super::record::Record;
 use super::segment::{self, Fact, MAX_SEQ, Seen};
-use super::storage::{Storage, segment_name};
+use super::storage::{Presence, Storage, segment_name};
 use super::sync::{self, Instant};
 use super::writer::Writer;
 use super::{AuditTrail, Live, Shared};
@@ -66,6 +66,12 @@ pub enum OpenError {
         /// What is wrong.
         detail: String,
     },
+    /// A trail was to be created where there is one.
+    #[error("{path} holds a trail already: open it, or create one in a new directory")]
+    Exists {
+        /// The trail's directory.
+        path: PathBuf,
+    },
     /// The call was made in a forked child of a process that has opened a trail.
     #[error(transparent)]
     Forked(#[from] Forked),
@@ -83,6 +89,14 @@ pub enum OpenError {
     #[error("{path} is open already: a trail has one writer; use a directory for each worker")]
     Locked {
         /// The trail's directory.
+        path: PathBuf,
+    },
+    /// A trail was to be opened where there is none.
+    #[error(
+        "{path} holds no trail: see whether its volume is mounted; only the first start of a worker creates a trail"
+    )]
+    NoTrail {
+        /// The directory, which may be absent.
         path: PathBuf,
     },
     /// The path does not lead to a directory.
@@ -146,12 +160,16 @@ pub enum OpenError {
 }
 
 impl AuditTrailBuilder {
-    pub(super) fn open_on<S: Storage>(mut self, storage: S) -> Result<AuditTrail, OpenError> {
+    pub(super) fn open_on<S: Storage>(
+        mut self,
+        storage: S,
+        presence: Presence,
+    ) -> Result<AuditTrail, OpenError> {
         let path = self.dir.clone();
         let io = |operation| failed(&path, operation);
         let hook = self.hook.take().map(Hook::start).transpose();
         let (bell, hook) = hook.map_err(io("start the hook's thread of"))?.unzip();
-        let (mut writer, shared) = self.prepare(storage)?;
+        let (mut writer, shared) = self.prepare(storage, presence)?;
         writer.bell = bell;
         let writer = sync::Builder::new()
             .name("vram-audit".into())
@@ -168,13 +186,15 @@ impl AuditTrailBuilder {
     pub(super) fn prepare<S: Storage>(
         mut self,
         storage: S,
+        presence: Presence,
     ) -> Result<(Writer<S>, Arc<Shared>), OpenError> {
         let path = self.dir.clone();
         let io = |operation| failed(&path, operation);
+        let segments = storage.segments().map_err(io("list segments in"))?;
+        presence.check(&path, &segments)?;
         storage
             .remove_unfinished()
             .map_err(io("remove unfinished segment in"))?;
-        let segments = storage.segments().map_err(io("list segments in"))?;
         let end = match segments.last() {
             None => End::new(&self.worker, &self.key)?,
             Some(&last) => self.find_end(&storage, last)?,

@@ -79,6 +79,29 @@ fn unfinished_name(segment: u64) -> String {
     format!("{segment:06}.jsonl.new")
 }
 
+/// Whether a trail must be there already.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Presence {
+    /// It is opened or created.
+    Either,
+    /// Only a new one is begun.
+    Refused,
+    /// Only one that is there is opened.
+    Required,
+}
+
+impl Presence {
+    /// Whether it fits what the directory holds.
+    pub(super) fn check(self, path: &Path, segments: &[u64]) -> Result<(), OpenError> {
+        let path = || path.to_owned();
+        match self {
+            Self::Required if segments.is_empty() => Err(OpenError::NoTrail { path: path() }),
+            Self::Refused if !segments.is_empty() => Err(OpenError::Exists { path: path() }),
+            Self::Either | Self::Refused | Self::Required => Ok(()),
+        }
+    }
+}
+
 /// A trail's directory, locked for this process.
 #[derive(Debug)]
 pub(crate) struct Directory {
@@ -88,9 +111,9 @@ pub(crate) struct Directory {
 }
 
 impl Directory {
-    /// Opens the directory, creating it if it does not exist, and locks it. Refuses one that others
+    /// Opens the directory, creating it if it may be absent, and locks it. Refuses one that others
     /// can reach, that belongs to somebody else, or that is behind a symbolic link.
-    pub(crate) fn open(path: &Path) -> Result<Self, OpenError> {
+    pub(crate) fn open(path: &Path, presence: Presence) -> Result<Self, OpenError> {
         let io = |operation| {
             move |errno: Errno| OpenError::Io {
                 path: path.to_owned(),
@@ -98,20 +121,30 @@ impl Directory {
                 source: errno.into(),
             }
         };
-        match rustix::fs::mkdir(path, Mode::RWXU) {
-            Ok(()) | Err(Errno::EXIST) => {}
-            Err(errno) => return Err(io("create directory")(errno)),
+        if presence != Presence::Required {
+            match rustix::fs::mkdir(path, Mode::RWXU) {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(errno) => return Err(io("create directory")(errno)),
+            }
         }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let dir = match rustix::fs::open(path, flags, Mode::empty()) {
             Ok(dir) => dir,
             Err(Errno::NOTDIR | Errno::LOOP) => return Err(not_a_directory(path)),
+            Err(Errno::NOENT) => return Err(OpenError::NoTrail { path: path.into() }),
             Err(errno) => return Err(io("open directory")(errno)),
         };
         check_access(
             path,
             &rustix::fs::fstat(&dir).map_err(io("stat directory"))?,
         )?;
+        // Before the lock's file is made: in the place of a volume that is not mounted, nothing is.
+        let segments = segments_in(&dir).map_err(|source| OpenError::Io {
+            path: path.to_owned(),
+            operation: "list segments in",
+            source,
+        })?;
+        presence.check(path, &segments)?;
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let lock = rustix::fs::openat(&dir, LOCK, flags, Mode::RUSR | Mode::WUSR)
             .map_err(io("open lock file"))?;
@@ -137,21 +170,31 @@ impl Directory {
             lock,
         };
         // Also where the directory was there: who made it may have been killed before its sync.
-        if this.segments().is_ok_and(|segments| segments.is_empty()) {
+        if segments.is_empty() {
             sync_parent(path)?;
         }
         Ok(this)
     }
+}
 
-    fn names(&self) -> io::Result<Vec<std::ffi::OsString>> {
-        use std::os::unix::ffi::OsStrExt;
+fn names_in(dir: &OwnedFd) -> io::Result<Vec<std::ffi::OsString>> {
+    use std::os::unix::ffi::OsStrExt;
 
-        let mut names = Vec::new();
-        for entry in rustix::fs::Dir::read_from(self.dir.as_fd())? {
-            names.push(OsStr::from_bytes(entry?.file_name().to_bytes()).to_owned());
-        }
-        Ok(names)
+    let mut names = Vec::new();
+    for entry in rustix::fs::Dir::read_from(dir.as_fd())? {
+        names.push(OsStr::from_bytes(entry?.file_name().to_bytes()).to_owned());
     }
+    Ok(names)
+}
+
+fn segments_in(dir: &OwnedFd) -> io::Result<Vec<u64>> {
+    let names = names_in(dir)?;
+    let mut segments: Vec<u64> = names
+        .iter()
+        .filter_map(|name| parse_segment_name(name))
+        .collect();
+    segments.sort_unstable();
+    Ok(segments)
 }
 
 impl Drop for Directory {
@@ -218,13 +261,7 @@ impl Storage for Directory {
     type File = AppendFile;
 
     fn segments(&self) -> io::Result<Vec<u64>> {
-        let names = self.names()?;
-        let mut segments: Vec<u64> = names
-            .iter()
-            .filter_map(|name| parse_segment_name(name))
-            .collect();
-        segments.sort_unstable();
-        Ok(segments)
+        segments_in(&self.dir)
     }
 
     fn sync(&self, segment: u64) -> io::Result<()> {
@@ -273,7 +310,7 @@ impl Storage for Directory {
     }
 
     fn remove_unfinished(&self) -> io::Result<()> {
-        for name in self.names()? {
+        for name in names_in(&self.dir)? {
             let is_unfinished = name
                 .to_str()
                 .and_then(|name| name.strip_suffix(".new"))

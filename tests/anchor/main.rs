@@ -101,7 +101,11 @@ impl Anchor for Memory {
 fn anchors_get_what_opens_what_is_critical_and_what_closes_and_vouch_for_the_end() {
     let place = Place::new();
     let memory = Memory::default();
-    let trail = place.builder().anchor(memory.clone()).open().unwrap();
+    let trail = place
+        .builder()
+        .anchor(memory.clone())
+        .open_or_create()
+        .unwrap();
     let key = trail.verifier_key().clone();
     until("the opening is anchored", || memory.newest());
     trail.note("ordinary").unwrap();
@@ -133,7 +137,7 @@ fn ordinary_records_are_anchored_after_so_many_and_after_so_long() {
         .anchor(memory.clone())
         .anchor_every_records(10)
         .anchor_every(Duration::from_secs(3600))
-        .open()
+        .open_or_create()
         .unwrap();
     until("the opening is anchored", || memory.newest());
     for count in 1..10 {
@@ -154,7 +158,7 @@ fn ordinary_records_are_anchored_after_so_many_and_after_so_long() {
         .builder()
         .anchor(memory.clone())
         .anchor_every(Duration::from_millis(1))
-        .open()
+        .open_or_create()
         .unwrap();
     trail.note("alone").unwrap();
     // Nothing else comes that would take it along: the time has to bring it.
@@ -181,7 +185,9 @@ fn how_long_records_have_been_without_an_anchor_is_told() {
     memory.trouble(Some("unplugged"));
     // That the anchor works again is a record, too, and has to be anchored.
     let builder = place.builder().anchor(memory.clone());
-    let trail = builder.anchor_every(Duration::from_millis(1)).open();
+    let trail = builder
+        .anchor_every(Duration::from_millis(1))
+        .open_or_create();
     let trail = trail.unwrap();
     let first = until("it is behind", || {
         Some(trail.unanchored_for()).filter(|behind| !behind.is_zero())
@@ -210,7 +216,7 @@ fn which_anchors_a_trail_has_is_on_record() {
         .anchor(Memory::default())
         .anchor_every_records(7)
         .anchor_every(Duration::from_millis(1500));
-    anchored.open().unwrap().close().unwrap();
+    anchored.open_or_create().unwrap().close().unwrap();
     let opened: Value = of_event(&place.records(), "TrailOpened").remove(0);
     assert_eq!(opened["anchors"], json!(["tracing", "memory"]));
     assert_eq!(opened["anchor_every_records"], 7);
@@ -250,7 +256,7 @@ fn anchors_that_cannot_be_told_apart_are_refused() {
         let builder = names.iter().fold(builder, |builder, name| {
             builder.anchor(Named((*name).into()))
         });
-        let error = builder.open().unwrap_err();
+        let error = builder.open_or_create().unwrap_err();
         let OpenError::Configuration {
             setting: "anchor", ..
         } = error
@@ -265,7 +271,7 @@ fn anchors_that_cannot_be_told_apart_are_refused() {
         ),
         (place.builder().anchor_every(Duration::ZERO), "anchor_every"),
     ] {
-        let error = builder.open().unwrap_err();
+        let error = builder.open_or_create().unwrap_err();
         assert!(error.to_string().starts_with(setting), "{error}");
     }
     assert!(!place.dir().exists(), "nothing was opened");

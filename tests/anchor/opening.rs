@@ -58,7 +58,7 @@ fn contradicts(place: &Place, anchor: impl Anchor) -> (u64, Contradiction) {
         .map(|path| std::fs::read(path).unwrap())
         .collect();
     let name = anchor.name().to_owned();
-    match place.builder().anchor(anchor).open() {
+    match place.builder().anchor(anchor).open_or_create() {
         Err(OpenError::Contradicts {
             path,
             anchor,
@@ -88,7 +88,7 @@ fn a_trail_that_is_shorter_than_any_anchor_knows_is_refused() {
         .anchor(server.anchor())
         .anchor(unix.anchor())
         .anchor(SameHostCopy::new(&file))
-        .open()
+        .open_or_create()
         .unwrap();
     let last = live(trail, 3);
     let size = last.checkpoint().size();
@@ -114,7 +114,11 @@ fn a_trail_that_is_shorter_than_any_anchor_knows_is_refused() {
 fn a_trail_whose_last_run_was_removed_is_refused() {
     let place = Place::new();
     live(place.open(), 2);
-    let trail = place.builder().anchor(Memory::default()).open().unwrap();
+    let trail = place
+        .builder()
+        .anchor(Memory::default())
+        .open_or_create()
+        .unwrap();
     let last = live(trail, 2);
     std::fs::remove_file(segments(&place.dir()).pop().unwrap()).unwrap();
     let leaves = checkpoints(&place.dir()).last().unwrap().size();
@@ -148,7 +152,10 @@ fn an_older_copy_of_the_directory_that_went_on_is_refused() {
         }
         // What both have in common is no contradiction.
         for checkpoint in before {
-            let opened = place.builder().anchor(Memory::of(checkpoint)).open();
+            let opened = place
+                .builder()
+                .anchor(Memory::of(checkpoint))
+                .open_or_create();
             opened.unwrap().close().unwrap();
         }
     }
@@ -158,7 +165,7 @@ fn an_older_copy_of_the_directory_that_went_on_is_refused() {
 fn an_honest_trail_is_opened_whatever_checkpoint_of_it_an_anchor_remembers() {
     let place = Place::new();
     let (builder, faults) = place.faulty();
-    let trail = builder.open().unwrap();
+    let trail = builder.open_or_create().unwrap();
     let key = trail.verifier_key().clone();
     trail.policy_violation(VIOLATION).unwrap();
     // Void bytes at the end of a segment, which no anchor has ever seen.
@@ -182,7 +189,11 @@ fn an_honest_trail_is_opened_whatever_checkpoint_of_it_an_anchor_remembers() {
     assert!(known.contains(poisoned.checkpoint()));
     for checkpoint in &known {
         let memory = Memory::of(checkpoint);
-        let trail = place.builder().anchor(memory.clone()).open().unwrap();
+        let trail = place
+            .builder()
+            .anchor(memory.clone())
+            .open_or_create()
+            .unwrap();
         trail.close().unwrap();
         assert_eq!(memory.0.lock().unwrap().asked, 1);
     }
@@ -201,7 +212,10 @@ fn a_trail_whose_oldest_segments_are_gone_is_opened() {
         std::fs::remove_file(path).unwrap();
     }
     for checkpoint in [&known[0], first.checkpoint(), known.last().unwrap()] {
-        let opened = place.builder().anchor(Memory::of(checkpoint)).open();
+        let opened = place
+            .builder()
+            .anchor(Memory::of(checkpoint))
+            .open_or_create();
         opened.unwrap().close().unwrap();
     }
 }
@@ -238,7 +252,11 @@ fn what_the_trails_key_has_not_signed_stops_nobody_and_vouches_for_nothing() {
             .newest
             .insert(origin.into(), newest);
         let earlier = of_event(&place.records(), "AnchorFailed").len();
-        let trail = place.builder().anchor(memory.clone()).open().unwrap();
+        let trail = place
+            .builder()
+            .anchor(memory.clone())
+            .open_or_create()
+            .unwrap();
         trail.policy_violation(VIOLATION).unwrap();
         until("it goes on record", || {
             let failed = of_event(&place.records(), "AnchorFailed");
@@ -256,7 +274,7 @@ fn what_the_trails_key_has_not_signed_stops_nobody_and_vouches_for_nothing() {
 #[test]
 fn an_anchor_that_answers_too_late_is_compared_then_and_a_contradiction_is_on_record() {
     let place = Place::new();
-    let trail = place.builder().open().unwrap();
+    let trail = place.builder().open_or_create().unwrap();
     live(trail, 1);
     let copied = place.temp.path().join("older");
     copy(&place.dir(), &copied);
@@ -265,7 +283,11 @@ fn an_anchor_that_answers_too_late_is_compared_then_and_a_contradiction_is_on_re
 
     let memory = Memory::of(last.checkpoint());
     memory.trouble(Some("unplugged"));
-    let trail = place.builder().anchor(memory.clone()).open().unwrap();
+    let trail = place
+        .builder()
+        .anchor(memory.clone())
+        .open_or_create()
+        .unwrap();
     trail.policy_violation(VIOLATION).unwrap();
     until("it failed", || {
         of_event(&place.records(), "AnchorFailed").pop()
@@ -288,7 +310,11 @@ fn an_anchor_that_answers_too_late_and_agrees_has_recovered() {
     let last = live(place.open(), 3);
     let memory = Memory::of(last.checkpoint());
     memory.trouble(Some("unplugged"));
-    let trail = place.builder().anchor(memory.clone()).open().unwrap();
+    let trail = place
+        .builder()
+        .anchor(memory.clone())
+        .open_or_create()
+        .unwrap();
     until("it failed", || {
         of_event(&place.records(), "AnchorFailed").pop()
     });
@@ -306,10 +332,18 @@ fn an_anchor_that_answers_too_late_and_agrees_has_recovered() {
 fn a_new_directory_contradicts_nobody_and_anchors_are_not_asked() {
     let place = Place::new();
     let memory = Memory::default();
-    let trail = place.builder().anchor(memory.clone()).open().unwrap();
+    let trail = place
+        .builder()
+        .anchor(memory.clone())
+        .open_or_create()
+        .unwrap();
     live(trail, 1);
     std::fs::remove_dir_all(place.dir()).unwrap();
-    let trail = place.builder().anchor(memory.clone()).open().unwrap();
+    let trail = place
+        .builder()
+        .anchor(memory.clone())
+        .open_or_create()
+        .unwrap();
     live(trail, 1);
     let inner = memory.0.lock().unwrap();
     assert_eq!(inner.asked, 0);
@@ -326,7 +360,7 @@ fn a_server_that_cannot_be_reached_does_not_keep_a_worker_from_starting() {
     let trail = AuditTrail::builder("worker-1".parse().unwrap(), place.dir(), key)
         .anchor(SocketAnchor::unix(place.temp.path().join("nobody")))
         .durable_within(Duration::from_millis(50))
-        .open()
+        .open_or_create()
         .unwrap();
     trail.policy_violation(VIOLATION).unwrap();
     let failed = until("it failed", || {

@@ -53,7 +53,7 @@ fn an_anchor_that_hangs_delays_nothing_and_gets_the_newest_when_it_is_back() {
         .critical_deadline(Duration::from_millis(1500))
         .anchor(hanging)
         .anchor(memory.clone())
-        .open()
+        .open_or_create()
         .unwrap();
     let key = trail.verifier_key().clone();
     assert_eq!(arrivals.recv().unwrap(), 1);
@@ -104,7 +104,7 @@ fn opening_and_closing_wait_for_a_hanging_anchor_no_longer_than_the_critical_dea
         .builder()
         .critical_deadline(Duration::from_millis(300))
         .anchor(hanging)
-        .open()
+        .open_or_create()
         .unwrap();
     assert!(
         started.elapsed() >= Duration::from_millis(300),
@@ -128,7 +128,11 @@ fn opening_and_closing_wait_for_a_hanging_anchor_no_longer_than_the_critical_dea
 fn an_outage_is_recorded_once_and_so_is_its_end() {
     let place = Place::new();
     let memory = Memory::default();
-    let trail = place.builder().anchor(memory.clone()).open().unwrap();
+    let trail = place
+        .builder()
+        .anchor(memory.clone())
+        .open_or_create()
+        .unwrap();
     until("it works", || memory.newest());
     for outage in 1..=2 {
         memory.trouble(Some("unplugged"));
@@ -167,14 +171,22 @@ fn closing_gives_a_failing_anchor_one_more_try_and_succeeds_without_it() {
     let place = Place::new();
     let memory = Memory::default();
     memory.trouble(Some("unplugged"));
-    let trail = place.builder().anchor(memory.clone()).open().unwrap();
+    let trail = place
+        .builder()
+        .anchor(memory.clone())
+        .open_or_create()
+        .unwrap();
     until("it failed", || {
         of_event(&place.records(), "AnchorFailed").pop()
     });
     trail.close().unwrap();
     assert!(memory.newest().is_none());
 
-    let trail = place.builder().anchor(memory.clone()).open().unwrap();
+    let trail = place
+        .builder()
+        .anchor(memory.clone())
+        .open_or_create()
+        .unwrap();
     // Long pauses by now; it is well again, and nobody has noticed.
     std::thread::sleep(Duration::from_secs(1));
     memory.trouble(None);
@@ -186,7 +198,11 @@ fn closing_gives_a_failing_anchor_one_more_try_and_succeeds_without_it() {
 fn dropping_a_trail_anchors_its_end_too() {
     let place = Place::new();
     let memory = Memory::default();
-    let trail = place.builder().anchor(memory.clone()).open().unwrap();
+    let trail = place
+        .builder()
+        .anchor(memory.clone())
+        .open_or_create()
+        .unwrap();
     let key = trail.verifier_key().clone();
     drop(trail);
     let report = place.verify(&key, &[memory.newest().unwrap()]);
@@ -238,7 +254,7 @@ fn an_anchor_that_panics_is_on_record_and_is_called_no_more() {
             at,
             calls: Arc::clone(&calls),
         };
-        let trail = place.builder().anchor(anchor).open().unwrap();
+        let trail = place.builder().anchor(anchor).open_or_create().unwrap();
         trail.policy_violation(VIOLATION).unwrap();
         let failed = until("it goes on record", || {
             of_event(&place.records(), "AnchorFailed").pop()

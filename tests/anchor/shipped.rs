@@ -15,7 +15,11 @@ use crate::until;
 fn a_server_keeps_the_newest_checkpoint_over_either_kind_of_socket() {
     let place = Place::new();
     for server in [Server::tcp(), Server::unix(&place.temp.path().join("s"))] {
-        let trail = place.builder().anchor(server.anchor()).open().unwrap();
+        let trail = place
+            .builder()
+            .anchor(server.anchor())
+            .open_or_create()
+            .unwrap();
         let origin = trail.verifier_key().name().to_owned();
         trail.policy_violation(VIOLATION).unwrap();
         let last = trail.close().unwrap();
@@ -142,7 +146,11 @@ fn each_misbehaviour_of_a_server_is_on_record_and_it_recovers() {
     ] {
         let before = of_event(&place.records(), "AnchorFailed").len();
         server.behave(manner);
-        let trail = place.builder().anchor(server.anchor()).open().unwrap();
+        let trail = place
+            .builder()
+            .anchor(server.anchor())
+            .open_or_create()
+            .unwrap();
         trail.policy_violation(VIOLATION).unwrap();
         let failed: Value = until("it goes on record", || {
             of_event(&place.records(), "AnchorFailed")
@@ -172,7 +180,7 @@ fn a_file_holds_one_private_checkpoint_at_any_time() {
     let trail = place
         .builder()
         .anchor(SameHostCopy::new(&path))
-        .open()
+        .open_or_create()
         .unwrap();
     let key = trail.verifier_key().clone();
     let receipt = trail.policy_violation(VIOLATION).unwrap();
@@ -211,7 +219,7 @@ fn a_file_never_goes_back_and_never_forgets_another_trail() {
 
     // The directory is deleted, and the worker starts as if there had been nothing.
     std::fs::remove_dir_all(place.dir()).unwrap();
-    let trail = place.builder().anchor(copy).open().unwrap();
+    let trail = place.builder().anchor(copy).open_or_create().unwrap();
     let failed = until("it goes on record", || {
         of_event(&place.records(), "AnchorFailed").pop()
     });
@@ -264,7 +272,7 @@ fn on_a_full_disk(place: &Path) {
     let disk = place.join("disk");
     let trail = crate::support::builder_at(place)
         .anchor(SameHostCopy::new(disk.join("copy")))
-        .open()
+        .open_or_create()
         .unwrap();
     let kept = until("the opening is anchored", || trail.anchored_until());
     let filler = disk.join("filler");

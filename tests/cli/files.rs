@@ -239,7 +239,7 @@ fn retained() -> (Trail, Vec<String>) {
         .builder()
         .segment_bytes(4096)
         .retention(retention);
-    let open = builder.open().unwrap();
+    let open = builder.open_or_create().unwrap();
     while segments(&trail.place.dir()).len() < 4 {
         open.policy_violation(VIOLATION).unwrap();
     }

@@ -30,7 +30,7 @@ impl Trail {
     fn new() -> Self {
         let place = Place::new();
         let (builder, faults) = place.faulty();
-        let trail = builder.open().unwrap();
+        let trail = builder.open_or_create().unwrap();
         let key = trail.verifier_key().clone();
         let shard = sealed(&manager(&trail), "shard-a", 600_000);
         for number in 0..20 {

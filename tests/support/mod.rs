@@ -54,7 +54,7 @@ impl Place {
     }
 
     pub fn open(&self) -> AuditTrail {
-        self.builder().open().unwrap()
+        self.builder().open_or_create().unwrap()
     }
 
     pub fn records(&self) -> Vec<Value> {

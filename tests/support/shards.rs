@@ -65,7 +65,7 @@ impl Worker {
         let disk = StorageFaults::dangerous_new();
         let trail = trail(place.builder())
             .dangerous_storage_faults(disk.clone())
-            .open()
+            .open_or_create()
             .unwrap();
         let token = WorkerToken::generate().unwrap();
         let manager = options(VramManager::builder(device, &token, &trail))

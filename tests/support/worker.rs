@@ -29,7 +29,7 @@ pub fn record_for_ever(place: &Path) -> ! {
     println!("\nup");
     let trail = builder_at(place)
         .segment_bytes(SEGMENT_BYTES)
-        .open()
+        .open_or_create()
         .unwrap();
     println!("key {}", trail.verifier_key());
     std::thread::scope(|scope| {
@@ -190,7 +190,7 @@ impl Told {
     /// The next run goes on in the trail and closes it, and then nothing is missing, either.
     pub fn expect_continued(&mut self, place: &Path) {
         let dir = place.join("trail");
-        let trail = builder_at(place).open().unwrap();
+        let trail = builder_at(place).open_or_create().unwrap();
         self.key.get_or_insert_with(|| trail.verifier_key().clone());
         self.receive(&trail.policy_violation(VIOLATION).unwrap());
         self.receive(&trail.close().unwrap());

@@ -214,7 +214,7 @@ fn a_forgotten_trail_keeps_its_directory_and_writes_what_it_was_given() {
     let key = trail.verifier_key().clone();
     let shard = sealed(&manager(&trail), "a", LEN);
     forget(trail);
-    let error = place.builder().open().unwrap_err();
+    let error = place.builder().open_or_create().unwrap_err();
     assert!(matches!(error, OpenError::Locked { .. }), "{error}");
     shard.dangerous_flip_bit(0, 0).unwrap();
     let failed = shard.verify().unwrap_err();

@@ -86,7 +86,7 @@ impl Everything {
     fn at(place: &Path) -> Self {
         let anchor = SameHostCopy::new(place.join("anchor"));
         let builder = builder_at(place).on_degraded(|_| {}).anchor(anchor);
-        let trail = builder.open().unwrap();
+        let trail = builder.open_or_create().unwrap();
         let manager = manager(&trail);
         let shared = sealed(&manager, "shared", LEN).verify().unwrap().share();
         Self {
@@ -361,7 +361,7 @@ fn take_everything(everything: Everything) {
 #[test]
 fn what_is_told_about_a_shared_shard_waits_for_no_thread_that_is_not_there() {
     alone(|place| {
-        let trail = builder_at(place).open().unwrap();
+        let trail = builder_at(place).open_or_create().unwrap();
         let manager = manager(&trail);
         let shared = sealed(&manager, "shared", 64).verify().unwrap().share();
         let done = AtomicBool::new(false);
@@ -391,12 +391,12 @@ fn what_is_told_about_a_shared_shard_waits_for_no_thread_that_is_not_there() {
 #[test]
 fn a_child_that_lives_on_does_not_keep_the_trail_locked() {
     alone(|place| {
-        let trail = builder_at(place).open().unwrap();
+        let trail = builder_at(place).open_or_create().unwrap();
         let child = fork(60, || {
             std::thread::sleep(std::time::Duration::from_secs(50))
         });
         trail.close().unwrap();
-        let reopened = builder_at(place).open();
+        let reopened = builder_at(place).open_or_create();
         rustix::process::kill_process(child, rustix::process::Signal::KILL).unwrap();
         waitpid(Some(child), WaitOptions::empty()).unwrap();
         reopened.unwrap().close().unwrap();

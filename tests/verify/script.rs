@@ -267,7 +267,7 @@ fn the_script_agrees_on_forms() {
 fn the_script_agrees_on_trails_of_the_writer() {
     let place = Place::new();
     let (builder, faults) = place.faulty();
-    let trail = builder.queue_records(16).open().unwrap();
+    let trail = builder.queue_records(16).open_or_create().unwrap();
     let key = trail.verifier_key().clone();
     trail.note("before").unwrap();
     trail.flush().unwrap();

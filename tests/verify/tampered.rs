@@ -54,7 +54,10 @@ impl Place {
     fn run(&self, dir: &str, key: &str, previous: &str, note: &str) -> (VerifierKey, Checkpoint) {
         let dir = self.0.path().join(dir);
         let builder = AuditTrail::builder("w".parse().unwrap(), dir, self.key(key));
-        let trail = builder.previous_key(self.key(previous)).open().unwrap();
+        let trail = builder
+            .previous_key(self.key(previous))
+            .open_or_create()
+            .unwrap();
         trail.note(note).unwrap();
         if note == "flushed" {
             trail.flush().unwrap();

@@ -7,7 +7,7 @@ use vram_residency::{AuditTrail, Host, ModelRef, Provenance, TrailKey, VramManag
 fn main() -> Result<(), Box<dyn Error>> {
     let temp = tempfile::tempdir()?;
     let key = TrailKey::open_or_create(temp.path().join("key.pem"))?;
-    let trail = AuditTrail::builder("w".parse()?, temp.path().join("trail"), key).open()?;
+    let trail = AuditTrail::builder("w".parse()?, temp.path().join("trail"), key).open_or_create()?;
     let token = WorkerToken::generate()?;
     let manager = VramManager::builder(Host::new(), &token, &trail).build()?;
 

@@ -37,7 +37,7 @@ const MAX_TOLD_CHARS: usize = 80;
 /// use vram_residency::audit::SocketAnchor;
 /// use vram_residency::{AuditTrail, TrailKey};
 ///
-/// let key = TrailKey::open_or_create("/etc/worker/trail-key.pem")?;
+/// let key = TrailKey::open("/etc/worker/trail-key.pem")?;
 /// let trail = AuditTrail::builder("worker-1".parse()?, "/var/lib/worker/trail", key)
 ///     .anchor(SocketAnchor::tcp("anchors.example:7070"))
 ///     .open()?;

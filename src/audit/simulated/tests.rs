@@ -24,6 +24,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use super::super::builder::AuditTrailBuilder;
+use super::super::storage::Presence;
 use super::super::sync::Instant;
 use super::super::writer::Writer;
 use super::super::{Anchor, AnchorError, Checkpoint, OpenError, Shared, VerifierKey, verify};
@@ -131,7 +132,7 @@ impl<'a> World<'a> {
             0 => builder,
             key => builder.previous_key(self.key(key - 1)),
         };
-        match builder.prepare(self.disk.clone()) {
+        match builder.prepare(self.disk.clone(), Presence::Either) {
             Ok((writer, shared)) => {
                 let mut model = self.model();
                 model.run += 1;

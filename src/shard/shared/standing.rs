@@ -227,7 +227,7 @@ mod tests {
         let dir = temp.path().join("trail");
         let key = TrailKey::open_or_create(temp.path().join("key.pem")).unwrap();
         let trail = AuditTrail::builder("worker-1".parse().unwrap(), &dir, key)
-            .open()
+            .open_or_create()
             .unwrap();
         let standing = standing(&trail, check(MAX_AGE * 3, 1));
         assert_eq!(standing.judge(), Err(Revoked::Overdue));

@@ -22,7 +22,7 @@ fn make_segment() -> (Vec<u8>, VerifierKey) {
     let key = TrailKey::open_or_create(dir.path().join("key.pem")).unwrap();
     let path = dir.path().join("trail");
     let trail = AuditTrail::builder("test".parse().unwrap(), &path, key)
-        .open()
+        .open_or_create()
         .unwrap();
     for number in 0..12 {
         trail.note(format!("note {number}")).unwrap();

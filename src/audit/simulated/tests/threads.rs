@@ -81,7 +81,7 @@ impl Stage {
         let (writer, shared) =
             AuditTrailBuilder::new("w".parse().unwrap(), "/simulated".into(), key)
                 .queue_records(records)
-                .prepare(disk.clone())
+                .prepare(disk.clone(), Presence::Either)
                 .unwrap();
         let model = Model {
             run: 1,
