@@ -190,15 +190,18 @@ pub enum KeyError {
     },
 }
 
-/// A supplied signer gave no usable signature.
+/// The trail's key gave no usable signature. Nothing was written with it, and it is kept nowhere.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SignError {
     /// The signer failed.
     #[error("the trail's signer failed")]
     Failed(#[source] Box<dyn Error + Send + Sync>),
-    /// The signature is not one of the trail's key over the message.
-    #[error("the trail's signer returned a signature that its public key refuses")]
+    /// The signature is not one of the trail's key over the message: a supplied signer has another
+    /// key, or a bit has flipped in a signer. It was thrown away.
+    #[error(
+        "the trail's signer made a signature that its public key refuses: see whether it has the right key, and check the machine's memory"
+    )]
     Wrong,
 }
 
@@ -374,6 +377,17 @@ impl TrailKey {
         }
     }
 
+    /// Lets `signatures` come out of the signer with a flipped bit, as a fault in memory or processor
+    /// makes them, after as many good ones as `after` says. A supplied signer has no such fault.
+    #[cfg(feature = "fault-injection")]
+    pub fn dangerous_flip_signatures(mut self, after: u32, signatures: u32) -> Self {
+        if let Kind::Here(key) = &mut self.0 {
+            key.flip(after, signatures);
+        }
+        self
+    }
+
+    /// Signs `message`. Only a signature that the public key accepts is returned.
     pub(crate) fn sign(&mut self, message: &[u8]) -> Result<Signature, SignError> {
         match &mut self.0 {
             Kind::Here(key) => key.sign(message),

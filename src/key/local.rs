@@ -3,6 +3,10 @@
 //! A durable record waits for its signature, so signing is done by graviola where the processor can:
 //! it takes about half of ed25519-dalek's time. Ed25519 has one signature for a message and a key, so
 //! both must agree; a key with which they do not is left to ed25519-dalek, as on older processors.
+//!
+//! A signer with a flipped bit gives its key away: two signatures of one text, one of them wrong, are
+//! enough to compute it. So each signature is verified here, under a copy of the public key that the
+//! signers do not use, and a wrong one leaves this module in no form.
 
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 use graviola::signing::eddsa::Ed25519SigningKey;
@@ -17,26 +21,80 @@ const PROBE: &[u8] = b"vram-residency: both signatures of this text must be equa
 pub(super) struct LocalKey {
     key: SigningKey,
     fast: Option<Ed25519SigningKey>,
+    public: VerifyingKey,
+    /// Which signatures to come have a flipped bit: how many are good before, and how many it is.
+    #[cfg(feature = "fault-injection")]
+    flips: (u32, u32),
 }
 
 impl LocalKey {
     pub(super) fn new(key: SigningKey) -> Self {
         let fast = fast_key(&key);
-        Self { key, fast }
+        let public = key.verifying_key();
+        Self {
+            key,
+            fast,
+            public,
+            #[cfg(feature = "fault-injection")]
+            flips: (0, 0),
+        }
     }
 
     pub(super) fn verifying_key(&self) -> VerifyingKey {
-        self.key.verifying_key()
+        self.public
     }
 
-    pub(super) fn sign(&self, message: &[u8]) -> Result<Signature, SignError> {
-        match &self.fast {
-            Some(fast) => Ok(Signature::from_bytes(&fast.sign(message))),
-            None => self
-                .key
-                .try_sign(message)
-                .map_err(|error| SignError::Failed(error.into())),
+    /// Signs with the faster signer, and with the other one if the signature is wrong.
+    pub(super) fn sign(&mut self, message: &[u8]) -> Result<Signature, SignError> {
+        if let Some(fast) = &self.fast {
+            let signature = Signature::from_bytes(&fast.sign(message));
+            match self.verified(message, signature) {
+                Ok(signature) => return Ok(signature),
+                Err(_) => self.give_up_fast(),
+            }
         }
+        let signature = self.key.try_sign(message);
+        let signature = signature.map_err(|error| SignError::Failed(error.into()))?;
+        self.verified(message, signature)
+    }
+
+    fn verified(&mut self, message: &[u8], signature: Signature) -> Result<Signature, SignError> {
+        #[cfg(feature = "fault-injection")]
+        let signature = self.flipped(signature);
+        match self.public.verify_strict(message, &signature) {
+            Ok(()) => Ok(signature),
+            Err(_) => Err(SignError::Wrong),
+        }
+    }
+
+    #[cold]
+    fn give_up_fast(&mut self) {
+        tracing::error!(
+            "the faster signer of the trail's key made a wrong signature, which was thrown away; the trail is signed by the portable one: check the machine's memory and processor"
+        );
+        self.fast = None;
+    }
+
+    #[cfg(feature = "fault-injection")]
+    pub(super) fn flip(&mut self, after: u32, signatures: u32) {
+        self.flips = (after, signatures);
+    }
+
+    #[cfg(feature = "fault-injection")]
+    fn flipped(&mut self, signature: Signature) -> Signature {
+        let mut bytes = signature.to_bytes();
+        match &mut self.flips {
+            (0, 0) => {}
+            (0, left) => {
+                *left = left.saturating_sub(1);
+                // In the half that is computed from the secret.
+                if let Some(byte) = bytes.get_mut(40) {
+                    *byte ^= 1 << 3;
+                }
+            }
+            (before, _) => *before = before.saturating_sub(1),
+        }
+        Signature::from_bytes(&bytes)
     }
 
     #[cfg(test)]
@@ -103,5 +161,19 @@ mod tests {
                 assert_eq!(hex::encode(signed), signature);
             }
         }
+    }
+
+    /// The signer holds another secret than the key: as after a bit has flipped in it.
+    #[test]
+    fn a_signer_that_errs_is_given_up_and_the_other_one_signs() {
+        let [one, two] = [[1; 32], [2; 32]].map(|secret| SigningKey::from_bytes(&secret));
+        let mut key = LocalKey::new(one.clone());
+        key.fast = LocalKey::new(two.clone()).fast;
+        let signature = key.sign(b"root").unwrap();
+        assert_eq!(signature, one.try_sign(b"root").unwrap());
+        assert!(key.fast.is_none());
+        // Neither is right any more.
+        key.key = two;
+        assert!(matches!(key.sign(b"root"), Err(SignError::Wrong)));
     }
 }
