@@ -4,7 +4,7 @@
 Needs Python's standard library and the `openssl` command, and was written from FORMAT.md alone. Exit
 status: 0 sound, 1 broken, 2 not checked, 3 holds with something missing; the reasons are printed.
 """
-import base64, contextlib, hashlib, json, os, pathlib, re, subprocess, sys, tempfile
+import base64, bisect, contextlib, hashlib, json, os, pathlib, re, subprocess, sys, tempfile
 TEXT, NUMBER, TIME = r'"[^"\\]*"', "[0-9]+", '"0000-00-00T00:00:00[.]000000000Z"'.replace("0", "[0-9]")
 COMMON = {"seq": NUMBER, "time": TIME, "mono_us": NUMBER, "boot": TEXT, "worker": TEXT, "event": TEXT,
           "severity": '"(INFO|WARN|CRITICAL)"', "outcome": '"(success|failure)"'}
@@ -38,6 +38,13 @@ def frontier(size):
     """The ranges of the maximal complete subtrees, largest first."""
     bits = [bit for bit in range(size.bit_length()) if size >> bit & 1]
     return [(size >> bit + 1 << bit + 1, size >> bit << bit) for bit in reversed(bits)]
+def minus(spans, cuts):
+    """Spans (start, end) of numbers without those in `cuts`: a gap may be longer than a memory."""
+    for first, last in cuts:
+        parts = [((start, min(end, first)), (max(start, last), end)) if start < last and first < end else ((start, end),)
+                 for start, end in spans]
+        spans = [part for both in parts for part in both if part[0] < part[1]]
+    return spans
 def parse(note):
     """(origin, size, root, key name, signature) of a note with one signature; raises ValueError."""
     match = re.fullmatch(r"([^\n]+)\n(0|[1-9][0-9]*)\n([^\n]{44})\n\n— ([^\n ]+) ([^\n]{92})\n", note)
@@ -121,24 +128,30 @@ class Check:
         return acknowledged, good, text
     def numbers(self, runs):
         """`runs` holds the acknowledged records of each segment, or None for one without a key."""
-        there, lost, excused, ordinary, base = set(), set(), set(), -1, -1
+        there, lost, excused, ordinary, base, first = set(), [], [], -1, -1, None if runs[0][0] else 0
         for number, records in runs:
+            first = first if records is not None else None
             for at, record in enumerate(records or []):
                 seq, event = record["seq"], record["event"]
                 self.expect(seq not in there and (not at or seq > ordinary), f"number {seq} is not in its place")
                 there.add(seq)
                 ordinary, base = (seq, base) if at else (ordinary, ordinary if event == "TrailOpened" else base)
+                # Behind what was not read, numbers are known from the first ordinary record on.
+                first = min(seq, records[0]["seq"]) if at and first is None else first
                 if event == "RecordsLost":
-                    span = range(record["first"], min(record["last"], record["first"] + 10**7) + 1)
-                    fine = span and len(span) == record["count"] and span[-1] < seq and not lost & set(span)
-                    self.expect(fine, f"segment {number:06}: RecordsLost {span} is no range, or there twice")
-                    lost |= set(span)
+                    start, end = record["first"], record["last"] + 1
+                    fine = start < end <= seq and end - start == record["count"]
+                    fine &= minus([(start, end)], lost + excused) == [(start, end)]
+                    self.expect(fine, f"segment {number:06}: RecordsLost {start} to {end - 1} is no range, or there twice")
+                    lost.append((start, end))
                 elif event == "TailRecovered":
-                    excused |= set(range(base + 1, min(record["highest_seq"] + 1, seq)))
-        first, end = min(there, default=0) if runs[0][0] else 0, 0 if None in dict(runs).values() else ordinary + 1
-        gaps = set(range(first, end)) - there - lost
-        self.expect(not lost & there, f"numbers {lost & there} are said to be lost, but are there")
-        self.expect(gaps <= excused, f"numbers {sorted(gaps - excused)[:9]} are missing")
+                    excused.append((base + 1, min(record["highest_seq"] + 1, seq)))
+        known = sorted(seq for seq in there if seq <= ordinary)
+        gaps = [(before + 1, seq) for before, seq in zip([-1] + known, known)] if first is not None else []
+        gaps = minus(minus(gaps, [(0, first or 0)]), lost)
+        said = [span for span in lost if bisect.bisect(known, span[1] - 1) > bisect.bisect_left(known, span[0])]
+        self.expect(not said, f"numbers {said} are said to be lost, but are there")
+        self.expect(not minus(gaps, excused), f"numbers {minus(gaps, excused)[:9]} are missing")
         self.missing |= {"records"} if lost or gaps else set()
     def void(self, number, header, records, data, end):
         tail = records[1] if len(records) > 1 and records[1]["event"] == "TailRecovered" else {"void_bytes": 0}

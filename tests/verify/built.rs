@@ -126,8 +126,9 @@ impl Trail {
 
     /// Writes a record with a number of its own and the event's fields.
     pub(crate) fn record_at(&mut self, seq: u64, event: &str, fields: Value) {
+        let fraction = seq % 1_000_000_000;
         let mut line = format!(
-            r#"{{"seq":{seq},"time":"2026-01-02T03:04:05.{seq:09}Z","mono_us":{seq},"boot":"b0","worker":"worker-1","event":"{event}","severity":"INFO","outcome":"success""#
+            r#"{{"seq":{seq},"time":"2026-01-02T03:04:05.{fraction:09}Z","mono_us":{seq},"boot":"b0","worker":"worker-1","event":"{event}","severity":"INFO","outcome":"success""#
         );
         for (name, value) in fields.as_object().unwrap() {
             line.push_str(&format!(",\"{name}\":{value}"));

@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use crate::built::{Trail, broken, holds};
+use crate::script::Script;
 
 /// A trail with one segment, whose records have these numbers.
 pub(crate) fn numbered(numbers: &[u64]) -> Trail {
@@ -161,4 +162,47 @@ fn a_matching_batch_behind_the_stated_end_is_void() {
     let note = next.sign(9, [9; 32]);
     next.segments[0].extend(format!("{}\n", json!({"checkpoint": note})).as_bytes());
     broken(&next.verify(&[]), "more than one batch");
+}
+
+/// Whoever holds the key can leave a gap as long as all the numbers there are.
+#[test]
+fn a_gap_of_any_length_is_found_and_can_be_explained() {
+    const FAR: u64 = 1 << 50;
+    let mut lost = numbered(&[1, FAR]);
+    lost.lost(2, FAR - 1).checkpoint();
+    let report = lost.verify(&[]);
+    holds(&report);
+    assert_eq!(report.records_lost, FAR - 2);
+    let mut silent = numbered(&[1, FAR]);
+    silent.checkpoint();
+    broken(&silent.verify(&[]), "are missing");
+    let mut partly = numbered(&[1, FAR]);
+    partly.lost(3, FAR - 1).checkpoint();
+    broken(&partly.verify(&[]), "numbers 2 to 2 are missing");
+    let mut killed = numbered(&[1]);
+    killed.checkpoint();
+    killed.seq = FAR;
+    killed
+        .open("TrailOpened")
+        .recovered(FAR - 1)
+        .notes(1)
+        .checkpoint();
+    let report = killed.verify(&[]);
+    holds(&report);
+    assert_eq!(report.never_acknowledged, FAR - 2);
+    let mut twice = killed.clone();
+    twice.lost(5, 6).checkpoint();
+    broken(&twice.verify(&[]), "named twice");
+    if let Some(mut script) = Script::start() {
+        for (name, trail) in [
+            ("lost", lost),
+            ("silent", silent),
+            ("partly", partly),
+            ("killed", killed),
+            ("lost and killed", twice),
+        ] {
+            let (dir, keys) = (trail.stored(), [trail.key_text()]);
+            script.agrees(name, dir.path(), &keys, None, &trail.verify(&[]));
+        }
+    }
 }
