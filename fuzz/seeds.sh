@@ -34,12 +34,21 @@ sed 's/^{"checkpoint":"[^"]*"}$/C/' "$trail/000000.jsonl" >seeds/forged/first
 cp "$trail/anchor.txt" seeds/notes/checkpoint
 printf %s "$(cat "$trail/verifier-key.txt")" >seeds/notes/key
 
+# A witness's line before the trail's own, and one behind it: 76 bytes, 2 428 bytes.
+cosigned() {
+    ed25519="— witness.example/w1 $(head -c 76 /dev/zero | base64 -w 0)"
+    ml_dsa="— witness.example/w2 $(head -c 2428 /dev/zero | base64 -w 0)"
+    sed -e '/^— /i '"$ed25519" -e '$a '"$ml_dsa" "$1"
+}
+cosigned "$trail/anchor.txt" >seeds/notes/cosigned
+
 prove() {
     cargo run --quiet --manifest-path ../Cargo.toml --features cli --bin vram-audit -- \
         prove "$trail" "$1" --key "$(cat "$trail/verifier-key.txt")"
 }
 prove 0 >seeds/proofs/first
 prove 52 >seeds/proofs/last
+cosigned seeds/proofs/last >seeds/proofs/cosigned
 
 # Text, then twice four bytes: index and total.
 printf 'shard_0-a\0\0\0\0\1\0\0\0' >seeds/ids/shard

@@ -2,14 +2,17 @@
 //! packages open every checkpoint and check the proof of every record, and a script that shares
 //! nothing with the library recomputes the Merkle roots of a real trail; all refuse altered ones.
 
+#[path = "support/cosign.rs"]
+mod cosign;
 mod support;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use cosign::{Witness, line, with_lines};
 use support::{Place, is_installed, manager, sealed, segments, skip};
 use vram_residency::audit::faults::{Step, StorageError, StorageFaults};
-use vram_residency::audit::{Checkpoint, VerifierKey, prove};
+use vram_residency::audit::{Checkpoint, Proof, VerifierKey, prove};
 
 fn script(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -259,4 +262,66 @@ fn go_opens_every_checkpoint_and_checks_the_proof_of_every_record() {
     bytes[at] = if bytes[at] == b'7' { b'8' } else { b'7' };
     std::fs::write(segment, bytes).unwrap();
     assert_eq!(check(&key, &[]).status.code(), Some(1));
+}
+
+/// Go's implementation of signed notes is the judge of what a note with signatures of others is.
+#[test]
+fn go_opens_what_others_have_signed_too_and_refuses_what_we_refuse() {
+    let place = Place::new();
+    let (key, last) = run(&place);
+    let Some(program) = sumdb(&place).filter(|_| is_installed("openssl")) else {
+        return;
+    };
+    let keys = std::slice::from_ref(&key);
+    let witness = Witness::new(place.temp.path(), "witness.example/w1");
+    let cosignature = witness.cosign(&last);
+    let proof = prove(&place.dir(), keys, 7).unwrap().to_string();
+    let path = place.temp.path().join("cosigned.tlog-proof");
+    let agree = |keys_for_go: String, before: &str, behind: &str| {
+        let text = proof.replace(&last.to_string(), &with_lines(&last, before, behind));
+        std::fs::write(&path, &text).unwrap();
+        let go = Command::new(&program)
+            .args([keys_for_go.as_str(), "--"])
+            .arg(&path)
+            .output()
+            .unwrap();
+        let ours = text
+            .parse::<Proof>()
+            .and_then(|proof| proof.check(keys).map(str::len));
+        assert_eq!(go.status.success(), ours.is_ok(), "{go:?}: {ours:?}");
+        ours.is_ok()
+    };
+    let alone = key.to_string();
+    let both = format!("{key},{}", witness.verifier_key());
+    let ml_dsa = line("witness.example/ml-dsa", &[7; 2428]);
+    let forged = {
+        let own = last.to_string().lines().last().unwrap().to_owned();
+        let tail = own.len() - 12;
+        format!("{}AAAAAAAA{}\n", &own[..tail], &own[tail + 8..])
+    };
+    for (keys_for_go, before, behind, good) in [
+        (&both, "", &cosignature[..], true),
+        (&both, &cosignature, &ml_dsa, true),
+        (&alone, &cosignature, &ml_dsa, true),
+        (&alone, &ml_dsa.repeat(50), &cosignature.repeat(49), true),
+        (
+            &alone,
+            &line(key.name(), &[9; 2428]),
+            &line("w", &[1; 5]),
+            true,
+        ),
+        (&alone, &forged, "", false),
+        (&alone, "", &forged, true),
+        (&alone, &line("w", &[1; 4]), "", false),
+        (&alone, "", &line("w+w", &[1; 68]), false),
+        (&alone, "", "\u{2014} w\n", false),
+        (&alone, "", "\n", false),
+        (&alone, "", "w\n", false),
+    ] {
+        assert_eq!(
+            agree(keys_for_go.clone(), before, behind),
+            good,
+            "{before}{behind}"
+        );
+    }
 }

@@ -51,6 +51,12 @@ def parse(note):
     if not match or len(b64(match[3])) != 32 or len(b64(match[5])) != 68:
         raise ValueError("not a checkpoint with one signature")
     return match[1], int(match[2]), b64(match[3]), match[4], b64(match[5])
+def alone(anchor):
+    """The anchor's text with one signature line alone: the first of each key name and key hash."""
+    (text, lines), notes = anchor.split("\n\n"), {}
+    for name, blob in re.findall("^— ([^ \n]+) ([^ \n]+)$", lines, re.MULTILINE):
+        notes.setdefault((name, b64(blob)[:4]), f"{text}\n\n— {name} {blob}\n")
+    return notes
 
 class Key:
     """A verifier key; signatures are checked by openssl."""
@@ -199,8 +205,12 @@ class Check:
         self.numbers(runs)
         closed = before and last["event"] == "TrailClosed" and good == len(text)
         lacks = {"older segments": numbers[0], "close": not closed, "tail": before and good < len(text)}
-        name, size, root = parse(anchor)[:3] if anchor else ("", -1, b"")
-        sure = name == origin and any(key.signed(anchor) for key in self.keys.values())
+        notes = alone(anchor) if anchor else {}
+        known = [(key, notes.get((key.name, key.hash), "")) for key in self.keys.values()]
+        known = [(key, note) for key, note in known if note]
+        sure = any(known) and all(len(b64(note.split()[-1])) == 68 and key.signed(note) for key, note in known)
+        name, size, root = parse(known[0][1])[:3] if sure else ("", -1, b"")
+        sure = name == origin
         comparable = size >= tree.size or (numbers[0] == 0 and 0 < size and not self.unchecked)
         fine = not (sure and before and comparable) or (size <= tree.size and root == tree.node(0, size))
         self.expect(fine, f"the anchor at {size} leaves contradicts the trail")

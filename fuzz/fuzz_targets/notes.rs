@@ -22,6 +22,13 @@ fuzz_target!(|text: &str| {
             .parse()
             .expect("what it wrote itself");
         assert_eq!(again, checkpoint);
+        // Signatures of others are kept, and change nothing that is signed.
+        let more = format!("{text}\u{2014} w AAAAAAAAAAAA\n");
+        if let Ok(more) = more.parse::<Checkpoint>() {
+            assert_eq!(more.to_string(), format!("{text}\u{2014} w AAAAAAAAAAAA\n"));
+            assert_eq!(more.signed_text(), signed);
+            assert_eq!(more.root(), checkpoint.root());
+        }
     }
     if let Ok(key) = text.parse::<VerifierKey>() {
         assert_eq!(key.to_string(), text);

@@ -14,6 +14,11 @@ fuzz_target!(|text: &str| {
         return;
     };
     assert_eq!(proof.to_string(), text);
+    // What a key that nobody knows has signed changes no answer.
+    let more = format!("{text}\u{2014} w AAAAAAAAAAAA\n");
+    if let Ok(more) = more.parse::<Proof>() {
+        assert_eq!(more.check(&[verifier_key()]), proof.check(&[verifier_key()]));
+    }
     if let Ok(record) = proof.check(&[verifier_key()]) {
         assert_eq!(record, proof.unchecked_record());
         assert!(proof.index() < proof.checkpoint().size());

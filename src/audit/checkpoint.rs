@@ -2,7 +2,9 @@
 //!
 //! A checkpoint is a C2SP tlog-checkpoint in a C2SP signed note, which tools check that do not know
 //! this crate (`openssl`, Go's `sumdb/note`). This module knows texts and signatures; it does not
-//! know what a record says or where a line is stored.
+//! know what a record says or where a line is stored. The lines under the text are in its submodule.
+
+mod signatures;
 
 use std::fmt;
 use std::str::FromStr;
@@ -24,8 +26,11 @@ const ED25519_SPKI: [u8; 12] = [
     0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00,
 ];
 
-/// The most signature lines read in one note.
-const MAX_SIGNATURES: usize = 16;
+/// The most bytes of a checkpoint's text: its three lines, its own signature, and 1 MiB of others.
+pub(crate) const MAX_NOTE_BYTES: usize = (1 << 20) + (64 << 10);
+
+/// The most bytes of a checkpoint as a line of JSON: a name may hold quotes, which take two each.
+pub(crate) const MAX_CHECKPOINT_LINE_BYTES: usize = 2 * MAX_NOTE_BYTES;
 
 /// The public half of a trail's key: what a reviewer needs to check the trail.
 ///
@@ -39,22 +44,20 @@ pub struct VerifierKey {
 /// A statement of a trail's size and Merkle root, signed by the trail's key.
 ///
 /// Its text ([`Display`](fmt::Display)) is what an anchor keeps. Parsing checks the form only;
-/// [`verify`](super::verify) checks signatures.
+/// [`verify`](super::verify) checks signatures. Besides the trail's own signature, the text may hold
+/// up to 100 of others, such as a witness's: at most 16 KiB each, 1 MiB together. They are kept and
+/// change no answer; but if a key that the reader gives has signed wrongly, the text counts for
+/// nothing.
 #[derive(Clone)]
 pub struct Checkpoint {
     note: Arc<str>,
     origin: Arc<str>,
     size: u64,
     root: Node,
-    signatures: Vec<NoteSignature>,
-}
-
-#[derive(Clone)]
-struct NoteSignature {
-    name: Arc<str>,
-    key_hash: [u8; 4],
-    signature: Signature,
-    /// The public key that it was found to be valid under.
+    /// How many signature lines there are. What they say stays in the text: there may be tens of
+    /// thousands of anchors in memory.
+    signatures: usize,
+    /// The public key that it was found to be signed with.
     signer: Option<[u8; 32]>,
 }
 
@@ -189,12 +192,8 @@ impl Checkpoint {
             origin: Arc::clone(&key.name),
             size: tree.size(),
             root: tree.root(),
-            signatures: vec![NoteSignature {
-                name: Arc::clone(&key.name),
-                key_hash,
-                signature,
-                signer: None,
-            }],
+            signatures: 1,
+            signer: None,
         }
     }
 
@@ -218,32 +217,48 @@ impl Checkpoint {
         signed_text(&self.note)
     }
 
-    /// The Ed25519 signature's 64 bytes, of the first signature line.
+    /// The trail's own Ed25519 signature, 64 bytes: the first one under the origin's name. Zeros if
+    /// there is none of that length.
     pub fn signature(&self) -> [u8; 64] {
-        self.signatures
-            .first()
-            .map_or([0; 64], |line| line.signature.to_bytes())
+        signatures::lines(self.signature_lines())
+            .filter(|line| line.name() == self.origin())
+            .find_map(|line| line.ed25519())
+            .map_or([0; 64], |signature| signature.to_bytes())
     }
 
-    /// How many signature lines the note has; in a trail it is always one.
-    pub(crate) fn signature_count(&self) -> usize {
-        self.signatures.len()
+    /// Whether there is one signature and no other, by Ed25519: so it is in a trail always.
+    pub(crate) fn has_one_signature(&self) -> bool {
+        let mut lines = signatures::lines(self.signature_lines());
+        self.signatures == 1 && lines.all(|line| line.ed25519().is_some())
     }
 
     /// Verifies the signatures and remembers it, so that [`Self::is_signed_by`] need not do that
     /// again. It takes far longer than anything else that is done with a checkpoint.
     pub(crate) fn find_signers(&mut self, keys: &[VerifierKey]) {
-        for line in &mut self.signatures {
-            let signed = signed_text(&self.note);
-            let signer = keys.iter().find(|key| line.is_by(key, signed));
-            line.signer = signer.map(VerifierKey::public_key);
-        }
+        self.signer = self.signer_among(keys).map(VerifierKey::public_key);
     }
 
-    /// Whether one of the signatures is valid under `key`.
+    /// Whether `key` has signed it.
     pub(crate) fn is_signed_by(&self, key: &VerifierKey) -> bool {
-        let signed = self.signed_text();
-        self.origin == key.name && self.signatures.iter().any(|line| line.is_by(key, signed))
+        self.is_signed_by_one_of(std::slice::from_ref(key))
+    }
+
+    /// Whether one of the keys has signed it, and no signature under one of them is wrong.
+    pub(crate) fn is_signed_by_one_of(&self, keys: &[VerifierKey]) -> bool {
+        let known =
+            |key: &VerifierKey| self.signer == Some(key.public_key()) && self.origin == key.name;
+        (self.signatures == 1 && keys.iter().any(known)) || self.signer_among(keys).is_some()
+    }
+
+    fn signer_among<'k>(&self, keys: &'k [VerifierKey]) -> Option<&'k VerifierKey> {
+        let (lines, signed) = (self.signature_lines(), self.signed_text());
+        signatures::signer(lines, &self.origin, keys, signed)
+    }
+
+    /// What stands behind the empty line.
+    fn signature_lines(&self) -> &str {
+        let start = self.signed_text().len().saturating_add(1);
+        self.note.get(start..).unwrap_or("")
     }
 
     /// The line that holds this checkpoint in a segment, newline included.
@@ -269,17 +284,9 @@ impl PartialEq for Checkpoint {
     }
 }
 
-impl NoteSignature {
-    fn is_by(&self, key: &VerifierKey, signed: &str) -> bool {
-        self.name == key.name
-            && self.key_hash == key.hash()
-            && (self.signer == Some(key.public_key())
-                || key.accepts(signed.as_bytes(), &self.signature))
-    }
-}
-
 fn signed_text(note: &str) -> &str {
-    match note.rfind("\n\n") {
+    // The first empty line is the only one.
+    match note.find("\n\n") {
         Some(end) => note.get(..=end).unwrap_or(""),
         None => "",
     }
@@ -312,6 +319,9 @@ impl FromStr for Checkpoint {
 
     fn from_str(note: &str) -> Result<Self, NoteError> {
         let wrong = NoteError::Checkpoint;
+        if note.len() > MAX_NOTE_BYTES {
+            return Err(wrong("it is longer than any checkpoint"));
+        }
         let split = note
             .rfind("\n\n")
             .ok_or(wrong("there is no empty line before the signatures"))?;
@@ -337,41 +347,10 @@ impl FromStr for Checkpoint {
             root: decode_base64(root)
                 .and_then(|bytes| bytes.try_into().ok())
                 .ok_or(wrong("the root is not base64 of 32 bytes"))?,
-            signatures: parse_signatures(signatures)?,
+            signatures: signatures::count(signatures).map_err(wrong)?,
+            signer: None,
         })
     }
-}
-
-fn parse_signatures(text: &str) -> Result<Vec<NoteSignature>, NoteError> {
-    let wrong = NoteError::Checkpoint;
-    let lines = text
-        .strip_suffix('\n')
-        .ok_or(wrong("the signature line does not end in a newline"))?;
-    let mut signatures = Vec::new();
-    for line in lines.split('\n') {
-        if signatures.len() == MAX_SIGNATURES {
-            return Err(wrong("it has too many signatures"));
-        }
-        let (name, blob) = line
-            .strip_prefix("— ")
-            .and_then(|rest| rest.split_once(' '))
-            .ok_or(wrong("a signature line has not the form `— name base64`"))?;
-        let blob = decode_base64(blob).ok_or(wrong("a signature is not base64"))?;
-        let (key_hash, signature) = blob
-            .split_first_chunk::<4>()
-            .ok_or(wrong("a signature is too short"))?;
-        let signature =
-            Signature::from_slice(signature).map_err(|_| wrong("a signature has not 64 bytes"))?;
-        signatures.push(NoteSignature {
-            name: name.into(),
-            key_hash: *key_hash,
-            signature,
-            signer: None,
-        });
-    }
-    // There may be tens of thousands of anchors, with one signature each.
-    signatures.shrink_to_fit();
-    Ok(signatures)
 }
 
 /// Decodes base64 and accepts only the one encoding that the bytes have.

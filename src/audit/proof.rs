@@ -13,7 +13,7 @@ use std::str::FromStr;
 pub use make::{ProveError, newest_checkpoint, prove, stated_keys};
 
 use super::checkpoint::{
-    Checkpoint, NoteError, VerifierKey, decode_base64, encode_base64, parse_decimal,
+    Checkpoint, MAX_NOTE_BYTES, NoteError, VerifierKey, decode_base64, encode_base64, parse_decimal,
 };
 use super::merkle::{MAX_PATH, Node, leaf_hash, root_of};
 use super::segment::MAX_LINE_BYTES;
@@ -22,8 +22,8 @@ use super::segment::MAX_LINE_BYTES;
 const HEADER: &str = "c2sp.org/tlog-proof@v1\n";
 
 /// The most bytes that the text of a proof may have: a record of the largest size in base64, 64
-/// hashes, and a checkpoint have room in it.
-pub const MAX_PROOF_BYTES: usize = 128 * 1024;
+/// hashes, and a checkpoint with as many signatures as one may have have room in it.
+pub const MAX_PROOF_BYTES: usize = 128 * 1024 + MAX_NOTE_BYTES;
 
 /// A record, and the proof that it is in the trail whose checkpoint comes with it.
 ///
@@ -93,7 +93,7 @@ impl Proof {
                 origin: signer.to_owned(),
             });
         }
-        if !keys.iter().any(|key| self.checkpoint.is_signed_by(key)) {
+        if !self.checkpoint.is_signed_by_one_of(keys) {
             return Err(ProofError::NotSigned);
         }
         if self.is_included() {
@@ -118,7 +118,9 @@ impl Proof {
         &self.checkpoint
     }
 
-    fn is_included(&self) -> bool {
+    /// Whether the record leads to the checkpoint's root. It says nothing about who has signed that:
+    /// [`check`](Self::check) does.
+    pub fn is_included(&self) -> bool {
         let leaf = leaf_hash(self.record.as_bytes());
         let size = self.checkpoint.size();
         root_of(leaf, self.index, size, &self.path) == Some(self.checkpoint.root())

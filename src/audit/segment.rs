@@ -269,7 +269,7 @@ impl<'a> Walk<'a> {
             .checkpoint
             .parse()
             .map_err(|_| "the header holds no checkpoint of the segment before")?;
-        if checkpoint.signature_count() != 1 || checkpoint.origin() != header.origin {
+        if !checkpoint.has_one_signature() || checkpoint.origin() != header.origin {
             return Err("the checkpoint in the header is not one of this trail");
         }
         let nodes = previous

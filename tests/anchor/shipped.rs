@@ -72,7 +72,8 @@ fn whatever_a_server_answers_it_is_an_error_within_the_time_and_the_next_call_wo
             ),
             (Manner::Answers(b"none\n".to_vec()), "no answer"),
             (Manner::Answers(b"\n".to_vec()), "no answer"),
-            (Manner::Answers(vec![b'x'; 1 << 20]), "no answer"),
+            // Longer than any line of a checkpoint, with all the signatures that it may have.
+            (Manner::Answers(vec![b'x'; 3 << 20]), "no answer"),
             (Manner::Answers(b"\xff\x00\x1b[2J\n".to_vec()), "no answer"),
             (
                 Manner::Answers(b"no room left\n".to_vec()),

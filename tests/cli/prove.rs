@@ -89,7 +89,7 @@ fn a_proof_is_read_from_a_socket() {
 fn a_file_that_cannot_be_a_proof_is_status_1() {
     let trail = Trail::new();
     let proof = trail.run("prove trail 5").with(0).out;
-    let long = format!("{proof}{}", "x".repeat(200_000));
+    let long = format!("{proof}{}", "x".repeat(2_000_000));
     for (wrong, words) in [
         ([proof.as_bytes(), b"\xff"].concat(), "not text in UTF-8"),
         (long.into_bytes(), "longer than any proof"),

@@ -220,6 +220,82 @@ fn an_anchor_file_holds_checkpoints_in_any_of_their_forms() {
     }
 }
 
+/// `prove --help` calls a proof an anchor, so it is one.
+#[test]
+fn a_proof_is_an_anchor_alone_and_among_others() {
+    let trail = Trail::new();
+    let proof = trail.run("prove trail 5").with(0).out;
+    let note = trail.last.to_string();
+    let cosigned = format!("{proof}\u{2014} w AAAAAAAA\n");
+    let verify = "verify trail --key @verifier.key --anchor x.tlog-proof";
+    for (form, count) in [
+        (proof.clone(), 1),
+        (format!("{proof}{cosigned}"), 2),
+        (
+            format!(
+                "{proof}\n{note}{proof}{}\n{proof}",
+                json!({ "checkpoint": note })
+            ),
+            5,
+        ),
+    ] {
+        trail.write("x.tlog-proof", &form);
+        let report: Value =
+            serde_json::from_str(&trail.run(&format!("{verify} --json")).with(0).out).unwrap();
+        let anchors = report["anchors"].as_array().unwrap();
+        assert_eq!(anchors.len(), count, "{form}");
+        assert!(anchors.iter().all(|anchor| anchor["state"] == "confirmed"));
+    }
+    for (wrong, words) in [
+        (
+            proof.replace("index 5", "index 6"),
+            "line 1: the record does not lead",
+        ),
+        (
+            format!("{note}{}", proof.replace("index 5", "index 6")),
+            "line 6: the record",
+        ),
+        (proof.replace("@v1", "@v2"), "line 1: not a tlog-proof"),
+        (proof.replace("extra ", "more "), "line 1: not a tlog-proof"),
+        (
+            proof.split("\n\n").next().unwrap().to_owned(),
+            "line 1: not a tlog-proof",
+        ),
+        (
+            proof.replace('\u{2014}', "-"),
+            "line 1: the proof does not end in a checkpoint",
+        ),
+        (
+            proof.replace('\n', "\r\n"),
+            "line 1: the lines end in CR LF",
+        ),
+    ] {
+        trail.write("x.tlog-proof", &wrong);
+        let ended = trail.run(verify).with(2);
+        assert!(ended.err.contains(words), "{wrong:?}: {ended:?}");
+    }
+    // A trail that was cut behind the record contradicts it.
+    trail.write("x.tlog-proof", &proof);
+    fs::remove_file(&segments(&trail.place.dir())[2]).unwrap();
+    trail.run(verify).with(1).says("CONTRADICTS");
+}
+
+#[test]
+fn an_anchor_that_others_have_signed_too_vouches_for_the_end() {
+    let trail = Trail::new();
+    let others = format!("\u{2014} w {}=\n", "A".repeat(10_003)).repeat(100);
+    let note = trail
+        .last
+        .to_string()
+        .replace("\n\n", &format!("\n\n{others}"));
+    for form in [note.repeat(2), json!({ "checkpoint": note }).to_string()] {
+        trail.write("cosigned", &form);
+        trail
+            .run("verify trail --key @verifier.key --anchor cosigned")
+            .with(0);
+    }
+}
+
 #[test]
 fn anchors_take_little_memory_whatever_is_in_their_files() {
     let trail = Trail::new();

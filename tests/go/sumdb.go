@@ -1,7 +1,9 @@
 // Checks a trail and proofs of its records with Go's checksum-database packages, which share nothing
 // with this library:
 //
-//	sumdb VERIFIER-KEY SEGMENT... -- PROOF...
+//	sumdb VERIFIER-KEY[,WITNESS-KEY] SEGMENT... -- PROOF...
+//
+// With the key of a witness (C2SP tlog-cosignature, type 4), each note must be cosigned by it, too.
 //
 // Every checkpoint line of the segments is opened with sumdb/note and parsed as a tree, and every
 // proof (a C2SP tlog-proof whose extra line is the record) is checked with sumdb/tlog. Prints how many
@@ -10,7 +12,11 @@ package main
 
 import (
 	"bufio"
+	"bytes"
+	"crypto/ed25519"
+	"crypto/sha256"
 	"encoding/base64"
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -21,12 +27,47 @@ import (
 	"golang.org/x/mod/sumdb/tlog"
 )
 
+// signatures is how many known keys must have signed each note.
+var signatures = 1
+
+// witness verifies cosignatures.
+type witness struct {
+	name string
+	key  []byte
+}
+
+func (w witness) Name() string { return w.name }
+
+func (w witness) KeyHash() uint32 {
+	hash := sha256.Sum256([]byte(w.name + "\n" + string(w.key)))
+	return binary.BigEndian.Uint32(hash[:])
+}
+
+func (w witness) Verify(text, signature []byte) bool {
+	if len(signature) != 8+ed25519.SignatureSize {
+		return false
+	}
+	var signed bytes.Buffer
+	fmt.Fprintf(&signed, "cosignature/v1\ntime %d\n%s", binary.BigEndian.Uint64(signature), text)
+	return ed25519.Verify(w.key[1:], signed.Bytes(), signature[8:])
+}
+
 func main() {
-	verifier, err := note.NewVerifier(os.Args[1])
+	own, cosigner, cosigned := strings.Cut(os.Args[1], ",")
+	verifier, err := note.NewVerifier(own)
 	if err != nil {
-		refuse(os.Args[1], err)
+		refuse(own, err)
 	}
 	known := note.VerifierList(verifier)
+	if cosigned {
+		parts := strings.SplitN(cosigner, "+", 3)
+		key, err := base64.StdEncoding.DecodeString(parts[2])
+		if err != nil || key[0] != 4 {
+			refuse(cosigner, err)
+		}
+		known = note.VerifierList(verifier, witness{parts[0], key})
+		signatures = 2
+	}
 	checkpoints, proofs, inProofs := 0, 0, false
 	for _, path := range os.Args[2:] {
 		if path == "--" {
@@ -81,8 +122,12 @@ func openTree(text string, known note.Verifiers) (tlog.Tree, error) {
 		return tlog.Tree{}, err
 	}
 	origin, rest, _ := strings.Cut(opened.Text, "\n")
-	if origin != opened.Sigs[0].Name {
-		return tlog.Tree{}, fmt.Errorf("origin %q is signed by %q", origin, opened.Sigs[0].Name)
+	own := false
+	for _, signature := range opened.Sigs {
+		own = own || signature.Name == origin
+	}
+	if !own || len(opened.Sigs) != signatures {
+		return tlog.Tree{}, fmt.Errorf("origin %q is not signed by all known keys", origin)
 	}
 	return tlog.ParseTree([]byte("go.sum database tree\n" + rest))
 }

@@ -5,6 +5,8 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use ed25519_dalek::SigningKey;
 use serde_json::{Value, json};
 use vram_residency::audit::faults::{Step, StorageError};
@@ -131,6 +133,15 @@ fn cases() -> Vec<(&'static str, Trail, Verdict)> {
     lost.lost(2, 3).checkpoint();
     let mut longer = good();
     longer.note = longer.sign(99, [1; 32]);
+    let mut cosigned = good();
+    let others = format!("— w {}\n", STANDARD.encode([5; 76]));
+    cosigned.note = cosigned.note.replace("\n\n", &format!("\n\n{others}")) + &others;
+    let mut wrong = good();
+    let own = wrong.note.lines().last().unwrap().to_owned();
+    let (name, blob) = own.rsplit_once(' ').unwrap();
+    let hash = STANDARD.decode(blob).unwrap()[..4].to_vec();
+    let first = format!("{name} {}\n", STANDARD.encode([hash, vec![5; 72]].concat()));
+    wrong.note = wrong.note.replace("\n\n", &format!("\n\n{first}"));
     let mut moved = good();
     let offset = json!({"offset": 5});
     moved.record("TrailClosed", offset).checkpoint();
@@ -164,6 +175,16 @@ fn cases() -> Vec<(&'static str, Trail, Verdict)> {
         ("gap", gap, Verdict::Broken),
         ("lost", lost, Verdict::Lacking),
         ("longer anchor", longer, Verdict::Broken),
+        (
+            "an anchor that others have signed",
+            cosigned,
+            Verdict::Sound,
+        ),
+        (
+            "an anchor with a wrong signature first",
+            wrong,
+            Verdict::Lacking,
+        ),
         ("closed elsewhere", moved, Verdict::Broken),
         ("key changed", changed, Verdict::Lacking),
         ("key changed suddenly", sudden, Verdict::Broken),

@@ -66,7 +66,7 @@ impl Earlier {
 
     /// Whether this trail's key has signed it: nothing else counts, whoever keeps it.
     pub(super) fn has_signed(&self, checkpoint: &Checkpoint) -> bool {
-        self.keys.iter().any(|key| checkpoint.is_signed_by(key))
+        checkpoint.is_signed_by_one_of(&self.keys)
     }
 
     /// How the trail contradicts what an anchor keeps, if it does.

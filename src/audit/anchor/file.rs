@@ -12,10 +12,11 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
+use super::super::checkpoint::MAX_NOTE_BYTES;
 use super::{Anchor, AnchorError, Checkpoint};
 
-/// The most bytes that are read: a checkpoint has some hundred.
-const MAX_BYTES: u64 = 16_384;
+/// The most bytes that are read: a checkpoint has some hundred, and more if others have signed it, too.
+const MAX_BYTES: u64 = MAX_NOTE_BYTES as u64;
 
 /// Keeps the newest checkpoint in a file, which the worker can rewrite: no real anchor.
 ///

@@ -14,14 +14,16 @@ use std::time::{Duration, Instant};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
+use super::super::checkpoint::MAX_CHECKPOINT_LINE_BYTES;
 use super::super::segment::parse_checkpoint;
 use super::{Anchor, AnchorError, Checkpoint};
 
 /// How long one question may take, unless configured.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The longest answer, its newline not counted. A checkpoint line has some hundred bytes.
-const MAX_ANSWER: usize = 16_384;
+/// The longest answer, its newline not counted. A checkpoint line has some hundred bytes, and more if
+/// others have signed it, too.
+const MAX_ANSWER: usize = MAX_CHECKPOINT_LINE_BYTES;
 
 /// How much of an answer is told.
 const MAX_TOLD_CHARS: usize = 80;
@@ -199,7 +201,7 @@ impl Stream {
         self.limit(left()).map_err(failed("set the time-outs"))?;
         self.write_all(line.as_bytes()).map_err(failed("send"))?;
         let mut answer = Vec::new();
-        let mut piece = [0; 1024];
+        let mut piece = [0; 4096];
         loop {
             // A server that sends byte after byte gets no more time than any other.
             self.limit(left()).map_err(failed("receive"))?;
@@ -210,9 +212,10 @@ impl Stream {
             if count == 0 {
                 return Err(failed("receive")(io::ErrorKind::UnexpectedEof.into()));
             }
-            answer.extend_from_slice(piece.get(..count).unwrap_or_default());
-            match answer.iter().position(|byte| *byte == b'\n') {
-                Some(end) if end.checked_add(1) == Some(answer.len()) => {
+            let piece = piece.get(..count).unwrap_or_default();
+            answer.extend_from_slice(piece);
+            match piece.iter().position(|byte| *byte == b'\n') {
+                Some(end) if end.checked_add(1) == Some(piece.len()) => {
                     answer.pop();
                     return Ok(answer);
                 }

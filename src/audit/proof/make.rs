@@ -132,7 +132,7 @@ pub fn newest_checkpoint(dir: &Path, keys: &[VerifierKey]) -> Result<Checkpoint,
         let previous = summary.header.and_then(|header| header.previous);
         summary.checkpoint = previous
             .and_then(|previous| previous.checkpoint.parse().ok())
-            .filter(|checkpoint: &Checkpoint| keys.iter().any(|key| checkpoint.is_signed_by(key)));
+            .filter(|checkpoint: &Checkpoint| checkpoint.is_signed_by_one_of(keys));
     }
     summary.checkpoint.ok_or_else(none)
 }

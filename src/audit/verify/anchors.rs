@@ -20,7 +20,7 @@ pub(super) struct Anchors<'a> {
 
 impl<'a> Anchors<'a> {
     pub(super) fn new(anchors: &'a [Checkpoint], keys: &[VerifierKey]) -> Self {
-        let signed = |anchor: &Checkpoint| keys.iter().any(|key| anchor.is_signed_by(key));
+        let signed = |anchor: &Checkpoint| anchor.is_signed_by_one_of(keys);
         let mut by_size = Vec::new();
         let mut states = Vec::new();
         for (index, anchor) in anchors.iter().enumerate() {

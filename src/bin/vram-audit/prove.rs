@@ -16,8 +16,8 @@ use crate::output::{Failure, Out, could_not, tell, with_causes};
 /// trail's verifier key can check it without the trail, and sees no other record.
 ///
 /// The trail is read once or twice. If it is damaged behind the record, the checkpoint is the newest
-/// before the damage. A proof is an anchor, too: keep it, and a trail that was cut short before it
-/// contradicts it.
+/// before the damage. A proof is an anchor, too: keep it, give it to `verify --anchor`, and a trail
+/// that was cut short before it contradicts it.
 #[derive(clap::Args)]
 #[command(after_long_help = "\
 Exit status:

@@ -6,14 +6,18 @@ use std::process::ExitCode;
 
 use serde::{Deserialize, Serialize};
 use vram_residency::audit::{
-    Checkpoint, Missing, Outcome, Report, UnanchoredEnd, Verdict, verify_with_progress,
+    Checkpoint, Missing, NoteError, Outcome, Proof, ProofError, Report, UnanchoredEnd, Verdict,
+    verify_with_progress,
 };
 
 use crate::keys::{TrustedKeys, read_text};
-use crate::output::{Colour, Failure, Out, progress_bar, tell};
+use crate::output::{Colour, Failure, Out, progress_bar, tell, with_causes};
 
 /// The most bytes of anchors, in all files together: they are kept in memory.
 const MAX_ANCHOR_BYTES: u64 = 8 << 20;
+
+/// How the first line of a proof begins.
+const PROOF: &str = "c2sp.org/tlog-proof@";
 
 /// Check a whole trail
 ///
@@ -36,8 +40,10 @@ Exit status:
 
 Anchor files hold one or more checkpoints: as text, as `vram-audit anchor` prints them, or on lines
 of JSON with the text in the field `checkpoint`, as they stand in a trail or in a collected log
-(there also inside the field `fields`). Empty lines are skipped; anything else is refused. All of
-them together may have 8 MiB: the newest checkpoint alone says nearly as much as all before it.
+(there also inside the field `fields`), or in proofs, as `vram-audit prove` prints them. What others
+have signed, too, such as a witness, is taken as well. Empty lines are skipped; anything else is
+refused (`vram-audit anchor --from-log` finds checkpoints in a log). All of them together may have
+8 MiB: the newest checkpoint alone says nearly as much as all before it.
 
 With --json, a key or an anchor file that cannot be used is an object, too: with `verdict`,
 `exit_status`, `missing`, `outcome`, and the reason in `not_checked`, and with nothing else. Wrong
@@ -206,6 +212,12 @@ fn read_anchors(path: &Path, anchors: &mut Vec<Checkpoint>, room: &mut u64) -> R
         } else {
             line.to_owned()
         };
+        let is_proof = line.starts_with(PROOF);
+        if is_proof {
+            while let Some((_, more)) = lines.next_if(|_| !note.ends_with("\n\n")) {
+                note.push_str(more);
+            }
+        }
         if !line.starts_with('{') {
             let mut signed = false;
             while let Some((_, more)) = lines.next_if(|(_, next)| !signed || next.starts_with('—'))
@@ -219,9 +231,12 @@ fn read_anchors(path: &Path, anchors: &mut Vec<Checkpoint>, room: &mut u64) -> R
                          printed, or remove each CR (`tr -d '\\r'`)";
             return Err(wrong(number, words));
         }
-        let checkpoint = note
-            .parse()
-            .map_err(|error: vram_residency::audit::NoteError| wrong(number, &error.to_string()))?;
+        let checkpoint = if is_proof {
+            from_proof(&note).map_err(|words| wrong(number, &words))?
+        } else {
+            note.parse()
+                .map_err(|error: NoteError| wrong(number, &error.to_string()))?
+        };
         anchors.push(checkpoint);
     }
     if anchors.len() == before {
@@ -231,6 +246,18 @@ fn read_anchors(path: &Path, anchors: &mut Vec<Checkpoint>, room: &mut u64) -> R
         )));
     }
     Ok(())
+}
+
+/// The checkpoint in a proof whose record leads to it. Who has signed that is another question.
+fn from_proof(text: &str) -> Result<Checkpoint, String> {
+    let proof: Proof = text
+        .parse()
+        .map_err(|error: ProofError| with_causes(&error))?;
+    if proof.is_included() {
+        Ok(proof.checkpoint().clone())
+    } else {
+        Err(ProofError::NotIncluded.to_string())
+    }
 }
 
 /// The checkpoint in a line of a trail, or of a log that `tracing-subscriber` wrote as JSON. What else
