@@ -58,7 +58,7 @@ pub struct Checkpoint {
     /// thousands of anchors in memory.
     signatures: usize,
     /// The public key that it was found to be signed with.
-    signer: Option<[u8; 32]>,
+    signer: Option<Box<[u8; 32]>>,
 }
 
 /// Text that is no verifier key or no checkpoint.
@@ -235,7 +235,8 @@ impl Checkpoint {
     /// Verifies the signatures and remembers it, so that [`Self::is_signed_by`] need not do that
     /// again. It takes far longer than anything else that is done with a checkpoint.
     pub(crate) fn find_signers(&mut self, keys: &[VerifierKey]) {
-        self.signer = self.signer_among(keys).map(VerifierKey::public_key);
+        let signer = self.signer_among(keys).map(VerifierKey::public_key);
+        self.signer = signer.map(Box::new);
     }
 
     /// Whether `key` has signed it.
@@ -245,8 +246,9 @@ impl Checkpoint {
 
     /// Whether one of the keys has signed it, and no signature under one of them is wrong.
     pub(crate) fn is_signed_by_one_of(&self, keys: &[VerifierKey]) -> bool {
-        let known =
-            |key: &VerifierKey| self.signer == Some(key.public_key()) && self.origin == key.name;
+        let known = |key: &VerifierKey| {
+            self.signer.as_deref() == Some(&key.public_key()) && self.origin == key.name
+        };
         (self.signatures == 1 && keys.iter().any(known)) || self.signer_among(keys).is_some()
     }
 
