@@ -434,7 +434,10 @@ impl Shared {
     #[cold]
     fn tell_refused(&self, refused: Refused) -> NotDurable {
         let Refused { event, error, .. } = refused;
-        if matches!(error, NotDurable::Closed | NotDurable::WriterStopped) {
+        if matches!(
+            error,
+            NotDurable::Closed | NotDurable::Displaced | NotDurable::WriterStopped
+        ) {
             if !self.refused.swap(true, Ordering::Relaxed) {
                 tracing::error!(event, %error, "records are lost from now on");
             }

@@ -17,6 +17,10 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 
+mod own;
+
+pub(crate) use own::OwnFd;
+
 /// This process was forked from the one that opened the trail.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error(
@@ -44,6 +48,7 @@ struct Pool {
 
 /// Prepares the answer; called when a trail is opened, before anything is recorded.
 pub(crate) fn watch_for_forks() -> std::io::Result<()> {
+    own::watch()?;
     NUMBERS_AT
         .get_or_init(map_numbers)
         .map(drop)

@@ -27,7 +27,7 @@ use rustix::process::{PTracer, set_ptracer};
 use support::worker::{Told, tell};
 use support::{Place, VIOLATION, builder_at, child, child_command, only, say, skip};
 
-const CALLS: [&str; 13] = [
+const CALLS: [&str; 14] = [
     "openat",
     "write",
     "pwrite64",
@@ -37,6 +37,7 @@ const CALLS: [&str; 13] = [
     "renameat",
     "renameat2",
     "ftruncate",
+    "newfstatat",
     "mkdir",
     "mkdirat",
     "flock",

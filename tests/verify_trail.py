@@ -129,6 +129,7 @@ class Check:
         behind += ["damaged"] * (offset < len(data))
         first = next((at for at, kind in enumerate(behind) if kind in ("begun", "checkpoint")), len(behind))
         many = any(kind != "damaged" for kind in behind[first + 1:]) or "checkpoint" in behind[:-1]
+        many &= end is None or read(data.split(b"\n")[0])[1].get("format", 1) < 2
         fine = text is not None and not many and "stale" not in behind and end in (None, good)
         self.expect(fine, f"segment {number:06}: no matching checkpoint where one must be")
         return acknowledged, good, text

@@ -9,7 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use rustix::io::Errno;
 
-use super::storage::{Directory, SegmentFile, SegmentReader, Storage};
+use super::storage::{Directory, FileId, Found, SegmentFile, SegmentReader, Storage};
 
 /// A step of the storage that can fail.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -173,9 +173,13 @@ impl Storage for Faulty {
         })
     }
 
-    fn publish(&self, segment: u64) -> io::Result<()> {
+    fn publish(&mut self, segment: u64, file: &Self::File) -> io::Result<()> {
         self.faults.step(Step::Rename)?;
-        self.inner.publish(segment)
+        self.inner.publish(segment, &file.inner)
+    }
+
+    fn find(&self, segment: u64) -> io::Result<Option<Found>> {
+        self.inner.find(segment)
     }
 
     fn sync_names(&self) -> io::Result<()> {
@@ -201,5 +205,13 @@ impl<F: SegmentFile> SegmentFile for FaultyFile<F> {
     fn sync(&mut self) -> io::Result<()> {
         self.faults.step(Step::Sync)?;
         self.inner.sync()
+    }
+
+    fn id(&self) -> FileId {
+        self.inner.id()
+    }
+
+    fn length(&self) -> io::Result<u64> {
+        self.inner.length()
     }
 }

@@ -11,7 +11,8 @@ use rustix::fs::{Advice, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::segment;
-use super::storage::{LOCK, parse_segment_name, segment_name};
+pub(super) use super::storage::may_be_held;
+use super::storage::{parse_segment_name, segment_name};
 
 /// The numbers of the segments in `dir`, ascending. Other files are none of ours.
 pub(super) fn list(dir: &Path) -> io::Result<Vec<u64>> {
@@ -35,15 +36,6 @@ pub(super) fn open(dir: &Path, number: u64) -> io::Result<File> {
         Ok(file)
     } else {
         Err(io::Error::other("it is not a regular file"))
-    }
-}
-
-/// Whether somebody may be writing to the trail in `dir`: its lock is held, or cannot be asked.
-pub(super) fn may_be_written(dir: &Path) -> bool {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    match rustix::fs::open(dir.join(LOCK), flags, Mode::empty()) {
-        Ok(lock) => File::from(lock).try_lock_shared().is_err(),
-        Err(errno) => errno != Errno::NOENT,
     }
 }
 

@@ -5,6 +5,7 @@
 //! checkpoints and the order of the steps; it does not know who waits for them.
 
 use std::error::Error;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -68,12 +69,31 @@ pub(crate) struct LogError {
 enum Cause {
     #[error(transparent)]
     Encode(#[from] serde_json::Error),
+    #[error(
+        "another file has the name of the next segment: another writer has taken this one's place, or a file was put there"
+    )]
+    Displaced,
+    #[error("{0}")]
+    Disturbed(#[from] Disturbed),
     #[error("no segment is open")]
     NotOpen,
     #[error(transparent)]
     Sign(#[from] SignError),
     #[error(transparent)]
     Storage(#[from] std::io::Error),
+}
+
+/// What somebody else has done to the open segment.
+#[derive(Debug, thiserror::Error)]
+enum Disturbed {
+    #[error(
+        "its file was changed by somebody else: it has {found} bytes, and {written} were written"
+    )]
+    Changed { found: u64, written: u64 },
+    #[error("its file was removed or renamed by somebody else")]
+    Removed,
+    #[error("another file was put in its place by somebody else")]
+    Replaced,
 }
 
 fn failed<E: Into<Cause>>(operation: &'static str) -> impl FnOnce(E) -> LogError {
@@ -124,7 +144,7 @@ impl<S: Storage> Log<S> {
             previous: self.position.as_ref().map(|position| Previous {
                 segment: position.segment,
                 end: position.end,
-                void: Some(position.void),
+                void: Some(self.void(position)),
                 checkpoint: position.checkpoint.to_string(),
                 frontier: position
                     .frontier
@@ -134,6 +154,13 @@ impl<S: Storage> Log<S> {
                     .collect(),
             }),
         }
+    }
+
+    /// How many bytes may stand behind the end: what was written there in vain, and what is there now.
+    fn void(&self, position: &Position) -> u64 {
+        let found = self.storage.find(position.segment).ok().flatten();
+        let behind = found.map_or(0, |found| found.length.saturating_sub(position.end));
+        position.void.max(behind)
     }
 
     fn next_segment(&self) -> u64 {
@@ -193,20 +220,69 @@ impl<S: Storage> Log<S> {
             }
         };
         let length = self.buffer.len() as u64;
-        if let Some(position) = &mut self.position {
-            position.void = length;
+        let end = position.end.saturating_add(length);
+        if let Err(error) = self.write(&mut file, position.segment, end) {
+            self.leave(&file, length);
+            return Err(error);
         }
-        file.append(&self.buffer).map_err(failed("write"))?;
-        file.sync().map_err(failed("sync"))?;
         self.file = Some(file);
         self.position = Some(Position {
             segment: position.segment,
-            end: position.end.saturating_add(length),
+            end,
             void: 0,
             frontier,
             checkpoint,
         });
         Ok(())
+    }
+
+    /// Appends the buffer to a named segment, which then has `end` bytes, and syncs it.
+    fn write(&self, file: &mut S::File, segment: u64, end: u64) -> Result<(), LogError> {
+        file.append(&self.buffer).map_err(failed("write"))?;
+        file.sync().map_err(failed("sync"))?;
+        self.check(file, segment, end)
+    }
+
+    /// Whether the segment's name leads to `file`, and that has as many bytes as were written. A file
+    /// that has lost its name takes writes as well as before, and nobody ever reads them.
+    fn check(&self, file: &S::File, segment: u64, written: u64) -> Result<(), LogError> {
+        let found = self.storage.find(segment);
+        let disturbed = match found.map_err(failed("check segment"))? {
+            None => Disturbed::Removed,
+            Some(found) if found.id != file.id() => Disturbed::Replaced,
+            Some(found) if found.length != written => Disturbed::Changed {
+                found: found.length,
+                written,
+            },
+            Some(_) => return Ok(()),
+        };
+        Err(failed("check segment")(disturbed))
+    }
+
+    /// The open segment, `file`, is given up, into which `length` bytes were written in vain.
+    fn leave(&mut self, file: &S::File, length: u64) {
+        if let Some(position) = &mut self.position {
+            let found = file.length().unwrap_or(0).saturating_sub(position.end);
+            position.void = length.max(found);
+        }
+    }
+
+    /// Looks at the open segment. It is given up if it is not as it was written.
+    pub(super) fn inspect(&mut self) -> Result<(), LogError> {
+        let (Some(file), Some(position)) = (self.file.take(), &self.position) else {
+            return Ok(());
+        };
+        match self.check(&file, position.segment, position.end) {
+            Err(error) if matches!(error.cause, Cause::Disturbed(_)) => {
+                self.leave(&file, 0);
+                Err(error)
+            }
+            // Why it cannot be looked at is told by the next write.
+            Ok(()) | Err(_) => {
+                self.file = Some(file);
+                Ok(())
+            }
+        }
     }
 
     /// Begins the next segment with `header`, the records and a checkpoint. It gets its name only
@@ -226,12 +302,18 @@ impl<S: Storage> Log<S> {
         let mut file = self.next.take().ok_or_else(not_open)?;
         file.append(&self.buffer).map_err(failed("write"))?;
         file.sync().map_err(failed("sync"))?;
-        self.storage
-            .publish(segment)
-            .map_err(failed("rename segment"))?;
+        self.storage.publish(segment, &file).map_err(|error| {
+            let is_taken = error.kind() == ErrorKind::AlreadyExists;
+            failed("rename segment")(if is_taken {
+                Cause::Displaced
+            } else {
+                error.into()
+            })
+        })?;
         self.storage
             .sync_names()
             .map_err(failed("sync directory"))?;
+        self.check(&file, segment, self.buffer.len() as u64)?;
         self.file = Some(file);
         self.begun = Uptime::now();
         self.position = Some(Position {
@@ -286,6 +368,11 @@ impl LogError {
             operation: self.operation,
             source,
         }
+    }
+
+    /// Whether somebody else's file has the name that the next segment is to have.
+    pub(super) fn is_displacement(&self) -> bool {
+        matches!(self.cause, Cause::Displaced)
     }
 
     pub(super) fn to_failure(&self) -> WriteFailure {

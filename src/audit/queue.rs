@@ -85,6 +85,7 @@ struct State {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Refusal {
     Closed,
+    Displaced,
     WriterStopped,
 }
 
@@ -224,6 +225,7 @@ impl Queue {
             mark: Mark { seq: None, time },
             error: match refusal {
                 Refusal::Closed => NotDurable::Closed,
+                Refusal::Displaced => NotDurable::Displaced,
                 Refusal::WriterStopped => NotDurable::WriterStopped,
             },
         }
@@ -265,7 +267,10 @@ impl Queue {
                 });
             }
             if state.writer == Writer::Stopped {
-                return Err(NotDurable::WriterStopped);
+                return Err(match state.refuses {
+                    Some(Refusal::Displaced) => NotDurable::Displaced,
+                    _ => NotDurable::WriterStopped,
+                });
             }
             let waited = started.elapsed();
             let Some(left) = limit.checked_sub(waited).filter(|left| !left.is_zero()) else {

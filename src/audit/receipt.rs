@@ -31,6 +31,12 @@ pub enum NotDurable {
         /// How long the caller waited.
         waited: Duration,
     },
+    /// The name of the trail's next segment is taken by a file that this trail's writer has not put
+    /// there. The writer has ended, so that no trail is written by two.
+    #[error(
+        "the trail's writer has stopped, since another file has the name of its next segment: find out who writes to the trail's directory, then open the trail again"
+    )]
+    Displaced,
     /// The call was made in a forked child.
     #[error(transparent)]
     Forked(#[from] Forked),
@@ -79,6 +85,15 @@ pub enum RecordError {
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CloseError {
+    /// The name of the trail's next segment is taken by a file that this trail's writer has not put
+    /// there. The writer ended before the trail was closed.
+    #[error(
+        "the trail's end is not on record and {records} records are lost: another file has the name of its next segment; find out who writes to the trail's directory"
+    )]
+    Displaced {
+        /// How many were not durable when the writer ended.
+        records: u64,
+    },
     /// The call was made in a forked child.
     #[error(transparent)]
     Forked(#[from] Forked),

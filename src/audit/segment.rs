@@ -405,9 +405,13 @@ impl<'a> Walk<'a> {
         let leaves = self.summary.frontier.size()..self.tree.size();
         let behind = self.summary.behind;
         let end = self.acknowledged.unwrap_or(self.summary.end);
+        // What is void may be anything from format 2 on: somebody else may have written there, too. The
+        // next header says how much it is.
+        let format = self.summary.header.as_ref().map_or(1, |head| head.format);
+        let may_be_anything = self.acknowledged.is_some() && format >= 2;
         let torn = self.summary.checkpoint.is_some()
             && end == self.summary.end
-            && !behind.many_batches
+            && (may_be_anything || !behind.many_batches)
             && !self.beyond_tearing;
         if torn {
             return self.summary;

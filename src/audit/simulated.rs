@@ -20,7 +20,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use rustix::io::Errno;
 
 use self::random::Random;
-use super::storage::{SegmentFile, SegmentReader, Storage, parse_segment_name, segment_name};
+use super::storage::{
+    FileId, Found, SegmentFile, SegmentReader, Storage, parse_segment_name, segment_name,
+};
 
 mod random;
 mod tests;
@@ -356,15 +358,25 @@ impl Storage for Disk {
         })
     }
 
-    fn publish(&self, segment: u64) -> io::Result<()> {
+    fn publish(&mut self, segment: u64, file: &OpenFile) -> io::Result<()> {
         let mut state = self.state();
-        let (from, to) = (unfinished(segment), segment_name(segment));
-        let id = *state.names.get(&from).ok_or(Errno::NOENT)?;
+        let (from, to, id) = (unfinished(segment), segment_name(segment), file.id);
+        assert_eq!(state.names[&from], id, "somebody else's file is published");
         // Between a rename and its sync is the worst place to end.
         if state.calls_left.is_some() && state.random.chance(400) {
             state.calls_left = Some(0);
         }
         state.call(|state| state.change(Change::Rename(from, to, id)))
+    }
+
+    fn find(&self, segment: u64) -> io::Result<Option<Found>> {
+        let mut state = self.state();
+        state.call(|_| {})?;
+        let id = state.names.get(&segment_name(segment));
+        Ok(id.map(|&id| Found {
+            id: file_id(id),
+            length: state.files[id].cached.len() as u64,
+        }))
     }
 
     fn sync_names(&self) -> io::Result<()> {
@@ -413,6 +425,21 @@ impl SegmentFile for OpenFile {
     fn sync(&mut self) -> io::Result<()> {
         self.meanwhile();
         self.disk.state().sync(self.id)
+    }
+
+    fn id(&self) -> FileId {
+        file_id(self.id)
+    }
+
+    fn length(&self) -> io::Result<u64> {
+        Ok(self.disk.state().files[self.id].cached.len() as u64)
+    }
+}
+
+fn file_id(id: usize) -> FileId {
+    FileId {
+        device: 0,
+        inode: id as u64,
     }
 }
 

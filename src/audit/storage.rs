@@ -7,19 +7,21 @@
 
 use std::ffi::OsStr;
 use std::fmt;
-use std::fs::{File, TryLockError};
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Advice, AtFlags, FileType, Mode, OFlags, Stat};
+use rustix::fs::{Advice, AtFlags, FileType, Mode, OFlags, RenameFlags, Stat};
 use rustix::io::Errno;
 
 use super::open::OpenError;
-use crate::process;
+use lock::Locks;
+pub(super) use lock::may_be_held;
+use place::Place;
 
-/// The name of the lock file in a trail's directory.
-pub(super) const LOCK: &str = "lock";
+mod lock;
+mod place;
 
 /// Opens named segments for reading, like [`Storage::read`], beside the storage and for longer.
 pub(crate) type SegmentReader = Box<dyn Fn(u64) -> io::Result<Box<dyn Read>> + Send + Sync>;
@@ -44,8 +46,12 @@ pub(crate) trait Storage: Send + fmt::Debug + 'static {
     /// Creates the file of a segment that has no name yet, empty.
     fn create(&self, segment: u64) -> io::Result<Self::File>;
 
-    /// Gives the segment its name.
-    fn publish(&self, segment: u64) -> io::Result<()>;
+    /// Gives the segment, whose file is `file`, its name. It may take the name from a file that it has
+    /// given it to itself; if another file has it, it fails with [`io::ErrorKind::AlreadyExists`].
+    fn publish(&mut self, segment: u64, file: &Self::File) -> io::Result<()>;
+
+    /// What has the name of a segment now. Fails if the directory itself is no longer in its place.
+    fn find(&self, segment: u64) -> io::Result<Option<Found>>;
 
     /// Makes names durable.
     fn sync_names(&self) -> io::Result<()>;
@@ -61,6 +67,44 @@ pub(crate) trait SegmentFile: Send + fmt::Debug {
 
     /// Makes everything that was appended durable.
     fn sync(&mut self) -> io::Result<()>;
+
+    /// Which file this is, among all that exist while it is open.
+    fn id(&self) -> FileId;
+
+    /// How many bytes it has, whoever wrote them.
+    fn length(&self) -> io::Result<u64>;
+}
+
+/// A file, whatever its name.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct FileId {
+    pub(crate) device: u64,
+    pub(crate) inode: u64,
+}
+
+impl FileId {
+    fn of(stat: &Stat) -> Self {
+        Self {
+            device: stat.st_dev,
+            inode: stat.st_ino,
+        }
+    }
+}
+
+/// What a name leads to.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Found {
+    pub(crate) id: FileId,
+    pub(crate) length: u64,
+}
+
+impl Found {
+    fn of(stat: &Stat) -> Self {
+        Self {
+            id: FileId::of(stat),
+            length: u64::try_from(stat.st_size).unwrap_or(0),
+        }
+    }
 }
 
 /// The file name of a segment.
@@ -107,7 +151,11 @@ impl Presence {
 pub(crate) struct Directory {
     dir: OwnedFd,
     path: PathBuf,
-    lock: File,
+    place: Place,
+    /// Files that were given the name of this segment here, or were to be. While they are open, no
+    /// other file is taken for one of them.
+    published: Vec<(u64, File)>,
+    _locks: Locks,
 }
 
 impl Directory {
@@ -145,35 +193,47 @@ impl Directory {
             source,
         })?;
         presence.check(path, &segments)?;
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let lock = rustix::fs::openat(&dir, LOCK, flags, Mode::RUSR | Mode::WUSR)
-            .map_err(io("open lock file"))?;
-        let lock = File::from(lock);
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(OpenError::Locked {
-                    path: path.to_owned(),
-                });
-            }
-            Err(TryLockError::Error(source)) => {
-                return Err(OpenError::Io {
-                    path: path.to_owned(),
-                    operation: "lock",
-                    source,
-                });
-            }
-        }
+        let locks = Locks::take(&dir, path)?;
+        let place = Place::of(&dir, path).map_err(io("stat directory"))?;
         let this = Self {
             dir,
             path: path.to_owned(),
-            lock,
+            place,
+            published: Vec::new(),
+            _locks: locks,
         };
         // Also where the directory was there: who made it may have been killed before its sync.
         if segments.is_empty() {
             sync_parent(path)?;
         }
         Ok(this)
+    }
+}
+
+impl Directory {
+    /// Renames, unless something has the name `to`. `linkat` refuses that, too, where the file system
+    /// has no such rename.
+    fn rename_new(&self, from: &str, to: &str) -> rustix::io::Result<()> {
+        let dir = &self.dir;
+        match rustix::fs::renameat_with(dir, from, dir, to, RenameFlags::NOREPLACE) {
+            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+                rustix::fs::linkat(dir, from, dir, to, AtFlags::empty())?;
+                // What stays is removed at the next opening.
+                let _removed = rustix::fs::unlinkat(dir, from, AtFlags::empty());
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    /// Whether the file that has this segment's name got it here.
+    fn has_published(&self, segment: u64) -> io::Result<bool> {
+        let Some(found) = self.find(segment)? else {
+            return Ok(false);
+        };
+        let is_found =
+            |file: &File| rustix::fs::fstat(file).is_ok_and(|stat| FileId::of(&stat) == found.id);
+        Ok(self.published.iter().any(|(_, file)| is_found(file)))
     }
 }
 
@@ -195,15 +255,6 @@ fn segments_in(dir: &OwnedFd) -> io::Result<Vec<u64>> {
         .collect();
     segments.sort_unstable();
     Ok(segments)
-}
-
-impl Drop for Directory {
-    fn drop(&mut self) {
-        // Closing the file would not do: a child that was forked meanwhile holds the same lock.
-        if process::check().is_ok() {
-            let _unlocked = self.lock.unlock();
-        }
-    }
 }
 
 /// For reading; a link, a pipe or a device is refused without waiting for it.
@@ -284,6 +335,7 @@ impl Storage for Directory {
     }
 
     fn create(&self, segment: u64) -> io::Result<AppendFile> {
+        self.place.check(&self.dir)?;
         let name = unfinished_name(segment);
         let flags =
             OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
@@ -295,14 +347,36 @@ impl Storage for Directory {
             }
             other => other?,
         };
-        Ok(AppendFile {
-            file: File::from(file),
-        })
+        let file = File::from(file);
+        let id = FileId::of(&rustix::fs::fstat(&file)?);
+        Ok(AppendFile { file, id })
     }
 
-    fn publish(&self, segment: u64) -> io::Result<()> {
+    fn publish(&mut self, segment: u64, file: &AppendFile) -> io::Result<()> {
         let (from, to) = (unfinished_name(segment), segment_name(segment));
-        Ok(rustix::fs::renameat(&self.dir, from, &self.dir, to)?)
+        // Before the call: it may fail and have done its work.
+        let file = file.file.try_clone()?;
+        let has_name = |file: &File| rustix::fs::fstat(file).is_ok_and(|stat| stat.st_nlink > 0);
+        self.published
+            .retain(|(earlier, file)| *earlier == segment && has_name(file));
+        self.published.push((segment, file));
+        match self.rename_new(&from, &to) {
+            Err(Errno::EXIST) if self.has_published(segment)? => {
+                rustix::fs::renameat(&self.dir, from, &self.dir, to)?;
+            }
+            other => other?,
+        }
+        Ok(())
+    }
+
+    fn find(&self, segment: u64) -> io::Result<Option<Found>> {
+        self.place.check(&self.dir)?;
+        let name = segment_name(segment);
+        match rustix::fs::statat(&self.dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => Ok(Some(Found::of(&stat))),
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(errno.into()),
+        }
     }
 
     fn sync_names(&self) -> io::Result<()> {
@@ -333,6 +407,7 @@ impl fmt::Display for Directory {
 #[derive(Debug)]
 pub(crate) struct AppendFile {
     file: File,
+    id: FileId,
 }
 
 impl SegmentFile for AppendFile {
@@ -342,5 +417,13 @@ impl SegmentFile for AppendFile {
 
     fn sync(&mut self) -> io::Result<()> {
         self.file.sync_data()
+    }
+
+    fn id(&self) -> FileId {
+        self.id
+    }
+
+    fn length(&self) -> io::Result<u64> {
+        Ok(Found::of(&rustix::fs::fstat(&self.file)?).length)
     }
 }

@@ -52,6 +52,8 @@ pub(crate) struct Writer<S: Storage> {
     pub(super) bell: Option<Bell>,
     /// The receipt of `TrailClosed`, if that is the last record.
     closed: Option<Receipt>,
+    /// Somebody else's file has the name of the next segment: there is no way on.
+    displaced: bool,
 }
 
 impl<S: Storage> Writer<S> {
@@ -72,6 +74,7 @@ impl<S: Storage> Writer<S> {
             ratio,
             bell: None,
             closed: None,
+            displaced: false,
             shared,
         }
     }
@@ -93,6 +96,9 @@ impl<S: Storage> Writer<S> {
                 return self.close(deadline, tick);
             }
             self.drain(next_tick);
+            if self.displaced {
+                return Err(self.abandon());
+            }
         }
     }
 
@@ -114,6 +120,7 @@ impl<S: Storage> Writer<S> {
         if let Some(crossing) = self.ratio.look(Uptime::now(), self.shared.counts()) {
             self.tell(crossing);
         }
+        self.inspect();
         self.own.append(&mut self.shared.anchors.reports());
         if let Some(position) = &self.log.position {
             self.shared.anchors.settled(&position.checkpoint, false);
@@ -256,18 +263,28 @@ impl<S: Storage> Writer<S> {
         self.take();
     }
 
+    /// Sees whether the open segment is still there, also while nothing is recorded.
+    fn inspect(&mut self) {
+        if let Err(error) = self.log.inspect() {
+            self.poison(&error);
+        }
+    }
+
     fn begin_segment(&mut self, count: usize) -> Result<(), LogError> {
+        // Stated anew at each attempt: what stands behind the end may have grown.
+        let event = Event::SegmentOpened {
+            header: Box::new(self.log.next_header()),
+        };
         let header = match self.header.take() {
-            Some(header) => header,
-            None => self.shared.queue.number(Event::SegmentOpened {
-                header: Box::new(self.log.next_header()),
-            }),
+            Some(header) => Record { event, ..header },
+            None => self.shared.queue.number(event),
         };
         let outcome = self
             .log
             .begin_segment(&header, self.pending.iter().take(count));
-        if outcome.is_err() {
+        if let Err(error) = &outcome {
             self.header = Some(header);
+            self.displaced |= error.is_displacement();
         }
         outcome
     }
@@ -282,6 +299,11 @@ impl<S: Storage> Writer<S> {
         let is_due = bytes >= settings.segment_bytes.saturating_mul(patience.into())
             || age >= settings.segment_age.saturating_mul(patience);
         if !is_due || self.closed.is_some() {
+            return;
+        }
+        // The next header states how this segment ended.
+        self.inspect();
+        if !self.log.is_open() {
             return;
         }
         // Without a file for it nothing has happened yet, and this segment can go on.
@@ -346,7 +368,7 @@ impl<S: Storage> Writer<S> {
                 return Ok(receipt);
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() && (tried || !written) {
+            if self.displaced || left.is_zero() && (tried || !written) {
                 return Err(self.abandon());
             }
             if written {
@@ -365,13 +387,21 @@ impl<S: Storage> Writer<S> {
             .iter()
             .filter(|record| record.is_from_outside());
         let records = u64::try_from(outside.count()).unwrap_or(u64::MAX);
+        if self.displaced {
+            self.shared.queue.displace();
+        }
         let records = self.shared.queue.stop(records).unwrap_or(records);
+        let failure = self.shared.queue.failure();
         tracing::error!(
             records,
-            "the audit trail was closed while it could not be written; these records are lost"
+            operation = failure.operation,
+            cause = &*failure.cause,
+            "the audit trail's writer has ended while the trail could not be written; these records are lost"
         );
         self.shared.publish_counters();
-        let failure = self.shared.queue.failure();
+        if self.displaced {
+            return CloseError::Displaced { records };
+        }
         CloseError::NotWritten {
             records,
             operation: failure.operation,

@@ -6,12 +6,14 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::io::{self, Read};
 use std::ops::ControlFlow;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::backend::{Device, device, manager};
-use crate::support::{alone, builder_at, filled, model, sealed, segments};
+use crate::support::{VIOLATION, alone, builder_at, filled, model, sealed, segments};
 use rustix::process::{Pid, WaitOptions, waitpid};
 use vram_residency::audit::{
     CloseError, NotDurable, OpenError, Outcome, PolicyViolation, RecordError, SameHostCopy,
@@ -400,6 +402,79 @@ fn a_child_that_lives_on_does_not_keep_the_trail_locked() {
         rustix::process::kill_process(child, rustix::process::Signal::KILL).unwrap();
         waitpid(Some(child), WaitOptions::empty()).unwrap();
         reopened.unwrap().close().unwrap();
+    });
+}
+
+/// The child is made by a thread, and makes one of its own; neither ever calls `exec`.
+#[test]
+fn a_killed_worker_leaves_no_lock_to_its_children() {
+    alone(|place| {
+        if place.join("worker").exists() {
+            let trail = builder_at(place).open_or_create().unwrap();
+            trail.policy_violation(VIOLATION).unwrap();
+            let live = || {
+                fork(60, || {
+                    fork(60, || std::thread::sleep(Duration::from_secs(50)));
+                    std::thread::sleep(Duration::from_secs(50));
+                })
+            };
+            let child = std::thread::spawn(live).join().unwrap();
+            std::fs::write(place.join("child"), child.as_raw_nonzero().to_string()).unwrap();
+            loop {
+                trail.policy_violation(VIOLATION).unwrap();
+            }
+        }
+        std::fs::write(place.join("worker"), "").unwrap();
+        let mut worker = Command::new(std::env::current_exe().unwrap());
+        let mut worker = worker
+            .args(std::env::args().skip(1))
+            .process_group(0)
+            .spawn()
+            .unwrap();
+        let patience = Instant::now() + Duration::from_secs(20);
+        let child = loop {
+            let told = std::fs::read_to_string(place.join("child")).unwrap_or_default();
+            if let Ok(child) = told.parse() {
+                break Pid::from_raw(child).unwrap();
+            }
+            assert!(Instant::now() < patience, "the worker does not fork");
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        let group = Pid::from_child(&worker);
+        // Only the worker: `Child::kill` is SIGKILL.
+        worker.kill().unwrap();
+        worker.wait().unwrap();
+        let reopened = builder_at(place).open();
+        let lives = rustix::process::test_kill_process(child);
+        rustix::process::kill_process_group(group, rustix::process::Signal::KILL).unwrap();
+        lives.unwrap();
+        reopened.unwrap().close().unwrap();
+    });
+}
+
+/// Whoever forks while another thread opens a trail takes no lock along.
+#[test]
+fn a_child_that_is_forked_amidst_an_opening_does_not_keep_the_trail_locked() {
+    alone(|place| {
+        let trail = builder_at(place).open_or_create().unwrap();
+        trail.close().unwrap();
+        let mut children = Vec::new();
+        for _ in 0..40 {
+            let opening = std::thread::scope(|scope| {
+                let opening = scope.spawn(|| builder_at(place).open().map(AuditTrail::close));
+                for _ in 0..3 {
+                    children.push(fork(60, || std::thread::sleep(Duration::from_secs(50))));
+                }
+                opening.join().unwrap()
+            });
+            if let Err(error) = opening {
+                panic!("{error}");
+            }
+        }
+        for child in children {
+            rustix::process::kill_process(child, rustix::process::Signal::KILL).unwrap();
+            waitpid(Some(child), WaitOptions::empty()).unwrap();
+        }
     });
 }
 

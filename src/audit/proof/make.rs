@@ -9,7 +9,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use super::super::checkpoint::{Checkpoint, VerifierKey};
-use super::super::files::{list, make_durable, may_be_written, open, stated_end};
+use super::super::files::{list, make_durable, may_be_held, open, stated_end};
 use super::super::merkle::{AuditPath, Frontier, leaf_hash};
 use super::super::segment::{self, Line, Seen};
 use super::super::storage::segment_name;
@@ -143,7 +143,7 @@ fn settle(dir: &Path, numbers: &[u64]) -> Result<Option<u64>, ProveError> {
     let Some(last) = numbers.last().copied() else {
         return Ok(None);
     };
-    if may_be_written(dir) {
+    if may_be_held(dir) {
         return Ok(Some(last));
     }
     make_durable(dir, last).map_err(|source| at(dir, last, source))?;

@@ -108,6 +108,11 @@ impl Queue {
         self.settled.notify_all();
     }
 
+    /// Accepts nothing more: another writer has the trail's place.
+    pub(crate) fn displace(&self) {
+        self.lock().refuses = Some(Refusal::Displaced);
+    }
+
     /// The writer ends and leaves `abandoned` records from outside unwritten, besides those that
     /// are still queued. Returns how many are lost, or nothing if it had ended before.
     pub(crate) fn stop(&self, abandoned: u64) -> Option<u64> {

@@ -66,10 +66,6 @@ pub(crate) struct Header {
     pub(crate) event: Opening,
     /// The rules that this run was written under. Version 0.1.0 did not say: those are 1.
     #[serde(default = "first_format")]
-    #[expect(
-        dead_code,
-        reason = "the rules of format 2 come in the commits that follow"
-    )]
     pub(crate) format: u64,
     pub(crate) segment: u64,
     pub(crate) first_leaf: u64,

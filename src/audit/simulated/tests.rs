@@ -374,7 +374,7 @@ fn place() -> tempfile::TempDir {
 #[cfg_attr(shuttle, ignore = "its threads are the system's")]
 fn what_a_killed_opening_left_is_durable_before_the_next_one_goes_on() {
     let place = place();
-    for (killed, cut) in (0..18).flat_map(|killed| (0..18).map(move |cut| (killed, cut))) {
+    for (killed, cut) in (0..20).flat_map(|killed| (0..20).map(move |cut| (killed, cut))) {
         for seed in 0..6 {
             println!("killed at call {killed}, cut at call {cut}, seed {seed}");
             let mut world = World::new(seed, place.path());

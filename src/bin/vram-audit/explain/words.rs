@@ -81,7 +81,7 @@ const EVENTS: &[(&str, &str)] = &[
     ),
     (
         "SegmentPoisoned",
-        "A write or sync failed; everything not yet durable was written again into a new segment.",
+        "A write or sync failed, or somebody else changed the file; what was not yet durable was written again into a new segment.",
     ),
     (
         "TailRecovered",

@@ -1,0 +1,149 @@
+//! Descriptors that a forked child does not keep: their locks belong to this process alone.
+//!
+//! A lock of `flock` belongs to an open file, and a forked child shares all open files: the lock of
+//! a killed worker would live as long as the child. A record lock of `fcntl` dies with its process,
+//! but any code in the process that closes another descriptor of the file releases it. So the lock
+//! is one of `flock`, and the child closes the descriptor before it returns from `fork`: the C
+//! library calls a handler there. A child that is made past the C library, with a bare `clone` and
+//! without `exec`, keeps the descriptor; the lock is then held too long, never too short.
+
+#![allow(
+    unsafe_code,
+    reason = "only the C library can tell a child that it was forked"
+)]
+
+use std::ffi::c_int;
+use std::io;
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+
+/// How many descriptors a child closes. Those beyond are inherited.
+const ROOM: usize = 1024;
+
+/// No descriptor.
+const NONE: RawFd = -1;
+
+/// How often an opening is repeated because another thread forked meanwhile.
+const TRIES: usize = 1000;
+
+static OPEN: [AtomicI32; ROOM] = [const { AtomicI32::new(NONE) }; ROOM];
+
+/// The forks that were begun (upper half), and those under way (lower half).
+static FORKS: AtomicU64 = AtomicU64::new(0);
+
+const BEGUN: u64 = 1 << 32;
+const UNDER_WAY: u64 = 1;
+
+static HANDLERS: OnceLock<c_int> = OnceLock::new();
+
+unsafe extern "C" {
+    /// POSIX: registers what `fork` calls before it forks, and then in the parent and in the child.
+    /// Returns 0 or an error number.
+    fn pthread_atfork(
+        prepare: Option<extern "C" fn()>,
+        parent: Option<extern "C" fn()>,
+        child: Option<extern "C" fn()>,
+    ) -> c_int;
+}
+
+extern "C" fn before_fork() {
+    FORKS.fetch_add(BEGUN | UNDER_WAY, Ordering::SeqCst);
+}
+
+extern "C" fn after_fork_in_parent() {
+    FORKS.fetch_sub(UNDER_WAY, Ordering::SeqCst);
+}
+
+/// Takes no lock and allocates nothing: other threads of the parent may have been in the middle of
+/// either.
+extern "C" fn after_fork_in_child() {
+    FORKS.store(0, Ordering::SeqCst);
+    for slot in &OPEN {
+        let fd = slot.swap(NONE, Ordering::SeqCst);
+        if fd != NONE {
+            // SAFETY: an `OwnFd` of the parent had this descriptor open when it forked, and was its
+            // only owner. Its copy in this process never uses it: every call is refused in a child,
+            // and its destructor leaves the descriptor alone. No slot holds it twice.
+            unsafe { rustix::io::close(fd) };
+        }
+    }
+}
+
+/// Registers the handlers, once in each process.
+pub(super) fn watch() -> io::Result<()> {
+    let answer = HANDLERS.get_or_init(|| {
+        // SAFETY: the signature is that of POSIX; the handlers live as long as the program and only
+        // use atomics and `close`, which is async-signal-safe.
+        unsafe {
+            pthread_atfork(
+                Some(before_fork),
+                Some(after_fork_in_parent),
+                Some(after_fork_in_child),
+            )
+        }
+    });
+    match *answer {
+        0 => Ok(()),
+        errno => Err(io::Error::from_raw_os_error(errno)),
+    }
+}
+
+/// A descriptor that no forked child keeps.
+#[derive(Debug)]
+pub(crate) struct OwnFd {
+    fd: ManuallyDrop<OwnedFd>,
+    slot: Option<&'static AtomicI32>,
+}
+
+impl OwnFd {
+    /// Takes what `open` opens, which must not be locked yet.
+    pub(crate) fn open<E>(open: impl Fn() -> Result<OwnedFd, E>) -> Result<Self, E> {
+        let mut tries = 0_usize;
+        loop {
+            let forks = FORKS.load(Ordering::SeqCst);
+            let own = Self::register(open()?);
+            let none_under_way = forks & (BEGUN.wrapping_sub(1)) == 0;
+            // A child that was forked between opening and registering has the descriptor for good.
+            if none_under_way && FORKS.load(Ordering::SeqCst) == forks || tries >= TRIES {
+                return Ok(own);
+            }
+            drop(own);
+            tries = tries.saturating_add(1);
+            std::thread::yield_now();
+        }
+    }
+
+    fn register(fd: OwnedFd) -> Self {
+        let number = fd.as_raw_fd();
+        let slot = OPEN.iter().find(|slot| {
+            slot.compare_exchange(NONE, number, Ordering::SeqCst, Ordering::SeqCst)
+                .is_ok()
+        });
+        Self {
+            fd: ManuallyDrop::new(fd),
+            slot,
+        }
+    }
+}
+
+impl AsFd for OwnFd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl Drop for OwnFd {
+    fn drop(&mut self) {
+        // In a child it is closed already, and its number may be that of another file.
+        if super::check().is_err() {
+            return;
+        }
+        if let Some(slot) = self.slot {
+            slot.store(NONE, Ordering::SeqCst);
+        }
+        // SAFETY: the value is not used again: this is its owner's destructor, which runs once.
+        unsafe { ManuallyDrop::drop(&mut self.fd) };
+    }
+}
