@@ -37,8 +37,8 @@ pub use proof::{
 pub use receipt::{CloseError, NotDurable, Receipt, RecordError};
 pub use unchecked::{UncheckedLine, read_unchecked};
 pub use verify::{
-    AnchorReport, AnchorState, Finding, KeyReport, Missing, Outcome, Report, Unacknowledged,
-    UnanchoredEnd, Verdict, verify, verify_with_progress,
+    Accepted, AnchorReport, AnchorState, Finding, KeyReport, KilledRun, Missing, Outcome, Report,
+    Runs, Unacknowledged, UnanchoredEnd, Verdict, verify, verify_with_progress,
 };
 
 use crate::health::hook::HookThread;

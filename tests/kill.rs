@@ -11,10 +11,12 @@ use rustix::process::{Signal, getpid, kill_process};
 use serde_json::Value;
 use support::worker::{Told, Worker, record_for_ever};
 use support::{
-    Place, Random, child, child_command, manager, number, of_event, records_in, say, sealed,
-    segments,
+    Place, Random, VIOLATION, child, child_command, manager, number, of_event, records_in, say,
+    sealed, segments,
 };
-use vram_residency::audit::{Checkpoint, Outcome, VerifierKey};
+use vram_residency::audit::{
+    Accepted, Checkpoint, Missing, Outcome, UnanchoredEnd, Verdict, VerifierKey,
+};
 use vram_residency::error::VerifyError;
 
 const LANES: u64 = 4;
@@ -144,6 +146,73 @@ fn kill_at_random(test: &str, kills: u64, random: &mut Random) -> usize {
         told.expect_continued(place.temp.path());
     }
     receipts
+}
+
+/// Notes that nobody waits for are lost with the process, but their numbers are not given again.
+#[test]
+fn no_number_that_a_killed_worker_told_is_used_again() {
+    if let Some(place) = child() {
+        take_notes_and_die(&place);
+    }
+    let place = Place::new();
+    let output = child_command(
+        "no_number_that_a_killed_worker_told_is_used_again",
+        place.temp.path(),
+    )
+    .stderr(Stdio::null())
+    .output()
+    .unwrap();
+    assert_eq!(output.status.signal(), Some(9));
+    let told = String::from_utf8(output.stdout).unwrap();
+    let told: Vec<u64> = told
+        .lines()
+        .filter_map(|line| line.strip_prefix("told "))
+        .map(|number| number.parse().unwrap())
+        .collect();
+    assert_eq!(told.len(), 1000);
+    let key = verifier_key(&place.dir());
+    let kept = place.verify(&key, &[]);
+
+    let trail = place.open();
+    let next = trail.policy_violation(VIOLATION).unwrap().seq().value();
+    assert!(next > told[999], "{next} follows {}", told[999]);
+    let receipt = trail.close().unwrap();
+    let report = place.verify(&key, &[receipt.checkpoint().clone()]);
+    assert_eq!(report.outcome, Outcome::Holds, "{report}");
+    for record in place.records() {
+        let seq = record["seq"].as_u64().unwrap();
+        assert!(
+            record["event"] == "Note" || !told.contains(&seq),
+            "{record}"
+        );
+    }
+    // That something is missing is not passed over, unless somebody has looked into it.
+    let accepted = Accepted::from(UnanchoredEnd::Refused);
+    assert_eq!(report.verdict(accepted), Verdict::Lacking);
+    assert_eq!(report.missing(accepted), [Missing::KilledRuns]);
+    let kill = &report.kills[0];
+    let accepted = accepted.kills_before(kill.next_seq + 1);
+    assert_eq!(report.verdict(accepted), Verdict::Sound);
+    assert_eq!(kill.last_seq, kept.last_seq);
+    let missing = told.len() as u64 + 1 - kept.records;
+    assert!(kill.records_at_most.unwrap() >= missing, "{report}");
+}
+
+/// In the child: writes down each number that it was told, and dies long before they are durable.
+fn take_notes_and_die(place: &Path) -> ! {
+    let trail = support::builder_at(place)
+        .durable_within(std::time::Duration::from_secs(600))
+        .open_or_create()
+        .unwrap();
+    let mut told = String::from("\n");
+    for _ in 0..1000 {
+        let seq = trail.note("told and lost").unwrap();
+        told.push_str(&format!("told {seq}\n"));
+    }
+    print!("{told}");
+    std::io::Write::flush(&mut std::io::stdout()).unwrap();
+    let _killed = kill_process(getpid(), Signal::KILL);
+    unreachable!("still alive");
 }
 
 #[test]

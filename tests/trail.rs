@@ -181,7 +181,9 @@ fn a_torn_tail_is_left_as_it_is_and_said() {
     assert_eq!(recovered[0]["severity"], "CRITICAL");
     assert_eq!(recovered[0]["segment"], 0);
     assert_eq!(recovered[0]["void_records"], 1);
-    assert_eq!(recovered[0]["highest_seq"], 2);
+    // Numbers up to there may have been told to somebody; one record has reached the file.
+    let below = of_event(&place.records(), "TrailOpened")[0]["numbers_below"].as_u64();
+    assert_eq!(recovered[0]["highest_seq"], below.unwrap() - 1);
     let void = recovered[0]["void_bytes"].as_u64().unwrap();
     assert_eq!(
         recovered[0]["void_from"].as_u64().unwrap() + void,

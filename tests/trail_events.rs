@@ -12,7 +12,7 @@ use vram_residency::audit::{PolicyViolation, SameHostCopy};
 use vram_residency::{Host, Provenance, VramManager, WorkerToken};
 
 const LEN: usize = 1_500_000;
-const HEADER: &str = "format segment first_leaf origin key retention";
+const HEADER: &str = "format numbers_below segment first_leaf origin key retention";
 /// Where there is code for GPUs, what it is.
 const KERNEL: &str = if cfg!(feature = "cuda") {
     "kernel_sha256"
@@ -161,6 +161,8 @@ fn a_trail_that_was_not_closed_is_opened_again() {
     let records = place.records();
     let fields = "segment void_from void_bytes void_records highest_seq";
     let recovered = one(&records, "TailRecovered", "CRITICAL failure", &[fields]);
+    let below = of_event(&records, "TrailOpened")[0]["numbers_below"].as_u64();
+    let below = below.unwrap();
     let told = [
         "segment",
         "void_from",
@@ -170,7 +172,7 @@ fn a_trail_that_was_not_closed_is_opened_again() {
     ];
     assert_eq!(
         told.map(|name| recovered[name].as_u64().unwrap()),
-        [0, end as u64, 100, 0, 0]
+        [0, end as u64, 100, 0, below - 1]
     );
     let opened = of_event(&records, "TrailOpened").pop().unwrap();
     expect(

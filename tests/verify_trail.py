@@ -136,12 +136,23 @@ class Check:
     def numbers(self, runs):
         """`runs` holds the acknowledged records of each segment, or None for one without a key."""
         there, lost, excused, ordinary, base, first = set(), [], [], -1, -1, None if runs[0][0] else 0
+        bound, last, highest, killed = None, None, None, []
         for number, records in runs:
-            first = first if records is not None else None
+            first, last, bound = (first, last, bound) if records is not None else (None, None, None)
             for at, record in enumerate(records or []):
                 seq, event = record["seq"], record["event"]
                 self.expect(seq not in there and (not at or seq > ordinary), f"number {seq} is not in its place")
                 there.add(seq)
+                if not at:
+                    before, bound = bound, record["numbers_below"] if record.get("format", 1) > 1 else None
+                    opens, closed = event == "TrailOpened", last and last["event"] == "TrailClosed"
+                    fine = not (before and bound) or (closed if opens else False) or (seq if opens else bound) >= before
+                    self.expect(fine, f"number {seq} may have been given by a killed run, or the bound is lowered")
+                    highest = None if not (before and bound) else max(there - {seq}) if closed else before - 1
+                    left = before if opens and not closed else None
+                self.expect(bound is None or seq < bound, f"number {seq} is not below its bound {bound}")
+                bound = max(bound, record["numbers_below"]) if bound and event == "NumbersReserved" else bound
+                last = record
                 ordinary, base = (seq, base) if at else (ordinary, ordinary if event == "TrailOpened" else base)
                 # Behind what was not read, numbers are known from the first ordinary record on.
                 first = min(seq, records[0]["seq"]) if at and first is None else first
@@ -153,13 +164,16 @@ class Check:
                     lost.append((start, end))
                 elif event == "TailRecovered":
                     excused.append((base + 1, min(record["highest_seq"] + 1, seq)))
+                    self.expect(highest in (None, record["highest_seq"]), f"the highest number is {highest}")
+                    killed += excused[-1:] if left else []
         known = sorted(seq for seq in there if seq <= ordinary)
         gaps = [(before + 1, seq) for before, seq in zip([-1] + known, known)] if first is not None else []
         gaps = minus(minus(gaps, [(0, first or 0)]), lost)
         said = [span for span in lost if bisect.bisect(known, span[1] - 1) > bisect.bisect_left(known, span[0])]
         self.expect(not said, f"numbers {said} are said to be lost, but are there")
         self.expect(not minus(gaps, excused), f"numbers {minus(gaps, excused)[:9]} are missing")
-        self.missing |= {"records"} if lost or gaps else set()
+        self.missing |= {"records"} if lost or minus(gaps, killed) else set()
+        self.missing |= {"killed runs"} if killed else set()
     def void(self, number, header, records, data, end):
         tail = records[1] if len(records) > 1 and records[1]["event"] == "TailRecovered" else {"void_bytes": 0}
         allowed = tail["void_bytes"] if header["event"] == "TrailOpened" else len(data)

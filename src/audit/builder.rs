@@ -71,6 +71,7 @@ pub(crate) struct Settings {
     pub(crate) critical_deadline: Duration,
     pub(crate) durable_within: Duration,
     pub(crate) queue_records: usize,
+    pub(crate) reserved_records: usize,
     pub(crate) segment_bytes: u64,
     pub(crate) segment_age: Duration,
     pub(crate) retention: Retention,
@@ -176,6 +177,13 @@ impl AuditTrailBuilder {
     /// the records that wait.
     pub fn queue_records(mut self, records: usize) -> Self {
         self.settings.queue_records = records;
+        self
+    }
+
+    /// Few, so that a test runs out of numbers soon.
+    #[cfg(test)]
+    pub(super) fn reserved_records(mut self, records: usize) -> Self {
+        self.settings.reserved_records = records;
         self
     }
 
@@ -324,6 +332,7 @@ impl Default for Settings {
             critical_deadline: DEFAULT_CRITICAL_DEADLINE,
             durable_within: DEFAULT_DURABLE_WITHIN,
             queue_records: DEFAULT_QUEUE_RECORDS,
+            reserved_records: RESERVED_RECORDS,
             segment_bytes: DEFAULT_SEGMENT_BYTES,
             segment_age: DEFAULT_SEGMENT_AGE,
             retention: Retention::default(),
@@ -409,7 +418,7 @@ impl Settings {
             critical_deadline_ms: milliseconds(self.critical_deadline),
             durable_within_ms: milliseconds(self.durable_within),
             queue_records: self.queue_records as u64,
-            reserved_records: RESERVED_RECORDS as u64,
+            reserved_records: self.reserved_records as u64,
             segment_bytes: self.segment_bytes,
             segment_age_s: self.segment_age.as_secs(),
             failure_window_s: self.failure_window.as_secs(),

@@ -128,6 +128,10 @@ pub(crate) enum Event {
     Note {
         text: Arc<str>,
     },
+    /// No number from here on is given before a later record raises the bound.
+    NumbersReserved {
+        numbers_below: u64,
+    },
     PolicyViolation {
         #[serde(flatten)]
         violation: Box<Violation>,
@@ -234,6 +238,7 @@ impl Event {
             Self::DeviceOpened { .. } => "DeviceOpened",
             Self::KeyChanged { .. } => "KeyChanged",
             Self::Note { .. } => "Note",
+            Self::NumbersReserved { .. } => "NumbersReserved",
             Self::PolicyViolation { .. } => "PolicyViolation",
             Self::RecordsLost { .. } => "RecordsLost",
             Self::SealVerificationFailed { .. } => "SealVerificationFailed",
@@ -275,6 +280,7 @@ impl Event {
             | Self::DeviceOpened { .. }
             | Self::KeyChanged { .. }
             | Self::Note { .. }
+            | Self::NumbersReserved { .. }
             | Self::SealVerified { .. }
             | Self::SegmentOpened { .. }
             | Self::TrailClosed { .. }

@@ -133,9 +133,10 @@ impl<S: Storage> Log<S> {
     }
 
     /// The fields of the header that the next segment begins with.
-    pub(crate) fn next_header(&self) -> Header {
+    pub(crate) fn next_header(&self, numbers_below: u64) -> Header {
         Header {
             format: FORMAT,
+            numbers_below,
             segment: self.next_segment(),
             first_leaf: self.frontier().size(),
             origin: self.verifier.name().into(),

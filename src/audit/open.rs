@@ -10,7 +10,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 use super::anchor::{Anchors, Contradiction, Earlier};
-use super::builder::{AuditTrailBuilder, RESERVED_RECORDS};
+use super::builder::AuditTrailBuilder;
 use super::checkpoint::VerifierKey;
 use super::clock::Uptime;
 use super::event::{Event, Seq};
@@ -206,7 +206,7 @@ impl AuditTrailBuilder {
             end.next,
             Uptime::now(),
             self.settings.queue_records,
-            RESERVED_RECORDS,
+            self.settings.reserved_records,
         );
         let verifier = self.verifier(end.verifier.name());
         // The key that the trail has so far announces the next one with its last checkpoint.
@@ -226,7 +226,7 @@ impl AuditTrailBuilder {
             end.position,
         );
         let header = Event::TrailOpened {
-            header: Box::new(log.next_header()),
+            header: Box::new(log.next_header(queue.bound_numbers())),
             configuration: Box::new(self.settings.configuration(anchors.names())),
         };
         let changed = successor.is_some().then(|| Event::KeyChanged {
@@ -239,7 +239,7 @@ impl AuditTrailBuilder {
         if let Some(key) = successor {
             log.change_key(key, verifier.clone());
             let header = Event::SegmentOpened {
-                header: Box::new(log.next_header()),
+                header: Box::new(log.next_header(queue.bound_numbers())),
             };
             begin(&mut log, &queue, &anchors, header, [].into_iter())
                 .map_err(|error| error.into_open_error(&path))?;
@@ -322,16 +322,16 @@ impl AuditTrailBuilder {
             .map_err(io)?
             .ok_or_else(|| damaged("its first line is not the header of a segment"))?;
         let verifier = self.key_of(&header)?;
-        let mut latest = Latest::Other;
-        let mut acknowledged = Latest::Other;
+        let mut tail = Tail::default();
+        let mut acknowledged = Tail::default();
         let summary = segment::read(
             storage.read(last).map_err(io)?,
             last,
             std::slice::from_ref(&verifier),
             None,
             &mut |seen| match seen {
-                Seen::Record(_, record, _) => latest = Latest::of(record),
-                Seen::Acknowledged => acknowledged = std::mem::take(&mut latest),
+                Seen::Record(_, record, _) => tail.add(record),
+                Seen::Acknowledged => acknowledged.clone_from(&tail),
                 Seen::Start(_) => {}
             },
         )
@@ -342,16 +342,15 @@ impl AuditTrailBuilder {
                 damage.place.line, damage.words
             )));
         }
-        let next = summary
-            .highest_seq
-            .and_then(|highest| highest.checked_add(1))
+        let next = acknowledged
+            .next(summary.highest_seq)
             .filter(|next| *next <= MAX_SEQ)
             .ok_or_else(|| damaged("its numbers are not those of a trail"))?;
         let checkpoint = summary
             .checkpoint
             .ok_or_else(|| damaged("it has no checkpoint that this key signed and that fits"))?;
-        let is_under_another_key = self.has_yet_to_change(&verifier, &acknowledged)?;
-        let clean = matches!(acknowledged, Latest::Closed) && summary.behind.bytes == 0;
+        let is_under_another_key = self.has_yet_to_change(&verifier, &acknowledged.latest)?;
+        let clean = matches!(acknowledged.latest, Latest::Closed) && summary.behind.bytes == 0;
         let recovered = (!clean).then_some(Event::TailRecovered {
             segment: last,
             void_from: summary.end,
@@ -450,6 +449,9 @@ fn begin<S: Storage>(
     let records: Vec<Record> = events.map(|event| queue.number(event)).collect();
     log.begin_segment(&header, records.iter())?;
     if let Some(position) = &log.position {
+        if let Some(below) = header.numbers_below() {
+            queue.settle_numbers(below);
+        }
         queue.settle(None, Arc::clone(&position.checkpoint), 0);
         let urgent = records.iter().any(Record::is_worth_anchoring);
         anchors.settled(&position.checkpoint, urgent);
@@ -457,8 +459,40 @@ fn begin<S: Storage>(
     Ok(())
 }
 
+/// What records say about how the trail goes on behind them.
+#[derive(Clone, Default)]
+struct Tail {
+    latest: Latest,
+    highest: Option<u64>,
+    /// The bound of the numbers; none in format 1.
+    below: Option<u64>,
+}
+
+impl Tail {
+    fn add(&mut self, record: &segment::Record) {
+        self.latest = Latest::of(record);
+        self.highest = self.highest.max(Some(record.seq));
+        self.below = self.below.max(match &record.fact {
+            Fact::Header(header) => header.bound(),
+            Fact::Reserved(reserved) if self.below.is_some() => Some(reserved.numbers_below),
+            _ => None,
+        });
+    }
+
+    /// The first number of the next run. The bound says which numbers a killed one may have told to
+    /// its callers; of format 1 only the highest `seen` is known, in void bytes, too.
+    fn next(&self, seen: Option<u64>) -> Option<u64> {
+        let after = |highest: Option<u64>| highest?.checked_add(1);
+        match (self.below, &self.latest) {
+            (None, _) => after(seen),
+            (Some(_), Latest::Closed) => after(self.highest),
+            (below, _) => below.max(after(self.highest)),
+        }
+    }
+}
+
 /// What the last acknowledged record says about how the trail goes on.
-#[derive(Default)]
+#[derive(Clone, Default)]
 enum Latest {
     Closed,
     KeyChanged(String),

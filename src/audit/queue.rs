@@ -3,8 +3,9 @@
 //! A record gets its number and its times under the lock, so the order in the queue is the order of
 //! the numbers. Recording never waits for the disk and never allocates: the room is reserved when
 //! the trail is opened, a part of it for critical records alone. What does not fit keeps its number
-//! and is counted in a run that the writer turns into `RecordsLost`. This module knows nothing of
-//! files; it learns from the writer how far the trail is durable, and tells those who wait.
+//! and is counted in a run that the writer turns into `RecordsLost`; it gets none if the durable bound
+//! of the numbers is near. This module knows nothing of files; it learns from the writer how far the
+//! trail is durable, and tells those who wait.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, PoisonError};
@@ -19,7 +20,10 @@ use super::{NotDurable, Receipt};
 use crate::health::Counters;
 use crate::process::{ForkMark, Forked};
 
+mod numbers;
 mod taking;
+
+use numbers::Numbers;
 
 /// Which room a record may take.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -63,7 +67,7 @@ struct OwnLines<T>(T);
 #[derive(Debug)]
 #[repr(C)]
 struct State {
-    next: u64,
+    numbers: Numbers,
     records: VecDeque<Record>,
     /// Records that the writer holds and that are not durable yet. They take room, too.
     in_flight: usize,
@@ -132,7 +136,7 @@ impl Queue {
         let room = capacity.saturating_add(reserve);
         Self {
             state: OwnLines(Mutex::new(State {
-                next: next.0,
+                numbers: Numbers::new(next.0),
                 records: VecDeque::with_capacity(room),
                 in_flight: 0,
                 // Two runs are parted by at least one record that was accepted.
@@ -191,15 +195,16 @@ impl Queue {
         if let Some(refusal) = state.refuses {
             return Err(self.refuse(refusal, time, &event));
         }
-        let seq = state.take_number();
         let held = state.records.len().saturating_add(state.in_flight);
-        let room = match lane {
-            Lane::Ordinary => self.capacity,
-            Lane::Critical => self.room(),
+        // Numbers have a reserve for critical records, too.
+        let (room, spare) = match lane {
+            Lane::Ordinary => (self.capacity, self.reserve),
+            Lane::Critical => (self.room(), 0),
         };
-        if held >= room {
-            return Err(self.lose(&mut state, seq, time, &event));
-        }
+        let number = (held < room).then(|| state.numbers.take_told(spare));
+        let Some(seq) = number.flatten() else {
+            return Err(self.lose(&mut state, time, &event));
+        };
         state.records.push_back(Record {
             seq,
             time,
@@ -232,16 +237,18 @@ impl Queue {
     }
 
     #[cold]
-    fn lose(&self, state: &mut State, seq: Seq, time: Time, event: &Event) -> Refused {
+    fn lose(&self, state: &mut State, time: Time, event: &Event) -> Refused {
         self.counters.count_failures(1);
-        state.lose(seq, time);
+        // What is left below the bound is for records that find room.
+        let seq = state.numbers.take_told(self.room());
+        match seq {
+            Some(seq) => state.lose(seq, time),
+            None => state.lose_unnumbered(time),
+        }
         Refused {
             event: event.name(),
-            mark: Mark {
-                seq: Some(seq),
-                time,
-            },
-            error: NotDurable::QueueFull { seq },
+            mark: Mark { seq, time },
+            error: seq.map_or(NotDurable::NoNumber, |seq| NotDurable::QueueFull { seq }),
         }
     }
 
@@ -294,7 +301,7 @@ impl Queue {
     /// writer to hurry.
     pub(crate) fn hurry(&self) -> Option<Seq> {
         let mut state = self.lock();
-        let last = state.next.checked_sub(1)?;
+        let last = state.numbers.next().checked_sub(1)?;
         if state.durable_below > last {
             return None;
         }
@@ -337,17 +344,11 @@ impl Queue {
 }
 
 impl State {
-    fn take_number(&mut self) -> Seq {
-        let seq = Seq(self.next);
-        self.next = self.next.saturating_add(1);
-        seq
-    }
-
     /// The lowest number that the writer has not taken.
     fn first_queued(&self) -> u64 {
         self.records
             .front()
-            .map_or(self.next, |record| record.seq.0)
+            .map_or(self.numbers.next(), |record| record.seq.0)
     }
 
     fn lose(&mut self, seq: Seq, time: Time) {
@@ -364,12 +365,28 @@ impl State {
                 first: seq,
                 last: seq,
                 count: 1,
+                unnumbered: 0,
                 cause: LossCause::QueueFull,
                 first_time: time,
                 last_time: time,
             },
             logged: false,
         });
+    }
+
+    /// Counts a loss that has no number in the run of losses before it. Each run has a number in the
+    /// trail: one without takes the next, which nobody was told, for its first loss.
+    fn lose_unnumbered(&mut self, time: Time) {
+        match self.lost.back_mut() {
+            Some(Gap { lost, .. }) => {
+                lost.last_time = time;
+                lost.unnumbered = lost.unnumbered.saturating_add(1);
+            }
+            None => {
+                let seq = self.numbers.take();
+                self.lose(seq, time);
+            }
+        }
     }
 
     fn durable(&self, seq: Seq) -> Option<Arc<Checkpoint>> {

@@ -40,6 +40,13 @@ pub enum NotDurable {
     /// The call was made in a forked child.
     #[error(transparent)]
     Forked(#[from] Forked),
+    /// The record is lost and has no number: the numbers that a run after a kill would pass over are
+    /// used up, and the disk takes no record that reserves more. It is counted in a later
+    /// `RecordsLost`.
+    #[error(
+        "a record is lost, without a number: the disk has taken nothing for so long that the trail's numbers are used up; see why it does not"
+    )]
+    NoNumber,
     /// Even the room that is reserved for critical records is full. The number is accounted for by
     /// a later `RecordsLost`.
     #[error("record {seq} is lost: the trail's queue is full; see why the disk does not keep up")]

@@ -73,6 +73,7 @@ impl Record {
                 | Event::AuditDegraded { .. }
                 | Event::ClockStepped { .. }
                 | Event::KeyChanged { .. }
+                | Event::NumbersReserved { .. }
                 | Event::RecordsLost { .. }
                 | Event::SegmentOpened { .. }
                 | Event::SegmentPoisoned { .. }
@@ -86,6 +87,17 @@ impl Record {
     pub(crate) fn first_lost(&self) -> Option<Seq> {
         match &self.event {
             Event::RecordsLost { lost } => Some(lost.first),
+            _ => None,
+        }
+    }
+
+    /// The bound of numbers that this record states.
+    pub(crate) fn numbers_below(&self) -> Option<u64> {
+        match &self.event {
+            Event::NumbersReserved { numbers_below } => Some(*numbers_below),
+            Event::SegmentOpened { header } | Event::TrailOpened { header, .. } => {
+                Some(header.numbers_below)
+            }
             _ => None,
         }
     }

@@ -25,7 +25,8 @@ use super::merkle::{Frontier, Node};
 use chunk::{CHUNK_BYTES, Chunk, Cutter};
 use line::Closed;
 pub(crate) use line::{
-    Fact, Header, Line, Lost, MAX_LINE_BYTES, MAX_SEQ, Opening, Record, Recovered, parse_checkpoint,
+    Fact, Header, Line, Lost, MAX_LINE_BYTES, MAX_SEQ, Opening, Record, Recovered, Stamp,
+    parse_checkpoint,
 };
 pub(crate) use summary::{Behind, Damage, Place, SegmentSummary};
 
@@ -319,7 +320,8 @@ impl<'a> Walk<'a> {
             | Fact::Header(_)
             | Fact::Lost(_)
             | Fact::Other
-            | Fact::Recovered(_) => {}
+            | Fact::Recovered(_)
+            | Fact::Reserved(_) => {}
         }
         key_has_changed.then_some("a record stands behind `KeyChanged`")
     }

@@ -9,6 +9,7 @@ mod anchors;
 mod meter;
 mod numbers;
 mod report;
+mod runs;
 mod verdict;
 
 use std::fs::File;
@@ -26,7 +27,8 @@ use meter::Meter;
 use numbers::{Numbers, Run};
 use report::push;
 pub use report::{AnchorReport, AnchorState, Finding, KeyReport, Outcome, Report, Unacknowledged};
-pub use verdict::{Missing, UnanchoredEnd, Verdict};
+pub use runs::{KilledRun, Runs};
+pub use verdict::{Accepted, Missing, UnanchoredEnd, Verdict};
 
 /// Checks the trail in the directory `dir` against the verifier keys and the anchors (checkpoints
 /// that were kept where the worker cannot rewrite them).
@@ -279,11 +281,14 @@ impl<'a> Check<'a> {
         report.first_seq = self.numbers.first;
         report.last_seq = self.numbers.last;
         report.records_lost = self.numbers.lost;
+        report.lost_unnumbered = self.numbers.lost_unnumbered;
         report.never_acknowledged = self.numbers.never_acknowledged;
+        report.runs = self.numbers.runs.runs;
         // What stands before the last segment is none that was checked, if that one was not.
         let tail = self.before.as_ref().map(|last| last.behind.bytes);
         let vouched = self.anchors.finish(report, tail.is_some());
         report.closed = self.numbers.closed && tail == Some(0);
+        report.runs.closed = report.runs.closed.saturating_add(report.closed.into());
         report.outcome = if report.findings_total > 0 {
             Outcome::Broken
         } else if report.not_checked.is_empty() {
@@ -323,12 +328,15 @@ fn finding(segment: u64, place: Place, words: &str) -> Finding {
 }
 
 fn list_numbers(numbers: &mut Numbers, segment: u64, report: &mut Report) {
-    let (complaints, lost) = numbers.take_listed();
+    let (complaints, lost, kills) = numbers.take_listed();
     for complaint in complaints {
         report.find(finding(segment, complaint.place, &complaint.words));
     }
     for range in lost {
         push(&mut report.lost, range);
+    }
+    for kill in kills {
+        report.kill(kill);
     }
 }
 

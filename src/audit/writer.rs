@@ -272,8 +272,9 @@ impl<S: Storage> Writer<S> {
 
     fn begin_segment(&mut self, count: usize) -> Result<(), LogError> {
         // Stated anew at each attempt: what stands behind the end may have grown.
+        let numbers_below = self.shared.queue.bound_numbers();
         let event = Event::SegmentOpened {
-            header: Box::new(self.log.next_header()),
+            header: Box::new(self.log.next_header(numbers_below)),
         };
         let header = match self.header.take() {
             Some(header) => Record { event, ..header },
@@ -282,9 +283,12 @@ impl<S: Storage> Writer<S> {
         let outcome = self
             .log
             .begin_segment(&header, self.pending.iter().take(count));
-        if let Err(error) = &outcome {
-            self.header = Some(header);
-            self.displaced |= error.is_displacement();
+        match &outcome {
+            Ok(()) => self.shared.queue.settle_numbers(numbers_below),
+            Err(error) => {
+                self.header = Some(header);
+                self.displaced |= error.is_displacement();
+            }
         }
         outcome
     }
@@ -336,6 +340,9 @@ impl<S: Storage> Writer<S> {
         for record in settled {
             last = Some(record.seq);
             urgent |= record.is_worth_anchoring();
+            if let Some(below) = record.numbers_below() {
+                self.shared.queue.settle_numbers(below);
+            }
             self.closed = matches!(record.event, Event::TrailClosed { .. })
                 .then(|| Receipt::new(record.seq, Arc::clone(&checkpoint)));
         }

@@ -27,6 +27,8 @@ pub(crate) struct Trail {
     pub(crate) note: String,
     /// What the next header says about void bytes; version 0.1.0 said nothing.
     pub(crate) void: Option<u64>,
+    /// The bound of numbers that the next header states: then its run is of format 2.
+    pub(crate) below: Option<u64>,
     /// The key that headers name, if it is not the one that signs.
     pub(crate) named: Option<String>,
 }
@@ -84,6 +86,7 @@ impl Trail {
             acknowledged: 0,
             note: String::new(),
             void: None,
+            below: None,
             named: None,
         }
     }
@@ -181,6 +184,10 @@ impl Trail {
             if let Some(void) = self.void {
                 fields["previous"]["void"] = json!(void);
             }
+        }
+        if let Some(below) = self.below {
+            fields["format"] = json!(2);
+            fields["numbers_below"] = json!(below);
         }
         self.segments.push(Vec::new());
         self.record(event, fields)

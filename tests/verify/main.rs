@@ -7,6 +7,7 @@
 mod built;
 mod damage;
 mod keys;
+mod killed;
 mod numbers;
 mod script;
 #[path = "../support/mod.rs"]

@@ -13,6 +13,7 @@ use vram_residency::audit::faults::{Step, StorageError};
 use vram_residency::audit::{Missing, Report, UnanchoredEnd, Verdict, verify};
 
 use crate::built::{ORIGIN, Trail, good, holds, tree};
+use crate::killed::bounded;
 use crate::numbers::{killed, numbered};
 use crate::support::{Place, is_installed};
 
@@ -93,6 +94,7 @@ fn word(missing: Missing) -> &'static str {
     match missing {
         Missing::Close => "close",
         Missing::EndVouchedFor => "end",
+        Missing::KilledRuns => "killed runs",
         Missing::OlderSegments => "older segments",
         Missing::Records => "records",
         Missing::TailAcknowledged => "tail",
@@ -103,6 +105,15 @@ fn word(missing: Missing) -> &'static str {
 fn cases() -> Vec<(&'static str, Trail, Verdict)> {
     let mut killed = killed();
     killed.recovered(4).notes(1).checkpoint();
+    let mut bounded = bounded();
+    bounded
+        .open("TrailOpened")
+        .recovered(19)
+        .notes(1)
+        .checkpoint();
+    let mut reused = crate::killed::bounded();
+    reused.seq = 19;
+    reused.open("TrailOpened").recovered(18).checkpoint();
     let mut tail = good();
     tail.notes(1);
     let mut garbage = good();
@@ -164,6 +175,8 @@ fn cases() -> Vec<(&'static str, Trail, Verdict)> {
         ("killed after a rotation", rotated, Verdict::Lacking),
         ("numbers above 2^53", high, Verdict::Broken),
         ("killed", killed, Verdict::Lacking),
+        ("killed below its bound", bounded, Verdict::Lacking),
+        ("a number given again", reused, Verdict::Broken),
         ("tail", tail, Verdict::Lacking),
         ("a record behind garbage", more, Verdict::Broken),
         ("a checkpoint that stands twice", stale, Verdict::Broken),

@@ -168,6 +168,8 @@ pub(crate) struct Previous {
 pub(crate) struct Header {
     /// The version of the rules that the segment's run was written under: [`FORMAT`].
     pub(crate) format: u64,
+    /// Until a later record raises it, every number is below this: a run after a kill begins there.
+    pub(crate) numbers_below: u64,
     pub(crate) segment: u64,
     pub(crate) first_leaf: u64,
     pub(crate) origin: Arc<str>,
@@ -207,12 +209,14 @@ pub(crate) struct LiveShard {
     pub(crate) bytes: u64,
 }
 
-/// Records that have a number and are not in the trail.
+/// Records that are not in the trail: a range of numbers, and how many more had none.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
 pub(crate) struct Lost {
     pub(crate) first: Seq,
     pub(crate) last: Seq,
     pub(crate) count: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub(crate) unnumbered: u64,
     pub(crate) cause: LossCause,
     pub(crate) first_time: Time,
     pub(crate) last_time: Time,
@@ -262,6 +266,14 @@ pub(crate) struct Violation {
 )]
 fn is_false(value: &bool) -> bool {
     !value
+}
+
+#[allow(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "the form that serde asks for"
+)]
+fn is_zero(value: &u64) -> bool {
+    *value == 0
 }
 
 fn ranges<S: Serializer>(ranges: &[Range<u64>], serializer: S) -> Result<S::Ok, S::Error> {

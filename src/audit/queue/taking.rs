@@ -53,8 +53,14 @@ impl Queue {
             let explained = state.lost.drain(..);
             own.extend(explained.map(|gap| Event::RecordsLost { lost: gap.lost }));
         }
+        // Raised before it is near: while the disk works, no record goes without a number.
+        let ahead = own.len().saturating_add(self.room().saturating_mul(2));
+        if state.numbers.has_fewer_than(ahead) {
+            let numbers_below = state.numbers.state(ahead.saturating_add(self.room()));
+            own.insert(0, Event::NumbersReserved { numbers_below });
+        }
         for event in own.drain(..) {
-            let seq = state.take_number();
+            let seq = state.numbers.take();
             pending.push_back(Record {
                 seq,
                 time: Time::now(),
@@ -66,15 +72,26 @@ impl Queue {
         fresh
     }
 
-    /// A record of the trail itself that does not go through the queue: a segment's header.
+    /// A record of the trail itself that does not go through the queue.
     pub(crate) fn number(&self, event: Event) -> Record {
         let mut state = self.lock();
         Record {
-            seq: state.take_number(),
+            seq: state.numbers.take(),
             time: Time::now(),
             mono_us: self.mono_us(),
             event,
         }
+    }
+
+    /// The bound of numbers that the next header states.
+    pub(crate) fn bound_numbers(&self) -> u64 {
+        let ahead = self.room().saturating_mul(3);
+        self.lock().numbers.state(ahead)
+    }
+
+    /// A record is durable that states this bound: numbers below it may be told.
+    pub(crate) fn settle_numbers(&self, numbers_below: u64) {
+        self.lock().numbers.settle(numbers_below);
     }
 
     /// The first lost number that no record accounts for yet.

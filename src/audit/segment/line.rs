@@ -46,7 +46,26 @@ pub(crate) enum Line<L> {
 #[derive(Debug)]
 pub(crate) struct Record {
     pub(crate) seq: u64,
+    pub(crate) time: Stamp,
     pub(crate) fact: Fact,
+}
+
+/// A record's time in the form that all of them have.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Stamp([u8; TIME_FORM.len()]);
+
+impl Stamp {
+    /// None if the text has another form.
+    fn parse(text: &str) -> Option<Self> {
+        let bytes: [u8; TIME_FORM.len()] = text.as_bytes().try_into().ok()?;
+        is_time(text).then_some(Self(bytes))
+    }
+}
+
+impl fmt::Display for Stamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(str::from_utf8(&self.0).unwrap_or_default())
+    }
 }
 
 /// What a record says about the trail itself.
@@ -58,6 +77,7 @@ pub(crate) enum Fact {
     Lost(Lost),
     Other,
     Recovered(Recovered),
+    Reserved(Reserved),
 }
 
 /// What `TrailOpened` and `SegmentOpened` say about their segment.
@@ -67,12 +87,21 @@ pub(crate) struct Header {
     /// The rules that this run was written under. Version 0.1.0 did not say: those are 1.
     #[serde(default = "first_format")]
     pub(crate) format: u64,
+    /// Format 1 did not bound its numbers.
+    pub(crate) numbers_below: Option<u64>,
     pub(crate) segment: u64,
     pub(crate) first_leaf: u64,
     pub(crate) origin: String,
     /// For reading comfort: a verifier trusts only the key that it was given.
     pub(crate) key: String,
     pub(crate) previous: Option<Previous>,
+}
+
+impl Header {
+    /// The bound of numbers that it states: a rule of format 2.
+    pub(crate) fn bound(&self) -> Option<u64> {
+        self.numbers_below.filter(|_| self.format > 1)
+    }
 }
 
 fn first_format() -> u64 {
@@ -106,6 +135,15 @@ pub(crate) struct Lost {
     pub(crate) first: u64,
     pub(crate) last: u64,
     pub(crate) count: u64,
+    /// How many more were lost that had no number.
+    #[serde(default)]
+    pub(crate) unnumbered: u64,
+}
+
+/// What a `NumbersReserved` says: below which number those of later records are.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub(crate) struct Reserved {
+    pub(crate) numbers_below: u64,
 }
 
 /// What a `TailRecovered` says about the segment that a killed process left.
@@ -198,6 +236,7 @@ fn parse_record(line: &[u8]) -> Option<Record> {
     };
     let fact = match common.event {
         "KeyChanged" => Fact::KeyChanged(serde_json::from_str(line).ok()?),
+        "NumbersReserved" => Fact::Reserved(serde_json::from_str(line).ok()?),
         "RecordsLost" => Fact::Lost(serde_json::from_str(line).ok()?),
         "SegmentOpened" | "TrailOpened" => Fact::Header(serde_json::from_str(line).ok()?),
         "TailRecovered" => Fact::Recovered(serde_json::from_str(line).ok()?),
@@ -206,6 +245,7 @@ fn parse_record(line: &[u8]) -> Option<Record> {
     };
     Some(Record {
         seq: common.seq,
+        time: common.time,
         fact,
     })
 }
@@ -213,6 +253,7 @@ fn parse_record(line: &[u8]) -> Option<Record> {
 /// The fields that every record has, found in their order and only once.
 pub(super) struct Common<'a> {
     pub(super) seq: u64,
+    time: Stamp,
     pub(super) event: &'a str,
 }
 
@@ -225,11 +266,11 @@ impl<'a> Common<'a> {
         severity: &str,
         outcome: &str,
     ) -> Option<Self> {
+        let time = Stamp::parse(time)?;
         let fits = seq <= MAX_SEQ
-            && is_time(time)
             && matches!(severity, "INFO" | "WARN" | "CRITICAL")
             && matches!(outcome, "success" | "failure");
-        fits.then_some(Self { seq, event })
+        fits.then_some(Self { seq, time, event })
     }
 }
 

@@ -30,7 +30,7 @@ use super::super::writer::Writer;
 use super::super::{Anchor, AnchorError, Checkpoint, OpenError, Shared, VerifierKey, verify};
 use super::{Disk, Random};
 use crate::key::TrailKey;
-use model::Model;
+use model::{Model, acknowledged};
 
 mod model;
 #[cfg(shuttle)]
@@ -124,6 +124,7 @@ impl<'a> World<'a> {
         }
         let builder = AuditTrailBuilder::new(worker, "/simulated".into(), self.key(self.keys))
             .queue_records(16)
+            .reserved_records(8)
             .segment_bytes(4096)
             .critical_deadline(LONG)
             .anchor_every_records(1)
@@ -392,6 +393,58 @@ fn what_a_killed_opening_left_is_durable_before_the_next_one_goes_on() {
             world.disk.cut_power();
             world.check();
         }
+    }
+}
+
+/// The disk takes nothing for so long that callers get no numbers any more. Killed then, or healed: no
+/// number is told twice, and every attempt is accounted for that the trail has heard of.
+#[test]
+#[cfg_attr(shuttle, ignore = "its threads are the system's")]
+fn on_a_disk_that_takes_nothing_numbers_end_below_the_durable_bound() {
+    let place = place();
+    for heals in [false, true] {
+        let mut world = World::new(1, place.path());
+        world.open();
+        world.violation();
+        world.disk.fail(1000);
+        for _ in 0..60 {
+            (0..10).for_each(|_| world.note());
+            world.violation();
+            world.process.as_mut().unwrap().writer.tick();
+        }
+        let model = world.model();
+        let told = *model.told.last_key_value().unwrap().0;
+        assert!(model.unnumbered > 500, "{}", model.unnumbered);
+        // A queue of 16, 8 for critical records, three times.
+        assert!((40..72 + 24).contains(&told), "{told}");
+        let unnumbered = model.unnumbered;
+        drop(model);
+        if heals {
+            world.disk.fail(0);
+            let process = world.process.as_mut().unwrap();
+            process.writer.drain(Instant::now() + LONG);
+            assert!(process.shared.queue.hurry().is_none(), "all is written");
+            world.note();
+            assert_eq!(
+                world.model().unnumbered,
+                unnumbered,
+                "there are numbers again"
+            );
+            world.close();
+            let records = acknowledged(&world.disk.contents(), u64::MAX);
+            let lost = records.iter().filter(|r| r["event"] == "RecordsLost");
+            let lost: u64 = lost.filter_map(|lost| lost["unnumbered"].as_u64()).sum();
+            let standing = unnumbered - lost;
+            assert!(standing <= 1, "{lost} of {unnumbered}");
+        } else {
+            world.leave();
+            world.disk.kill();
+        }
+        world.disk.fail(0);
+        world.open();
+        world.violation();
+        world.close();
+        world.check();
     }
 }
 

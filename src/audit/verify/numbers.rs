@@ -7,6 +7,7 @@
 use std::ops::Range;
 
 use super::super::segment::{Fact, Lost, Opening, Place, Record, Recovered};
+use super::runs::{KilledRun, RunBook};
 
 /// The most open gaps, and the most lost ranges, that are kept. A writer that names each gap as
 /// soon as there is room never has many open.
@@ -36,11 +37,14 @@ pub(super) struct Numbers {
     run: Option<Run>,
     /// The first number that was not acknowledged when it began.
     run_from: u64,
+    pub(super) runs: RunBook,
     complaints: Vec<Complaint>,
     pub(super) first: Option<u64>,
     pub(super) last: Option<u64>,
     pub(super) records: u64,
+    /// Those without a number, too.
     pub(super) lost: u64,
+    pub(super) lost_unnumbered: u64,
     lost_ranges: Vec<[u64; 2]>,
     /// Numbers of killed processes that were given and never acknowledged.
     pub(super) never_acknowledged: u64,
@@ -62,13 +66,15 @@ impl Numbers {
     pub(super) fn skip(&mut self) {
         self.unsure = true;
         self.gaps.clear();
+        self.runs.skip();
     }
 
-    /// Takes the complaints and the lost ranges since the last call.
-    pub(super) fn take_listed(&mut self) -> (Vec<Complaint>, Vec<[u64; 2]>) {
+    /// Takes the complaints, the lost ranges and the killed runs since the last call.
+    pub(super) fn take_listed(&mut self) -> (Vec<Complaint>, Vec<[u64; 2]>, Vec<KilledRun>) {
         (
             std::mem::take(&mut self.complaints),
             std::mem::take(&mut self.lost_ranges),
+            self.runs.take_kills(),
         )
     }
 
@@ -80,13 +86,18 @@ impl Numbers {
     /// Adds a record. `before` is what stands before its segment, which a header needs.
     pub(super) fn record(&mut self, place: Place, record: &Record, before: Option<Run>) {
         let result = match &record.fact {
-            Fact::Header(_) => self.place_header(record.seq),
+            Fact::Header(header) => {
+                let bounded = self.runs.header(record.seq, record.time, header);
+                self.place_header(record.seq).and(bounded)
+            }
             Fact::Closed(_)
             | Fact::KeyChanged(_)
             | Fact::Lost(_)
             | Fact::Other
-            | Fact::Recovered(_) => self.place(record.seq),
+            | Fact::Recovered(_)
+            | Fact::Reserved(_) => self.place(record.seq),
         };
+        let result = result.and(self.runs.number(record.seq));
         self.complain(place, result);
         let result = match &record.fact {
             Fact::Lost(lost) => self.lost(record.seq, *lost),
@@ -96,11 +107,16 @@ impl Numbers {
                 self.run_from = self.next;
                 Ok(())
             }
+            Fact::Reserved(reserved) => {
+                self.runs.reserved(reserved.numbers_below);
+                Ok(())
+            }
             Fact::Closed(_) | Fact::Header(_) | Fact::KeyChanged(_) | Fact::Other => Ok(()),
         };
         self.complain(place, result);
         self.first = Some(self.first.map_or(record.seq, |first| first.min(record.seq)));
         self.last = self.last.max(Some(record.seq));
+        self.runs.record(record);
         self.records = self.records.saturating_add(1);
         self.closed = matches!(record.fact, Fact::Closed(_));
     }
@@ -173,7 +189,12 @@ impl Numbers {
     }
 
     fn lost(&mut self, seq: u64, lost: Lost) -> Result<(), String> {
-        let Lost { first, last, count } = lost;
+        let Lost {
+            first,
+            last,
+            count,
+            unnumbered,
+        } = lost;
         if first > last || last >= seq || last.saturating_sub(first).saturating_add(1) != count {
             return Err(format!(
                 "the lost numbers {first} to {last} ({count}) are no range below {seq}"
@@ -181,7 +202,8 @@ impl Numbers {
         }
         let range = first.max(self.floor)..last.saturating_add(1);
         let missing = self.fill(range.clone());
-        self.lost = self.lost.saturating_add(count);
+        self.lost = self.lost.saturating_add(count).saturating_add(unnumbered);
+        self.lost_unnumbered = self.lost_unnumbered.saturating_add(unnumbered);
         if self.lost_ranges.len() < MAX_LISTED {
             self.lost_ranges.push([first, last]);
         }
@@ -208,6 +230,7 @@ impl Numbers {
         }
         let open = self.fill(self.run_from..tail.highest_seq.saturating_add(1));
         self.never_acknowledged = self.never_acknowledged.saturating_add(open);
+        self.runs.recovered(tail, open)?;
         match run.void {
             Some((end, _)) if end != tail.void_from => Err(format!(
                 "the void bytes are said to start at {}, but the header says {end}",

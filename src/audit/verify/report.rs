@@ -7,6 +7,8 @@ use std::fmt::{self, Write as _};
 
 use serde::Serialize;
 
+use super::runs::{KilledRun, Lacks, Runs};
+
 /// The most entries in each list of a [`Report`].
 pub(super) const MAX_LISTED: usize = 256;
 
@@ -135,10 +137,19 @@ pub struct Report {
     pub end_vouched_for: bool,
     /// How many records are lost by the trail's own account (`RecordsLost`).
     pub records_lost: u64,
+    /// Those of them that had no number.
+    pub lost_unnumbered: u64,
     /// Their numbers, first and last of each range, at most 256 entries.
     pub lost: Vec<[u64; 2]>,
     /// Numbers that processes gave, and that were never acknowledged before they were killed.
     pub never_acknowledged: u64,
+    /// How runs of the worker ended.
+    pub runs: Runs,
+    /// The runs that were killed, the newest 256 of them.
+    pub kills: Vec<KilledRun>,
+    /// The newest one before those that lacks something.
+    #[serde(skip)]
+    pub(super) unlisted_kill: Option<KilledRun>,
     /// What stands behind the last checkpoint of the last segment: torn or altered, only an anchor
     /// can tell.
     pub tail: Option<Unacknowledged>,
@@ -173,7 +184,11 @@ impl Report {
             end_vouched_for: false,
             records_lost: 0,
             lost: Vec::new(),
+            lost_unnumbered: 0,
             never_acknowledged: 0,
+            runs: Runs::default(),
+            kills: Vec::new(),
+            unlisted_kill: None,
             tail: None,
             void: Vec::new(),
             void_bytes: 0,
@@ -185,6 +200,16 @@ impl Report {
     pub(super) fn find(&mut self, finding: Finding) {
         self.findings_total = self.findings_total.saturating_add(1);
         push(&mut self.findings, finding);
+    }
+
+    pub(super) fn kill(&mut self, kill: KilledRun) {
+        if self.kills.len() >= MAX_LISTED {
+            let oldest = self.kills.remove(0);
+            if oldest.lacks() != Lacks::Nothing {
+                self.unlisted_kill = Some(oldest);
+            }
+        }
+        self.kills.push(kill);
     }
 
     /// Adds a segment to what `key` vouches for, or would if it had been given.
@@ -362,21 +387,44 @@ impl Report {
             for [first, last] in &self.lost {
                 write!(f, " {first}-{last}")?;
             }
+            if self.lost_unnumbered > 0 {
+                write!(f, ", {} without a number", self.lost_unnumbered)?;
+            }
             writeln!(f)?;
         }
-        if self.never_acknowledged > 0 {
-            writeln!(
-                f,
-                "killed:   {} numbers were never acknowledged before their process ended",
-                self.never_acknowledged
-            )?;
-        }
+        self.write_kills(f)?;
         for void in &self.void {
             writeln!(
                 f,
                 "void:     {} bytes ({} records) in segment {:06}, never acknowledged",
                 void.bytes, void.records, void.segment
             )?;
+        }
+        Ok(())
+    }
+
+    fn write_kills(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Runs { closed, killed } = self.runs;
+        if killed > 0 {
+            writeln!(f, "runs:     {closed} closed, {killed} KILLED")?;
+        }
+        let listed = u64::try_from(self.kills.len()).unwrap_or(u64::MAX);
+        if killed > listed {
+            let earlier = killed.saturating_sub(listed);
+            writeln!(f, "killed:   {earlier} earlier runs, not listed")?;
+        }
+        for kill in &self.kills {
+            write!(f, "killed:   in segment {:06}, ", kill.segment)?;
+            if let (Some(seq), Some(time)) = (kill.last_seq, &kill.last_time) {
+                write!(f, "between record {seq} ({time}) and ")?;
+            } else {
+                f.write_str("before ")?;
+            }
+            write!(f, "record {} ({})", kill.next_seq, kill.next_time)?;
+            if let Some(records) = kill.records_at_most {
+                write!(f, ": at most {records} numbered records are missing")?;
+            }
+            writeln!(f)?;
         }
         Ok(())
     }

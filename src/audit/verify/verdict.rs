@@ -8,6 +8,7 @@ use std::fmt;
 use serde::Serialize;
 
 use super::report::{Outcome, Report};
+use super::runs::{KilledRun, Lacks};
 
 /// What the reader of a report makes of an end that no anchor vouches for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -16,6 +17,37 @@ pub enum UnanchoredEnd {
     Accepted,
     /// It counts as missing.
     Refused,
+}
+
+/// What the reader of a report accepts, and what therefore does not count as missing. It is reported
+/// all the same.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Accepted {
+    end: UnanchoredEnd,
+    kills_before: u64,
+}
+
+impl Accepted {
+    /// Accepts killed runs too, if the `TrailOpened` behind them has a number below `seq`: the reader
+    /// has looked into them.
+    #[must_use]
+    pub fn kills_before(mut self, seq: u64) -> Self {
+        self.kills_before = seq;
+        self
+    }
+
+    fn accepts(&self, kill: &KilledRun) -> bool {
+        kill.next_seq < self.kills_before
+    }
+}
+
+impl From<UnanchoredEnd> for Accepted {
+    fn from(end: UnanchoredEnd) -> Self {
+        Self {
+            end,
+            kills_before: 0,
+        }
+    }
 }
 
 /// What a report comes to.
@@ -42,6 +74,9 @@ pub enum Missing {
     EndVouchedFor,
     /// The last record is not `TrailClosed`: the worker runs, or has died.
     Close,
+    /// A run did not close the trail and was killed, or its machine was: what it had queued is missing
+    /// (format 2; of format 1, only [`Records`](Self::Records) tells).
+    KilledRuns,
     /// The oldest segments are absent.
     OlderSegments,
     /// Records had a number and are not in the trail: there was no room for them (`RecordsLost`),
@@ -66,22 +101,38 @@ impl Verdict {
 
 impl Report {
     /// What the report comes to. Broken goes before not checked, and that before missing.
-    pub fn verdict(&self, end: UnanchoredEnd) -> Verdict {
+    ///
+    /// ```
+    /// # use vram_residency::audit::{Accepted, Report, UnanchoredEnd, Verdict};
+    /// # fn judge(report: &Report) -> Verdict {
+    /// report.verdict(Accepted::from(UnanchoredEnd::Refused).kills_before(1_000))
+    /// # }
+    /// ```
+    pub fn verdict(&self, accepted: impl Into<Accepted>) -> Verdict {
         match self.outcome {
             Outcome::Broken => Verdict::Broken,
             Outcome::NotChecked => Verdict::NotChecked,
-            Outcome::Holds if self.missing(end).is_empty() => Verdict::Sound,
+            Outcome::Holds if self.missing(accepted).is_empty() => Verdict::Sound,
             Outcome::Holds => Verdict::Lacking,
         }
     }
 
     /// What the trail lacks, as far as it was checked.
-    pub fn missing(&self, end: UnanchoredEnd) -> Vec<Missing> {
-        let lost = self.records_lost > 0 || self.never_acknowledged > 0;
-        let unanchored = !self.end_vouched_for && end == UnanchoredEnd::Refused;
+    pub fn missing(&self, accepted: impl Into<Accepted>) -> Vec<Missing> {
+        let accepted = accepted.into();
+        let kills = self.kills.iter().chain(&self.unlisted_kill);
+        let lacks = |lacks| {
+            kills
+                .clone()
+                .any(|kill| !accepted.accepts(kill) && kill.lacks() == lacks)
+        };
+        let lost = self.records_lost > 0 || lacks(Lacks::Records);
+        let killed = lacks(Lacks::Run);
+        let unanchored = !self.end_vouched_for && accepted.end == UnanchoredEnd::Refused;
         [
             (unanchored, Missing::EndVouchedFor),
             (!self.closed, Missing::Close),
+            (killed, Missing::KilledRuns),
             (self.older_segments_absent, Missing::OlderSegments),
             (lost, Missing::Records),
             (self.tail.is_some(), Missing::TailAcknowledged),
@@ -97,6 +148,7 @@ impl fmt::Display for Missing {
         f.write_str(match self {
             Self::Close => "the trail was not closed",
             Self::EndVouchedFor => "no anchor vouches for the end",
+            Self::KilledRuns => "a run was killed before it closed the trail",
             Self::OlderSegments => "older segments are absent",
             Self::Records => "records are lost",
             Self::TailAcknowledged => "the tail is not acknowledged",

@@ -6,8 +6,8 @@ use std::process::ExitCode;
 
 use serde::{Deserialize, Serialize};
 use vram_residency::audit::{
-    Checkpoint, Missing, NoteError, Outcome, Proof, ProofError, Report, UnanchoredEnd, Verdict,
-    verify_with_progress,
+    Accepted, Checkpoint, Missing, NoteError, Outcome, Proof, ProofError, Report, UnanchoredEnd,
+    Verdict, verify_with_progress,
 };
 
 use crate::keys::{TrustedKeys, read_text};
@@ -30,12 +30,13 @@ const PROOF: &str = "c2sp.org/tlog-proof@";
 #[derive(clap::Args)]
 #[command(after_long_help = "\
 Exit status:
-  0  the trail holds, was closed, nothing is lost, and an anchor vouches for its end (or
-     --accept-unanchored-end was given)
+  0  the trail holds, was closed, no run of it was killed (but for --accept-kills-before), nothing
+     is lost, and an anchor vouches for its end (or --accept-unanchored-end was given)
   1  the trail is broken: something contradicts the checkpoints, the anchors or the numbers
   2  the trail could not be checked: bad arguments, files that cannot be read, no key that fits
   3  what is there holds, and something is missing: the end is not vouched for, the trail was not
-     closed, its tail is not acknowledged, records are lost, or older segments are absent
+     closed, a run was killed, the tail is not acknowledged, records are lost, or older segments
+     are absent
   If several apply, 1 goes before 2, and 2 before 3.
 
 Anchor files hold one or more checkpoints: as text, as `vram-audit anchor` prints them, or on lines
@@ -66,6 +67,10 @@ pub(crate) struct Args {
     /// cut off its end, and this answer does not say so by its exit status
     #[arg(long)]
     accept_unanchored_end: bool,
+    /// Do without what killed runs had queued, if the `TrailOpened` behind them has a number below SEQ:
+    /// somebody has looked into them. They are listed all the same
+    #[arg(long, value_name = "SEQ")]
+    accept_kills_before: Option<u64>,
     /// Print the report as one JSON object
     #[arg(long)]
     json: bool,
@@ -129,7 +134,8 @@ fn check(args: &Args) -> Result<ExitCode, Failure> {
     } else {
         UnanchoredEnd::Refused
     };
-    let (verdict, missing) = (report.verdict(end), report.missing(end));
+    let accepted = Accepted::from(end).kills_before(args.accept_kills_before.unwrap_or(0));
+    let (verdict, missing) = (report.verdict(accepted), report.missing(accepted));
     match unread {
         Some(Failure::CouldNot(words)) if verdict == Verdict::Broken => tell(words),
         Some(failure) => return Err(failure),

@@ -18,6 +18,10 @@ pub(super) struct Model {
     pub(super) given: Vec<Given>,
     /// The numbers of what had no room, run by run.
     pub(super) refused: Vec<(usize, u64)>,
+    /// Every number that a caller was told, with Ok or Err, and the text that it was told for.
+    pub(super) told: BTreeMap<u64, usize>,
+    /// How many were refused without a number.
+    pub(super) unnumbered: u64,
     /// Those that must be accounted for, since something behind them has a receipt.
     pub(super) explained: BTreeSet<u64>,
     pub(super) run: usize,
@@ -52,12 +56,17 @@ impl Model {
             (Event::Note { text: text.into() }, Lane::Ordinary)
         };
         let (mark, taken) = shared.push(event, lane);
-        // None: the trail is being closed.
+        if matches!(taken, Err(NotDurable::NoNumber)) {
+            assert_eq!(mark.seq, None);
+            self.unnumbered += 1;
+        }
+        // None: the trail is being closed, or there are no more numbers.
         let seq = mark.seq?;
         if let Err(error) = &taken {
             assert!(matches!(error, NotDurable::QueueFull { .. }), "{error}");
             self.refused.push((self.run, seq.0));
         }
+        self.tell(seq, self.given.len());
         self.given.push(Given {
             run: self.run,
             seq: seq.0,
@@ -65,6 +74,12 @@ impl Model {
             acknowledged: false,
         });
         taken.is_ok().then_some(seq)
+    }
+
+    /// A caller learns a number: nobody was told it before, in whatever run.
+    pub(super) fn tell(&mut self, seq: Seq, number: usize) {
+        let before = self.told.insert(seq.0, number);
+        assert_eq!(before, None, "number {seq} was told before");
     }
 
     /// A receipt for this number was given: everything before it is durable, too.
@@ -120,19 +135,34 @@ impl Model {
         for [first, last] in &report.lost {
             lost.extend(*first..=*last);
         }
-        assert_eq!(report.records_lost, lost.len() as u64, "{report}");
+        let all = lost.len() as u64 + report.lost_unnumbered;
+        assert_eq!(report.records_lost, all, "{report}");
         let refused: BTreeSet<u64> = self.refused.iter().map(|entry| entry.1).collect();
-        assert!(lost.is_subset(&refused), "a loss is invented: {report}");
+        // One that nobody was told stands for the first loss without a number.
+        let standing: Vec<&u64> = lost.difference(&refused).collect();
+        let is_told = |seq: &&&u64| self.told.contains_key(seq);
+        assert_eq!(standing.iter().find(is_told), None, "invented: {report}");
+        let unnumbered = standing.len() as u64 + report.lost_unnumbered;
+        assert!(
+            unnumbered <= self.unnumbered,
+            "a loss is invented: {report}"
+        );
         assert!(self.explained.is_subset(&lost), "a loss is kept: {report}");
 
         let records = acknowledged(contents, report.leaves);
         assert_eq!(records.len() as u64, report.records, "{report}");
+        check_runs(report, &records);
         let mut found = BTreeSet::new();
         for record in &records {
             let text = match record["event"].as_str().unwrap() {
                 "Note" => &record["text"],
                 "PolicyViolation" => &record["policy"],
-                _ => continue,
+                event => {
+                    let seq = record["seq"].as_u64().unwrap();
+                    let told = self.told.get(&seq);
+                    assert_eq!(told, None, "{event} has a number that was told");
+                    continue;
+                }
             };
             let text = text.as_str().unwrap();
             let number: usize = text.split(' ').next().unwrap().parse().unwrap();
@@ -148,6 +178,24 @@ impl Model {
                 given.seq
             );
         }
+    }
+}
+
+/// A run ends with `TrailClosed`, or was killed if another one follows.
+fn check_runs(report: &Report, records: &[Value]) {
+    let ends = records
+        .windows(2)
+        .filter(|pair| pair[1]["event"] == "TrailOpened");
+    let closed = |pair: &&[Value]| pair[0]["event"] == "TrailClosed";
+    let (closed, killed): (Vec<_>, Vec<_>) = ends.partition(closed);
+    assert_eq!(report.runs.killed, killed.len() as u64, "{report}");
+    let last = u64::from(report.closed);
+    assert_eq!(report.runs.closed, closed.len() as u64 + last, "{report}");
+    for (kill, ends) in report.kills.iter().zip(killed) {
+        let (last, next) = (&ends[0], &ends[1]);
+        assert_eq!(last["time"], *kill.last_time.as_ref().unwrap(), "{report}");
+        assert_eq!(next["time"], *kill.next_time, "{report}");
+        assert_eq!(next["seq"], kill.next_seq, "{report}");
     }
 }
 

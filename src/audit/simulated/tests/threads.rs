@@ -81,6 +81,7 @@ impl Stage {
         let (writer, shared) =
             AuditTrailBuilder::new("w".parse().unwrap(), "/simulated".into(), key)
                 .queue_records(records)
+                .reserved_records(4)
                 .prepare(disk.clone(), Presence::Either)
                 .unwrap();
         let model = Model {
@@ -141,11 +142,15 @@ impl Stage {
     /// Writes down what became of a text.
     fn told(&self, number: usize, seq: Option<Seq>, refused: Option<&NotDurable>) {
         let mut model = self.model();
+        if let Some(seq) = seq {
+            model.tell(seq, number);
+        }
         match refused {
             Some(NotDurable::QueueFull { seq }) => {
                 let run = model.run;
                 model.refused.push((run, seq.0));
             }
+            Some(NotDurable::NoNumber) => model.unnumbered += 1,
             Some(NotDurable::Closed | NotDurable::WriterStopped) if seq.is_none() => {
                 *self.turned_away.lock().unwrap() += 1;
             }
@@ -312,7 +317,8 @@ impl Stage {
         assert_eq!(counts.attempts, model.given.len() as u64, "attempts");
         let critical_failures = *self.critical_failures.lock().unwrap();
         assert_eq!(counts.critical_failures, critical_failures);
-        let known = model.refused.len() as u64 + *self.turned_away.lock().unwrap();
+        let known =
+            model.refused.len() as u64 + model.unnumbered + *self.turned_away.lock().unwrap();
         let taken = model.given.iter().filter(|given| given.taken).count() as u64;
         let found = acknowledged(&contents, report.leaves);
         let found = found

@@ -60,6 +60,10 @@ const EVENTS: &[(&str, &str)] = &[
     ),
     ("Note", "A text that the worker's own code put on record."),
     (
+        "NumbersReserved",
+        "The bound of the numbers is raised; a run after a kill begins at the last bound.",
+    ),
+    (
         "PolicyViolation",
         "Something against the operator's own policy.",
     ),
@@ -131,7 +135,16 @@ const OF_EVENTS: &[(&[&str], &str, &str)] = &[
         "key",
         "verifier key of everything that follows",
     ),
-    (&["RecordsLost"], "count", "how many records"),
+    (
+        &["RecordsLost"],
+        "count",
+        "how many of the lost records had a number",
+    ),
+    (
+        &["RecordsLost"],
+        "unnumbered",
+        "how many more were lost and had no number",
+    ),
     (&["RecordsLost"], "first", "number of the first one"),
     (&["RecordsLost"], "last", "number of the last one"),
     (
@@ -278,7 +291,7 @@ const FIELDS: &[(&str, &str)] = &[
     ("freed_bytes", "bytes given back to the device"),
     (
         "highest_seq",
-        "the highest number seen in that segment, acknowledged or not",
+        "the highest number that the process before may have given (format 1: that was seen in that segment)",
     ),
     (
         "identity",
@@ -322,6 +335,10 @@ const FIELDS: &[(&str, &str)] = &[
     (
         "mono_us",
         "microseconds since the process opened the trail, time asleep included; never jumps",
+    ),
+    (
+        "numbers_below",
+        "bound of the numbers until a later record raises it: a run after a kill begins there",
     ),
     (
         "offset",
