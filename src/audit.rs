@@ -54,6 +54,7 @@ use queue::{Lane, Queue, Refused};
 use sync::{Instant, JoinHandle};
 
 mod anchor;
+mod backoff;
 mod builder;
 pub(crate) mod checkpoint;
 pub(crate) mod clock;

@@ -75,7 +75,12 @@ fn each_gap_is_logged_once() {
     let (log, _alone) = capture();
     let place = Place::new();
     let (builder, faults) = place.faulty();
-    let trail = builder.queue_records(16).open_or_create().unwrap();
+    // With so short a deadline, the writer never leaves its disk alone for longer than 100 ms.
+    let trail = builder
+        .queue_records(16)
+        .critical_deadline(Duration::from_millis(400))
+        .open_or_create()
+        .unwrap();
     // Many bursts while the writer is at work: gaps arise at every point of its round.
     for burst in 0..200 {
         for i in 0..64 {

@@ -90,7 +90,8 @@ fn no_system_call_that_fails_costs_a_receipt() {
         "write",
         "fdatasync",
         "fsync",
-        "renameat",
+        "renameat2",
+        "newfstatat",
         "flock",
         "unlinkat",
     ] {

@@ -5,7 +5,7 @@ mod support;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use support::{Place, VIOLATION, manager, of_event, records_in, segments};
+use support::{Place, VIOLATION, acknowledged, manager, of_event, records_in, segments};
 use vram_residency::audit::faults::{Step, StorageError, StorageFaults};
 use vram_residency::audit::{
     self, CloseError, NotDurable, OpenError, Outcome, RecordError, VerifierKey,
@@ -65,6 +65,133 @@ fn a_segment_that_is_given_up_while_closing_is_no_unclean_end() {
     assert!(report.closed && report.end_vouched_for, "{report}");
     place.open().close().unwrap();
     assert!(of_event(&place.records(), "TailRecovered").is_empty());
+}
+
+/// Where every second sync fails, a segment that was begun is given up with its next record.
+#[test]
+fn a_disk_that_fails_again_and_again_gets_rest_and_the_trail_one_end() {
+    for (queued, before) in [(0, 0), (0, 1), (200, 0), (200, 1)] {
+        let place = Place::new();
+        let (builder, faults) = place.faulty();
+        let trail = builder.open_or_create().unwrap();
+        let key = trail.verifier_key().clone();
+        for _ in 0..queued {
+            trail.note("queued").unwrap();
+        }
+        faults.fail_every(Step::Sync, StorageError::Io, 2);
+        for _ in 0..before {
+            trail.policy_violation(VIOLATION).unwrap();
+        }
+        let last = trail.close().unwrap();
+        let count = segments(&place.dir()).len();
+        assert!(count <= 5, "{count} segments");
+        let report = place.verify(&key, &[last.checkpoint().clone()]);
+        assert_eq!(report.outcome, Outcome::Holds, "{report}");
+        assert!(report.closed && report.end_vouched_for, "{report}");
+        let records = acknowledged(&place.dir(), report.leaves);
+        assert_eq!(of_event(&records, "TrailClosed").len(), 1);
+        // A header is numbered before what is written again behind it.
+        let mut numbers: Vec<u64> = records.iter().map(|r| r["seq"].as_u64().unwrap()).collect();
+        numbers.sort_unstable();
+        assert!(numbers.into_iter().eq(0..report.leaves), "a hole");
+    }
+}
+
+#[test]
+fn while_a_disk_fails_again_and_again_callers_get_receipts_and_few_segments_are_begun() {
+    let place = Place::new();
+    let (builder, faults) = place.faulty();
+    let trail = builder.open_or_create().unwrap();
+    let key = trail.verifier_key().clone();
+    faults.fail_every(Step::Sync, StorageError::Io, 2);
+    let started = Instant::now();
+    let mut given = 0;
+    while started.elapsed() < Duration::from_secs(3) {
+        trail.policy_violation(VIOLATION).unwrap();
+        given += 1;
+    }
+    // Rests of at least 10, 20, 40, 80, ... ms lie between them.
+    let count = segments(&place.dir()).len();
+    assert!(
+        (3..=12).contains(&count),
+        "{count} segments, {given} receipts"
+    );
+    faults.heal();
+    let last = trail.close().unwrap();
+    let report = place.verify(&key, &[last.checkpoint().clone()]);
+    assert_eq!(report.outcome, Outcome::Holds, "{report}");
+}
+
+#[test]
+fn closing_in_vain_names_the_cause_and_how_often_it_was_tried() {
+    for (step, operation, notes) in [
+        (Step::Sync, "sync", 0),
+        (Step::Sync, "sync", 3),
+        (Step::Create, "create segment", 3),
+        (Step::SyncNames, "sync directory", 3),
+    ] {
+        let place = Place::new();
+        let (builder, faults) = place.faulty();
+        let trail = builder
+            .critical_deadline(Duration::from_millis(1200))
+            .durable_within(Duration::from_secs(60))
+            .open_or_create()
+            .unwrap();
+        for _ in 0..notes {
+            trail.note("queued").unwrap();
+        }
+        faults.fail(Step::Sync, StorageError::Io, 1);
+        faults.fail(step, StorageError::Io, u32::MAX);
+        let error = trail.close().unwrap_err();
+        let CloseError::NotWritten {
+            records,
+            operation: failed,
+            cause,
+            failures,
+        } = &error
+        else {
+            panic!("{error}");
+        };
+        assert_eq!((*records, *failed), (notes, operation), "{error}");
+        assert!(cause.contains("os error 5"), "{error}");
+        assert!((3..=20).contains(failures), "{error}");
+        assert!(error.to_string().contains(&failures.to_string()), "{error}");
+        let closing = of_event(&place.records(), "TrailClosed").len();
+        assert!(closing <= 2, "{closing} ends were written");
+        // At most one name was given, over and over.
+        assert!(segments(&place.dir()).len() <= 2);
+    }
+}
+
+/// The writer rests between attempts, and its callers wait for one of them.
+#[test]
+fn who_comes_while_the_disk_is_left_alone_gets_the_answer_of_an_attempt() {
+    let place = Place::new();
+    let (builder, faults) = place.faulty();
+    let deadline = Duration::from_secs(2);
+    let trail = builder
+        .critical_deadline(deadline)
+        .open_or_create()
+        .unwrap();
+    faults.fail(Step::Sync, StorageError::Io, 1);
+    faults.fail(Step::Create, StorageError::NoSpace, u32::MAX);
+    for _ in 0..8 {
+        let started = Instant::now();
+        let error = trail.policy_violation(VIOLATION).unwrap_err();
+        assert!(
+            matches!(
+                error,
+                RecordError::NotDurable(NotDurable::WriteFailed { .. })
+            ),
+            "{error}"
+        );
+        assert!(started.elapsed() < deadline, "{:?}", started.elapsed());
+    }
+    faults.heal();
+    let started = Instant::now();
+    trail.policy_violation(VIOLATION).unwrap();
+    assert!(started.elapsed() < deadline, "{:?}", started.elapsed());
+    trail.close().unwrap();
 }
 
 #[test]

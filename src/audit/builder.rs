@@ -154,7 +154,7 @@ impl AuditTrailBuilder {
     }
 
     /// How long a critical record may take until its caller is told that it is not durable
-    /// (default 5 s).
+    /// (default 5 s). While the disk fails, the writer tries again after at most a quarter of it.
     pub fn critical_deadline(mut self, deadline: Duration) -> Self {
         self.settings.critical_deadline = deadline;
         self

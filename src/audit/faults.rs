@@ -57,6 +57,25 @@ struct Failing {
     step: Step,
     error: StorageError,
     left: u32,
+    /// Of so many occurrences the last one fails.
+    every: u32,
+    /// Occurrences since one failed.
+    passed: u32,
+}
+
+impl Failing {
+    fn is_due(&mut self, step: Step) -> bool {
+        if self.step != step || self.left == 0 {
+            return false;
+        }
+        self.passed = self.passed.saturating_add(1);
+        if self.passed < self.every {
+            return false;
+        }
+        self.passed = 0;
+        self.left = self.left.saturating_sub(1);
+        true
+    }
 }
 
 impl StorageFaults {
@@ -67,10 +86,21 @@ impl StorageFaults {
 
     /// Lets the next `count` occurrences of a step fail. A failing write leaves half of its bytes.
     pub fn fail(&self, step: Step, error: StorageError, count: u32) {
+        self.push(step, error, count, 1);
+    }
+
+    /// Lets every `period`th occurrence of a step fail, until [`heal`](Self::heal).
+    pub fn fail_every(&self, step: Step, error: StorageError, period: u32) {
+        self.push(step, error, u32::MAX, period);
+    }
+
+    fn push(&self, step: Step, error: StorageError, left: u32, every: u32) {
         self.plan().failing.push(Failing {
             step,
             error,
-            left: count,
+            left,
+            every,
+            passed: 0,
         });
     }
 
@@ -111,16 +141,11 @@ impl StorageFaults {
         let fault = plan
             .failing
             .iter_mut()
-            .find(|fault| fault.step == step && fault.left > 0);
+            .find_map(|fault| fault.is_due(step).then_some(fault.error));
         match fault {
             None => Ok(()),
-            Some(fault) => {
-                fault.left = fault.left.saturating_sub(1);
-                Err(match fault.error {
-                    StorageError::Io => Errno::IO.into(),
-                    StorageError::NoSpace => Errno::NOSPC.into(),
-                })
-            }
+            Some(StorageError::Io) => Err(Errno::IO.into()),
+            Some(StorageError::NoSpace) => Err(Errno::NOSPC.into()),
         }
     }
 }

@@ -112,6 +112,17 @@ pub(crate) struct WriteFailure {
     pub(crate) cause: Arc<str>,
 }
 
+impl WriteFailure {
+    /// What it means for a record that waits.
+    fn of(&self, seq: Seq) -> NotDurable {
+        NotDurable::WriteFailed {
+            seq,
+            operation: self.operation,
+            cause: Arc::clone(&self.cause),
+        }
+    }
+}
+
 /// A record that was not queued.
 #[derive(Debug)]
 pub(crate) struct Refused {
@@ -267,11 +278,7 @@ impl Queue {
             if state.failed_below > seq.0
                 && let Some(failure) = &state.failure
             {
-                return Err(NotDurable::WriteFailed {
-                    seq,
-                    operation: failure.operation,
-                    cause: Arc::clone(&failure.cause),
-                });
+                return Err(failure.of(seq));
             }
             if state.writer == Writer::Stopped {
                 return Err(match state.refuses {
@@ -281,7 +288,11 @@ impl Queue {
             }
             let waited = started.elapsed();
             let Some(left) = limit.checked_sub(waited).filter(|left| !left.is_zero()) else {
-                return Err(NotDurable::DeadlineExceeded { seq, waited });
+                // A disk that was left alone after a failure has not been too slow.
+                return Err(match &state.failure {
+                    Some(failure) => failure.of(seq),
+                    None => NotDurable::DeadlineExceeded { seq, waited },
+                });
             };
             state = self
                 .settled

@@ -104,15 +104,20 @@ pub enum CloseError {
     /// The call was made in a forked child.
     #[error(transparent)]
     Forked(#[from] Forked),
-    /// Records could not be written until the deadline, and are lost.
-    #[error("{records} records are lost: {operation} failed ({cause}) until the deadline")]
+    /// The disk failed until the deadline, or gave no hope before that: the trail's end
+    /// (`TrailClosed`) is not on record, and records may be lost.
+    #[error(
+        "the trail's end is not on record and {records} records are lost: {operation} failed ({cause}; failures since closing began: {failures}); see what is wrong with the disk"
+    )]
     NotWritten {
-        /// How many.
+        /// How many records are lost. 0: all are on disk, and only the end is missing.
         records: u64,
-        /// What failed.
+        /// What failed last.
         operation: &'static str,
         /// The system's words.
         cause: Arc<str>,
+        /// How often something failed since closing began.
+        failures: u64,
     },
     /// The disk does not answer; what was queued may or may not be written.
     #[error("the disk did not answer for {waited:?}: what was queued may be lost")]

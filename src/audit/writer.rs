@@ -11,6 +11,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::backoff::Backoff;
 use super::clock::{ClockWatch, Uptime};
 use super::event::{Event, Lost};
 use super::log::{Log, LogError};
@@ -22,12 +23,17 @@ use super::{CloseError, Receipt, Shared};
 use crate::health::hook::Bell;
 use crate::health::{self, Degradation, FailureRatio};
 
+mod closing;
+
 /// The most records in one write: a critical record behind a queue that is full by default waits for
 /// five of them.
 const MAX_BATCH: usize = 16_384;
 
 /// The most records in the first write after a failure: with little room, some may still fit.
 const CAUTIOUS_BATCH: usize = 64;
+
+/// How long the writer sleeps at a time while it leaves the disk alone: so late may closing be noticed.
+const NAP: Duration = Duration::from_millis(10);
 
 /// The longest time between two ticks: however late a record may be durable, a heartbeat and an
 /// alarm come within seconds.
@@ -54,6 +60,12 @@ pub(crate) struct Writer<S: Storage> {
     closed: Option<Receipt>,
     /// Somebody else's file has the name of the next segment: there is no way on.
     displaced: bool,
+    /// When a disk that has failed is tried again.
+    backoff: Backoff,
+    /// How many segments were given up.
+    given_up: u64,
+    /// What failed last.
+    failure: Option<WriteFailure>,
 }
 
 impl<S: Storage> Writer<S> {
@@ -75,6 +87,12 @@ impl<S: Storage> Writer<S> {
             bell: None,
             closed: None,
             displaced: false,
+            backoff: Backoff::new(
+                settings.critical_deadline,
+                shared.verifier.name().as_bytes(),
+            ),
+            given_up: 0,
+            failure: None,
             shared,
         }
     }
@@ -87,24 +105,33 @@ impl<S: Storage> Writer<S> {
         let tick = tick.min(LONGEST_TICK);
         let mut next_tick = Instant::now();
         loop {
+            let nap = self.backoff.take(NAP);
+            if !nap.is_zero() {
+                sync::sleep(nap);
+            }
             let wake = self.shared.queue.wait_for_work(self.patience(next_tick));
             if matches!(wake, Wake::Close(_)) || Instant::now() >= next_tick {
                 self.tick();
                 next_tick = Instant::now().checked_add(tick).unwrap_or(next_tick);
             }
             if let Wake::Close(deadline) = wake {
-                return self.close(deadline, tick);
+                return self.close(deadline);
             }
-            self.drain(next_tick);
+            if !self.backoff.is_resting() {
+                self.drain(next_tick);
+            }
             if self.displaced {
-                return Err(self.abandon());
+                return Err(self.abandon(self.backoff.total()));
             }
         }
     }
 
-    /// How long to wait for work: not at all if some was left when the last tick came.
+    /// How long to wait for work: not at all if some was left when the last tick came, or if the time
+    /// passes with naps.
     fn patience(&self, next_tick: Instant) -> Duration {
-        if self.pending.is_empty() || self.shared.queue.is_failing() {
+        if self.backoff.is_resting() {
+            Duration::ZERO
+        } else if self.pending.is_empty() || self.shared.queue.is_failing() {
             next_tick.saturating_duration_since(Instant::now())
         } else {
             Duration::ZERO
@@ -170,18 +197,20 @@ impl<S: Storage> Writer<S> {
         }
     }
 
-    /// Writes what is there now, until that is done, the disk refuses, or it is time for something
-    /// else. What comes meanwhile waits for its own turn: a batch grows while the disk is busy.
+    /// Writes what is there now, until that is done, the disk refuses or wants a rest, or it is time for
+    /// something else. What comes meanwhile waits for its own turn: a batch grows while the disk is busy.
     pub(super) fn drain(&mut self, until: Instant) {
+        let failures = self.backoff.total();
         self.take();
         while !self.pending.is_empty() && self.commit().is_ok() {
             self.rotate();
-            if Instant::now() >= until {
-                break;
-            }
             if self.shared.queue.first_gap().is_some() {
                 // The disk works: what was lost meanwhile goes on record before what came behind.
                 self.take();
+            }
+            let wants_rest = self.backoff.total() > failures && self.backoff.is_resting();
+            if wants_rest || Instant::now() >= until {
+                break;
             }
         }
     }
@@ -254,13 +283,29 @@ impl<S: Storage> Writer<S> {
             .as_ref()
             .map_or(0, |position| position.segment);
         tracing::error!(segment, %error, "the audit trail's segment is given up; its unsynced records are written again");
+        self.given_up = self.given_up.saturating_add(1);
+        self.failed(error);
         let WriteFailure { operation, cause } = error.to_failure();
-        self.own.push(Event::SegmentPoisoned {
+        let poisoned = Event::SegmentPoisoned {
             segment,
             operation,
             cause,
-        });
+        };
+        if let Some(last) = self.pending.back_mut()
+            && closing::is_closing(last)
+        {
+            // It was not acknowledged and is no longer the last word: another record has its number.
+            *last = self.shared.queue.instead_of(last, poisoned);
+            self.own.push(self.shared.closing_event());
+        } else {
+            self.own.push(poisoned);
+        }
         self.take();
+    }
+
+    fn failed(&mut self, error: &LogError) {
+        self.backoff.failed(Instant::now());
+        self.failure = Some(error.to_failure());
     }
 
     /// Sees whether the open segment is still there, also while nothing is recorded.
@@ -321,6 +366,7 @@ impl<S: Storage> Writer<S> {
                 self.settle(0);
             }
             Err(error) => {
+                self.failed(&error);
                 if !std::mem::replace(&mut self.cannot_rotate, true) {
                     tracing::error!(%error, "the audit trail cannot begin its next segment, and tries again");
                 }
@@ -343,7 +389,7 @@ impl<S: Storage> Writer<S> {
             if let Some(below) = record.numbers_below() {
                 self.shared.queue.settle_numbers(below);
             }
-            self.closed = matches!(record.event, Event::TrailClosed { .. })
+            self.closed = closing::is_closing(&record)
                 .then(|| Receipt::new(record.seq, Arc::clone(&checkpoint)));
         }
         self.shared
@@ -352,68 +398,12 @@ impl<S: Storage> Writer<S> {
         self.shared.anchors.settled(&checkpoint, urgent);
     }
 
-    fn report(&self, error: &LogError) {
+    fn report(&mut self, error: &LogError) {
+        self.failed(error);
         if !self.shared.queue.is_failing() {
             tracing::error!(%error, records = self.pending.len(), "the audit trail cannot be written; its records stay in memory and are tried again");
         }
         self.shared.queue.report_failure(error.to_failure());
-    }
-
-    /// Writes what is left, then `TrailClosed`; tries again until the deadline. `TrailClosed` must be
-    /// the last record: it is written once more if a segment was given up over it.
-    pub(super) fn close(
-        mut self,
-        deadline: Instant,
-        pause: Duration,
-    ) -> Result<Receipt, CloseError> {
-        let mut tried = false;
-        loop {
-            self.drain(deadline);
-            let written = self.pending.is_empty();
-            if let Some(receipt) = self.closed.take_if(|_| written) {
-                self.shared.publish_counters();
-                return Ok(receipt);
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if self.displaced || left.is_zero() && (tried || !written) {
-                return Err(self.abandon());
-            }
-            if written {
-                tried = true;
-                self.own.push(self.shared.closing_event());
-            } else {
-                sync::sleep(left.min(pause));
-            }
-        }
-    }
-
-    /// The disk refused until the deadline: what is left is lost, and counted.
-    fn abandon(&self) -> CloseError {
-        let outside = self
-            .pending
-            .iter()
-            .filter(|record| record.is_from_outside());
-        let records = u64::try_from(outside.count()).unwrap_or(u64::MAX);
-        if self.displaced {
-            self.shared.queue.displace();
-        }
-        let records = self.shared.queue.stop(records).unwrap_or(records);
-        let failure = self.shared.queue.failure();
-        tracing::error!(
-            records,
-            operation = failure.operation,
-            cause = &*failure.cause,
-            "the audit trail's writer has ended while the trail could not be written; these records are lost"
-        );
-        self.shared.publish_counters();
-        if self.displaced {
-            return CloseError::Displaced { records };
-        }
-        CloseError::NotWritten {
-            records,
-            operation: failure.operation,
-            cause: failure.cause,
-        }
     }
 }
 

@@ -94,6 +94,16 @@ impl Queue {
         self.lock().numbers.settle(numbers_below);
     }
 
+    /// A record in the place of one that was never acknowledged: it takes its number.
+    pub(crate) fn instead_of(&self, dropped: &Record, event: Event) -> Record {
+        Record {
+            seq: dropped.seq,
+            time: Time::now(),
+            mono_us: self.mono_us(),
+            event,
+        }
+    }
+
     /// The first lost number that no record accounts for yet.
     pub(crate) fn first_gap(&self) -> Option<Seq> {
         self.lock().lost.front().map(|gap| gap.lost.first)
@@ -150,14 +160,6 @@ impl Queue {
     /// How many records the writer holds that are not durable.
     pub(crate) fn in_flight(&self) -> u64 {
         u64::try_from(self.lock().in_flight).unwrap_or(u64::MAX)
-    }
-
-    /// Why the last attempt failed.
-    pub(crate) fn failure(&self) -> WriteFailure {
-        self.lock().failure.clone().unwrap_or(WriteFailure {
-            operation: "write",
-            cause: "unknown".into(),
-        })
     }
 
     /// Whether somebody waits for a record that the writer has not taken.

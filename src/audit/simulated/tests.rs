@@ -212,7 +212,7 @@ impl<'a> World<'a> {
         let shared = Arc::clone(&process.shared);
         let deadline = Instant::now() + if healthy { LONG } else { Duration::ZERO };
         process.shared.queue.close(deadline);
-        match process.writer.close(deadline, Duration::ZERO) {
+        match process.writer.close(deadline) {
             Ok(receipt) => {
                 let mut model = self.model();
                 model.acknowledge(u64::MAX);

@@ -153,6 +153,12 @@ impl Model {
         assert_eq!(records.len() as u64, report.records, "{report}");
         check_runs(report, &records);
         let mut found = BTreeSet::new();
+        for pair in records
+            .windows(2)
+            .filter(|pair| pair[0]["event"] == "TrailClosed")
+        {
+            assert_eq!(pair[1]["event"], "TrailOpened", "behind the end of a run");
+        }
         for record in &records {
             let text = match record["event"].as_str().unwrap() {
                 "Note" => &record["text"],

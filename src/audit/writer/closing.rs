@@ -1,0 +1,81 @@
+//! The writer's last act: what is left, then `TrailClosed`, or an account of why not.
+
+use super::Writer;
+use crate::audit::event::Event;
+use crate::audit::queue::WriteFailure;
+use crate::audit::record::Record;
+use crate::audit::storage::Storage;
+use crate::audit::sync::{self, Instant};
+use crate::audit::{CloseError, Receipt};
+
+/// The most segments that are given up while the trail is closed: a disk that fails so often is not
+/// worth more of them.
+const MOST_GIVEN_UP: u64 = 16;
+
+impl<S: Storage> Writer<S> {
+    /// Writes what is left, then `TrailClosed`; tries again until the deadline, with rests between the
+    /// attempts. `TrailClosed` is the last record: one over which a segment was given up is dropped,
+    /// and made again.
+    pub(in crate::audit) fn close(mut self, deadline: Instant) -> Result<Receipt, CloseError> {
+        let (failures, given_up) = (self.backoff.total(), self.given_up);
+        let mut tried = false;
+        loop {
+            self.drain(deadline);
+            let written = self.pending.is_empty();
+            if let Some(receipt) = self.closed.take_if(|_| written) {
+                self.shared.publish_counters();
+                return Ok(receipt);
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            let is_late = left.is_zero() && (tried || !written);
+            let is_hopeless = self.given_up.saturating_sub(given_up) >= MOST_GIVEN_UP;
+            if self.displaced || is_late || is_hopeless {
+                return Err(self.abandon(self.backoff.total().saturating_sub(failures)));
+            }
+            if written {
+                tried = true;
+                self.own.push(self.shared.closing_event());
+            }
+            sync::sleep(self.backoff.take(left));
+        }
+    }
+
+    /// What is left is lost, and counted. There were so many `failures` since closing began.
+    pub(super) fn abandon(&self, failures: u64) -> CloseError {
+        let outside = self
+            .pending
+            .iter()
+            .filter(|record| record.is_from_outside());
+        let records = u64::try_from(outside.count()).unwrap_or(u64::MAX);
+        if self.displaced {
+            self.shared.queue.displace();
+        }
+        let records = self.shared.queue.stop(records).unwrap_or(records);
+        let failure = self.failure.clone().unwrap_or_else(|| WriteFailure {
+            operation: "close",
+            cause: "the disk was too slow".into(),
+        });
+        tracing::error!(
+            records,
+            operation = failure.operation,
+            cause = &*failure.cause,
+            failures,
+            "the audit trail's writer has ended and the trail's end is not on record; these records are lost"
+        );
+        self.shared.publish_counters();
+        if self.displaced {
+            return CloseError::Displaced { records };
+        }
+        CloseError::NotWritten {
+            records,
+            operation: failure.operation,
+            cause: failure.cause,
+            failures,
+        }
+    }
+}
+
+/// Whether this is the record that a trail ends with.
+pub(super) fn is_closing(record: &Record) -> bool {
+    matches!(record.event, Event::TrailClosed { .. })
+}
