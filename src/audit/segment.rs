@@ -318,6 +318,7 @@ impl<'a> Walk<'a> {
             }
             Fact::Closed(_)
             | Fact::Header(_)
+            | Fact::Incident
             | Fact::Lost(_)
             | Fact::Other
             | Fact::Recovered(_)

@@ -6,6 +6,7 @@
 //! records mean, except those that are about the trail itself.
 
 mod anchors;
+mod contents;
 mod meter;
 mod numbers;
 mod report;
@@ -23,6 +24,7 @@ use super::segment::{self, Behind, Header, Place, Seen, SegmentSummary};
 use crate::digest::Progress;
 
 use anchors::Anchors;
+use contents::Contents;
 use meter::Meter;
 use numbers::{Numbers, Run};
 use report::push;
@@ -75,6 +77,7 @@ struct Check<'a> {
     /// The first leaf of the first segment that was checked.
     first_leaf: Option<u64>,
     numbers: Numbers,
+    contents: Contents,
     /// What the next segment's header must agree with.
     before: Option<SegmentSummary>,
 }
@@ -92,6 +95,7 @@ impl<'a> Check<'a> {
             not_given: 0,
             first_leaf: None,
             numbers: Numbers::default(),
+            contents: Contents::default(),
             before: None,
         }
     }
@@ -168,6 +172,7 @@ impl<'a> Check<'a> {
         let (anchors, report, committed) = (&mut self.anchors, &mut self.report, &mut self.numbers);
         let first_leaf = &mut self.first_leaf;
         let mut numbers = committed.clone();
+        let (mut contents, all_contents) = (self.contents, &mut self.contents);
         let mut start = 0;
         let source = self.meter.over(file);
         let summary = segment::read(source, number, self.keys, end, &mut |seen| match seen {
@@ -178,12 +183,14 @@ impl<'a> Check<'a> {
             Seen::Record(place, record, tree) => {
                 anchors.see(tree);
                 numbers.record(place, record, run);
+                contents.record(record);
             }
             Seen::Acknowledged => {
                 anchors.acknowledge();
                 first_leaf.get_or_insert(start);
                 list_numbers(&mut numbers, number, report);
                 committed.clone_from(&numbers);
+                *all_contents = contents;
             }
         })?;
         self.anchors.forget();
@@ -278,6 +285,7 @@ impl<'a> Check<'a> {
         let report = &mut self.report;
         report.first_leaf = self.first_leaf.unwrap_or(0);
         report.records = self.numbers.records;
+        self.contents.report(report);
         report.first_seq = self.numbers.first;
         report.last_seq = self.numbers.last;
         report.records_lost = self.numbers.lost;

@@ -65,13 +65,78 @@ fn conditions_are_met_all_at_once() {
     assert!(about > 2);
     assert_eq!(count("--shard shard-a"), about);
     assert_eq!(count("--shard shard-a --event Note"), 0);
-    assert_eq!(count("--shard nobody"), 0);
+    assert_eq!(count("--worker worker-1"), all.len());
+    assert_eq!(count("--worker worker-1 --shard shard-a"), about);
+    // An event that this version knows may be missing from a trail: that is an answer.
+    assert_eq!(count("--event KeyChanged"), 0);
     let middle = all[all.len() / 2]["time"].as_str().unwrap();
     let before = expected(&|record| record["time"].as_str().unwrap() < middle);
     assert_eq!(count(&format!("--until {middle}")), before);
     assert_eq!(count(&format!("--since {middle}")), all.len() - before);
     assert_eq!(count("--since 2000-01-01 --until 2100-01-01"), all.len());
     assert_eq!(count("--until 2000-01-01"), 0);
+}
+
+/// A slip in a name would find nothing, which is what a reviewer hopes to find.
+#[test]
+fn what_never_occurs_is_said_to_be_so_with_the_name_that_was_meant() {
+    let trail = Trail::new();
+    for (words, told) in [
+        (
+            "--event SealVerificationFaild",
+            "of the name SealVerificationFaild; did you mean SealVerificationFailed?",
+        ),
+        (
+            "--event sealverificationfailed",
+            "did you mean SealVerificationFailed?",
+        ),
+        (
+            "--shard nosuch",
+            "no record in this trail is about the shard nosuch\n",
+        ),
+        (
+            "--shard shard-A",
+            "about the shard shard-A; did you mean shard-a?",
+        ),
+        (
+            "--worker worker-2",
+            "by the worker worker-2; did you mean worker-1?",
+        ),
+        ("--event Nots --severity CRITICAL", "did you mean Note?"),
+    ] {
+        let ended = trail.run(&format!("show trail {words}")).with(2);
+        assert!(
+            ended.out.is_empty() && ended.err.contains(told),
+            "{ended:?}"
+        );
+    }
+    // What the other names ask for is shown, and each that was not found is told.
+    let ended = trail
+        .run("show trail --json --event Note --event X --shard Y")
+        .with(2);
+    assert!(
+        ended.err.contains("name X\n") && ended.err.contains("shard Y\n"),
+        "{ended:?}"
+    );
+    let ended = trail
+        .run("show trail --json --event Note --event X")
+        .with(2);
+    assert_eq!(records(&ended).len(), 20);
+    // Whatever occurs in the trail can be asked for, known or not.
+    trail.tamper(0, "\"event\":\"Note\"", "\"event\":\"Nota\"");
+    let ended = trail.run("show trail --json --event Nota").with(0);
+    assert_eq!(records(&ended).len(), 1);
+    trail
+        .run("show trail --event Noto")
+        .with(2)
+        .says("did you mean Not");
+    // Lines that cannot be read may hold the name: they go first.
+    trail.tamper(0, "{\"seq\":5", "{\"sex\":5");
+    trail
+        .run("show trail --shard nosuch")
+        .with(1)
+        .says("about the shard nosuch")
+        .says("neither record nor checkpoint");
 }
 
 #[test]

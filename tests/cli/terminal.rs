@@ -38,7 +38,10 @@ fn colours_are_for_terminals_and_no_color_is_heeded() {
     let Some(shown) = on_a_terminal(&trail, VERIFY, &[]) else {
         return;
     };
-    assert!(shown.contains("\u{1b}[1;32mHOLDS\u{1b}[0m"), "{shown:?}");
+    assert!(
+        shown.contains("\u{1b}[1;33mSOUND, WITH 1 INCIDENT\u{1b}[0m"),
+        "{shown:?}"
+    );
     for quiet in [("NO_COLOR", "1"), ("TERM", "dumb")] {
         let shown = on_a_terminal(&trail, "show trail", &[quiet]).unwrap();
         assert!(shown.contains("SealVerified"));

@@ -18,7 +18,7 @@ fn a_closed_and_anchored_trail_that_lost_nothing_is_status_0() {
     trail
         .run(GOOD)
         .with(0)
-        .says("HOLDS")
+        .says("SOUND, WITH 1 INCIDENT\n")
         .says("vouched for by an anchor");
     let key = &trail.key;
     trail
@@ -53,6 +53,64 @@ fn what_is_missing_is_named_under_status_3() {
 
     fs::remove_file(&segments(&trail.place.dir())[0]).unwrap();
     trail.run(GOOD).with(3).says("older segments are absent");
+}
+
+/// The same trail, with an incident and without: who reads one line, or the status, can tell.
+#[test]
+fn incidents_and_the_time_span_are_told_whatever_the_status() {
+    let trail = Trail::new();
+    let first = |words: &str, code| {
+        let ended = trail.run(words).with(code);
+        ended.out.lines().next().unwrap().to_owned()
+    };
+    assert_eq!(first(GOOD, 0), "SOUND, WITH 1 INCIDENT");
+    let lacking = "HOLDS, WITH 1 INCIDENT, BUT: no anchor vouches for the end";
+    assert_eq!(first(UNANCHORED, 3), lacking);
+    let fail = |words: &str| format!("{words} --fail-on-incident");
+    assert_eq!(first(&fail(GOOD), 4), "SOUND, WITH 1 INCIDENT");
+    assert_eq!(first(&fail(UNANCHORED), 4), lacking);
+    let json = trail.run(&format!("{} --json", fail(GOOD))).with(4).out;
+    let report: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(report["exit_status"], 4);
+    assert_eq!(report["verdict"], "sound");
+    let records = trail.place.records();
+    let mut times: Vec<&str> = records
+        .iter()
+        .map(|record| record["time"].as_str().unwrap())
+        .collect();
+    times.sort_unstable();
+    let (earliest, latest) = (times[0], times[times.len() - 1]);
+    assert_eq!(report["first_time"], earliest);
+    assert_eq!(report["last_time"], latest);
+    let told = trail.run(GOOD).with(0);
+    assert!(
+        told.out
+            .contains(&format!("\ntime:     {earliest} to {latest}\n")),
+        "{told:?}"
+    );
+    assert!(
+        told.out
+            .contains("\nincidents: 1 (SealVerificationFailed)\n"),
+        "{told:?}"
+    );
+    // Broken goes before, and so does what cannot be read.
+    trail
+        .run(&fail(&format!("{UNANCHORED} --anchor missing")))
+        .with(2);
+    trail.tamper(0, "note 3", "note 4");
+    trail.run(&fail(GOOD)).with(1);
+
+    let place = Place::new();
+    let open = place.open();
+    let key = open.verifier_key().clone();
+    open.close().unwrap();
+    let quiet = format!(
+        "verify {} --key {key} --accept-unanchored-end --fail-on-incident",
+        place.dir().display()
+    );
+    let ended = trail.run(&quiet).with(0);
+    assert!(ended.out.starts_with("SOUND\n"), "{ended:?}");
+    assert!(ended.out.contains("\nincidents: 0 "), "{ended:?}");
 }
 
 #[test]
@@ -126,6 +184,8 @@ fn json_is_one_object_that_says_what_the_status_says() {
         assert_eq!(report["exit_status"], code);
         assert_eq!(report["missing"], missing);
         assert_eq!(report["segments"], 3);
+        assert_eq!(report["schema_version"], 1);
+        assert_eq!(report["incidents"], 1);
         assert_eq!(report["leaves"], trail.last.size());
     }
 }
@@ -150,6 +210,7 @@ fn json_is_an_object_although_a_key_or_an_anchor_cannot_be_used() {
         assert_eq!(
             answer,
             json!({
+                "schema_version": 1,
                 "verdict": "not_checked",
                 "exit_status": 2,
                 "missing": [],

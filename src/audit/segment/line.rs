@@ -50,8 +50,8 @@ pub(crate) struct Record {
     pub(crate) fact: Fact,
 }
 
-/// A record's time in the form that all of them have.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+/// A record's time in the form that all of them have: the text of a later one is greater.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(crate) struct Stamp([u8; TIME_FORM.len()]);
 
 impl Stamp {
@@ -73,6 +73,8 @@ impl fmt::Display for Stamp {
 pub(crate) enum Fact {
     Closed(Closed),
     Header(Box<Header>),
+    /// A failed verification.
+    Incident,
     KeyChanged(KeyChanged),
     Lost(Lost),
     Other,
@@ -240,6 +242,7 @@ fn parse_record(line: &[u8]) -> Option<Record> {
         "RecordsLost" => Fact::Lost(serde_json::from_str(line).ok()?),
         "SegmentOpened" | "TrailOpened" => Fact::Header(serde_json::from_str(line).ok()?),
         "TailRecovered" => Fact::Recovered(serde_json::from_str(line).ok()?),
+        "SealVerificationFailed" => Fact::Incident,
         "TrailClosed" => Fact::Closed(serde_json::from_str(line).ok()?),
         _ => Fact::Other,
     };

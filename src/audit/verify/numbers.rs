@@ -91,6 +91,7 @@ impl Numbers {
                 self.place_header(record.seq).and(bounded)
             }
             Fact::Closed(_)
+            | Fact::Incident
             | Fact::KeyChanged(_)
             | Fact::Lost(_)
             | Fact::Other
@@ -111,7 +112,11 @@ impl Numbers {
                 self.runs.reserved(reserved.numbers_below);
                 Ok(())
             }
-            Fact::Closed(_) | Fact::Header(_) | Fact::KeyChanged(_) | Fact::Other => Ok(()),
+            Fact::Closed(_)
+            | Fact::Header(_)
+            | Fact::Incident
+            | Fact::KeyChanged(_)
+            | Fact::Other => Ok(()),
         };
         self.complain(place, result);
         self.first = Some(self.first.map_or(record.seq, |first| first.min(record.seq)));

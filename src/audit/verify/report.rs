@@ -130,6 +130,12 @@ pub struct Report {
     pub first_seq: Option<u64>,
     /// The highest number among them.
     pub last_seq: Option<u64>,
+    /// The earliest time among them, as the record has it. Whether clocks were right is not checked.
+    pub first_time: Option<String>,
+    /// The latest time among them.
+    pub last_time: Option<String>,
+    /// How many of them are `SealVerificationFailed`. A trail that holds can be full of them.
+    pub incidents: u64,
     /// The last acknowledged record is `TrailClosed`, and nothing follows it.
     pub closed: bool,
     /// The outcome is [`Outcome::Holds`], and an anchor confirms the last checkpoint. Without it,
@@ -180,6 +186,9 @@ impl Report {
             records: 0,
             first_seq: None,
             last_seq: None,
+            first_time: None,
+            last_time: None,
+            incidents: 0,
             closed: false,
             end_vouched_for: false,
             records_lost: 0,
@@ -374,7 +383,11 @@ impl Report {
         if let (Some(first), Some(last)) = (self.first_seq, self.last_seq) {
             write!(f, ", numbers {first} to {last}")?;
         }
-        writeln!(f, "; {} leaves", self.leaves)
+        writeln!(f, "; {} leaves", self.leaves)?;
+        if let (Some(first), Some(last)) = (&self.first_time, &self.last_time) {
+            writeln!(f, "time:     {first} to {last}")?;
+        }
+        writeln!(f, "incidents: {} (SealVerificationFailed)", self.incidents)
     }
 
     fn write_losses(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

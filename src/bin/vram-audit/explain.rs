@@ -2,7 +2,7 @@
 //!
 //! It knows the names of events and fields, and what they mean; it verifies nothing.
 
-mod words;
+pub(crate) mod words;
 
 use std::io::{self, BufRead as _, Read as _};
 use std::process::ExitCode;

@@ -62,6 +62,7 @@ Exit status:
   1  something is wrong with the evidence
   2  the question could not be answered: bad arguments, files that cannot be read, no key that fits
   3  `verify` only: what is there holds, and something is missing
+  4  `verify --fail-on-incident` only: what is there holds, and incidents are on record in it
 
 Environment:
   NO_COLOR   if set and not empty, no colours; there are none anyway where the output is no terminal

@@ -1,5 +1,7 @@
 //! `show`: the records of a trail, for people and for pipes.
 
+mod wanted;
+
 use std::io;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -10,8 +12,10 @@ use jiff::Timestamp;
 use serde_json::Value;
 use vram_residency::audit::{UncheckedLine, read_unchecked};
 
+use crate::explain::words::event_names;
 use crate::output::{Colour, Failure, Out, tell};
 use crate::record::{Record, parse_moment};
+use wanted::Wanted;
 
 /// The most characters that are shown of one value; `--json` shows all.
 const MAX_VALUE: usize = 120;
@@ -34,7 +38,10 @@ const NOT_REPEATED: [&str; 9] = [
 Exit status:
   0  everything was shown
   1  there are lines that are neither record nor checkpoint, but for a torn end: verify the trail
-  2  the trail cannot be read
+  2  the trail cannot be read, or something was asked for that it does not know: a shard or a worker
+     that no record is about, or an event that neither occurs in it nor is known to this version.
+     That is told when the whole trail was read; what the other conditions ask for was shown
+  If several apply, 1 goes before 2.
 
 Examples:
   vram-audit show /var/lib/worker/trail --severity WARN
@@ -53,6 +60,9 @@ pub(crate) struct Args {
     /// Only records about this shard; may be given several times
     #[arg(long, value_name = "ID")]
     shard: Vec<String>,
+    /// Only records of this worker; may be given several times
+    #[arg(long, value_name = "ID")]
+    worker: Vec<String>,
     /// Only these events, such as SealVerificationFailed; may be given several times
     #[arg(long, value_name = "NAME")]
     event: Vec<String>,
@@ -88,6 +98,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let mut out = Out::new();
     let mut written = Ok(());
     let mut seen = Seen::default();
+    let mut names = Names::new(args);
     read_unchecked(&args.dir, &mut |_, line| {
         match line {
             UncheckedLine::Checkpoint(_) => {
@@ -97,7 +108,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
             }
             UncheckedLine::Record(line) => {
                 seen.unacknowledged = seen.unacknowledged.saturating_add(1);
-                written = show(args, line, &mut out);
+                written = show(args, line, &mut names, &mut out);
             }
             _ => seen.unreadable_behind = seen.unreadable_behind.saturating_add(1),
         }
@@ -115,19 +126,26 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
             seen.unacknowledged
         ));
     }
+    let mut complaints: Vec<String> = names.complaints().collect();
+    let last = complaints.pop();
+    complaints.into_iter().for_each(tell);
     if seen.unreadable > 0 {
+        last.into_iter().for_each(tell);
         return Err(Failure::Wrong(format!(
             "{} line(s) are neither record nor checkpoint: verify the trail",
             seen.unreadable
         )));
     }
-    Ok(ExitCode::SUCCESS)
+    last.map_or(Ok(ExitCode::SUCCESS), |words| Err(Failure::CouldNot(words)))
 }
 
-fn show(args: &Args, line: &[u8], out: &mut Out) -> io::Result<()> {
-    let Some(record) = Record::parse(line).filter(|record| args.wants(record)) else {
+fn show(args: &Args, line: &[u8], names: &mut Names, out: &mut Out) -> io::Result<()> {
+    let Some(record) = Record::parse(line) else {
         return Ok(());
     };
+    if !names.take(&record) || !args.wants(&record) {
+        return Ok(());
+    }
     if args.json {
         out.bytes(line)?;
         return out.bytes(b"\n");
@@ -159,18 +177,51 @@ fn show(args: &Args, line: &[u8], out: &mut Out) -> io::Result<()> {
     out.end_line()
 }
 
+/// The names that were asked for.
+struct Names {
+    events: Wanted,
+    shards: Wanted,
+    workers: Wanted,
+}
+
+impl Names {
+    fn new(args: &Args) -> Self {
+        let none = "this version knows no event, and there is none in this trail, of the name";
+        Self {
+            events: Wanted::new(none, &args.event, event_names()),
+            shards: Wanted::new(
+                "no record in this trail is about the shard",
+                &args.shard,
+                std::iter::empty(),
+            ),
+            workers: Wanted::new(
+                "no record in this trail is by the worker",
+                &args.worker,
+                std::iter::empty(),
+            ),
+        }
+    }
+
+    /// Whether all of a record's names are asked for. All are looked at in any case.
+    fn take(&mut self, record: &Record) -> bool {
+        let event = self.events.takes(record.text("event"));
+        let shard = self.shards.takes(record.text("shard"));
+        let worker = self.workers.takes(record.text("worker"));
+        event && shard && worker
+    }
+
+    fn complaints(&self) -> impl Iterator<Item = String> {
+        let names = self.events.complaints().chain(self.shards.complaints());
+        names.chain(self.workers.complaints())
+    }
+}
+
 impl Args {
     fn wants(&self, record: &Record) -> bool {
-        let any = |given: &[String], name: &str| {
-            given.is_empty() || given.iter().any(|wanted| wanted == record.text(name))
-        };
         let time = record.time();
         let severity = Severity::from_str(record.text("severity"), true).ok();
-        any(&self.event, "event")
-            && any(&self.shard, "shard")
-            && self
-                .since
-                .is_none_or(|since| time.is_some_and(|time| time >= since))
+        self.since
+            .is_none_or(|since| time.is_some_and(|time| time >= since))
             && self
                 .until
                 .is_none_or(|until| time.is_some_and(|time| time < until))

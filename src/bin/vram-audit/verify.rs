@@ -16,6 +16,13 @@ use crate::output::{Colour, Failure, Out, progress_bar, tell, with_causes};
 /// The most bytes of anchors, in all files together: they are kept in memory.
 const MAX_ANCHOR_BYTES: u64 = 8 << 20;
 
+/// The form of the JSON. Fields may be added under the same number; one that goes away or means
+/// something else raises it.
+const SCHEMA_VERSION: u32 = 1;
+
+/// The exit status where --fail-on-incident was given and the trail holds incidents.
+const INCIDENT: u8 = 4;
+
 /// How the first line of a proof begins.
 const PROOF: &str = "c2sp.org/tlog-proof@";
 
@@ -37,7 +44,12 @@ Exit status:
   3  what is there holds, and something is missing: the end is not vouched for, the trail was not
      closed, a run was killed, the tail is not acknowledged, records are lost, or older segments
      are absent
-  If several apply, 1 goes before 2, and 2 before 3.
+  4  with --fail-on-incident: what is there holds, and failed verifications are on record in it
+  If several apply, 1 goes before 2, then 4, then 3.
+
+The first line says the same: SOUND for 0, BROKEN for 1, NOT CHECKED for 2, and for 3 HOLDS, BUT: with
+what is missing. Incidents (records of SealVerificationFailed) are counted there, too, whatever the
+status: a trail that holds shows that nobody has changed what it says, and not that it says good news.
 
 Anchor files hold one or more checkpoints: as text, as `vram-audit anchor` prints them, or on lines
 of JSON with the text in the field `checkpoint`, as they stand in a trail or in a collected log
@@ -46,9 +58,10 @@ have signed, too, such as a witness, is taken as well. Empty lines are skipped; 
 refused (`vram-audit anchor --from-log` finds checkpoints in a log). All of them together may have
 8 MiB: the newest checkpoint alone says nearly as much as all before it.
 
-With --json, a key or an anchor file that cannot be used is an object, too: with `verdict`,
-`exit_status`, `missing`, `outcome`, and the reason in `not_checked`, and with nothing else. Wrong
-arguments have no object.
+With --json, `schema_version` is 1: fields may be added, and none goes away or changes its meaning
+under this number. A key or an anchor file that cannot be used is an object, too: with
+`schema_version`, `verdict`, `exit_status`, `missing`, `outcome`, and the reason in `not_checked`, and
+with nothing else. Wrong arguments have no object.
 
 Examples:
   vram-audit verify /var/lib/worker/trail --key @verifier.key --anchor anchor.txt
@@ -71,6 +84,9 @@ pub(crate) struct Args {
     /// somebody has looked into them. They are listed all the same
     #[arg(long, value_name = "SEQ")]
     accept_kills_before: Option<u64>,
+    /// End with status 4 if the trail holds, complete or not, and a failed verification is on record
+    #[arg(long)]
+    fail_on_incident: bool,
     /// Print the report as one JSON object
     #[arg(long)]
     json: bool,
@@ -79,6 +95,7 @@ pub(crate) struct Args {
 /// The report, and what it comes to.
 #[derive(Serialize)]
 struct Answer<'a> {
+    schema_version: u32,
     verdict: Verdict,
     exit_status: u8,
     missing: &'a [Missing],
@@ -89,6 +106,7 @@ struct Answer<'a> {
 /// The answer where there is no report.
 #[derive(Serialize)]
 struct NoAnswer<'a> {
+    schema_version: u32,
     verdict: Verdict,
     exit_status: u8,
     missing: [Missing; 0],
@@ -101,6 +119,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
     if let (true, Err(Failure::CouldNot(words))) = (args.json, &ended) {
         // That it cannot be printed changes nothing: the reason is told, and the status is 2.
         let _unheard = print_json(&NoAnswer {
+            schema_version: SCHEMA_VERSION,
             verdict: Verdict::NotChecked,
             exit_status: Verdict::NotChecked.exit_code(),
             missing: [],
@@ -141,9 +160,15 @@ fn check(args: &Args) -> Result<ExitCode, Failure> {
         Some(failure) => return Err(failure),
         None => {}
     }
+    let holds = matches!(verdict, Verdict::Sound | Verdict::Lacking);
     let answer = Answer {
+        schema_version: SCHEMA_VERSION,
         verdict,
-        exit_status: verdict.exit_code(),
+        exit_status: if args.fail_on_incident && holds && report.incidents > 0 {
+            INCIDENT
+        } else {
+            verdict.exit_code()
+        },
         missing: &missing,
         report: &report,
     };
@@ -172,14 +197,14 @@ fn print_json(answer: &impl Serialize) -> Result<(), Failure> {
 
 fn print(answer: &Answer<'_>) -> Result<(), Failure> {
     let colour = match answer.verdict {
-        Verdict::Sound => Colour::Good,
-        Verdict::Lacking => Colour::Warning,
+        Verdict::Sound if answer.report.incidents == 0 => Colour::Good,
+        Verdict::Sound | Verdict::Lacking => Colour::Warning,
         _ => Colour::Bad,
     };
     let text = answer.report.to_string();
-    let (first, rest) = text.split_once('\n').unwrap_or((&text, ""));
+    let (_, rest) = text.split_once('\n').unwrap_or((&text, ""));
     let mut out = Out::new();
-    out.coloured(colour, first)?;
+    out.coloured(colour, first_line(answer))?;
     out.end_line()?;
     for line in rest.lines() {
         out.text(line)?;
@@ -190,6 +215,25 @@ fn print(answer: &Answer<'_>) -> Result<(), Failure> {
         out.end_line()?;
     }
     Ok(out.finish()?)
+}
+
+/// What there is to say in one line.
+fn first_line(answer: &Answer<'_>) -> String {
+    let mut line = match answer.verdict {
+        Verdict::Sound => "SOUND".to_owned(),
+        _ => answer.report.outcome.to_string(),
+    };
+    match answer.report.incidents {
+        0 => {}
+        1 => line.push_str(", WITH 1 INCIDENT"),
+        count => line.push_str(&format!(", WITH {count} INCIDENTS")),
+    }
+    let missing: Vec<String> = answer.missing.iter().map(Missing::to_string).collect();
+    if answer.verdict == Verdict::Lacking {
+        line.push_str(", BUT: ");
+        line.push_str(&missing.join("; "));
+    }
+    line
 }
 
 /// Adds the checkpoints in a file. What is no checkpoint is refused: an anchor that is passed over

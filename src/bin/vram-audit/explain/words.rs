@@ -17,6 +17,11 @@ pub(super) fn event(name: &str) -> &'static str {
     )
 }
 
+/// The names of the events that this version knows.
+pub(crate) fn event_names() -> impl Iterator<Item = &'static str> {
+    EVENTS.iter().map(|(name, _)| *name)
+}
+
 /// What a field of this event means.
 pub(super) fn field(event: &str, name: &str) -> &'static str {
     let own = OF_EVENTS
