@@ -68,10 +68,12 @@ pub(crate) mod guard;
 mod log;
 mod merkle;
 mod open;
+mod position;
 mod proof;
 mod queue;
 mod receipt;
-pub(crate) mod record;
+pub(crate) mod recheck;
+mod record;
 mod segment;
 #[cfg(test)]
 mod simulated;

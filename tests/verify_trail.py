@@ -179,6 +179,14 @@ class Check:
         allowed = tail["void_bytes"] if header["event"] == "TrailOpened" else len(data)
         fine = tail.get("void_from", end) == end and len(data) - end <= header["previous"].get("void", allowed)
         self.expect(fine, f"segment {number:06}: the void bytes before it are not those that were left")
+    def voided(self, number, header):
+        """What a header declares void: signed behind the segment before, and never acknowledged."""
+        previous = header.get("previous", {}) if header.get("format", 1) > 1 else {}
+        voided = [(entry["size"], b64(entry["root"])) for entry in previous.get("voided", [])]
+        fine = len(voided) <= 64 and previous.get("voided_total", 65) > len(voided) and all(
+            type(size) is int and header["first_leaf"] < size < 2**64 and len(root) == 32 for size, root in voided)
+        self.expect(fine, f"segment {number:06} declares void what is no checkpoint behind the one before")
+        return voided
     def trail(self, directory, anchor):
         names = [name for name in os.listdir(directory) if re.fullmatch(r"([0-9]{6}|[1-9][0-9]{6,})\.jsonl", name)]
         numbers = sorted(int(name[:-6]) for name in names if int(name[:-6]) < 2**64)
@@ -189,6 +197,11 @@ class Check:
         headers = [read(text.split(b"\n")[0])[1] for text in data]
         ends = [header["previous"]["end"] for header in headers[1:]] + [None]
         ours = any(head["key"] in self.keys and self.keys[head["key"]].name == head["origin"] for head in headers)
+        notes = alone(anchor) if anchor else {}
+        known = [(key, notes.get((key.name, key.hash), "")) for key in self.keys.values()]
+        known = [(key, note) for key, note in known if note]
+        sure = any(known) and all(len(b64(note.split()[-1])) == 68 and key.signed(note) for key, note in known)
+        held, denied = parse(known[0][1])[:3] if sure else ("", -1, b""), False
         tree, runs, before, last, old = Tree(), [], None, None, b""
         for number, header, text, end in zip(numbers, headers, data, ends):
             previous = header.get("previous", {"segment": -1, "frontier": []})
@@ -214,22 +227,20 @@ class Check:
             records, good, note = self.segment(number, text, tree, key, end)
             if before:
                 self.void(number, header, records, old, before[1])
+            denied |= held[1:] in self.voided(number, header) and bool(records)
             last, old = records[-1] if records else {"event": None}, text
             before = [last["key"] if last["event"] == "KeyChanged" else header["key"], good, note]
             runs.append((number, records))
         self.numbers(runs)
         closed = before and last["event"] == "TrailClosed" and good == len(text)
         lacks = {"older segments": numbers[0], "close": not closed, "tail": before and good < len(text)}
-        notes = alone(anchor) if anchor else {}
-        known = [(key, notes.get((key.name, key.hash), "")) for key in self.keys.values()]
-        known = [(key, note) for key, note in known if note]
-        sure = any(known) and all(len(b64(note.split()[-1])) == 68 and key.signed(note) for key, note in known)
-        name, size, root = parse(known[0][1])[:3] if sure else ("", -1, b"")
+        name, size, root = held
         sure = name == origin
         comparable = size >= tree.size or (numbers[0] == 0 and 0 < size and not self.unchecked)
         fine = not (sure and before and comparable) or (size <= tree.size and root == tree.node(0, size))
-        self.expect(fine, f"the anchor at {size} leaves contradicts the trail")
-        lacks["end"] = not (sure and before and size == tree.size)
+        denied = denied and not fine
+        self.expect(fine or denied, f"the anchor at {size} leaves contradicts the trail")
+        lacks["anchor"], lacks["end"] = denied, denied or not (sure and before and size == tree.size)
         self.missing |= {what for what, is_missing in lacks.items() if is_missing}
 
 if __name__ == "__main__":

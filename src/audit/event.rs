@@ -14,7 +14,7 @@ use serde::Serialize;
 pub use self::fields::Reason;
 pub(crate) use self::fields::{
     AnyDigest, Configuration, FORMAT, Failure, Header, History, LiveShard, LossCause, Lost,
-    Previous, Sealing, Subject, Violation,
+    Previous, Sealing, Subject, Violation, VoidedCheckpoint,
 };
 use super::clock::Time;
 use crate::digest::Digest;

@@ -37,6 +37,22 @@ pub enum StorageError {
     NoSpace,
 }
 
+/// A part of the writer's memory in which a bit can flip.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum Memory {
+    /// A record in a batch that has been hashed and not written yet.
+    Batch,
+    /// The checkpoint of such a batch.
+    Checkpoint,
+    /// The offset at which the trail ends.
+    Position,
+    /// The hashes of the tree that are kept between two batches.
+    Tree,
+    /// A record of a batch, on its way to the disk.
+    Written,
+}
+
 /// A handle on the faults of a storage; clones act on the same storage.
 #[derive(Clone)]
 pub struct StorageFaults(Arc<Inner>);
@@ -50,7 +66,9 @@ struct Inner {
 #[derive(Default)]
 struct Plan {
     failing: Vec<Failing>,
+    flipping: Vec<(Memory, u32)>,
     hanging: bool,
+    reading_hangs: bool,
 }
 
 struct Failing {
@@ -104,11 +122,30 @@ impl StorageFaults {
         });
     }
 
+    /// Lets a bit flip in the writer's memory, the next `count` times that it uses that part.
+    pub fn flip(&self, memory: Memory, count: u32) {
+        self.plan().flipping.push((memory, count));
+    }
+
+    fn flips(&self, memory: Memory) -> bool {
+        let mut plan = self.plan();
+        let mut left = plan.flipping.iter_mut().map(|(part, left)| (*part, left));
+        match left.find(|(part, left)| *part == memory && **left > 0) {
+            Some((_, left)) => {
+                *left = left.saturating_sub(1);
+                true
+            }
+            None => false,
+        }
+    }
+
     /// Forgets what should fail and lets what hangs go on.
     pub fn heal(&self) {
         let mut plan = self.plan();
         plan.failing.clear();
+        plan.flipping.clear();
         plan.hanging = false;
+        plan.reading_hangs = false;
         drop(plan);
         self.0.released.notify_all();
     }
@@ -116,6 +153,22 @@ impl StorageFaults {
     /// Lets every write from now on hang until [`heal`](Self::heal).
     pub fn hang(&self) {
         self.plan().hanging = true;
+    }
+
+    /// Lets what reads segments beside the writer hang until [`heal`](Self::heal).
+    pub fn hang_reading(&self) {
+        self.plan().reading_hangs = true;
+    }
+
+    fn wait_to_read(&self) {
+        let mut plan = self.plan();
+        while plan.reading_hangs {
+            plan = self
+                .0
+                .released
+                .wait(plan)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
     }
 
     pub(crate) fn over(self, inner: Directory) -> Faulty {
@@ -187,7 +240,11 @@ impl Storage for Faulty {
     }
 
     fn reader(&self) -> io::Result<SegmentReader> {
-        self.inner.reader()
+        let (reader, faults) = (self.inner.reader()?, self.faults.clone());
+        Ok(Box::new(move |segment| {
+            faults.wait_to_read();
+            reader(segment)
+        }))
     }
 
     fn create(&self, segment: u64) -> io::Result<Self::File> {
@@ -212,8 +269,16 @@ impl Storage for Faulty {
         self.inner.sync_names()
     }
 
+    fn unfinished(&self) -> io::Result<Vec<(u64, Box<dyn Read>)>> {
+        self.inner.unfinished()
+    }
+
     fn remove_unfinished(&self) -> io::Result<()> {
         self.inner.remove_unfinished()
+    }
+
+    fn flips(&self, memory: Memory) -> bool {
+        self.faults.flips(memory)
     }
 }
 
@@ -223,6 +288,14 @@ impl<F: SegmentFile> SegmentFile for FaultyFile<F> {
             let half = bytes.get(..bytes.len() / 2).unwrap_or_default();
             self.inner.append(half)?;
             return Err(error);
+        }
+        if self.faults.flips(Memory::Written) {
+            let mut bytes = bytes.to_vec();
+            let at = bytes.len() / 3;
+            if let Some(byte) = bytes.get_mut(at) {
+                *byte ^= 1;
+            }
+            return self.inner.append(&bytes);
         }
         self.inner.append(bytes)
     }

@@ -11,31 +11,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::builder::Retention;
-use super::checkpoint::{Checkpoint, VerifierKey, encode_base64};
+use super::checkpoint::{Checkpoint, VerifierKey};
 use super::clock::Uptime;
-use super::event::{FORMAT, Header, Previous};
+use super::event::{FORMAT, Header};
 use super::merkle::{Frontier, leaf_hash};
 use super::open::OpenError;
+use super::position::Position;
 use super::queue::WriteFailure;
 use super::record::Record;
-use super::storage::{SegmentFile, Storage};
+use super::storage::{SegmentFile, SegmentReader, Storage};
 use crate::id::WorkerId;
 use crate::key::{SignError, TrailKey};
 
+mod readback;
+
 /// The longest cause of a failure in a record.
 const MAX_CAUSE_CHARS: usize = 256;
-
-/// Where the acknowledged part of the trail ends.
-#[derive(Clone, Debug)]
-pub(crate) struct Position {
-    pub(crate) segment: u64,
-    /// The offset just behind the last acknowledged checkpoint line.
-    pub(crate) end: u64,
-    /// How many bytes may stand behind it.
-    pub(crate) void: u64,
-    pub(crate) frontier: Frontier,
-    pub(crate) checkpoint: Arc<Checkpoint>,
-}
 
 /// The end of a trail, and the means to move it.
 #[derive(Debug)]
@@ -75,6 +66,10 @@ enum Cause {
     Displaced,
     #[error("{0}")]
     Disturbed(#[from] Disturbed),
+    #[error(
+        "what is in this process's memory is not what was put there: a bit has flipped; check the machine's memory"
+    )]
+    Memory,
     #[error("no segment is open")]
     NotOpen,
     #[error(transparent)]
@@ -142,18 +137,10 @@ impl<S: Storage> Log<S> {
             origin: self.verifier.name().into(),
             key: self.verifier.to_string().into(),
             retention: self.retention.clone(),
-            previous: self.position.as_ref().map(|position| Previous {
-                segment: position.segment,
-                end: position.end,
-                void: Some(self.void(position)),
-                checkpoint: position.checkpoint.to_string(),
-                frontier: position
-                    .frontier
-                    .nodes()
-                    .iter()
-                    .map(|node| encode_base64(node))
-                    .collect(),
-            }),
+            previous: self
+                .position
+                .as_ref()
+                .map(|position| position.previous(self.void(position))),
         }
     }
 
@@ -202,11 +189,48 @@ impl<S: Storage> Log<S> {
         Ok(())
     }
 
+    /// Compares the trail's end with its digest, before anything is built on it. If a bit has flipped in
+    /// it, the end is read again from the disk, and the open segment is given up: returns why. An error
+    /// means that it could not be read, and that the trail cannot go on until it can.
+    pub(super) fn check_memory(&mut self) -> Result<Option<LogError>, LogError> {
+        #[cfg(feature = "fault-injection")]
+        self.flip_end();
+        let Some(damaged) = self.position.take_if(|position| !position.is_intact()) else {
+            return Ok(None);
+        };
+        self.file = None;
+        match damaged.restore(&self.storage, &self.verifier) {
+            Ok(position) => {
+                self.position = Some(position);
+                Ok(Some(failed("check memory")(Cause::Memory)))
+            }
+            Err(error) => {
+                self.position = Some(damaged);
+                Err(failed("read the trail's end again")(error))
+            }
+        }
+    }
+
+    /// Gives up the open segment. The next one has to be begun.
+    pub(super) fn give_up(&mut self) {
+        self.file = None;
+    }
+
+    /// Under which key the open segment is signed.
+    pub(super) fn verifier(&self) -> &VerifierKey {
+        &self.verifier
+    }
+
+    /// Opens segments for reading, beside the writer.
+    pub(super) fn reader(&self) -> std::io::Result<SegmentReader> {
+        self.storage.reader()
+    }
+
     /// Appends records and a checkpoint to the open segment and syncs them. On failure the segment
     /// is given up.
     pub(super) fn append<'a>(
         &mut self,
-        records: impl Iterator<Item = &'a Record>,
+        records: impl Iterator<Item = &'a Record> + Clone,
     ) -> Result<(), LogError> {
         let (Some(mut file), Some(position)) = (self.file.take(), self.position.clone()) else {
             return Err(not_open());
@@ -227,13 +251,13 @@ impl<S: Storage> Log<S> {
             return Err(error);
         }
         self.file = Some(file);
-        self.position = Some(Position {
-            segment: position.segment,
+        self.position = Some(Position::new(
+            position.segment,
             end,
-            void: 0,
+            0,
             frontier,
             checkpoint,
-        });
+        ));
         Ok(())
     }
 
@@ -291,15 +315,16 @@ impl<S: Storage> Log<S> {
     pub(crate) fn begin_segment<'a>(
         &mut self,
         header: &'a Record,
-        records: impl Iterator<Item = &'a Record>,
+        records: impl Iterator<Item = &'a Record> + Clone,
     ) -> Result<(), LogError> {
         // Whatever comes of this, the segment before has its end: the header states it.
         self.file = None;
         let segment = self.next_segment();
-        let (frontier, checkpoint) = self.encode(0, std::iter::once(header).chain(records))?;
+        // Before anything is signed that could not be written anyway.
         if self.next.is_none() {
             self.prepare_segment()?;
         }
+        let (frontier, checkpoint) = self.encode(0, std::iter::once(header).chain(records))?;
         let mut file = self.next.take().ok_or_else(not_open)?;
         file.append(&self.buffer).map_err(failed("write"))?;
         file.sync().map_err(failed("sync"))?;
@@ -317,22 +342,40 @@ impl<S: Storage> Log<S> {
         self.check(&file, segment, self.buffer.len() as u64)?;
         self.file = Some(file);
         self.begun = Uptime::now();
-        self.position = Some(Position {
-            segment,
-            end: self.buffer.len() as u64,
-            void: 0,
-            frontier,
-            checkpoint,
-        });
+        let end = self.buffer.len() as u64;
+        self.position = Some(Position::new(segment, end, 0, frontier, checkpoint));
         Ok(())
     }
 
-    /// Puts lines that start at `offset` of their segment, and their checkpoint, into the buffer.
+    /// Puts lines that start at `offset` of their segment, and their checkpoint, into the buffer, where
+    /// they are read once more before anything is written.
     fn encode<'a>(
         &mut self,
         offset: u64,
-        records: impl Iterator<Item = &'a Record>,
+        records: impl Iterator<Item = &'a Record> + Clone,
     ) -> Result<(Frontier, Arc<Checkpoint>), LogError> {
+        let mut batch = self.fill(offset, records.clone())?;
+        if !self.is_as_signed(offset, &batch) {
+            tracing::error!(
+                "a bit has flipped in a batch of the audit trail before it was written; it is made again: check the machine's memory"
+            );
+            batch = self.fill(offset, records)?;
+            if !self.is_as_signed(offset, &batch) {
+                return Err(failed("check memory")(Cause::Memory));
+            }
+        }
+        // Until it is acknowledged; then there is a new position.
+        if let Some(position) = &mut self.position {
+            position.voided.push(batch.1.size(), batch.1.root());
+        }
+        Ok((batch.0, Arc::new(batch.1)))
+    }
+
+    fn fill<'a>(
+        &mut self,
+        offset: u64,
+        records: impl Iterator<Item = &'a Record>,
+    ) -> Result<(Frontier, Checkpoint), LogError> {
         let mut tree = self.frontier();
         self.buffer.clear();
         for record in records {
@@ -352,7 +395,9 @@ impl<S: Storage> Log<S> {
         let checkpoint = Checkpoint::sign_with(&self.verifier, &tree, &body, signature);
         let line = checkpoint.to_line().map_err(failed("encode"))?;
         self.buffer.extend_from_slice(line.as_bytes());
-        Ok((tree, Arc::new(checkpoint)))
+        #[cfg(feature = "fault-injection")]
+        self.flip_batch();
+        Ok((tree, checkpoint))
     }
 }
 
@@ -369,6 +414,11 @@ impl LogError {
             operation: self.operation,
             source,
         }
+    }
+
+    /// Whether somebody else has changed, removed or replaced the open segment.
+    pub(super) fn is_disturbance(&self) -> bool {
+        matches!(self.cause, Cause::Disturbed(_))
     }
 
     /// Whether somebody else's file has the name that the next segment is to have.

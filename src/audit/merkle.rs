@@ -64,6 +64,14 @@ impl Frontier {
         self.size = self.size.saturating_add(1);
     }
 
+    /// Flips a bit of the largest subtree's root.
+    #[cfg(feature = "fault-injection")]
+    pub(crate) fn flip(&mut self) {
+        if let Some([byte, ..]) = self.nodes.first_mut() {
+            *byte ^= 1;
+        }
+    }
+
     /// The root: that of the empty tree is the SHA-256 of nothing.
     pub(crate) fn root(&self) -> Node {
         self.nodes

@@ -14,7 +14,8 @@ use super::builder::AuditTrailBuilder;
 use super::checkpoint::VerifierKey;
 use super::clock::Uptime;
 use super::event::{Event, Seq};
-use super::log::{Log, LogError, Position};
+use super::log::{Log, LogError};
+use super::position::Position;
 use super::queue::Queue;
 use super::record::Record;
 use super::segment::{self, Fact, MAX_SEQ, Seen};
@@ -171,6 +172,7 @@ impl AuditTrailBuilder {
         let (bell, hook) = hook.map_err(io("start the hook's thread of"))?.unzip();
         let (mut writer, shared) = self.prepare(storage, presence)?;
         writer.bell = bell;
+        writer.recheck().map_err(io("read the segments in"))?;
         let writer = sync::Builder::new()
             .name("vram-audit".into())
             .spawn(move || writer.run())
@@ -192,13 +194,13 @@ impl AuditTrailBuilder {
         let io = |operation| failed(&path, operation);
         let segments = storage.segments().map_err(io("list segments in"))?;
         presence.check(&path, &segments)?;
-        storage
-            .remove_unfinished()
-            .map_err(io("remove unfinished segment in"))?;
         let end = match segments.last() {
             None => End::new(&self.worker, &self.key)?,
             Some(&last) => self.find_end(&storage, last)?,
         };
+        storage
+            .remove_unfinished()
+            .map_err(io("remove unfinished segment in"))?;
         let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
             .map_err(io("read the boot id for"))?;
         let anchors = self.ask_anchors(&storage, segments, &end)?;
@@ -350,6 +352,15 @@ impl AuditTrailBuilder {
             .checkpoint
             .ok_or_else(|| damaged("it has no checkpoint that this key signed and that fits"))?;
         let is_under_another_key = self.has_yet_to_change(&verifier, &acknowledged.latest)?;
+        let mut position = Position::new(
+            last,
+            summary.end,
+            summary.behind.bytes,
+            summary.frontier,
+            Arc::new(checkpoint),
+        );
+        let keys = [verifier.clone(), self.verifier(verifier.name())];
+        position.declare_void(storage, &keys, summary.torn);
         let clean = matches!(acknowledged.latest, Latest::Closed) && summary.behind.bytes == 0;
         let recovered = (!clean).then_some(Event::TailRecovered {
             segment: last,
@@ -361,13 +372,7 @@ impl AuditTrailBuilder {
         Ok(End {
             next: Seq(next),
             verifier,
-            position: Some(Position {
-                segment: last,
-                end: summary.end,
-                void: summary.behind.bytes,
-                frontier: summary.frontier,
-                checkpoint: Arc::new(checkpoint),
-            }),
+            position: Some(position),
             recovered,
             is_under_another_key,
         })

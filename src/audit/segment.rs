@@ -65,6 +65,23 @@ pub(crate) fn read(
     Ok(walk.finish())
 }
 
+/// [`read`] without helpers, for whoever has other work for the cores.
+///
+/// # Errors
+///
+/// Those of `source`.
+pub(crate) fn read_alone(
+    source: impl Read,
+    number: u64,
+    keys: &[VerifierKey],
+    acknowledged: Option<u64>,
+    visit: &mut dyn FnMut(Seen<'_>),
+) -> io::Result<SegmentSummary> {
+    let mut walk = Walk::new(number, keys, acknowledged, visit);
+    parallel::for_each_line_alone(source, keys, |line, length| walk.step(line, length))?;
+    Ok(walk.finish())
+}
+
 /// Reads the header alone: nothing in it is proven yet.
 ///
 /// # Errors
@@ -166,6 +183,7 @@ impl<'a> Walk<'a> {
                 frontier: Frontier::default(),
                 highest_seq: None,
                 behind: Behind::default(),
+                torn: None,
                 key_is_given: false,
                 signed: 0,
                 next_key: None,
@@ -260,7 +278,10 @@ impl<'a> Walk<'a> {
         if header.first_leaf != self.tree.size() {
             return Err("the header's first leaf is not the size of the tree before it");
         }
-        Ok(())
+        header
+            .voided()
+            .map(drop)
+            .ok_or("the header declares void what is no checkpoint behind the segment before")
     }
 
     /// The tree before this segment. Its checkpoint may be signed with a key that was not given: the
@@ -330,7 +351,10 @@ impl<'a> Walk<'a> {
     fn checkpoint(&mut self, checkpoint: Checkpoint, next: u64) {
         match self.verdict(&checkpoint) {
             Verdict::Matches => self.acknowledge(checkpoint, next),
-            Verdict::Mismatch(words) => self.suspect(words),
+            Verdict::Mismatch(words) => {
+                self.summary.torn = Some(checkpoint);
+                self.suspect(words);
+            }
             Verdict::NotSigned => {
                 self.suspect("a checkpoint is not signed by the given key that the header names");
             }
@@ -385,6 +409,7 @@ impl<'a> Walk<'a> {
         self.summary.checkpoint = Some(checkpoint);
         self.summary.next_key.clone_from(&self.next_key);
         self.summary.behind = Behind::default();
+        self.summary.torn = None;
         (self.visit)(Seen::Acknowledged);
     }
 

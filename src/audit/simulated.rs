@@ -387,6 +387,17 @@ impl Storage for Disk {
         })
     }
 
+    fn unfinished(&self) -> io::Result<Vec<(u64, Box<dyn Read>)>> {
+        let mut state = self.state();
+        state.call(|_| {})?;
+        let names = state.names.iter().filter_map(|(name, &id)| {
+            let segment = parse_segment_name(name.strip_suffix(".new")?.as_ref())?;
+            let bytes = std::io::Cursor::new(state.files[id].cached.clone());
+            Some((segment, Box::new(bytes) as Box<dyn Read>))
+        });
+        Ok(names.collect())
+    }
+
     fn remove_unfinished(&self) -> io::Result<()> {
         let mut state = self.state();
         let names: Vec<String> = state.names.keys().cloned().collect();

@@ -56,8 +56,17 @@ pub(crate) trait Storage: Send + fmt::Debug + 'static {
     /// Makes names durable.
     fn sync_names(&self) -> io::Result<()>;
 
+    /// Opens segments that never got a name, with their numbers.
+    fn unfinished(&self) -> io::Result<Vec<(u64, Box<dyn Read>)>>;
+
     /// Removes segments that never got a name.
     fn remove_unfinished(&self) -> io::Result<()>;
+
+    /// Whether a bit is to flip now in this part of the writer's memory.
+    #[cfg(feature = "fault-injection")]
+    fn flips(&self, _memory: super::faults::Memory) -> bool {
+        false
+    }
 }
 
 /// A segment that is being written.
@@ -121,6 +130,10 @@ pub(crate) fn parse_segment_name(name: &OsStr) -> Option<u64> {
 
 fn unfinished_name(segment: u64) -> String {
     format!("{segment:06}.jsonl.new")
+}
+
+fn parse_unfinished_name(name: &OsStr) -> Option<u64> {
+    parse_segment_name(OsStr::new(name.to_str()?.strip_suffix(".new")?))
 }
 
 /// Whether a trail must be there already.
@@ -259,8 +272,13 @@ fn segments_in(dir: &OwnedFd) -> io::Result<Vec<u64>> {
 
 /// For reading; a link, a pipe or a device is refused without waiting for it.
 fn open_segment(dir: &OwnedFd, segment: u64) -> io::Result<File> {
+    open_to_read(dir, OsStr::new(&segment_name(segment)))
+}
+
+/// A link, a pipe or a device is refused without waiting for it.
+fn open_to_read(dir: &OwnedFd, name: &OsStr) -> io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    let file = rustix::fs::openat(dir, segment_name(segment), flags, Mode::empty())?;
+    let file = rustix::fs::openat(dir, name, flags, Mode::empty())?;
     if FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode) != FileType::RegularFile {
         return Err(io::Error::other("a segment is not a regular file"));
     }
@@ -383,13 +401,21 @@ impl Storage for Directory {
         Ok(rustix::fs::fsync(&self.dir)?)
     }
 
+    fn unfinished(&self) -> io::Result<Vec<(u64, Box<dyn Read>)>> {
+        let mut found: Vec<(u64, Box<dyn Read>)> = Vec::new();
+        for name in names_in(&self.dir)? {
+            if let Some(segment) = parse_unfinished_name(&name)
+                && let Ok(file) = open_to_read(&self.dir, &name)
+            {
+                found.push((segment, Box::new(file)));
+            }
+        }
+        Ok(found)
+    }
+
     fn remove_unfinished(&self) -> io::Result<()> {
         for name in names_in(&self.dir)? {
-            let is_unfinished = name
-                .to_str()
-                .and_then(|name| name.strip_suffix(".new"))
-                .is_some_and(|name| parse_segment_name(OsStr::new(name)).is_some());
-            if is_unfinished {
+            if parse_unfinished_name(&name).is_some() {
                 rustix::fs::unlinkat(&self.dir, &name, AtFlags::empty())?;
             }
         }

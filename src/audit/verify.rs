@@ -20,7 +20,7 @@ use std::path::Path;
 
 use super::checkpoint::{Checkpoint, VerifierKey};
 use super::files::{list, open, stated_end};
-use super::segment::{self, Behind, Header, Place, Seen, SegmentSummary};
+use super::segment::{self, Behind, Fact, Header, Place, Seen, SegmentSummary};
 use crate::digest::Progress;
 
 use anchors::Anchors;
@@ -182,6 +182,9 @@ impl<'a> Check<'a> {
             }
             Seen::Record(place, record, tree) => {
                 anchors.see(tree);
+                if let Fact::Header(header) = &record.fact {
+                    anchors.declare(number, &header.voided().unwrap_or_default());
+                }
                 numbers.record(place, record, run);
                 contents.record(record);
             }

@@ -16,6 +16,7 @@ use super::clock::{ClockWatch, Uptime};
 use super::event::{Event, Lost};
 use super::log::{Log, LogError};
 use super::queue::{Wake, WriteFailure};
+use super::recheck::Recheck;
 use super::record::Record;
 use super::storage::Storage;
 use super::sync::{self, Instant};
@@ -24,6 +25,7 @@ use crate::health::hook::Bell;
 use crate::health::{self, Degradation, FailureRatio};
 
 mod closing;
+mod finished;
 
 /// The most records in one write: a critical record behind a queue that is full by default waits for
 /// five of them.
@@ -56,6 +58,10 @@ pub(crate) struct Writer<S: Storage> {
     ratio: FailureRatio,
     /// Who else learns that recording degrades.
     pub(super) bell: Option<Bell>,
+    /// What reads finished segments again.
+    recheck: Option<Recheck>,
+    /// It is on record that the segment before is not what was written.
+    disturbed: bool,
     /// The receipt of `TrailClosed`, if that is the last record.
     closed: Option<Receipt>,
     /// Somebody else's file has the name of the next segment: there is no way on.
@@ -85,6 +91,8 @@ impl<S: Storage> Writer<S> {
             clock: ClockWatch::new(),
             ratio,
             bell: None,
+            recheck: None,
+            disturbed: false,
             closed: None,
             displaced: false,
             backoff: Backoff::new(
@@ -149,7 +157,9 @@ impl<S: Storage> Writer<S> {
         }
         self.inspect();
         self.own.append(&mut self.shared.anchors.reports());
-        if let Some(position) = &self.log.position {
+        self.look_at_finished();
+        let position = self.log.position.as_ref();
+        if let Some(position) = position.filter(|position| position.is_intact()) {
             self.shared.anchors.settled(&position.checkpoint, false);
         }
         self.shared.tick_watched();
@@ -223,6 +233,10 @@ impl<S: Storage> Writer<S> {
 
     /// Makes the first records of `pending` durable.
     fn commit(&mut self) -> Result<(), LogError> {
+        if let Err(error) = self.check_memory() {
+            self.report(&error);
+            return Err(error);
+        }
         let mut count = self.batch();
         let mut outcome = if self.log.is_open() {
             self.log.append(self.pending.iter().take(count))
@@ -275,6 +289,16 @@ impl<S: Storage> Writer<S> {
         last.map_or(self.pending.len(), |last| last.saturating_add(1))
     }
 
+    /// Sees to it that nothing is built on an end of the trail in which a bit has flipped.
+    fn check_memory(&mut self) -> Result<(), LogError> {
+        if let Some(error) = self.log.check_memory()?
+            && self.header.is_none()
+        {
+            self.poison(&error);
+        }
+        Ok(())
+    }
+
     /// The open segment was given up: says so in a record of its own, once for each segment.
     fn poison(&mut self, error: &LogError) {
         let segment = self
@@ -285,6 +309,7 @@ impl<S: Storage> Writer<S> {
         tracing::error!(segment, %error, "the audit trail's segment is given up; its unsynced records are written again");
         self.given_up = self.given_up.saturating_add(1);
         self.failed(error);
+        self.disturbed = error.is_disturbance();
         let WriteFailure { operation, cause } = error.to_failure();
         let poisoned = Event::SegmentPoisoned {
             segment,
@@ -316,7 +341,8 @@ impl<S: Storage> Writer<S> {
     }
 
     fn begin_segment(&mut self, count: usize) -> Result<(), LogError> {
-        // Stated anew at each attempt: what stands behind the end may have grown.
+        // Stated anew at each attempt: what stands behind the end may have grown, and what the attempt
+        // before has signed is void.
         let numbers_below = self.shared.queue.bound_numbers();
         let event = Event::SegmentOpened {
             header: Box::new(self.log.next_header(numbers_below)),
@@ -325,11 +351,16 @@ impl<S: Storage> Writer<S> {
             Some(header) => Record { event, ..header },
             None => self.shared.queue.number(event),
         };
+        let finished = self.log.position.clone();
+        let key = self.log.verifier().clone();
         let outcome = self
             .log
             .begin_segment(&header, self.pending.iter().take(count));
         match &outcome {
-            Ok(()) => self.shared.queue.settle_numbers(numbers_below),
+            Ok(()) => {
+                self.shared.queue.settle_numbers(numbers_below);
+                self.read_again(finished, key);
+            }
             Err(error) => {
                 self.header = Some(header);
                 self.displaced |= error.is_displacement();
@@ -348,6 +379,9 @@ impl<S: Storage> Writer<S> {
         let is_due = bytes >= settings.segment_bytes.saturating_mul(patience.into())
             || age >= settings.segment_age.saturating_mul(patience);
         if !is_due || self.closed.is_some() {
+            return;
+        }
+        if self.check_memory().is_err() {
             return;
         }
         // The next header states how this segment ended.

@@ -15,6 +15,7 @@ mod support;
 mod tampered;
 mod verdict;
 mod void;
+mod voided;
 
 use std::fs;
 use std::process::Command;

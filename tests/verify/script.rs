@@ -92,6 +92,7 @@ impl Drop for Script {
 /// What the script calls it.
 fn word(missing: Missing) -> &'static str {
     match missing {
+        Missing::AnchorConfirmed => "anchor",
         Missing::Close => "close",
         Missing::EndVouchedFor => "end",
         Missing::KilledRuns => "killed runs",

@@ -10,8 +10,8 @@ use std::fmt;
 use std::io;
 
 use super::super::checkpoint::{Checkpoint, VerifierKey};
-use super::super::log::Position;
 use super::super::merkle::Node;
+use super::super::position::Position;
 use super::super::segment::{self, Header, Seen};
 use super::super::storage::SegmentReader;
 

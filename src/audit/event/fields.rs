@@ -161,6 +161,19 @@ pub(crate) struct Previous {
     pub(crate) void: Option<u64>,
     pub(crate) checkpoint: String,
     pub(crate) frontier: Vec<String>,
+    /// What was signed behind `end` and never acknowledged. Since format 2.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) voided: Vec<VoidedCheckpoint>,
+    /// How many there were, where not all are listed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) voided_total: Option<u64>,
+}
+
+/// A checkpoint that was signed and never acknowledged: whoever keeps it has it from void bytes.
+#[derive(Clone, Debug, Serialize, serde::Deserialize)]
+pub(crate) struct VoidedCheckpoint {
+    pub(crate) size: u64,
+    pub(crate) root: String,
 }
 
 /// The fields of a segment's first record.

@@ -10,9 +10,10 @@ use std::fmt;
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 
-use super::super::checkpoint::{Checkpoint, VerifierKey};
+use super::super::checkpoint::{Checkpoint, VerifierKey, decode_base64};
 use super::super::event::Previous;
 use super::super::merkle::{Node, leaf_hash};
+use super::super::position::MAX_VOIDED;
 use super::plain;
 
 /// The most bytes a line may have, its newline not counted.
@@ -108,6 +109,25 @@ impl Header {
 
 fn first_format() -> u64 {
     1
+}
+
+impl Header {
+    /// The checkpoints that it declares void, by size and root; none if one of them cannot be one.
+    pub(crate) fn voided(&self) -> Option<Vec<(u64, Node)>> {
+        let Some(previous) = self.previous.as_ref().filter(|_| self.format > 1) else {
+            return Some(Vec::new());
+        };
+        let listed = previous.voided.len();
+        let is_cut = previous
+            .voided_total
+            .is_none_or(|total| total > listed as u64);
+        let voided = previous.voided.iter().map(|voided| {
+            let root = decode_base64(&voided.root)?.try_into().ok()?;
+            (voided.size > self.first_leaf).then_some((voided.size, root))
+        });
+        let voided = voided.collect::<Option<Vec<_>>>();
+        voided.filter(|_| listed <= MAX_VOIDED && is_cut)
+    }
 }
 
 /// Where a `TrailClosed` says that it stands; version 0.1.0 did not say.

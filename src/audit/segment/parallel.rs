@@ -42,6 +42,19 @@ pub(super) fn for_each_line(
     for_each_line_with(helpers, CHUNK_BYTES, source, keys, each)
 }
 
+/// The same without helpers.
+///
+/// # Errors
+///
+/// Those of `source`.
+pub(super) fn for_each_line_alone(
+    source: impl Read,
+    keys: &[VerifierKey],
+    each: impl FnMut(Line<Node>, u64),
+) -> io::Result<()> {
+    for_each_line_with(0, CHUNK_BYTES, source, keys, each)
+}
+
 /// A chunk in the window. Who holds the lock parses it.
 type Slot = Arc<Mutex<Chunk>>;
 

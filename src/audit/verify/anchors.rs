@@ -5,7 +5,7 @@
 //! and roots; it does not know where a checkpoint stands in a segment.
 
 use super::super::checkpoint::{Checkpoint, VerifierKey};
-use super::super::merkle::Frontier;
+use super::super::merkle::{Frontier, Node};
 use super::report::{AnchorReport, AnchorState, Finding, Report, push};
 
 /// Anchors, compared with the tree while it grows.
@@ -16,6 +16,10 @@ pub(super) struct Anchors<'a> {
     by_size: Vec<(u64, usize)>,
     /// Compared since the last matching checkpoint.
     seen: Vec<(usize, AnchorState)>,
+    /// The segment whose header declares an anchor void.
+    declared: Vec<Option<u64>>,
+    /// The same since the last matching checkpoint.
+    declared_lately: Vec<(usize, u64)>,
 }
 
 impl<'a> Anchors<'a> {
@@ -37,6 +41,25 @@ impl<'a> Anchors<'a> {
             states,
             by_size,
             seen: Vec::new(),
+            declared: vec![None; anchors.len()],
+            declared_lately: Vec::new(),
+        }
+    }
+
+    /// The header of `segment` says what was signed before it and never acknowledged.
+    pub(super) fn declare(&mut self, segment: u64, voided: &[(u64, Node)]) {
+        for (size, root) in voided {
+            let from = self.by_size.partition_point(|(other, _)| other < size);
+            for (_, index) in self
+                .by_size
+                .iter()
+                .skip(from)
+                .take_while(|(other, _)| other == size)
+            {
+                if self.anchors.get(*index).map(Checkpoint::root) == Some(*root) {
+                    self.declared_lately.push((*index, segment));
+                }
+            }
         }
     }
 
@@ -61,6 +84,11 @@ impl<'a> Anchors<'a> {
     }
 
     pub(super) fn acknowledge(&mut self) {
+        for (index, segment) in self.declared_lately.drain(..) {
+            if let Some(known) = self.declared.get_mut(index) {
+                known.get_or_insert(segment);
+            }
+        }
         for (index, state) in self.seen.drain(..) {
             if let Some(known) = self.states.get_mut(index)
                 && *known != Some(AnchorState::Contradicts)
@@ -72,12 +100,14 @@ impl<'a> Anchors<'a> {
 
     pub(super) fn forget(&mut self) {
         self.seen.clear();
+        self.declared_lately.clear();
     }
 
     /// Writes the anchors into the report, and says whether one confirms the last checkpoint.
     pub(super) fn finish(&self, report: &mut Report, last_segment_checked: bool) -> bool {
         let mut vouched = false;
-        for (anchor, state) in self.anchors.iter().zip(&self.states) {
+        let anchors = self.anchors.iter().zip(&self.states).zip(&self.declared);
+        for ((anchor, state), declared) in anchors {
             let size = anchor.size();
             let ours = report.origin.as_deref();
             let state = match state {
@@ -87,6 +117,11 @@ impl<'a> Anchors<'a> {
                 None if size > report.leaves && last_segment_checked => AnchorState::Contradicts,
                 None => AnchorState::NotComparable,
             };
+            let voided_by = declared.filter(|_| state == AnchorState::Contradicts);
+            let state = voided_by.map_or(state, |_| AnchorState::Voided);
+            if state == AnchorState::Voided {
+                report.voided_anchors = report.voided_anchors.saturating_add(1);
+            }
             if state == AnchorState::Contradicts {
                 report.find(Finding {
                     words: format!(
@@ -104,9 +139,11 @@ impl<'a> Anchors<'a> {
                     origin: anchor.origin().to_owned(),
                     size,
                     state,
+                    voided_by,
                 },
             );
         }
-        vouched
+        // Whoever holds the key can declare anything void: with that, nobody vouches for the rest.
+        vouched && report.voided_anchors == 0
     }
 }

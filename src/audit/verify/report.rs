@@ -59,6 +59,13 @@ pub enum AnchorState {
     Foreign,
     /// The leaves there are absent, damaged, or were not read.
     NotComparable,
+    /// The trail has another root at the anchor's size, or ends before it, and a header declares this
+    /// checkpoint void: signed, but never acknowledged, since its write failed or a crash tore it.
+    ///
+    /// A writer hands out no checkpoint before its sync has succeeded. So an anchor that has it from
+    /// the worker, its log, a receipt or `vram-audit anchor` shows that records were replaced: whoever
+    /// holds the trail's key can declare anything void.
+    Voided,
 }
 
 /// An anchor, and what became of it.
@@ -71,6 +78,9 @@ pub struct AnchorReport {
     pub size: u64,
     /// What it says about this trail.
     pub state: AnchorState,
+    /// The segment whose header declares it void.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub voided_by: Option<u64>,
 }
 
 /// A verifier key, and what it vouches for: segments one behind the other whose headers name it.
@@ -165,7 +175,11 @@ pub struct Report {
     pub void_bytes: u64,
     /// The anchors, in the order given.
     pub anchors: Vec<AnchorReport>,
-    /// The text of the last checkpoint that matches: an anchor, if kept elsewhere.
+    /// How many of them are [`AnchorState::Voided`].
+    pub voided_anchors: u64,
+    /// The text of the last checkpoint that matches. While a worker writes to the trail, nobody else
+    /// knows whether the sync of this one has succeeded: to keep one as an anchor, take that of
+    /// [`newest_checkpoint`](super::newest_checkpoint).
     pub last_checkpoint: Option<String>,
 }
 
@@ -202,6 +216,7 @@ impl Report {
             void: Vec::new(),
             void_bytes: 0,
             anchors: Vec::new(),
+            voided_anchors: 0,
             last_checkpoint: None,
         }
     }
@@ -326,6 +341,7 @@ impl fmt::Display for AnchorState {
             Self::Contradicts => "CONTRADICTS the trail",
             Self::Foreign => "of another trail or key",
             Self::NotComparable => "not comparable: the leaves there were not checked",
+            Self::Voided => "DECLARED VOID by the trail, which contradicts it",
         })
     }
 }
@@ -453,6 +469,16 @@ impl Report {
         }
         for anchor in &self.anchors {
             writeln!(f, "anchor:   at {} leaves: {}", anchor.size, anchor.state)?;
+            if let Some(segment) = anchor.voided_by {
+                writeln!(
+                    f,
+                    "          segment {segment:06} says that this checkpoint was signed and never \
+                     acknowledged, as after a failed write or a crash. A worker hands out no such \
+                     checkpoint: if the anchor has it from the worker, its log, a receipt or \
+                     `vram-audit anchor`, records were replaced by whoever holds the key. Ask where \
+                     it comes from"
+                )?;
+            }
         }
         writeln!(
             f,

@@ -70,6 +70,10 @@ pub enum Verdict {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Missing {
+    /// An anchor holds a checkpoint that the trail contradicts and declares void
+    /// ([`AnchorState::Voided`](super::AnchorState::Voided)): either it was copied out of void bytes,
+    /// or records were replaced.
+    AnchorConfirmed,
     /// No anchor confirms the last checkpoint: the end may have been cut off.
     EndVouchedFor,
     /// The last record is not `TrailClosed`: the worker runs, or has died.
@@ -130,6 +134,7 @@ impl Report {
         let killed = lacks(Lacks::Run);
         let unanchored = !self.end_vouched_for && accepted.end == UnanchoredEnd::Refused;
         [
+            (self.voided_anchors > 0, Missing::AnchorConfirmed),
             (unanchored, Missing::EndVouchedFor),
             (!self.closed, Missing::Close),
             (killed, Missing::KilledRuns),
@@ -146,6 +151,7 @@ impl Report {
 impl fmt::Display for Missing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::AnchorConfirmed => "an anchor holds a checkpoint that the trail declares void",
             Self::Close => "the trail was not closed",
             Self::EndVouchedFor => "no anchor vouches for the end",
             Self::KilledRuns => "a run was killed before it closed the trail",

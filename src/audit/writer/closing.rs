@@ -32,6 +32,9 @@ impl<S: Storage> Writer<S> {
             if self.displaced || is_late || is_hopeless {
                 return Err(self.abandon(self.backoff.total().saturating_sub(failures)));
             }
+            if written && !tried && !self.is_sound(deadline) {
+                continue;
+            }
             if written {
                 tried = true;
                 self.own.push(self.shared.closing_event());

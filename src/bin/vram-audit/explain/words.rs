@@ -90,7 +90,7 @@ const EVENTS: &[(&str, &str)] = &[
     ),
     (
         "SegmentPoisoned",
-        "A write or sync failed, or somebody else changed the file; what was not yet durable was written again into a new segment.",
+        "A write or sync failed, memory erred, or somebody else changed the file; what was not yet durable was written again into a new segment. With operation `read again`: a finished segment does not hold what was signed.",
     ),
     (
         "TailRecovered",
@@ -155,7 +155,7 @@ const OF_EVENTS: &[(&[&str], &str, &str)] = &[
     (
         &["SegmentPoisoned"],
         "segment",
-        "number of the segment that was given up",
+        "number of the segment that was given up or is damaged",
     ),
     (
         &["TailRecovered"],
@@ -355,7 +355,7 @@ const FIELDS: &[(&str, &str)] = &[
     ("policy", "name of the policy, by the operator's account"),
     (
         "previous",
-        "end of the segment before: its number, byte offset, void bytes, checkpoint, and the frontier there",
+        "end of the segment before: its number, byte offset, void bytes, checkpoint, the frontier there, and voided: checkpoints that were signed behind it and never acknowledged",
     ),
     ("previous_key", "verifier key of everything before"),
     (
@@ -487,7 +487,16 @@ mod tests {
             if let Some((name, _)) = field
                 && !name.starts_with("//")
                 && before != "#[serde(flatten)]"
-                && !["end", "checkpoint", "frontier", "void"].contains(&name)
+                && ![
+                    "end",
+                    "checkpoint",
+                    "frontier",
+                    "root",
+                    "void",
+                    "voided",
+                    "voided_total",
+                ]
+                .contains(&name)
             {
                 let of_one = OF_EVENTS.iter().any(|(_, field, _)| *field == name);
                 assert!(of_one || super::field("", name) != UNKNOWN_FIELD, "{name}");

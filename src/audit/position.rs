@@ -1,0 +1,212 @@
+//! Where a trail's acknowledged part ends, and what was signed behind it without being acknowledged.
+//!
+//! A checkpoint is signed before its batch is written. If the write or its sync fails, the records are
+//! written again elsewhere, behind a new header, so what was signed is contradicted by the trail that
+//! goes on, and stays on the disk among void bytes. The next header names such checkpoints.
+//!
+//! A position is kept in memory for weeks, and everything that is signed rests on it. So it carries a
+//! digest of itself, and can be read again from the segments: a bit that flips in it costs a segment, and
+//! not the trail. This module does not write, and knows nothing of records.
+
+use std::io::{self, Read as _};
+use std::sync::Arc;
+
+use sha2::{Digest as _, Sha256};
+
+use super::checkpoint::{Checkpoint, VerifierKey, encode_base64};
+use super::event::{Previous, VoidedCheckpoint};
+use super::merkle::{Frontier, Node};
+use super::segment::{self, SegmentSummary};
+use super::storage::Storage;
+
+/// The most voided checkpoints that a header lists: the first ones and the last ones, half of each.
+pub(crate) const MAX_VOIDED: usize = 64;
+
+/// The most bytes that are read of a segment without a name: more than one batch has.
+const MAX_UNNAMED_BYTES: u64 = 256 << 20;
+
+/// Where the acknowledged part of the trail ends.
+#[derive(Clone, Debug)]
+pub(crate) struct Position {
+    pub(crate) segment: u64,
+    /// The offset just behind the last acknowledged checkpoint line.
+    pub(crate) end: u64,
+    /// How many bytes may stand behind it.
+    pub(crate) void: u64,
+    pub(crate) frontier: Frontier,
+    pub(crate) checkpoint: Arc<Checkpoint>,
+    /// What was signed since then.
+    pub(crate) voided: Voided,
+    /// Of segment, end, tree and checkpoint.
+    digest: Node,
+}
+
+/// Checkpoints that were signed since the last acknowledged one.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Voided {
+    listed: Vec<(u64, Node)>,
+    total: u64,
+}
+
+impl Position {
+    /// The end of an acknowledged part behind which nothing was signed.
+    pub(crate) fn new(
+        segment: u64,
+        end: u64,
+        void: u64,
+        frontier: Frontier,
+        checkpoint: Arc<Checkpoint>,
+    ) -> Self {
+        let mut position = Self {
+            segment,
+            end,
+            void,
+            frontier,
+            checkpoint,
+            voided: Voided::default(),
+            digest: Node::default(),
+        };
+        position.digest = position.compute();
+        position
+    }
+
+    /// Names what an earlier run has signed and nobody acknowledged: the checkpoint of a `torn` batch, and
+    /// those in segments that never got a name. What cannot be read is passed over, since nothing rests
+    /// on it.
+    pub(crate) fn declare_void(
+        &mut self,
+        storage: &impl Storage,
+        keys: &[VerifierKey],
+        torn: Option<Checkpoint>,
+    ) {
+        let unnamed = storage.unfinished().unwrap_or_default();
+        let unnamed = unnamed.into_iter().flat_map(|(number, source)| {
+            let source = source.take(MAX_UNNAMED_BYTES);
+            let read = segment::read(source, number, keys, None, &mut |_| {});
+            read.map_or([None, None], |read| [read.checkpoint, read.torn])
+        });
+        for signed in [torn].into_iter().chain(unnamed).flatten() {
+            if signed.origin() == self.checkpoint.origin() && signed.size() > self.frontier.size() {
+                self.voided.push(signed.size(), signed.root());
+            }
+        }
+    }
+
+    /// Whether it still says what it was made of.
+    pub(crate) fn is_intact(&self) -> bool {
+        self.digest == self.compute()
+    }
+
+    fn compute(&self) -> Node {
+        let mut digest = Sha256::new();
+        let numbers = [
+            self.segment,
+            self.end,
+            self.frontier.size(),
+            self.checkpoint.size(),
+        ];
+        for number in numbers {
+            digest.update(number.to_le_bytes());
+        }
+        for node in self.frontier.nodes() {
+            digest.update(node);
+        }
+        digest.update(self.checkpoint.root());
+        digest.update(self.checkpoint.to_string());
+        digest.finalize().into()
+    }
+
+    /// The same position, read again from the segments: this one is not intact. Which of its fields is
+    /// wrong need not be known, since what is found must have the digest, or be equal but for that.
+    ///
+    /// # Errors
+    ///
+    /// Those of the storage, or that no such position is there.
+    pub(crate) fn restore(&self, storage: &impl Storage, key: &VerifierKey) -> io::Result<Self> {
+        let keys = std::slice::from_ref(key);
+        // A segment that got its name and whose directory was not synced may stand behind the right one.
+        for segment in storage.segments()?.into_iter().rev().take(2) {
+            let read = |end| segment::read(storage.read(segment)?, segment, keys, end, &mut |_| {});
+            let newest = read(None)?;
+            // What a failed write has left may look acknowledged.
+            let before = newest.settled;
+            for found in [newest, read(Some(before))?] {
+                if let Some(position) = self.among(segment, found) {
+                    return Ok(position);
+                }
+            }
+        }
+        Err(io::Error::other(
+            "no segment ends with the checkpoint that was acknowledged last",
+        ))
+    }
+
+    fn among(&self, segment: u64, found: SegmentSummary) -> Option<Self> {
+        let checkpoint = Arc::new(found.checkpoint?);
+        let mut read = Self::new(segment, found.end, self.void, found.frontier, checkpoint);
+        read.voided = self.voided.clone();
+        (read.digest == self.digest || read.digest == self.compute()).then_some(read)
+    }
+
+    /// As the next segment's header states it, with `void` bytes at most behind the end.
+    pub(crate) fn previous(&self, void: u64) -> Previous {
+        Previous {
+            segment: self.segment,
+            end: self.end,
+            void: Some(void),
+            checkpoint: self.checkpoint.to_string(),
+            frontier: self
+                .frontier
+                .nodes()
+                .iter()
+                .map(|node| encode_base64(node))
+                .collect(),
+            voided: self.voided.named(),
+            voided_total: self.voided.total_if_cut(),
+        }
+    }
+}
+
+impl Voided {
+    /// Takes note of a checkpoint before anything is written that it stands in.
+    pub(crate) fn push(&mut self, size: u64, root: Node) {
+        self.total = self.total.saturating_add(1);
+        if self.listed.len() >= MAX_VOIDED {
+            self.listed.remove(MAX_VOIDED / 2);
+        }
+        self.listed.push((size, root));
+    }
+
+    fn named(&self) -> Vec<VoidedCheckpoint> {
+        let name = |(size, root): &(u64, Node)| VoidedCheckpoint {
+            size: *size,
+            root: encode_base64(root),
+        };
+        self.listed.iter().map(name).collect()
+    }
+
+    fn total_if_cut(&self) -> Option<u64> {
+        (self.total > self.listed.len() as u64).then_some(self.total)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_and_the_last_voided_checkpoints_are_listed_and_all_are_counted() {
+        let mut voided = Voided::default();
+        for size in 0..64 {
+            voided.push(size, [0; 32]);
+        }
+        assert_eq!((voided.named().len(), voided.total_if_cut()), (64, None));
+        for size in 64..1000 {
+            voided.push(size, [0; 32]);
+        }
+        let sizes: Vec<u64> = voided.named().iter().map(|voided| voided.size).collect();
+        let expected: Vec<u64> = (0..32).chain(968..1000).collect();
+        assert_eq!(sizes, expected);
+        assert_eq!(voided.total_if_cut(), Some(1000));
+    }
+}
