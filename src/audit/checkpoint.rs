@@ -245,7 +245,7 @@ impl Checkpoint {
     }
 
     /// Whether one of the keys has signed it, and no signature under one of them is wrong.
-    pub(crate) fn is_signed_by_one_of(&self, keys: &[VerifierKey]) -> bool {
+    pub fn is_signed_by_one_of(&self, keys: &[VerifierKey]) -> bool {
         let known = |key: &VerifierKey| {
             self.signer.as_deref() == Some(&key.public_key()) && self.origin == key.name
         };

@@ -1,6 +1,7 @@
 //! The reviewer's command, as a reviewer runs it: each subcommand, each exit status, hostile input,
 //! terminals and pipes.
 
+mod collected;
 mod files;
 mod prove;
 mod show;

@@ -78,6 +78,11 @@ impl TrustedKeys {
 }
 
 impl AnyKeys {
+    /// The keys that were given, or none.
+    pub(crate) fn given(&self) -> Result<Vec<VerifierKey>, Failure> {
+        read(&self.key)
+    }
+
     pub(crate) fn read(&self, dir: &Path) -> Result<Vec<VerifierKey>, Failure> {
         if self.key.is_empty() {
             stated_keys(dir).map_err(|error| could_not(&error))

@@ -19,6 +19,7 @@
     allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)
 )]
 
+mod collected;
 mod digest;
 mod explain;
 mod keys;

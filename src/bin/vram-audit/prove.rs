@@ -4,8 +4,10 @@ use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use clap::ArgGroup;
 use vram_residency::audit::{self, MAX_PROOF_BYTES, Proof, ProofError, ProveError};
 
+use crate::collected::Search;
 use crate::keys::{AnyKeys, TrustedKeys, read_all, read_bytes};
 use crate::output::{Failure, Out, could_not, tell, with_causes};
 
@@ -70,20 +72,35 @@ pub(crate) struct CheckArgs {
 /// over, and what is printed is on the disk, so that a power cut cannot make it contradict the trail:
 /// while a worker writes, that is the checkpoint before the newest one.
 /// Only the last segment is read.
+///
+/// With --from-log, print the checkpoints that a worker has logged, each once, out of what a collector
+/// of logs has kept: `tracing` as JSON or text, as such or as CRI, Docker or journald wrap it. Lines
+/// that hold none are passed over; what looks like a checkpoint and is cut is told with its line.
 #[derive(clap::Args)]
+#[command(group = ArgGroup::new("source").args(["dir", "from_log"]).required(true))]
 #[command(after_long_help = "\
 Exit status:
-  0  the checkpoint was printed
-  1  the last segment has no checkpoint that matches: verify the trail
-  2  the trail cannot be read
+  0  a checkpoint was printed; with --from-log, what was cut is told all the same
+  1  the last segment has no checkpoint that matches: verify the trail; with --from-log: none is
+     whole, or none that has the name of a given key is signed by it
+  2  the trail or the log cannot be read; with --from-log: it holds no checkpoint that was asked for
 
 Examples:
   vram-audit anchor /var/lib/worker/trail | ssh vault 'cat >> worker-1.anchors'
-  vram-audit verify /var/lib/worker/trail --key @verifier.key --anchor worker-1.anchors")]
+  vram-audit verify /var/lib/worker/trail --key @verifier.key --anchor worker-1.anchors
+  journalctl -u worker -o json --all | vram-audit anchor --from-log - --key @verifier.key")]
 pub(crate) struct AnchorArgs {
     /// The trail's directory
     #[arg(value_name = "DIR")]
-    dir: PathBuf,
+    dir: Option<PathBuf>,
+    /// Search a log, or standard input if it is -; may be given several times, the oldest part first
+    ///
+    /// Without --key, nothing is known of signatures: every checkpoint is printed that is whole.
+    #[arg(long, value_name = "FILE", conflicts_with = "dir")]
+    from_log: Vec<PathBuf>,
+    /// With --from-log: only checkpoints of this trail; may be given several times
+    #[arg(long, value_name = "NAME", conflicts_with = "dir")]
+    origin: Vec<String>,
     #[command(flatten)]
     keys: AnyKeys,
 }
@@ -129,8 +146,16 @@ pub(crate) fn check(args: &CheckArgs) -> Result<ExitCode, Failure> {
 }
 
 pub(crate) fn anchor(args: &AnchorArgs) -> Result<ExitCode, Failure> {
-    let keys = args.keys.read(&args.dir)?;
-    let newest = audit::newest_checkpoint(&args.dir, &keys).map_err(|error| match error {
+    let Some(dir) = &args.dir else {
+        return Search {
+            files: &args.from_log,
+            origins: &args.origin,
+            keys: args.keys.given()?,
+        }
+        .run();
+    };
+    let keys = args.keys.read(dir)?;
+    let newest = audit::newest_checkpoint(dir, &keys).map_err(|error| match error {
         ProveError::NoCheckpoint { .. } => Failure::Wrong(error.to_string()),
         _ => could_not(&error),
     })?;
