@@ -21,7 +21,7 @@ use std::time::Duration;
 
 pub use anchor::{
     Anchor, AnchorError, Anchored, Contradiction, DEFAULT_ANCHOR_EVERY,
-    DEFAULT_ANCHOR_EVERY_RECORDS, SameHostCopy, SocketAnchor,
+    DEFAULT_ANCHOR_EVERY_RECORDS, Listing, SameHostCopy, SocketAnchor,
 };
 pub use builder::{
     AuditTrailBuilder, DEFAULT_CRITICAL_DEADLINE, DEFAULT_DURABLE_WITHIN, DEFAULT_QUEUE_RECORDS,

@@ -25,6 +25,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::checkpoint::Checkpoint;
+use super::event::Event;
 
 pub use compare::Contradiction;
 pub use file::SameHostCopy;
@@ -32,7 +33,8 @@ pub use socket::SocketAnchor;
 
 pub(super) use book::Schedule;
 pub(super) use compare::Earlier;
-pub(super) use post::Anchors;
+pub(super) use keeper::Known;
+pub(super) use post::{Anchors, Refuted};
 
 mod book;
 mod compare;
@@ -57,8 +59,15 @@ const MAX_NAME_BYTES: usize = 256;
 ///
 /// It is called from a thread of its own, never from two at once, and may take as long as it needs:
 /// what takes longer than the critical deadline is recorded as `AnchorFailed`. Newer checkpoints
-/// cover older ones, so it is given the newest only, and keeps one for each origin. A good anchor
-/// never goes back to a smaller size, and keeps what it is given where the worker has no rights.
+/// cover older ones, so it is given the newest only. A good anchor is append-only: it keeps every
+/// checkpoint that it acknowledged, for ever, where the worker has no rights. It takes only what the
+/// verifier keys that it was given have signed ([`Checkpoint::is_signed_by`]), nothing smaller than it
+/// has of the origin, and no second root for a size.
+///
+/// [`checkpoints`](Self::checkpoints) and [`origins`](Self::origins) have bodies for anchors that were
+/// written before these questions existed. A trail that has such an anchor says so on record
+/// (`AnchorPartlyCompared`): an anchor that tells its newest checkpoint alone cannot contradict
+/// somebody with the trail's key who rewrote the trail and made it longer.
 ///
 /// If a call panics, that goes on record, and the anchor is not called again until the trail is
 /// opened again.
@@ -81,6 +90,40 @@ pub trait Anchor: Send + 'static {
     ///
     /// It does not know. Nothing is given to it until it has answered.
     fn newest(&mut self, origin: &str) -> Result<Option<Checkpoint>, AnchorError>;
+
+    /// A page of the checkpoints that it keeps of the trail `origin`: those of at least `from`
+    /// records, each size once, in ascending order, as many as it likes to return at once. Empty only
+    /// if there are none. The next page begins behind the last size of this one.
+    ///
+    /// # Errors
+    ///
+    /// It does not know. It is asked again.
+    fn checkpoints(
+        &mut self,
+        _origin: &str,
+        _from: u64,
+    ) -> Result<Listing<Checkpoint>, AnchorError> {
+        Ok(Listing::NotSupported)
+    }
+
+    /// All origins of the worker `worker` of which it keeps a checkpoint: those that begin with
+    /// `vram-residency/<worker>/`.
+    ///
+    /// # Errors
+    ///
+    /// It does not know. Nothing is given to it until it has answered.
+    fn origins(&mut self, _worker: &str) -> Result<Listing<String>, AnchorError> {
+        Ok(Listing::NotSupported)
+    }
+}
+
+/// An anchor's answer to a question for a list.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Listing<T> {
+    /// These.
+    Known(Vec<T>),
+    /// It does not know this question. The trail that asked says so on record.
+    NotSupported,
 }
 
 /// Why an anchor did not do what it was asked for.
@@ -179,6 +222,35 @@ impl Anchor for LogCollector {
 
     fn newest(&mut self, _origin: &str) -> Result<Option<Checkpoint>, AnchorError> {
         Ok(None)
+    }
+}
+
+/// Logs what goes on record. Never under a lock: whoever collects logs may take its time, or record
+/// something itself.
+fn tell(event: Option<Event>) {
+    match event {
+        Some(Event::AnchorContradicted {
+            anchor,
+            contradiction,
+            size,
+            ..
+        }) => {
+            tracing::error!(%anchor, size, contradiction, "the trail is not the one that an anchor knows; the anchor gets nothing more");
+        }
+        Some(Event::AnchorFailed {
+            anchor,
+            cause,
+            size,
+        }) => {
+            tracing::error!(%anchor, %cause, size, "an anchor fails; the newest checkpoint is tried again");
+        }
+        Some(Event::AnchorPartlyCompared { anchor, comparison }) => {
+            tracing::warn!(%anchor, comparison, "the trail could be compared with a part of what an anchor keeps");
+        }
+        Some(Event::AnchorRecovered { anchor, size }) => {
+            tracing::info!(%anchor, size, "an anchor works again");
+        }
+        _ => {}
     }
 }
 

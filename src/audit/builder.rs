@@ -79,6 +79,8 @@ pub(crate) struct Settings {
     pub(crate) failure_threshold_per_mille: u16,
     pub(crate) anchor_every_records: u64,
     pub(crate) anchor_every: Duration,
+    pub(crate) new_origin_beside: Vec<Arc<str>>,
+    pub(crate) ignored_unverifiable_anchors: Vec<Arc<str>>,
 }
 
 /// How long records are to be kept, and why: a statement for whoever removes old segments. This
@@ -242,9 +244,9 @@ impl AuditTrailBuilder {
         self
     }
 
-    /// Hands checkpoints to `anchor`, too; may be called again for others, at most 16. If the trail
-    /// exists, opening it waits until its anchors have answered what they remember of it, at most the
-    /// critical deadline.
+    /// Hands checkpoints to `anchor`, too; may be called again for others, at most 16. Opening waits
+    /// until all that the anchors remember has been compared with the trail, at most the critical
+    /// deadline. What is left then is compared beside the writer, and a contradiction goes on record.
     pub fn anchor(mut self, anchor: impl Anchor) -> Self {
         self.anchors.push(Box::new(anchor));
         self
@@ -340,6 +342,8 @@ impl Default for Settings {
             failure_threshold_per_mille: DEFAULT_FAILURE_THRESHOLD_PER_MILLE,
             anchor_every_records: DEFAULT_ANCHOR_EVERY_RECORDS,
             anchor_every: DEFAULT_ANCHOR_EVERY,
+            new_origin_beside: Vec::new(),
+            ignored_unverifiable_anchors: Vec::new(),
         }
     }
 }
@@ -426,6 +430,8 @@ impl Settings {
             anchors,
             anchor_every_records: self.anchor_every_records,
             anchor_every_ms: milliseconds(self.anchor_every),
+            new_origin_beside: self.new_origin_beside.clone(),
+            ignored_unverifiable_anchors: self.ignored_unverifiable_anchors.clone(),
         }
     }
 }

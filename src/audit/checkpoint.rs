@@ -239,8 +239,9 @@ impl Checkpoint {
         self.signer = signer.map(Box::new);
     }
 
-    /// Whether `key` has signed it.
-    pub(crate) fn is_signed_by(&self, key: &VerifierKey) -> bool {
+    /// Whether `key` has signed it: its origin is the key's name, one signature is valid under the key,
+    /// and none under it is wrong.
+    pub fn is_signed_by(&self, key: &VerifierKey) -> bool {
         self.is_signed_by_one_of(std::slice::from_ref(key))
     }
 

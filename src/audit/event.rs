@@ -80,9 +80,9 @@ pub(crate) enum Outcome {
 pub(crate) enum Event {
     AnchorContradicted {
         anchor: Arc<str>,
-        /// `different` or `shorter`: what the trail is.
+        /// `different` or `shorter`: what the trail is. Or `unverifiable`: the checkpoint is larger.
         contradiction: &'static str,
-        /// What the anchor keeps, and this trail's key has signed.
+        /// What the anchor keeps, and this trail's key has signed, unless it is unverifiable.
         size: u64,
         root: Arc<str>,
     },
@@ -91,6 +91,12 @@ pub(crate) enum Event {
         cause: Arc<str>,
         /// The size of the checkpoint that it does not keep.
         size: u64,
+    },
+    /// What an anchor remembers was not compared as a whole.
+    AnchorPartlyCompared {
+        anchor: Arc<str>,
+        /// `newest_only`, `origins_unknown` or `unverifiable_ignored`.
+        comparison: &'static str,
     },
     AnchorRecovered {
         anchor: Arc<str>,
@@ -231,6 +237,7 @@ impl Event {
         match self {
             Self::AnchorContradicted { .. } => "AnchorContradicted",
             Self::AnchorFailed { .. } => "AnchorFailed",
+            Self::AnchorPartlyCompared { .. } => "AnchorPartlyCompared",
             Self::AnchorRecovered { .. } => "AnchorRecovered",
             Self::AuditDegraded { .. } => "AuditDegraded",
             Self::ClockStepped { .. } => "ClockStepped",
@@ -267,6 +274,7 @@ impl Event {
             | Self::TailRecovered { .. }
             | Self::VerificationOverdue { .. } => Severity::Critical,
             Self::AnchorFailed { .. }
+            | Self::AnchorPartlyCompared { .. }
             | Self::ClockStepped { .. }
             | Self::DeviceFailed { .. }
             | Self::RecordsLost { .. }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
-use super::anchor::{Anchors, Contradiction, Earlier};
+use super::anchor::{Anchors, Contradiction};
 use super::builder::AuditTrailBuilder;
 use super::checkpoint::VerifierKey;
 use super::clock::Uptime;
@@ -20,13 +20,15 @@ use super::queue::Queue;
 use super::record::Record;
 use super::segment::{self, Fact, MAX_SEQ, Seen};
 use super::storage::{Presence, Storage, segment_name};
-use super::sync::{self, Instant};
+use super::sync;
 use super::writer::Writer;
 use super::{AuditTrail, Live, Shared};
 use crate::health::hook::Hook;
 use crate::id::WorkerId;
 use crate::key::{SignError, TrailKey, fill_random};
 use crate::process::Forked;
+
+mod anchors;
 
 /// Why a trail could not be opened. No segment of it was changed.
 #[derive(Debug, thiserror::Error)]
@@ -106,6 +108,19 @@ pub enum OpenError {
         /// The path.
         path: PathBuf,
     },
+    /// An anchor knows another trail of this worker, and nothing of this one, which is new or was put
+    /// in the other one's place.
+    #[error(
+        "the anchor `{anchor}` knows the trail `{origin}` of this worker, and not the one in {path}: give the directory of the trail that it knows, or say that another one is to begin beside it: new_origin_beside(\"{origin}\")"
+    )]
+    OtherOrigin {
+        /// The trail's directory.
+        path: PathBuf,
+        /// The anchor's name.
+        anchor: String,
+        /// The origin that it knows.
+        origin: String,
+    },
     /// The trail is that of another worker.
     #[error(
         "{path} holds the trail `{origin}`, which is not this worker's: use a directory for each worker"
@@ -157,6 +172,20 @@ pub enum OpenError {
     SymbolicLink {
         /// The link.
         path: PathBuf,
+    },
+    /// An anchor keeps a checkpoint of this trail that covers more records than there are, and none of
+    /// the keys given has signed it. Either the trail was cut back to a time before its key was
+    /// changed, or whoever answers there makes it up.
+    #[error(
+        "the anchor `{anchor}` keeps a checkpoint of {size} records of the trail in {path}, which has fewer, and no key given has signed it: give the trail's newest key (and the one before as `previous_key`) and the directory that belongs to it, or ignore this anchor's word by name: dangerous_ignore_unverifiable_anchor(\"{anchor}\")"
+    )]
+    UnverifiableAnchor {
+        /// The trail's directory.
+        path: PathBuf,
+        /// The anchor's name.
+        anchor: String,
+        /// How many records its checkpoint covers.
+        size: u64,
     },
 }
 
@@ -258,46 +287,6 @@ impl AuditTrailBuilder {
             anchors,
         });
         Ok((Writer::new(log, Arc::clone(&shared)), shared))
-    }
-
-    /// Starts the anchors, and waits until they have compared what they remember with the trail that
-    /// was found, at most the critical deadline.
-    fn ask_anchors<S: Storage>(
-        &mut self,
-        storage: &S,
-        segments: Vec<u64>,
-        end: &End,
-    ) -> Result<Anchors, OpenError> {
-        let path = self.dir.clone();
-        let io = |operation| failed(&path, operation);
-        let origin = end.verifier.name();
-        let keys = self
-            .previous(origin)
-            .into_iter()
-            .chain([self.verifier(origin)]);
-        let earlier = match &end.position {
-            None => None,
-            Some(position) => Some(Earlier {
-                keys: keys.collect(),
-                segments,
-                end: position.clone(),
-                reader: storage.reader().map_err(io("read the segments in"))?,
-            }),
-        };
-        let anchors = std::mem::take(&mut self.anchors);
-        let anchors = Anchors::start(anchors, earlier, self.settings.schedule())
-            .map_err(io("start the anchors of"))?;
-        let asked = Instant::now();
-        let deadline = asked.checked_add(self.settings.critical_deadline);
-        match anchors.wait_compared(deadline.unwrap_or(asked)) {
-            None => Ok(anchors),
-            Some((anchor, refuted)) => Err(OpenError::Contradicts {
-                path: self.dir.clone(),
-                anchor: anchor.as_ref().into(),
-                size: refuted.checkpoint.size(),
-                contradiction: refuted.contradiction,
-            }),
-        }
     }
 
     /// Reads the last segment and finds the point behind which the trail goes on.

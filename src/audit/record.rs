@@ -69,6 +69,7 @@ impl Record {
             self.event,
             Event::AnchorContradicted { .. }
                 | Event::AnchorFailed { .. }
+                | Event::AnchorPartlyCompared { .. }
                 | Event::AnchorRecovered { .. }
                 | Event::AuditDegraded { .. }
                 | Event::ClockStepped { .. }

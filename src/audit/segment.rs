@@ -82,6 +82,24 @@ pub(crate) fn read_alone(
     Ok(walk.finish())
 }
 
+/// Shows the leaves that begin before `end`, in their order, hashed on all cores. No signature is
+/// looked at, and no line that is not a record.
+///
+/// # Errors
+///
+/// Those of `source`.
+pub(crate) fn each_leaf(
+    source: impl Read,
+    end: u64,
+    visit: &mut dyn FnMut(Node),
+) -> io::Result<()> {
+    parallel::for_each_line(source.take(end), &[], |line, _| {
+        if let Line::Record(_, leaf) = line {
+            visit(leaf);
+        }
+    })
+}
+
 /// Reads the header alone: nothing in it is proven yet.
 ///
 /// # Errors

@@ -4,6 +4,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod kept;
 mod opening;
 mod outage;
 mod server;
@@ -15,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use support::{Place, VIOLATION, of_event};
-use vram_residency::audit::{Anchor, AnchorError, Checkpoint, OpenError, Outcome};
+use vram_residency::audit::{Anchor, AnchorError, Checkpoint, Listing, OpenError, Outcome};
 
 /// Long enough for any thread to come to it; nothing waits that long if all is well.
 const LONG: Duration = Duration::from_secs(60);
@@ -94,6 +95,30 @@ impl Anchor for Memory {
             Some(trouble) => Err(AnchorError::Other(trouble.into())),
             None => Ok(inner.newest.get(origin).cloned()),
         }
+    }
+
+    fn checkpoints(&mut self, origin: &str, from: u64) -> Result<Listing<Checkpoint>, AnchorError> {
+        let inner = self.0.lock().unwrap();
+        if let Some(trouble) = inner.trouble {
+            return Err(AnchorError::Other(trouble.into()));
+        }
+        let all = inner.given.iter().chain(inner.newest.get(origin));
+        let mut all: Vec<_> = all.filter(|kept| kept.origin() == origin).collect();
+        all.sort_by_key(|kept| kept.size());
+        all.dedup_by_key(|kept| kept.size());
+        let page = all.into_iter().filter(|kept| kept.size() >= from);
+        // Small pages, so that most comparisons take several.
+        Ok(Listing::Known(page.take(2).cloned().collect()))
+    }
+
+    fn origins(&mut self, worker: &str) -> Result<Listing<String>, AnchorError> {
+        let inner = self.0.lock().unwrap();
+        if let Some(trouble) = inner.trouble {
+            return Err(AnchorError::Other(trouble.into()));
+        }
+        let prefix = format!("vram-residency/{worker}/");
+        let origins = inner.newest.keys().filter(|key| key.starts_with(&prefix));
+        Ok(Listing::Known(origins.cloned().collect()))
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
-use vram_residency::audit::{Anchor, Checkpoint, SameHostCopy};
+use vram_residency::audit::{Anchor, Checkpoint, Listing, OpenError, SameHostCopy};
 
 use crate::server::{Manner, Server};
 use crate::support::{Place, VIOLATION, child, of_event, skip};
@@ -85,7 +85,7 @@ fn whatever_a_server_answers_it_is_an_error_within_the_time_and_the_next_call_wo
             (Manner::Drips, "receive: "),
         ];
         for (manner, expected) in answers {
-            let words = format!("{manner:.60?}");
+            let words: String = format!("{manner:?}").chars().take(60).collect();
             let told = told(&server, &checkpoint, manner);
             assert!(told.contains(expected), "{words}: {told}");
             assert!(
@@ -190,15 +190,126 @@ fn a_file_holds_one_private_checkpoint_at_any_time() {
         (kept.checkpoint() == receipt.checkpoint()).then_some(())
     });
     // What a process left that was killed in the middle.
-    std::fs::write(place.temp.path().join("copy.new"), "half of a che").unwrap();
+    let whole = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, format!("{whole}{{\"checkpoint\":\"vram-resid")).unwrap();
     let last = trail.close().unwrap();
     let text = std::fs::read_to_string(&path).unwrap();
-    assert_eq!(text, last.checkpoint().to_string());
+    assert!(text.starts_with(&whole), "nothing is taken out of it");
+    let kept = lines(&text);
+    assert_eq!(kept.last(), Some(last.checkpoint()));
+    assert_eq!(kept.len(), lines(&whole).len() + 1);
     let mode = std::fs::metadata(&path).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
-    assert!(!place.temp.path().join("copy.new").exists());
-    let report = place.verify(&key, &[text.parse().unwrap()]);
+    let report = place.verify(&key, &kept);
     assert!(report.end_vouched_for, "{report}");
+}
+
+/// The checkpoints in the file of a `SameHostCopy`.
+fn lines(text: &str) -> Vec<Checkpoint> {
+    let checkpoint = |line| {
+        let value: Value = serde_json::from_str(line).unwrap();
+        value["checkpoint"].as_str().unwrap().parse().unwrap()
+    };
+    text.lines().map(checkpoint).collect()
+}
+
+/// Version 0.1 kept the text of one checkpoint, and replaced it.
+#[test]
+fn a_file_of_version_0_1_is_gone_on_with() {
+    let place = Place::new();
+    let path = place.temp.path().join("copy");
+    let older = place.open().close().unwrap();
+    let text = older.checkpoint().to_string();
+    std::fs::write(&path, &text).unwrap();
+    let mut copy = SameHostCopy::new(&path);
+    let origin = older.checkpoint().origin().to_owned();
+    assert_eq!(
+        copy.newest(&origin).unwrap().as_ref(),
+        Some(older.checkpoint())
+    );
+    let trail = place.builder().anchor(copy).open().unwrap();
+    let last = trail.close().unwrap();
+    let now = std::fs::read_to_string(&path).unwrap();
+    assert_eq!(
+        lines(now.strip_prefix(&text).unwrap()).last(),
+        Some(last.checkpoint())
+    );
+    let Listing::Known(all) = SameHostCopy::new(&path).checkpoints(&origin, 0).unwrap() else {
+        panic!("it can list");
+    };
+    assert_eq!(
+        (all.first(), all.last()),
+        (Some(older.checkpoint()), Some(last.checkpoint()))
+    );
+}
+
+#[test]
+fn neither_a_file_nor_a_server_takes_a_second_root_for_a_size() {
+    let (place, other) = (Place::new(), Place::new());
+    let ours = place.open().close().unwrap();
+    let theirs = other.open().close().unwrap();
+    let (ours, theirs) = (ours.checkpoint(), theirs.checkpoint());
+    assert_eq!(ours.size(), theirs.size());
+    let text = theirs.to_string().replace(theirs.origin(), ours.origin());
+    let second: Checkpoint = text.parse().unwrap();
+    let mut copy = SameHostCopy::new(place.temp.path().join("copy"));
+    copy.keep(ours).unwrap();
+    let error = copy.keep(&second).unwrap_err().to_string();
+    assert!(error.contains("another root"), "{error}");
+    let mut server = Server::tcp().anchor();
+    server.keep(ours).unwrap();
+    let error = server.keep(&second).unwrap_err().to_string();
+    assert!(error.contains("another root"), "{error}");
+}
+
+#[test]
+fn a_server_with_keys_keeps_only_what_they_have_signed() {
+    let (place, other) = (Place::new(), Place::new());
+    let trail = place.open();
+    let server = Server::tcp();
+    server.trust(trail.verifier_key());
+    let ours = trail.close().unwrap();
+    let theirs = other.open().close().unwrap();
+    let mut anchor = server.anchor();
+    anchor.keep(ours.checkpoint()).unwrap();
+    let error = anchor.keep(theirs.checkpoint()).unwrap_err().to_string();
+    assert!(
+        error.contains("key that is known here has signed it"),
+        "{error}"
+    );
+    assert!(server.all(theirs.checkpoint().origin()).is_empty());
+}
+
+#[test]
+fn lists_of_a_server_are_in_order_of_this_trail_or_they_are_an_error() {
+    let place = Place::new();
+    let trail = place.open();
+    trail.policy_violation(VIOLATION).unwrap();
+    let last = trail.close().unwrap().checkpoint().clone();
+    let server = Server::tcp();
+    server.anchor().keep(&last).unwrap();
+    let twice = serde_json::json!({"checkpoints": [last.to_string(), last.to_string()]});
+    for answer in [
+        twice.to_string(),
+        "{\"checkpoints\":[\"x\"]}".into(),
+        "{}".into(),
+    ] {
+        server.behave(Manner::Lists(format!("{answer}\n")));
+        let before = of_event(&place.records(), "AnchorFailed").len();
+        let before_partly = of_event(&place.records(), "AnchorPartlyCompared").len();
+        let trail = place.builder().anchor(server.anchor()).open().unwrap();
+        // What is no list at all may be a server that does not know what it is asked.
+        until("it goes on record", || {
+            let partly = of_event(&place.records(), "AnchorPartlyCompared").len() > before_partly;
+            (partly || of_event(&place.records(), "AnchorFailed").len() > before).then_some(())
+        });
+        drop(trail);
+    }
+    assert_eq!(
+        of_event(&place.records(), "AnchorFailed").len(),
+        1,
+        "the one that is a list"
+    );
 }
 
 #[test]
@@ -209,26 +320,31 @@ fn a_file_never_goes_back_and_never_forgets_another_trail() {
     let older = trail.policy_violation(VIOLATION).unwrap();
     let newer = trail.close().unwrap();
     let mut copy = SameHostCopy::new(&path);
-    assert_eq!(copy.newest("any").unwrap(), None);
+    let origin = newer.checkpoint().origin();
+    assert_eq!(copy.newest(origin).unwrap(), None);
     copy.keep(newer.checkpoint()).unwrap();
     copy.keep(newer.checkpoint()).unwrap();
     copy.keep(older.checkpoint()).unwrap_err();
-    assert_eq!(
-        copy.newest("any").unwrap().as_ref(),
-        Some(newer.checkpoint())
-    );
+    let newest = copy.newest(origin).unwrap();
+    assert_eq!(newest.as_ref(), Some(newer.checkpoint()));
+    let text = std::fs::read_to_string(&path).unwrap();
+    assert_eq!(lines(&text), [newer.checkpoint().clone()], "once");
 
     // The directory is deleted, and the worker starts as if there had been nothing.
     std::fs::remove_dir_all(place.dir()).unwrap();
-    let trail = place.builder().anchor(copy).open_or_create().unwrap();
-    let failed = until("it goes on record", || {
-        of_event(&place.records(), "AnchorFailed").pop()
-    });
-    let cause = failed["cause"].as_str().unwrap();
-    assert!(cause.contains(newer.checkpoint().origin()), "{cause}");
+    let builder = place.builder().anchor(SameHostCopy::new(&path));
+    let error = builder.create().unwrap_err();
+    let OpenError::OtherOrigin { origin: known, .. } = &error else {
+        panic!("{error}");
+    };
+    assert_eq!(known, origin);
+    assert!(error.to_string().contains("new_origin_beside"), "{error}");
+    let builder = place.builder().anchor(SameHostCopy::new(&path));
+    let trail = builder.new_origin_beside(origin).create().unwrap();
+    assert!(of_event(&place.records(), "AnchorFailed").is_empty());
     trail.close().unwrap();
-    let text = std::fs::read_to_string(&path).unwrap();
-    assert_eq!(text, newer.checkpoint().to_string());
+    let now = std::fs::read_to_string(&path).unwrap();
+    assert!(now.starts_with(&text) && now.len() > text.len());
 }
 
 #[test]
@@ -280,15 +396,17 @@ fn on_a_full_disk(place: &Path) {
     // Whatever length fits, and not a byte more.
     let mut file = std::fs::File::create(&filler).unwrap();
     while std::io::Write::write_all(&mut file, &[0; 512]).is_ok() {}
-    trail.policy_violation(VIOLATION).unwrap();
     let records = || crate::support::records(&place.join("trail"));
+    // The last page of the file has room for some more.
     let failed = until("it goes on record", || {
+        trail.policy_violation(VIOLATION).unwrap();
         of_event(&records(), "AnchorFailed").pop()
     });
     let cause = failed["cause"].as_str().unwrap();
     assert!(cause.contains("os error 28"), "{cause}");
     let text = std::fs::read_to_string(disk.join("copy")).unwrap();
-    assert_eq!(text, kept.checkpoint().to_string());
+    let (whole, _torn) = text.rsplit_once('\n').unwrap();
+    assert_eq!(lines(whole).first(), Some(kept.checkpoint()));
     drop(file);
     std::fs::remove_file(&filler).unwrap();
     until("it recovered", || {
@@ -296,5 +414,6 @@ fn on_a_full_disk(place: &Path) {
     });
     let last = trail.close().unwrap();
     let text = std::fs::read_to_string(disk.join("copy")).unwrap();
-    assert_eq!(text, last.checkpoint().to_string());
+    assert!(text.starts_with(whole));
+    assert_eq!(lines(&text).last(), Some(last.checkpoint()));
 }

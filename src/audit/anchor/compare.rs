@@ -2,17 +2,22 @@
 //!
 //! A checkpoint fixes the first records of a trail by their number and their Merkle root. The trail
 //! continues it if it has at least as many acknowledged records, and the same root at that size.
-//! Usually that is the root of its end; otherwise the segments are read from the one that holds that
-//! size, in constant memory. Segments of earlier runs never change, so this can be done at any time,
-//! beside the writer.
+//!
+//! [`Walk`] compares any number of checkpoints, in ascending order, in one pass over the segments and
+//! in constant memory. It hashes the leaves and looks at no signature of the trail: the end of the
+//! trail is verified already, and each segment must lead to the header of the next one. A root that
+//! fits confirms itself; a signature is verified only where one does not fit. Segments of earlier runs
+//! never change, so this can be done at any time, beside the writer.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::io;
+use std::sync::Arc;
 
-use super::super::checkpoint::{Checkpoint, VerifierKey};
-use super::super::merkle::Node;
+use super::super::checkpoint::{Checkpoint, VerifierKey, decode_base64};
+use super::super::merkle::Frontier;
 use super::super::position::Position;
-use super::super::segment::{self, Header, Seen};
+use super::super::segment::{self, Header};
 use super::super::storage::SegmentReader;
 
 /// A trail as earlier runs have left it.
@@ -39,6 +44,15 @@ pub enum Contradiction {
     },
 }
 
+/// What came of a comparison, where a checkpoint does not fit the trail.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) enum Misfit {
+    /// One of the trail's keys has signed the checkpoint.
+    Contradicts(Checkpoint),
+    /// The first of those that no given key has signed.
+    Unverifiable(u64),
+}
+
 impl Contradiction {
     /// One word for it.
     pub(in super::super) fn name(self) -> &'static str {
@@ -59,9 +73,9 @@ impl fmt::Display for Contradiction {
 }
 
 impl Earlier {
-    /// The trail's name.
-    pub(super) fn origin(&self) -> &str {
-        self.end.checkpoint.origin()
+    /// How many acknowledged records the trail has.
+    pub(super) fn leaves(&self) -> u64 {
+        self.end.frontier.size()
     }
 
     /// Whether this trail's key has signed it: nothing else counts, whoever keeps it.
@@ -69,73 +83,28 @@ impl Earlier {
         checkpoint.is_signed_by_one_of(&self.keys)
     }
 
-    /// How the trail contradicts what an anchor keeps, if it does.
-    ///
-    /// # Errors
-    ///
-    /// A segment cannot be read.
-    pub(super) fn contradiction(&self, kept: &Checkpoint) -> io::Result<Option<Contradiction>> {
-        let leaves = self.end.frontier.size();
-        if kept.size() > leaves {
-            return Ok(Some(Contradiction::Shorter { leaves }));
-        }
-        let agrees = if kept.size() == leaves {
-            kept.root() == self.end.frontier.root()
-        } else {
-            match self.first_segment_for(kept.size())? {
-                Some(first) => self.root_at(kept.size(), first)? == Some(kept.root()),
-                // Older segments may be removed when nobody needs them any more.
-                None => true,
-            }
-        };
-        Ok((!agrees).then_some(Contradiction::Different))
+    fn header(&self, segment: u64) -> io::Result<Option<Header>> {
+        segment::read_header((self.reader)(segment)?)
     }
 
-    /// The last segment that knows the tree of this size.
-    fn first_segment_for(&self, size: u64) -> io::Result<Option<u64>> {
+    /// The last segment that knows the tree of this size. If older segments are gone, the least size
+    /// that one of them knows.
+    fn first_segment_for(&self, size: u64) -> io::Result<Result<u64, u64>> {
+        let mut least = u64::MAX;
         for &segment in self.segments.iter().rev() {
-            if self
-                .header(segment)?
-                .is_some_and(|header| header.first_leaf <= size)
-            {
-                return Ok(Some(segment));
+            let header = self.header(segment)?;
+            least = least.min(header.map_or(u64::MAX, |header| header.first_leaf));
+            if least <= size {
+                return Ok(Ok(segment));
             }
         }
-        Ok(None)
+        Ok(Err(least))
     }
 
-    /// The root that the trail had at this size; nothing if no unbroken way leads from there to its
-    /// end.
-    fn root_at(&self, size: u64, first: u64) -> io::Result<Option<Node>> {
-        let mut root = None;
-        let mut before = None;
-        for segment in first..=self.end.segment {
-            let Some(end) = self.acknowledged_end(segment)? else {
-                return Ok(None);
-            };
-            let mut start = None;
-            let summary = segment::read(
-                (self.reader)(segment)?,
-                segment,
-                &self.keys,
-                Some(end),
-                &mut |seen| match seen {
-                    Seen::Start(tree) => {
-                        if tree.size() == size {
-                            root = Some(tree.root());
-                        }
-                        start = Some(tree.clone());
-                    }
-                    Seen::Record(_, _, tree) if tree.size() == size => root = Some(tree.root()),
-                    Seen::Record(..) | Seen::Acknowledged => {}
-                },
-            )?;
-            if before.is_some() && before != start {
-                return Ok(None);
-            }
-            before = Some(summary.frontier);
-        }
-        Ok(root.filter(|_| before.as_ref() == Some(&self.end.frontier)))
+    /// The segment that is there behind this one.
+    fn segment_behind(&self, segment: u64) -> Option<u64> {
+        let place = self.segments.partition_point(|there| *there <= segment);
+        self.segments.get(place).copied()
     }
 
     /// Where the acknowledged part of a segment ends: the next one says it.
@@ -150,8 +119,218 @@ impl Earlier {
         let header = self.header(next)?;
         Ok(header.and_then(|header| Some(header.previous?.end)))
     }
+}
 
-    fn header(&self, segment: u64) -> io::Result<Option<Header>> {
-        segment::read_header((self.reader)(segment)?)
+/// The tree that a header states for the leaves before its segment.
+fn stated_tree(header: &Header) -> Option<Frontier> {
+    let nodes = header.previous.iter().flat_map(|before| &before.frontier);
+    let nodes = nodes.map(|node| decode_base64(node)?.try_into().ok());
+    Frontier::from_nodes(header.first_leaf, nodes.collect::<Option<_>>()?)
+}
+
+/// Where the checkpoints come from: those of at least so many leaves, in ascending order, as many as
+/// fit into a page; an empty page if there are no more.
+pub(super) type Pages<'a, E> = dyn FnMut(u64) -> Result<Vec<Checkpoint>, E> + 'a;
+
+/// Checkpoints on their way to be compared: those that the trail is long enough for.
+struct Due {
+    page: VecDeque<Checkpoint>,
+    /// The least size that the next page can have; nothing if there is no next page.
+    from: Option<u64>,
+    leaves: u64,
+}
+
+impl Due {
+    /// The next one, which stays.
+    fn first<E>(&mut self, pages: &mut Pages<'_, E>) -> Result<Option<&Checkpoint>, E> {
+        while self.page.is_empty()
+            && let Some(from) = self.from
+        {
+            let page = pages(from)?;
+            let last = page.last().map(Checkpoint::size);
+            let is_over = last.is_none_or(|last| last >= self.leaves);
+            self.from = last.filter(|_| !is_over).map(|last| last.saturating_add(1));
+            let leaves = self.leaves;
+            self.page = page.into();
+            // What our own run gives to the anchor meanwhile is larger, and no memory.
+            self.page.retain(|checkpoint| checkpoint.size() <= leaves);
+        }
+        Ok(self.page.front())
+    }
+
+    fn skip_to<E>(&mut self, least: u64, pages: &mut Pages<'_, E>) -> Result<(), E> {
+        while self.first(pages)?.is_some_and(|first| first.size() < least) {
+            self.page.pop_front();
+        }
+        Ok(())
+    }
+}
+
+/// One pass over a trail, a segment at a time.
+pub(super) struct Walk {
+    earlier: Arc<Earlier>,
+    due: Due,
+    /// The segment to be read next; nothing before the first.
+    next: Option<u64>,
+    /// The tree behind the segments that were read.
+    tree: Option<Frontier>,
+    /// The last checkpoint that fitted the tree.
+    fitted: Option<Checkpoint>,
+    unverifiable: Option<u64>,
+    misfit: Option<Checkpoint>,
+}
+
+/// Why a walk stops.
+pub(super) enum Stop<E> {
+    /// No page can be had.
+    Pages(E),
+    /// A segment cannot be read.
+    Read(io::Error),
+}
+
+impl<E> From<io::Error> for Stop<E> {
+    fn from(error: io::Error) -> Self {
+        Self::Read(error)
+    }
+}
+
+impl Walk {
+    /// A walk along all the checkpoints that pages bring.
+    pub(super) fn new(earlier: Arc<Earlier>) -> Self {
+        Self::along(earlier, VecDeque::new(), Some(0))
+    }
+
+    /// A walk to one checkpoint, of at most as many leaves as the trail has, and on to the end.
+    pub(super) fn to(earlier: Arc<Earlier>, checkpoint: Checkpoint) -> Self {
+        Self::along(earlier, [checkpoint].into(), None)
+    }
+
+    fn along(earlier: Arc<Earlier>, page: VecDeque<Checkpoint>, from: Option<u64>) -> Self {
+        let leaves = earlier.leaves();
+        Self {
+            earlier,
+            due: Due { page, from, leaves },
+            next: None,
+            tree: None,
+            fitted: None,
+            unverifiable: None,
+            misfit: None,
+        }
+    }
+
+    /// Reads the next segment that is needed. Says what came of the whole, once that is known: what
+    /// does not fit, or whether there was anything to compare.
+    ///
+    /// # Errors
+    ///
+    /// A segment cannot be read, or a page not be had.
+    pub(super) fn step<E>(
+        &mut self,
+        pages: &mut Pages<'_, E>,
+    ) -> Result<Option<Result<bool, Misfit>>, Stop<E>> {
+        let segment = match self.next {
+            Some(segment) => segment,
+            None => match self.start(pages)? {
+                Some(segment) => segment,
+                None => return Ok(Some(self.outcome())),
+            },
+        };
+        self.read(segment, pages)?;
+        self.next = self.earlier.segment_behind(segment);
+        if self.misfit.is_some() || self.next.is_none() {
+            return Ok(Some(self.outcome()));
+        }
+        if self.next != segment.checked_add(1) {
+            self.way_is_broken();
+        }
+        Ok(None)
+    }
+
+    /// The segment that the first checkpoint leads to. Those before the oldest segment that is left
+    /// cannot be compared, and those of the trail's end need no reading.
+    fn start<E>(&mut self, pages: &mut Pages<'_, E>) -> Result<Option<u64>, Stop<E>> {
+        while let Some(first) = self.due.first(pages).map_err(Stop::Pages)? {
+            let size = first.size();
+            if size == self.due.leaves {
+                let end = self.earlier.end.frontier.clone();
+                self.see(&end, pages).map_err(Stop::Pages)?;
+                continue;
+            }
+            match self.earlier.first_segment_for(size)? {
+                Ok(segment) => return Ok(Some(segment)),
+                Err(least) => self.due.skip_to(least, pages).map_err(Stop::Pages)?,
+            }
+        }
+        Ok(None)
+    }
+
+    fn outcome(&mut self) -> Result<bool, Misfit> {
+        match (self.misfit.take(), self.unverifiable) {
+            (Some(checkpoint), _) => Err(Misfit::Contradicts(checkpoint)),
+            (None, Some(size)) => Err(Misfit::Unverifiable(size)),
+            (None, None) => Ok(self.fitted.is_some()),
+        }
+    }
+
+    /// Reads one segment, and compares on the way.
+    fn read<E>(&mut self, segment: u64, pages: &mut Pages<'_, E>) -> Result<(), Stop<E>> {
+        let earlier = Arc::clone(&self.earlier);
+        let start = earlier.header(segment)?.as_ref().and_then(stated_tree);
+        let end = earlier.acknowledged_end(segment)?;
+        let before = self.tree.take();
+        if before.is_some() && before != start {
+            self.way_is_broken();
+        }
+        let (Some(mut tree), Some(end)) = (start, end) else {
+            self.way_is_broken();
+            return Ok(());
+        };
+        let mut seen = self.see(&tree, pages);
+        segment::each_leaf((earlier.reader)(segment)?, end, &mut |leaf| {
+            tree.push(leaf);
+            if seen.is_ok() {
+                seen = self.see(&tree, pages);
+            }
+        })?;
+        seen.map_err(Stop::Pages)?;
+        if segment == earlier.end.segment && tree != earlier.end.frontier {
+            self.way_is_broken();
+        }
+        self.tree = Some(tree);
+        Ok(())
+    }
+
+    /// Compares what is due at the size of this tree.
+    fn see<E>(&mut self, tree: &Frontier, pages: &mut Pages<'_, E>) -> Result<(), E> {
+        while self.misfit.is_none()
+            && let Some(first) = self.due.first(pages)?
+            && first.size() <= tree.size()
+        {
+            let Some(checkpoint) = self.due.page.pop_front() else {
+                break;
+            };
+            // One of another size lies where the way is broken.
+            if checkpoint.size() == tree.size() && checkpoint.root() == tree.root() {
+                self.fitted = Some(checkpoint);
+            } else {
+                self.misfit(checkpoint);
+            }
+        }
+        Ok(())
+    }
+
+    /// From what was read no way leads to the trail's end: so the end does not continue it.
+    fn way_is_broken(&mut self) {
+        if let Some(checkpoint) = self.fitted.take() {
+            self.misfit(checkpoint);
+        }
+    }
+
+    fn misfit(&mut self, checkpoint: Checkpoint) {
+        if self.earlier.has_signed(&checkpoint) {
+            self.misfit.get_or_insert(checkpoint);
+        } else {
+            self.unverifiable.get_or_insert(checkpoint.size());
+        }
     }
 }

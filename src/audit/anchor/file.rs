@@ -2,37 +2,70 @@
 //!
 //! It finds what happens to the trail's directory alone: a cut by mistake, a restored older copy, a
 //! directory that was deleted. It finds nothing that the worker itself, or whoever has its rights,
-//! does on purpose: hence its name.
+//! does on purpose: hence its name. The file is read anew for each question, a line at a time, so its
+//! length costs time and no memory.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::fs::{FileType, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::super::checkpoint::MAX_NOTE_BYTES;
-use super::{Anchor, AnchorError, Checkpoint};
+use super::super::checkpoint::MAX_CHECKPOINT_LINE_BYTES;
+use super::super::segment::parse_checkpoint;
+use super::{Anchor, AnchorError, Checkpoint, Listing};
 
-/// The most bytes that are read: a checkpoint has some hundred, and more if others have signed it, too.
-const MAX_BYTES: u64 = MAX_NOTE_BYTES as u64;
+/// The longest line, or checkpoint in the form of version 0.1: a checkpoint has some hundred bytes, and
+/// more if others have signed it, too.
+const MAX_BYTES: usize = MAX_CHECKPOINT_LINE_BYTES;
 
-/// Keeps the newest checkpoint in a file, which the worker can rewrite: no real anchor.
+/// How many checkpoints a page has.
+const PAGE: usize = 4096;
+
+/// Appends each checkpoint to a file, which the worker can rewrite: no real anchor.
 ///
-/// The file (mode 0600) holds the checkpoint's text and nothing else, as `vram-audit verify --anchor`
-/// takes it. It is replaced by a rename, synced before and behind, so at any time it holds one whole
-/// checkpoint. It never goes back to a smaller one, and never replaces that of another trail: so a
-/// trail whose directory was deleted is noticed when the next one is opened, as `AnchorFailed`. Move
-/// the file away if that was meant to be.
+/// The file (mode 0600) holds one line for each checkpoint, as it stands in a trail, and
+/// `vram-audit verify --anchor` takes it. It is only ever appended to, and synced before a checkpoint
+/// counts as kept. What a crash has left behind the last whole line was never kept: it is cut off
+/// before the next one is appended. A file of version 0.1, which holds the text of one checkpoint, is
+/// gone on with.
+///
+/// It may hold the checkpoints of several trails. So a trail whose directory was deleted is noticed
+/// when the next one is created: [`OpenError::OtherOrigin`](super::super::OpenError::OtherOrigin).
+/// Of one trail it takes no checkpoint that is smaller than one it has, and no second root for a size.
+/// It checks no signature: the worker that gives a checkpoint has just made it.
 ///
 /// Put it on another disk than the trail's directory, or at least not into that directory: what
 /// happens to one should not happen to the other. To have it on a machine where the worker has no
-/// rights is better; see [`SocketAnchor`](super::SocketAnchor).
+/// rights is better; see [`SocketAnchor`](super::SocketAnchor). A checkpoint has some 300 bytes: one a
+/// minute for a year makes 150 MB.
 #[derive(Debug)]
 pub struct SameHostCopy {
     name: String,
     path: PathBuf,
+    /// Where the last page ended, and the least size of the next one.
+    resume: Option<Resume>,
+    latest: Option<Latest>,
+}
+
+/// What was kept last.
+#[derive(Debug)]
+struct Latest {
+    inode: u64,
+    /// How long the file was then.
+    length: u64,
+    checkpoint: Checkpoint,
+}
+
+/// Where the next page of an origin begins in the file.
+#[derive(Debug)]
+struct Resume {
+    origin: String,
+    from: u64,
+    offset: u64,
 }
 
 impl SameHostCopy {
@@ -42,6 +75,8 @@ impl SameHostCopy {
         Self {
             name: format!("file:{}", path.display()),
             path,
+            resume: None,
+            latest: None,
         }
     }
 
@@ -57,6 +92,82 @@ impl SameHostCopy {
         name.and_then(|name| Ok((open()?, name)))
             .map_err(io_error("open its directory"))
     }
+
+    /// The file, if it is there. A link, a pipe or a device is refused without waiting for it.
+    fn open(&self, flags: OFlags) -> Result<Option<File>, AnchorError> {
+        let (directory, name) = self.place()?;
+        let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let file = match rustix::fs::openat(&directory, name, flags, Mode::RUSR | Mode::WUSR) {
+            Err(Errno::NOENT) => return Ok(None),
+            other => other.map_err(io_error("open"))?,
+        };
+        let stat = rustix::fs::fstat(&file).map_err(io_error("stat"))?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Err(refused("the path is not a regular file"));
+        }
+        Ok(Some(file.into()))
+    }
+
+    /// The newest checkpoint of a trail, and where the whole lines end.
+    fn scan(&self, file: &File, origin: &str) -> Result<(Option<Checkpoint>, u64), AnchorError> {
+        let mut lines = Lines::new(file, 0)?;
+        let mut newest: Option<Checkpoint> = None;
+        while let Some(checkpoint) = lines.next()? {
+            let known = newest.as_ref().map_or(0, Checkpoint::size);
+            if checkpoint.origin() == origin && checkpoint.size() >= known {
+                newest = Some(checkpoint);
+            }
+        }
+        Ok((newest, lines.offset))
+    }
+
+    fn append(&mut self, mut file: &File, checkpoint: &Checkpoint) -> Result<(), AnchorError> {
+        let metadata = file.metadata().map_err(io_error("stat"))?;
+        let (inode, length) = (metadata.ino(), metadata.len());
+        let latest = self.latest.take().filter(|latest| {
+            (latest.inode, latest.length) == (inode, length)
+                && latest.checkpoint.origin() == checkpoint.origin()
+        });
+        let (newest, end) = match latest {
+            Some(latest) => (Some(latest.checkpoint), length),
+            None => self.scan(file, checkpoint.origin())?,
+        };
+        let newest = newest.filter(|newest| newest.size() >= checkpoint.size());
+        let mut line = String::new();
+        match newest {
+            None => {
+                line = checkpoint.to_line().map_err(|error| AnchorError::Io {
+                    operation: "encode",
+                    source: error.into(),
+                })?;
+            }
+            Some(newest) if newest.size() > checkpoint.size() => {
+                let words = format!("the file holds a checkpoint of {} records", newest.size());
+                return Err(refused(&words));
+            }
+            Some(newest) if newest.root() != checkpoint.root() => {
+                return Err(refused("the file holds another root of as many records"));
+            }
+            Some(_) => {}
+        }
+        if end < length {
+            file.set_len(end).map_err(io_error("cut off a torn line"))?;
+        }
+        file.seek(SeekFrom::Start(end)).map_err(io_error("seek"))?;
+        file.write_all(line.as_bytes()).map_err(io_error("write"))?;
+        file.sync_all().map_err(io_error("sync"))?;
+        if end == 0 {
+            // The file may have been made just now: its name must be durable, too.
+            let (directory, _) = self.place()?;
+            rustix::fs::fsync(&directory).map_err(io_error("sync its directory"))?;
+        }
+        self.latest = Some(Latest {
+            inode,
+            length: end.saturating_add(line.len() as u64),
+            checkpoint: checkpoint.clone(),
+        });
+        Ok(())
+    }
 }
 
 impl Anchor for SameHostCopy {
@@ -65,71 +176,133 @@ impl Anchor for SameHostCopy {
     }
 
     fn keep(&mut self, checkpoint: &Checkpoint) -> Result<(), AnchorError> {
-        let (directory, name) = self.place()?;
-        if let Some(kept) = read(&directory, name)? {
-            let words = if kept.origin() != checkpoint.origin() {
-                format!("the file holds a checkpoint of the trail {}", kept.origin())
-            } else if kept.size() > checkpoint.size() {
-                format!("the file holds a checkpoint of {} records", kept.size())
-            } else {
-                String::new()
-            };
-            if !words.is_empty() {
-                return Err(AnchorError::Refused { words });
+        let Some(file) = self.open(OFlags::RDWR | OFlags::CREATE)? else {
+            return Err(io_error("create")(Errno::NOENT));
+        };
+        // Two workers may have been given the same file.
+        rustix::fs::flock(&file, FlockOperation::LockExclusive).map_err(io_error("lock"))?;
+        let kept = self.append(&file, checkpoint);
+        // A child that was forked meanwhile has the lock, too, unless it is given up by name.
+        let unlocked = rustix::fs::flock(&file, FlockOperation::Unlock);
+        kept.and(unlocked.map_err(io_error("unlock")))
+    }
+
+    fn newest(&mut self, origin: &str) -> Result<Option<Checkpoint>, AnchorError> {
+        match self.open(OFlags::RDONLY)? {
+            Some(file) => Ok(self.scan(&file, origin)?.0),
+            None => Ok(None),
+        }
+    }
+
+    fn checkpoints(&mut self, origin: &str, from: u64) -> Result<Listing<Checkpoint>, AnchorError> {
+        let Some(file) = self.open(OFlags::RDONLY)? else {
+            return Ok(Listing::Known(Vec::new()));
+        };
+        let resume = self.resume.take();
+        let resume = resume.filter(|resume| resume.from == from && resume.origin == origin);
+        let mut lines = Lines::new(&file, resume.map_or(0, |resume| resume.offset))?;
+        let mut page = Vec::new();
+        let mut least = from;
+        while page.len() < PAGE
+            && let Some(checkpoint) = lines.next()?
+        {
+            if checkpoint.origin() == origin && checkpoint.size() >= least {
+                least = checkpoint.size().saturating_add(1);
+                page.push(checkpoint);
             }
         }
-        replace(&directory, name, checkpoint.to_string().as_bytes())
-    }
-
-    fn newest(&mut self, _origin: &str) -> Result<Option<Checkpoint>, AnchorError> {
-        let (directory, name) = self.place()?;
-        read(&directory, name)
-    }
-}
-
-/// A link, a pipe or a device is refused without waiting for it.
-fn read(directory: &OwnedFd, name: &std::ffi::OsStr) -> Result<Option<Checkpoint>, AnchorError> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    let file = match rustix::fs::openat(directory, name, flags, Mode::empty()) {
-        Err(Errno::NOENT) => return Ok(None),
-        other => other.map_err(io_error("open"))?,
-    };
-    let stat = rustix::fs::fstat(&file).map_err(io_error("stat"))?;
-    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-        return Err(AnchorError::Refused {
-            words: "the path is not a regular file".into(),
+        self.resume = Some(Resume {
+            origin: origin.to_owned(),
+            from: least,
+            offset: lines.offset,
         });
+        Ok(Listing::Known(page))
     }
-    let mut text = String::new();
-    File::from(file)
-        .take(MAX_BYTES)
-        .read_to_string(&mut text)
-        .map_err(io_error("read"))?;
-    match text.parse() {
-        Ok(checkpoint) => Ok(Some(checkpoint)),
-        Err(_) => Err(AnchorError::Refused {
-            words: "the file holds something else than a checkpoint".into(),
-        }),
+
+    fn origins(&mut self, worker: &str) -> Result<Listing<String>, AnchorError> {
+        let mut origins: Vec<String> = Vec::new();
+        if let Some(file) = self.open(OFlags::RDONLY)? {
+            let prefix = format!("vram-residency/{worker}/");
+            let mut lines = Lines::new(&file, 0)?;
+            while let Some(checkpoint) = lines.next()? {
+                let origin = checkpoint.origin();
+                let is_known = || origins.iter().any(|known| known == origin);
+                if origin.starts_with(&prefix) && !is_known() {
+                    origins.push(origin.to_owned());
+                }
+            }
+        }
+        Ok(Listing::Known(origins))
     }
 }
 
-fn replace(directory: &OwnedFd, name: &std::ffi::OsStr, bytes: &[u8]) -> Result<(), AnchorError> {
-    let mut new = name.to_owned();
-    new.push(".new");
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-    let create = || rustix::fs::openat(directory, &new, flags, Mode::RUSR | Mode::WUSR);
-    let file = match create() {
-        // A process that was killed has left it.
-        Err(Errno::EXIST) => {
-            rustix::fs::unlinkat(directory, &new, AtFlags::empty()).and_then(|()| create())
+/// The checkpoints in a file, in its order.
+struct Lines<'a> {
+    source: BufReader<&'a File>,
+    /// Where the whole checkpoints that were read end.
+    offset: u64,
+}
+
+impl<'a> Lines<'a> {
+    fn new(mut file: &'a File, offset: u64) -> Result<Self, AnchorError> {
+        file.seek(SeekFrom::Start(offset))
+            .map_err(io_error("seek"))?;
+        let source = BufReader::with_capacity(1 << 16, file);
+        Ok(Self { source, offset })
+    }
+
+    /// The next one; nothing where the file, or what is whole of it, ends.
+    fn next(&mut self) -> Result<Option<Checkpoint>, AnchorError> {
+        let mut text = Vec::new();
+        loop {
+            let before = text.len();
+            let room = MAX_BYTES.saturating_sub(before) as u64;
+            let mut rest = self.source.by_ref().take(room);
+            let count = rest.read_until(b'\n', &mut text);
+            let count = count.map_err(io_error("read"))?;
+            if text == b"\n" {
+                self.offset = self.offset.saturating_add(1);
+                text.clear();
+                continue;
+            }
+            // The form of version 0.1 ends with its signature.
+            let line = text.get(before..).unwrap_or_default();
+            let has_ended = text.starts_with(b"{") || line.starts_with("—".as_bytes());
+            if count == 0 || has_ended {
+                break;
+            }
         }
-        other => other,
-    };
-    let mut file = File::from(file.map_err(io_error("create"))?);
-    file.write_all(bytes).map_err(io_error("write"))?;
-    file.sync_all().map_err(io_error("sync"))?;
-    rustix::fs::renameat(directory, &new, directory, name).map_err(io_error("rename"))?;
-    rustix::fs::fsync(directory).map_err(io_error("sync its directory"))
+        let checkpoint = match text.strip_suffix(b"\n") {
+            Some(line) if line.starts_with(b"{") => parse_checkpoint(line).ok(),
+            Some(_) => std::str::from_utf8(&text)
+                .ok()
+                .and_then(|text| text.parse().ok()),
+            None => None,
+        };
+        if let Some(checkpoint) = checkpoint {
+            self.offset = self.offset.saturating_add(text.len() as u64);
+            return Ok(Some(checkpoint));
+        }
+        let is_last = self.source.fill_buf().map_err(io_error("read"))?.is_empty();
+        if is_last && is_torn(&text) {
+            return Ok(None);
+        }
+        Err(refused("the file holds something else than checkpoints"))
+    }
+}
+
+/// Whether a crash may have left this of a line that nobody was told of: its beginning, or nothing of
+/// it in a file that has its length.
+fn is_torn(text: &[u8]) -> bool {
+    let start = b"{\"checkpoint\":";
+    let common = start.len().min(text.len());
+    text.get(..common) == start.get(..common) || text.iter().all(|byte| *byte == 0)
+}
+
+fn refused(words: &str) -> AnchorError {
+    AnchorError::Refused {
+        words: words.to_owned(),
+    }
 }
 
 fn io_error<E: Into<io::Error>>(operation: &'static str) -> impl FnOnce(E) -> AnchorError {

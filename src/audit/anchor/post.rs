@@ -14,8 +14,8 @@ use super::super::clock::Uptime;
 use super::super::event::Event;
 use super::super::sync::{self, Condvar, Instant, Mutex, MutexGuard};
 use super::book::{Book, Offer, Schedule};
-use super::keeper::Keeper;
-use super::{Anchor, Anchored, Contradiction, Earlier, LogCollector};
+use super::keeper::{Keeper, Known};
+use super::{Anchor, Anchored, Contradiction, LogCollector, tell};
 use crate::process;
 
 /// The most events that wait for the writer; outages beyond that go on record as one.
@@ -65,33 +65,49 @@ enum Phase {
     Stopped,
 }
 
-/// What an anchor knows and the trail contradicts.
+/// What an anchor knows, so that the trail must not be opened.
 #[derive(Clone, Debug)]
-pub(in super::super) struct Refuted {
-    pub(in super::super) checkpoint: Checkpoint,
-    pub(in super::super) contradiction: Contradiction,
+pub(in super::super) enum Refuted {
+    /// A checkpoint that the trail's key has signed, and the trail contradicts.
+    Contradicts {
+        checkpoint: Checkpoint,
+        contradiction: Contradiction,
+    },
+    /// Another trail of this worker, and not this one.
+    OtherOrigin(String),
+    /// A checkpoint of more leaves than there are, which no given key has signed.
+    Unverifiable(Checkpoint),
+}
+
+/// What an anchor's thread does next.
+pub(super) enum Next {
+    /// There is time to compare.
+    Free,
+    /// A checkpoint to keep, and whether it is the last attempt.
+    Offer(Offer, bool),
+    /// Nothing more.
+    Over,
 }
 
 impl Anchors {
-    /// Starts a thread for each anchor, and one for the log. If there is an earlier trail, each is
-    /// asked first what it remembers.
+    /// Starts a thread for each anchor, and one for the log. Each anchor is asked first what it
+    /// remembers.
     pub(in super::super) fn start(
         anchors: Vec<Box<dyn Anchor>>,
-        earlier: Option<Earlier>,
+        known: Known,
         schedule: Schedule,
     ) -> io::Result<Self> {
-        let durable = earlier
-            .as_ref()
-            .map_or(0, |earlier| earlier.end.frontier.size());
+        let earlier = known.earlier.as_ref();
+        let durable = earlier.map_or(0, |earlier| earlier.leaves());
         let mut this = Self {
             posts: Vec::new(),
             book: Arc::new(Mutex::new(Book::new(durable, Uptime::now()))),
             schedule,
         };
         this.add(Box::new(LogCollector), true, None)?;
-        let earlier = earlier.map(Arc::new);
+        let known = Arc::new(known);
         for anchor in anchors {
-            this.add(anchor, false, earlier.clone())?;
+            this.add(anchor, false, Some(Arc::clone(&known)))?;
         }
         Ok(this)
     }
@@ -100,7 +116,7 @@ impl Anchors {
         &mut self,
         anchor: Box<dyn Anchor>,
         is_log: bool,
-        earlier: Option<Arc<Earlier>>,
+        known: Option<Arc<Known>>,
     ) -> io::Result<()> {
         let post = Arc::new(Post {
             name: anchor.name().into(),
@@ -108,9 +124,9 @@ impl Anchors {
             state: Mutex::new(State {
                 phase: Phase::Opening,
                 slot: None,
-                asked: earlier.is_some().then(Instant::now),
+                asked: known.is_some().then(Instant::now),
                 failing: false,
-                compared: earlier.is_none().then_some(Ok(())),
+                compared: known.is_none().then_some(Ok(())),
                 reports: Vec::new(),
                 ended: false,
             }),
@@ -118,7 +134,7 @@ impl Anchors {
             book: Arc::clone(&self.book),
         });
         self.posts.push(Arc::clone(&post));
-        let keeper = Keeper::new(anchor, post, earlier);
+        let keeper = Keeper::new(anchor, post, known);
         sync::Builder::new()
             .name("vram-anchor".into())
             .spawn(move || keeper.run())
@@ -287,96 +303,112 @@ impl Post {
 
     // What follows is the anchor's thread's side.
 
-    /// Waits for a checkpoint to keep, and no attempt is made before `not_before`. Says whether it is
-    /// the last attempt; nothing if there is nothing more to do.
-    pub(super) fn next(&self, not_before: Option<Instant>) -> Option<(Offer, bool)> {
+    /// Waits until there is something to do, and no attempt is made before `not_before`.
+    pub(super) fn next(&self, not_before: Option<Instant>, has_to_compare: bool) -> Next {
         let mut state = self.lock();
         loop {
             let left = not_before.map_or(Duration::ZERO, |at| {
                 at.saturating_duration_since(Instant::now())
             });
-            let offer = state.slot.clone();
-            match (state.phase, offer) {
-                (Phase::Stopped, _) | (Phase::Closing, None) => return None,
-                (Phase::Closing, Some(offer)) => {
-                    state.asked = Some(Instant::now());
-                    return Some((offer, true));
-                }
+            match (state.phase, &state.slot) {
+                (Phase::Stopped, _) | (Phase::Closing, None) => return Next::Over,
+                (Phase::Closing, Some(offer)) => return Next::Offer(offer.clone(), true),
                 (Phase::Running, Some(offer)) if left.is_zero() => {
-                    state.asked = Some(Instant::now());
-                    return Some((offer, false));
+                    return Next::Offer(offer.clone(), false);
                 }
-                (Phase::Running, Some(_)) => {
-                    state = self
-                        .changed
-                        .wait_timeout(state, left)
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .0;
+                (Phase::Opening | Phase::Running, _) if has_to_compare && left.is_zero() => {
+                    return Next::Free;
                 }
-                (Phase::Opening | Phase::Running, _) => {
-                    state = self
-                        .changed
-                        .wait(state)
-                        .unwrap_or_else(PoisonError::into_inner);
-                }
+                _ => {}
             }
+            let has_work = has_to_compare || state.phase == Phase::Running && state.slot.is_some();
+            state = if has_work && !left.is_zero() {
+                let woken = self.changed.wait_timeout(state, left);
+                woken.unwrap_or_else(PoisonError::into_inner).0
+            } else {
+                let woken = self.changed.wait(state);
+                woken.unwrap_or_else(PoisonError::into_inner)
+            };
         }
     }
 
-    /// It is known whether the anchor's memory and the trail agree. If the opening has not waited,
-    /// or is over since long, a contradiction goes on record.
-    pub(super) fn compared(&self, outcome: Result<Option<Checkpoint>, Refuted>) {
+    /// The anchor is called.
+    pub(super) fn asks(&self) {
+        self.lock().asked.get_or_insert_with(Instant::now);
+    }
+
+    /// The call is back.
+    pub(super) fn answered(&self) {
+        self.lock().asked = None;
+    }
+
+    /// The anchor keeps this checkpoint of an earlier run.
+    pub(super) fn kept_before(&self, checkpoint: Checkpoint) {
+        let offer = Offer {
+            checkpoint: Arc::new(checkpoint),
+            durable: Uptime::now(),
+        };
+        lock(&self.book).keep(&self.name, &offer);
+    }
+
+    /// Whoever opens the trail waits no longer.
+    fn answer(&self, outcome: Result<(), Refuted>) -> MutexGuard<'_, State> {
         let mut state = self.lock();
-        state.asked = None;
-        let outcome = outcome.map(|kept| {
-            if let Some(checkpoint) = kept {
-                let offer = Offer {
-                    checkpoint: Arc::new(checkpoint),
-                    durable: Uptime::now(),
-                };
-                lock(&self.book).keep(&self.name, &offer);
-            }
-        });
-        state.compared = Some(outcome.clone());
+        state.compared.get_or_insert(outcome);
         self.changed.notify_all();
-        let Err(refuted) = outcome else { return };
+        state
+    }
+
+    /// The anchor's memory and the trail agree.
+    pub(super) fn compared(&self) {
+        drop(self.answer(Ok(())));
+    }
+
+    /// They do not agree. If the opening has not waited, or is over since long, that goes on record.
+    pub(super) fn refuted(&self, refuted: Refuted) {
+        let mut state = self.answer(Err(refuted.clone()));
         while state.phase == Phase::Opening {
             state = self
                 .changed
                 .wait(state)
                 .unwrap_or_else(PoisonError::into_inner);
         }
-        if state.phase != Phase::Stopped {
-            let Refuted {
+        if state.phase == Phase::Stopped {
+            return;
+        }
+        let (checkpoint, contradiction) = match refuted {
+            Refuted::Contradicts {
                 checkpoint,
                 contradiction,
-            } = refuted;
-            let contradicted = state.report(Event::AnchorContradicted {
-                anchor: Arc::clone(&self.name),
-                contradiction: contradiction.name(),
-                size: checkpoint.size(),
-                root: encode_base64(&checkpoint.root()).into(),
-            });
-            drop(state);
-            tell(Some(contradicted));
-        }
-    }
-
-    /// The anchor could not be asked what it remembers, or answered nonsense.
-    pub(super) fn not_compared(&self, cause: Arc<str>) {
-        let mut state = self.lock();
-        state.asked = None;
-        let failed = self.fail(&mut state, cause);
-        state.compared.get_or_insert(Ok(()));
+            } => (checkpoint, contradiction.name()),
+            Refuted::Unverifiable(checkpoint) => (checkpoint, "unverifiable"),
+            Refuted::OtherOrigin(origin) => {
+                let cause = format!("it knows the trail {origin} of this worker, and not this one");
+                let failed = self.fail(&mut state, cause.into());
+                drop(state);
+                return tell(failed);
+            }
+        };
+        let contradicted = state.report(Event::AnchorContradicted {
+            anchor: Arc::clone(&self.name),
+            contradiction,
+            size: checkpoint.size(),
+            root: encode_base64(&checkpoint.root()).into(),
+        });
         drop(state);
-        self.changed.notify_all();
-        tell(failed);
+        tell(Some(contradicted));
     }
 
-    /// The anchor does not keep what is in the slot.
+    /// Something about the anchor is to be recorded.
+    pub(super) fn report(&self, event: Event) {
+        let event = self.lock().report(event);
+        tell(Some(event));
+    }
+
+    /// The anchor could not be asked what it remembers, answered nonsense, or does not keep what is in
+    /// the slot.
     pub(super) fn failed(&self, cause: Arc<str>, is_last: bool) {
-        let mut state = self.lock();
-        state.asked = None;
+        let mut state = self.answer(Ok(()));
         if is_last {
             drop(state);
             tracing::error!(anchor = %self.name, %cause, "the trail's last checkpoint is not anchored");
@@ -390,7 +422,6 @@ impl Post {
     /// The anchor keeps a checkpoint.
     pub(super) fn kept(&self, offer: &Offer) {
         let mut state = self.lock();
-        state.asked = None;
         let size = offer.checkpoint.size();
         state
             .slot
@@ -428,32 +459,6 @@ impl State {
             self.reports.push(event.clone());
         }
         event
-    }
-}
-
-/// Logs what goes on record. Never under a lock: whoever collects logs may take its time, or record
-/// something itself.
-fn tell(event: Option<Event>) {
-    match event {
-        Some(Event::AnchorContradicted {
-            anchor,
-            contradiction,
-            size,
-            ..
-        }) => {
-            tracing::error!(%anchor, size, contradiction, "the trail is not the one that an anchor knows; the anchor gets nothing more");
-        }
-        Some(Event::AnchorFailed {
-            anchor,
-            cause,
-            size,
-        }) => {
-            tracing::error!(%anchor, %cause, size, "an anchor fails; the newest checkpoint is tried again");
-        }
-        Some(Event::AnchorRecovered { anchor, size }) => {
-            tracing::info!(%anchor, size, "an anchor works again");
-        }
-        _ => {}
     }
 }
 

@@ -13,10 +13,11 @@ use std::time::{Duration, Instant};
 
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use serde::Deserialize;
 
 use super::super::checkpoint::MAX_CHECKPOINT_LINE_BYTES;
 use super::super::segment::parse_checkpoint;
-use super::{Anchor, AnchorError, Checkpoint};
+use super::{Anchor, AnchorError, Checkpoint, Listing};
 
 /// How long one question may take, unless configured.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -24,6 +25,9 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest answer, its newline not counted. A checkpoint line has some hundred bytes, and more if
 /// others have signed it, too.
 const MAX_ANSWER: usize = MAX_CHECKPOINT_LINE_BYTES;
+
+/// The longest list: room for a page of some thousand checkpoints.
+const MAX_LIST: usize = 4 << 20;
 
 /// How much of an answer is told.
 const MAX_TOLD_CHARS: usize = 80;
@@ -51,6 +55,8 @@ pub struct SocketAnchor {
     address: Address,
     timeout: Duration,
     connection: Option<Stream>,
+    /// The server has answered a question for a list: it knows them.
+    knows_lists: bool,
 }
 
 #[derive(Debug)]
@@ -84,6 +90,7 @@ impl SocketAnchor {
             address,
             timeout: DEFAULT_TIMEOUT,
             connection: None,
+            knows_lists: false,
         }
     }
 
@@ -94,7 +101,7 @@ impl SocketAnchor {
     }
 
     /// Sends a line and returns the answer, without its newline.
-    fn ask(&mut self, line: &str) -> Result<Vec<u8>, AnchorError> {
+    fn ask(&mut self, line: &str, most: usize) -> Result<Vec<u8>, AnchorError> {
         let deadline = Instant::now().checked_add(self.timeout);
         let left = || match deadline {
             Some(deadline) => deadline.saturating_duration_since(Instant::now()),
@@ -102,15 +109,46 @@ impl SocketAnchor {
         };
         // The other side may have closed a connection that was long unused.
         if let Some(stream) = &mut self.connection {
-            match stream.exchange(line, &left) {
+            match stream.exchange(line, most, &left) {
                 Err(AnchorError::Io { source, .. }) if is_closed(&source) => self.connection = None,
                 other => return other.inspect_err(|_| self.connection = None),
             }
         }
         let mut stream = self.address.connect(self.timeout)?;
-        let answer = stream.exchange(line, &left)?;
+        let answer = stream.exchange(line, most, &left)?;
         self.connection = Some(stream);
         Ok(answer)
+    }
+
+    /// Asks for a list. A server that was written before there were lists says `no`, ends the
+    /// connection, or says nothing. It is taken for one of those if it answers `newest` right after.
+    fn list<T>(
+        &mut self,
+        question: &str,
+        newest: &str,
+        read: impl FnOnce(&[u8]) -> Option<Vec<T>>,
+    ) -> Result<Listing<T>, AnchorError> {
+        let error = match self.ask(question, MAX_LIST) {
+            Ok(answer) => match (read(&answer), answer.strip_prefix(b"no ")) {
+                (Some(list), _) => {
+                    self.knows_lists = true;
+                    return Ok(Listing::Known(list));
+                }
+                (None, Some(words)) => AnchorError::Refused { words: told(words) },
+                (None, None) => self.nonsense(&answer),
+            },
+            Err(error) => error,
+        };
+        if self.knows_lists || self.newest(newest).is_err() {
+            return Err(error);
+        }
+        tracing::warn!(
+            anchor = %self.name,
+            question = question.split(' ').next(),
+            %error,
+            "the anchor's server does not know this question"
+        );
+        Ok(Listing::NotSupported)
     }
 
     fn nonsense(&mut self, answer: &[u8]) -> AnchorError {
@@ -131,7 +169,7 @@ impl Anchor for SocketAnchor {
             operation: "encode",
             source: error.into(),
         })?;
-        let answer = self.ask(&line)?;
+        let answer = self.ask(&line, MAX_ANSWER)?;
         if answer == format!("ok {}", checkpoint.size()).as_bytes() {
             return Ok(());
         }
@@ -142,7 +180,7 @@ impl Anchor for SocketAnchor {
     }
 
     fn newest(&mut self, origin: &str) -> Result<Option<Checkpoint>, AnchorError> {
-        let answer = self.ask(&format!("newest {origin}\n"))?;
+        let answer = self.ask(&format!("newest {origin}\n"), MAX_ANSWER)?;
         if answer == b"none" {
             return Ok(None);
         }
@@ -150,6 +188,38 @@ impl Anchor for SocketAnchor {
             Ok(checkpoint) => Ok(Some(checkpoint)),
             Err(_) => Err(self.nonsense(&answer)),
         }
+    }
+
+    fn checkpoints(&mut self, origin: &str, from: u64) -> Result<Listing<Checkpoint>, AnchorError> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Answer<'a> {
+            #[serde(borrow)]
+            checkpoints: Vec<std::borrow::Cow<'a, str>>,
+        }
+        self.list(
+            &format!("checkpoints {origin} {from}\n"),
+            origin,
+            |answer| {
+                let answer: Answer<'_> = serde_json::from_slice(answer).ok()?;
+                let checkpoints = answer.checkpoints.iter();
+                checkpoints.map(|text| text.parse().ok()).collect()
+            },
+        )
+    }
+
+    fn origins(&mut self, worker: &str) -> Result<Listing<String>, AnchorError> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Answer {
+            origins: Vec<String>,
+        }
+        // No trail of this worker: whether it is kept does not matter, only that there is an answer.
+        let none = format!("vram-residency/{worker}/-");
+        self.list(&format!("origins {worker}\n"), &none, |answer| {
+            let answer: Answer = serde_json::from_slice(answer).ok()?;
+            Some(answer.origins)
+        })
     }
 }
 
@@ -196,12 +266,13 @@ impl Stream {
     fn exchange(
         &mut self,
         line: &str,
+        most: usize,
         left: &impl Fn() -> Duration,
     ) -> Result<Vec<u8>, AnchorError> {
         self.limit(left()).map_err(failed("set the time-outs"))?;
         self.write_all(line.as_bytes()).map_err(failed("send"))?;
         let mut answer = Vec::new();
-        let mut piece = [0; 4096];
+        let mut piece = [0; 16_384];
         loop {
             // A server that sends byte after byte gets no more time than any other.
             self.limit(left()).map_err(failed("receive"))?;
@@ -212,14 +283,14 @@ impl Stream {
             if count == 0 {
                 return Err(failed("receive")(io::ErrorKind::UnexpectedEof.into()));
             }
-            let piece = piece.get(..count).unwrap_or_default();
-            answer.extend_from_slice(piece);
-            match piece.iter().position(|byte| *byte == b'\n') {
-                Some(end) if end.checked_add(1) == Some(piece.len()) => {
+            let fresh = piece.get(..count).unwrap_or_default();
+            answer.extend_from_slice(fresh);
+            match fresh.iter().position(|byte| *byte == b'\n') {
+                Some(end) if end.checked_add(1) == Some(count) => {
                     answer.pop();
                     return Ok(answer);
                 }
-                None if answer.len() <= MAX_ANSWER => {}
+                None if answer.len() <= most => {}
                 // More than one line, or one that is too long.
                 _ => {
                     return Err(AnchorError::Answer {

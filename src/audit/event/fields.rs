@@ -213,6 +213,11 @@ pub(crate) struct Configuration {
     pub(crate) anchors: Vec<Arc<str>>,
     pub(crate) anchor_every_records: u64,
     pub(crate) anchor_every_ms: u64,
+    /// What was asked for by name to be overlooked: origins, and anchors.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) new_origin_beside: Vec<Arc<str>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) ignored_unverifiable_anchors: Vec<Arc<str>>,
 }
 
 #[derive(Clone, Debug, Serialize)]

@@ -42,6 +42,10 @@ const EVENTS: &[(&str, &str)] = &[
         "AnchorFailed",
         "An anchor does not keep checkpoints: once for each outage.",
     ),
+    (
+        "AnchorPartlyCompared",
+        "The trail was compared with a part of what an anchor keeps.",
+    ),
     ("AnchorRecovered", "An anchor keeps checkpoints again."),
     (
         "AuditDegraded",
@@ -214,6 +218,7 @@ const FIELDS: &[(&str, &str)] = &[
         "cause",
         "what went wrong, in the words of the system or device",
     ),
+    ("comparison", "what could not be compared, or was not"),
     (
         "contradiction",
         "`different` or `shorter`: what the trail is, compared with the anchor",
@@ -302,6 +307,10 @@ const FIELDS: &[(&str, &str)] = &[
         "identity",
         "what tells the device from others, as seals bind it",
     ),
+    (
+        "ignored_unverifiable_anchors",
+        "anchors of which an unsigned checkpoint is ignored",
+    ),
     ("injected", "true: a test made this happen"),
     (
         "kernel_sha256",
@@ -340,6 +349,10 @@ const FIELDS: &[(&str, &str)] = &[
     (
         "mono_us",
         "microseconds since the process opened the trail, time asleep included; never jumps",
+    ),
+    (
+        "new_origin_beside",
+        "other trails of this worker that anchors may know",
     ),
     (
         "numbers_below",
