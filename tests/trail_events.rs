@@ -207,7 +207,8 @@ fn an_anchor_that_fails_recovers_and_contradicts() {
     let records = place.records();
     let fields = ["anchor cause size"];
     let failed = one(&records, "AnchorFailed", "WARN failure", &fields);
-    assert_eq!(json!([failed["anchor"], failed["size"]]), json!([name, 1]));
+    // It fails when it is asked what it knows, before there is anything to keep.
+    assert_eq!(json!([failed["anchor"], failed["size"]]), json!([name, 0]));
     let cause = "it refuses: the path is not a regular file";
     assert_eq!(failed["cause"], cause);
     let again = one(
@@ -248,7 +249,7 @@ fn an_anchor_that_fails_recovers_and_contradicts() {
             name,
             "shorter",
             cut.checkpoint().size(),
-            known.lines().nth(2)
+            cut.checkpoint().to_string().lines().nth(2)
         ])
     );
 }
