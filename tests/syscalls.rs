@@ -102,6 +102,21 @@ fn no_system_call_that_fails_costs_a_receipt() {
     }
 }
 
+/// Some network and user-space file systems know no rename that refuses to overwrite.
+#[test]
+fn where_no_rename_refuses_to_overwrite_names_are_given_by_links() {
+    if let Err(error) = Command::new("strace").arg("-V").output() {
+        return skip(&format!("`strace` does not run: {error}"));
+    }
+    let left = left_by_a_killed_worker();
+    for begin in [Begin::New, Begin::Again(&left)] {
+        for error in ["EINVAL", "ENOSYS", "EOPNOTSUPP"] {
+            let inject = format!("inject=renameat2:error={error}");
+            assert!(is_met(begin, Watch::Opening, "renameat2,linkat", &inject));
+        }
+    }
+}
+
 /// Whoever is the last to take a piece of work does not hold the lock while doing it.
 fn next<T>(work: &Mutex<Vec<T>>) -> Option<T> {
     work.lock().unwrap().pop()
