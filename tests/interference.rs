@@ -448,6 +448,23 @@ fn readers_never_keep_a_worker_from_its_trail() {
     });
 }
 
+/// A reader that is held up between asking and letting go.
+#[test]
+fn a_reader_that_is_slow_for_a_moment_keeps_no_worker_from_its_trail() {
+    let place = Place::new();
+    place.open().close().unwrap();
+    for path in [place.dir().join("lock"), place.dir()] {
+        let asked = fs::File::open(path).unwrap();
+        asked.try_lock_shared().unwrap();
+        let reader = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(100));
+            drop(asked);
+        });
+        place.builder().open().unwrap().close().unwrap();
+        reader.join().unwrap();
+    }
+}
+
 #[test]
 fn verifying_in_the_workers_process_releases_no_lock() {
     let place = Place::new();

@@ -147,3 +147,66 @@ impl Drop for OwnFd {
         unsafe { ManuallyDrop::drop(&mut self.fd) };
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rustix::fs::{FlockOperation, flock};
+    use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
+    use std::cell::Cell;
+    use std::fs::File;
+
+    use super::*;
+
+    fn fork() -> Pid {
+        // SAFETY: the child calls nothing but `alarm` and `pause`, which are async-signal-safe.
+        let pid = unsafe { libc::fork() };
+        if pid == 0 {
+            // SAFETY: sets a timer, whose signal ends this process; nothing handles it.
+            unsafe { libc::alarm(60) };
+            loop {
+                // SAFETY: waits for a signal.
+                unsafe { libc::pause() };
+            }
+        }
+        Pid::from_raw(pid).unwrap()
+    }
+
+    /// A lock that nobody unlocks ends with the last descriptor of its open file.
+    fn is_kept_by_a_child(forks_in: impl Fn(&Cell<Option<Pid>>), forks_after: bool) -> bool {
+        crate::process::watch_for_forks().unwrap();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let child = Cell::new(None);
+        let own = OwnFd::open(|| {
+            let opened = File::open(file.path()).map(OwnedFd::from);
+            forks_in(&child);
+            opened
+        });
+        let own = own.unwrap();
+        flock(&own, FlockOperation::NonBlockingLockExclusive).unwrap();
+        if forks_after {
+            child.set(Some(fork()));
+        }
+        drop(own);
+        let other = File::open(file.path()).unwrap();
+        let answer = flock(&other, FlockOperation::NonBlockingLockExclusive);
+        let child = child.get().unwrap();
+        kill_process(child, Signal::KILL).unwrap();
+        waitpid(Some(child), WaitOptions::empty()).unwrap();
+        answer.is_err()
+    }
+
+    #[test]
+    fn a_child_that_is_forked_while_it_is_open_does_not_keep_it() {
+        assert!(!is_kept_by_a_child(|_| {}, true));
+    }
+
+    #[test]
+    fn a_child_that_is_forked_before_it_is_registered_does_not_keep_it() {
+        let forks_once = |child: &Cell<Option<Pid>>| {
+            if child.get().is_none() {
+                child.set(Some(fork()));
+            }
+        };
+        assert!(!is_kept_by_a_child(forks_once, false));
+    }
+}
