@@ -355,6 +355,14 @@ fn an_anchor_that_others_have_signed_too_vouches_for_the_end() {
             .run("verify trail --key @verifier.key --anchor cosigned")
             .with(0);
     }
+    let proof = trail.run("prove trail 5").with(0).out;
+    trail.write("cosigned", proof.replace(&trail.last.to_string(), &note));
+    for words in [
+        "check-proof cosigned --key",
+        "verify trail --anchor cosigned --key",
+    ] {
+        trail.run(&format!("{words} @verifier.key")).with(0);
+    }
 }
 
 #[test]
