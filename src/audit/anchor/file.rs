@@ -265,9 +265,10 @@ impl<'a> Lines<'a> {
                 text.clear();
                 continue;
             }
-            // The form of version 0.1 ends with its signature.
+            // The form of version 0.1 ends with its last signature: others may have added theirs.
             let line = text.get(before..).unwrap_or_default();
-            let has_ended = text.starts_with(b"{") || line.starts_with("—".as_bytes());
+            let has_ended = text.starts_with(b"{")
+                || (line.starts_with("—".as_bytes()) && !self.is_signature_next()?);
             if count == 0 || has_ended {
                 break;
             }
@@ -288,6 +289,12 @@ impl<'a> Lines<'a> {
             return Ok(None);
         }
         Err(refused("the file holds something else than checkpoints"))
+    }
+
+    /// Whether the next line begins as a signature's does; no other line begins with that byte.
+    fn is_signature_next(&mut self) -> Result<bool, AnchorError> {
+        let next = self.source.fill_buf().map_err(io_error("read"))?;
+        Ok(next.first() == "—".as_bytes().first())
     }
 }
 
