@@ -17,7 +17,6 @@ use std::mem::ManuallyDrop;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Duration;
 
 pub use anchor::{
     Anchor, AnchorError, Anchored, Contradiction, DEFAULT_ANCHOR_EVERY,
@@ -77,6 +76,7 @@ mod record;
 mod segment;
 #[cfg(test)]
 mod simulated;
+mod standing;
 mod storage;
 pub(crate) mod sync;
 mod unchecked;
@@ -168,30 +168,6 @@ impl AuditTrail {
     /// The key with which anybody can check this trail.
     pub fn verifier_key(&self) -> &VerifierKey {
         &self.shared.verifier
-    }
-
-    /// The newest checkpoint that is on disk; none in a forked child.
-    pub fn checkpoint(&self) -> Option<Arc<Checkpoint>> {
-        process::check().ok()?;
-        self.shared.queue.newest_checkpoint()
-    }
-
-    /// The newest checkpoint that an anchor keeps, besides the log: what lies behind it could still be
-    /// cut off unnoticed. None if no anchor has said that it keeps one, and in a forked child.
-    pub fn anchored_until(&self) -> Option<Anchored> {
-        process::check().ok()?;
-        self.shared.anchors.kept()
-    }
-
-    /// For how long there have been durable records that no anchor keeps, besides the log. Zero if
-    /// there are none, if there is no such anchor, and in a forked child.
-    pub fn unanchored_for(&self) -> Duration {
-        process::check().map_or(Duration::ZERO, |()| self.shared.anchors.unanchored())
-    }
-
-    /// What was given to the trail, and what was lost, since it was opened.
-    pub fn counts(&self) -> AuditCounts {
-        self.shared.counts()
     }
 
     /// Records a text of at most [`MAX_TEXT_BYTES`] bytes as `Note`. Returns its number without
@@ -458,8 +434,9 @@ impl Shared {
     }
 
     fn publish_gauges(&self, degraded: bool) {
-        let unanchored = self.anchors.unanchored();
-        health::guarded(|| health::publish_gauges(&self.worker, degraded, unanchored));
+        let backlog = self.queue.backlog();
+        let unanchored = self.anchors.unanchored(backlog.oldest);
+        health::guarded(|| health::publish_gauges(&self.worker, degraded, backlog, unanchored));
     }
 
     fn tick_watched(&self) {

@@ -41,9 +41,16 @@ pub const DEGRADED: &str = "vram.audit.degraded";
 /// Gauge: when the writer's thread was last seen at work, in seconds since 1970 (UTC). It comes
 /// every few seconds, and stands still when the writer hangs, has ended, or the trail is closed.
 pub const HEARTBEAT: &str = "vram.audit.heartbeat";
-/// Gauge: the age in seconds of the oldest acknowledged record that no anchor holds; 0 if there is
+/// Gauge: the age in seconds of the oldest record that no anchor covers, durable or not; 0 if there is
 /// no such record, or no anchor. After closing it stays at what it was then.
 pub const UNANCHORED_SECONDS: &str = "vram.audit.unanchored_seconds";
+
+/// Gauge: the age in seconds of the oldest record that is not durable; 0 if all are, also once the trail
+/// is closed. A disk that is full or fails shows here first: nothing is lost before the queue is full.
+pub const OLDEST_NOT_DURABLE_SECONDS: &str = "vram.audit.oldest_not_durable_seconds";
+/// Gauge: how many records are not durable, those included that the writer holds; a kill would lose
+/// them.
+pub const QUEUE_DEPTH: &str = "vram.audit.queue_depth";
 
 /// Over which time losses are compared with attempts, unless configured.
 pub const DEFAULT_FAILURE_WINDOW: Duration = Duration::from_secs(300);
@@ -63,6 +70,16 @@ pub struct AuditCounts {
     pub critical_failures: u64,
     /// See [`VERIFICATION_FAILURES`].
     pub verification_failures: u64,
+}
+
+/// What waits to become durable, at the time of the question.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct Backlog {
+    /// See [`QUEUE_DEPTH`].
+    pub records: u64,
+    /// See [`OLDEST_NOT_DURABLE_SECONDS`].
+    pub oldest: Duration,
 }
 
 /// The counters of one trail, as they change. They do so under the queue's lock only, so a load and a
@@ -140,8 +157,17 @@ pub(crate) fn publish_counters(worker: &WorkerId, counters: &Counters) {
 }
 
 /// Hands over the gauges likewise, except the heartbeat.
-pub(crate) fn publish_gauges(worker: &WorkerId, degraded: bool, unanchored: Duration) {
+pub(crate) fn publish_gauges(
+    worker: &WorkerId,
+    degraded: bool,
+    backlog: Backlog,
+    unanchored: Duration,
+) {
+    // A gauge is a float; so many records fit in no memory.
+    let records = u32::try_from(backlog.records).unwrap_or(u32::MAX);
     for (name, value) in [
+        (OLDEST_NOT_DURABLE_SECONDS, backlog.oldest.as_secs_f64()),
+        (QUEUE_DEPTH, f64::from(records)),
         (DEGRADED, f64::from(u8::from(degraded))),
         (UNANCHORED_SECONDS, unanchored.as_secs_f64()),
     ] {
@@ -194,7 +220,17 @@ pub(crate) fn describe() {
     metrics::describe_gauge!(
         UNANCHORED_SECONDS,
         Unit::Seconds,
-        "Age of the oldest acknowledged audit record that no anchor holds"
+        "Age of the oldest audit record that no anchor covers"
+    );
+    metrics::describe_gauge!(
+        OLDEST_NOT_DURABLE_SECONDS,
+        Unit::Seconds,
+        "Age of the oldest audit record that is not on disk"
+    );
+    metrics::describe_gauge!(
+        QUEUE_DEPTH,
+        Unit::Count,
+        "Audit records that are not on disk"
     );
 }
 

@@ -8,15 +8,20 @@ mod support;
 
 use std::fs::File;
 use std::io::Write;
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use metrics_exporter_prometheus::PrometheusBuilder;
+use rustix::process::{Signal, getpid, kill_process};
 use serde_json::Value;
 use support::{Place, builder_at, child, filled, manager, of_event, records, sealed, skip};
 use vram_residency::audit::faults::{Step, StorageError, StorageFaults};
-use vram_residency::audit::{Incident, NotDurable, Outcome, RecordError};
+use vram_residency::audit::{
+    Incident, Missing, NotDurable, Outcome, RecordError, SameHostCopy, UnanchoredEnd,
+};
 use vram_residency::error::VerifyError;
 use vram_residency::shard::{Quarantined, Sealed, Shard};
 use vram_residency::{AuditTrail, Host, Provenance, VramManager};
@@ -114,6 +119,129 @@ fn on_a_full_disk(place: &Path) {
     assert_eq!(report.outcome, Outcome::Holds, "{report}");
     assert!(report.end_vouched_for && report.closed);
     assert_eq!(report.records_lost, lost.len() as u64);
+}
+
+const WORKER: &str = "VRAM_TEST_WORKER";
+
+/// Nothing is lost and nothing fails: without a look at what waits, the worker seems to be well.
+#[test]
+fn a_full_disk_is_seen_before_a_record_is_lost_and_a_kill_then_loses_what_was_seen() {
+    let test = "a_full_disk_is_seen_before_a_record_is_lost_and_a_kill_then_loses_what_was_seen";
+    if let Some(place) = child() {
+        if std::env::var_os(WORKER).is_some() {
+            show_what_waits_and_die(&place);
+        }
+        return kill_on_a_full_disk(test, &place);
+    }
+    let place = Place::new();
+    if let Err(why) = support::on_a_small_disk(test, &place, "trail", "128k") {
+        skip(&why);
+    }
+}
+
+/// In the child, where the disk is: runs a worker that dies, and goes on in its trail.
+fn kill_on_a_full_disk(test: &str, place: &Path) {
+    let output = support::child_command(test, place)
+        .env(WORKER, "")
+        .output()
+        .unwrap();
+    let told = String::from_utf8(output.stdout).unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.signal(), Some(9), "{told}{errors}");
+    let numbers = told.lines().filter_map(|line| line.strip_prefix("told "));
+    let numbers: Vec<u64> = numbers.map(|number| number.parse().unwrap()).collect();
+    assert_eq!(numbers.len(), 849);
+
+    std::fs::remove_file(place.join("trail/filler")).unwrap();
+    let trail = builder_at(place).open().unwrap();
+    let key = trail.verifier_key().clone();
+    let receipt = trail.policy_violation(support::VIOLATION).unwrap();
+    assert!(receipt.seq().value() > numbers[848]);
+    let receipt = trail.close().unwrap();
+    let report = vram_residency::audit::verify(
+        &place.join("trail"),
+        std::slice::from_ref(&key),
+        &[receipt.checkpoint().clone()],
+    );
+    assert_eq!(report.outcome, Outcome::Holds, "{report}");
+    let missing = report.missing(UnanchoredEnd::Refused);
+    assert_eq!(missing, [Missing::KilledRuns], "{report}");
+    let kept = report.records;
+    let at_most = report.kills[0].records_at_most.unwrap();
+    assert!(at_most + kept >= 849, "{report}");
+}
+
+/// In the worker: an exporter, an anchor that works, and 849 notes for a disk that is full.
+fn show_what_waits_and_die(place: &Path) -> ! {
+    let exporter = PrometheusBuilder::new().install_recorder().unwrap();
+    let trail = builder_at(place)
+        .anchor(SameHostCopy::new(place.join("anchor")))
+        .anchor_every(Duration::from_millis(1))
+        .open_or_create()
+        .unwrap();
+    let shown = |name: &str| -> f64 {
+        let page = exporter.render();
+        let name = format!("vram_audit_{name}{{");
+        let line = page.lines().find(|line| line.starts_with(&name));
+        let value = line.and_then(|line| line.rsplit(' ').next());
+        value.unwrap_or("0").parse().unwrap()
+    };
+    fill(place, &trail);
+    let made = Instant::now();
+    let mut told = String::from("\n");
+    for i in 0..849 {
+        let seq = trail.note(format!("note {i}")).unwrap();
+        told.push_str(&format!("told {seq}\n"));
+    }
+    wait_for(
+        || shown("oldest_not_durable_seconds") > 2.0 && shown("unanchored_seconds") > 2.0,
+        "a full disk is not seen",
+    );
+    assert!(shown("queue_depth") >= 849.0);
+    let backlog = trail.backlog();
+    assert!(backlog.records >= 849 && backlog.oldest >= made.elapsed());
+    assert!(trail.unanchored_for() >= made.elapsed());
+    // What was looked at so far.
+    assert_eq!(trail.counts().failures, 0);
+    assert!(shown("heartbeat") > 0.0 && shown("degraded") == 0.0);
+    print!("{told}");
+    std::io::stdout().flush().unwrap();
+    let _killed = kill_process(getpid(), Signal::KILL);
+    unreachable!("still alive");
+}
+
+#[test]
+fn a_disk_that_takes_nothing_is_told_once_a_minute() {
+    support::alone(|place| {
+        let log = Log::install();
+        let faults = StorageFaults::dangerous_new();
+        let trail = builder_at(place)
+            .dangerous_storage_faults(faults.clone())
+            .open_or_create()
+            .unwrap();
+        let failing = Instant::now();
+        for step in [Step::Write, Step::Create] {
+            faults.fail(step, StorageError::NoSpace, u32::MAX);
+        }
+        for _ in 0..7 {
+            trail.note("waits").unwrap();
+        }
+        let told = || log.errors("cannot be written");
+        wait_for(|| !told().is_empty(), "it is not told");
+        let minute = Duration::from_secs(60);
+        while told().len() == 1 {
+            assert!(failing.elapsed() < 2 * minute, "it is not told again");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        assert!(failing.elapsed() >= minute, "{:?}", told());
+        let again = &told()[1];
+        for part in ["No space left on device", " records=", " since=2"] {
+            assert!(again.contains(part), "{again}");
+        }
+        faults.heal();
+        trail.close().unwrap();
+        assert_eq!(told().len(), 2);
+    });
 }
 
 /// Fills the disk until the trail has nothing left to write into, not even a rest of a page.

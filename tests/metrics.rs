@@ -61,9 +61,13 @@ fn expect_of(exporter: &PrometheusHandle, counters: [u64; 4], degraded: bool) {
         let mut seen = shown(exporter);
         // It has a value of its own each time; see below.
         let heartbeat = seen.remove("heartbeat");
+        // What waits is written within a second: only where nothing was given, nothing ever waits.
+        let waiting = ["queue_depth", "oldest_not_durable_seconds"].map(|name| seen.remove(name));
+        let waits =
+            |value: &Option<f64>| value.is_some_and(|value| value == 0.0 || counters[0] > 0);
         let last = ["critical_emit", "verification"]
             .map(|what| seen.remove(&format!("last_{what}_failure")));
-        if seen == expected && heartbeat.is_some() {
+        if seen == expected && heartbeat.is_some() && waiting.iter().all(waits) {
             let failures = [counters[2], counters[3]];
             for (last, failures) in last.into_iter().zip(failures) {
                 assert_when(last, failures);
@@ -202,6 +206,48 @@ fn a_trail_that_is_closed_is_neither_degraded_nor_ahead_of_an_anchor_that_works(
         let closed = shown(&exporter);
         assert_eq!(closed["degraded"], 0.0);
         assert_eq!(closed["unanchored_seconds"], 0.0);
+        assert_eq!(closed["queue_depth"], 0.0);
+        assert_eq!(closed["oldest_not_durable_seconds"], 0.0);
+    });
+}
+
+#[test]
+fn what_waits_for_the_disk_is_shown_until_it_is_durable() {
+    alone(|place| {
+        let exporter = install();
+        let faults = StorageFaults::dangerous_new();
+        let trail = open(place, &faults);
+        expect(&exporter, [0, 0, 0, 0]);
+        faults.fail(Step::Write, StorageError::NoSpace, u32::MAX);
+        faults.fail(Step::Create, StorageError::NoSpace, u32::MAX);
+        let made = Instant::now();
+        for _ in 0..5 {
+            trail.note("waits").unwrap();
+        }
+        let until = |done: &dyn Fn(f64, f64) -> bool| {
+            let deadline = Instant::now() + Duration::from_secs(10);
+            loop {
+                let seen = shown(&exporter);
+                let (depth, age) = (seen["queue_depth"], seen["oldest_not_durable_seconds"]);
+                // The age is never more than what has passed.
+                assert!(age <= made.elapsed().as_secs_f64(), "{age}");
+                if done(depth, age) {
+                    return;
+                }
+                assert!(Instant::now() < deadline, "{seen:?}");
+                std::thread::sleep(Duration::from_millis(30));
+            }
+        };
+        // The trail's own record of the failure waits, too.
+        until(&|depth, age| depth >= 5.0 && age > 1.0);
+        let counts = trail.counts();
+        assert_eq!((counts.failures, counts.critical_failures), (0, 0));
+        let backlog = trail.backlog();
+        assert!(backlog.records >= 5 && backlog.oldest > Duration::from_secs(1));
+        faults.heal();
+        until(&|depth, age| depth == 0.0 && age == 0.0);
+        assert_eq!(trail.backlog(), vram_residency::health::Backlog::default());
+        trail.close().unwrap();
     });
 }
 

@@ -24,6 +24,11 @@ impl Time {
         u64::try_from(self.0.div_euclid(1_000_000_000)).unwrap_or(0)
     }
 
+    pub(crate) fn before(self, distance: Duration) -> Self {
+        let distance = i64::try_from(distance.as_nanos()).unwrap_or(i64::MAX);
+        Self(self.0.saturating_sub(distance))
+    }
+
     pub(crate) fn to_system_time(self) -> SystemTime {
         let distance = Duration::from_nanos(self.0.unsigned_abs());
         let shifted = if self.0 < 0 {
@@ -64,6 +69,11 @@ impl Uptime {
 
     pub(crate) fn microseconds_since(self, earlier: Self) -> u64 {
         u64::try_from(self.0.saturating_sub(earlier.0) / 1000).unwrap_or(0)
+    }
+
+    pub(crate) fn after_microseconds(self, microseconds: u64) -> Self {
+        let nanoseconds = i64::try_from(microseconds.saturating_mul(1000)).unwrap_or(i64::MAX);
+        Self(self.0.saturating_add(nanoseconds))
     }
 
     pub(crate) fn nanoseconds(self) -> i64 {

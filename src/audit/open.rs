@@ -5,6 +5,7 @@
 //! `TailRecovered` says so. A trail that is damaged before that point, or signed with another key,
 //! is refused: going on would bury the evidence. No byte of an old segment is changed.
 
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
@@ -446,9 +447,9 @@ fn begin<S: Storage>(
         if let Some(below) = header.numbers_below() {
             queue.settle_numbers(below);
         }
-        queue.settle(None, Arc::clone(&position.checkpoint), 0);
+        queue.settle(None, Arc::clone(&position.checkpoint), &VecDeque::new());
         let urgent = records.iter().any(Record::is_worth_anchoring);
-        anchors.settled(&position.checkpoint, urgent);
+        anchors.settled(&position.checkpoint, queue.made(&header), urgent);
     }
     Ok(())
 }

@@ -71,6 +71,8 @@ struct State {
     records: VecDeque<Record>,
     /// Records that the writer holds and that are not durable yet. They take room, too.
     in_flight: usize,
+    /// When the oldest of them was made, as records say it.
+    in_flight_since: Option<u64>,
     urgent: bool,
     /// Why nothing is accepted any more.
     refuses: Option<Refusal>,
@@ -150,6 +152,7 @@ impl Queue {
                 numbers: Numbers::new(next.0),
                 records: VecDeque::with_capacity(room),
                 in_flight: 0,
+                in_flight_since: None,
                 // Two runs are parted by at least one record that was accepted.
                 lost: VecDeque::with_capacity(room.saturating_add(1)),
                 urgent: false,

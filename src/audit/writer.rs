@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::backoff::Backoff;
-use super::clock::{ClockWatch, Uptime};
+use super::clock::{ClockWatch, Time, Uptime};
 use super::event::{Event, Lost};
 use super::log::{Log, LogError};
 use super::queue::{Wake, WriteFailure};
@@ -22,7 +22,7 @@ use super::storage::Storage;
 use super::sync::{self, Instant};
 use super::{CloseError, Receipt, Shared};
 use crate::health::hook::Bell;
-use crate::health::{self, Degradation, FailureRatio};
+use crate::health::{self, Backlog, Degradation, FailureRatio};
 
 mod closing;
 mod finished;
@@ -41,6 +41,9 @@ const NAP: Duration = Duration::from_millis(10);
 /// alarm come within seconds.
 const LONGEST_TICK: Duration = Duration::from_secs(5);
 
+/// How often it is told that the trail cannot be written, while that lasts.
+const REMINDER: Duration = Duration::from_secs(60);
+
 /// The thread's state.
 #[derive(Debug)]
 pub(crate) struct Writer<S: Storage> {
@@ -52,6 +55,8 @@ pub(crate) struct Writer<S: Storage> {
     own: Vec<Event>,
     /// The header of the segment that could not be begun yet. It keeps its number.
     header: Option<Record>,
+    /// When it was last told that nothing can be written.
+    reminded: Option<Instant>,
     /// That the next segment is due and cannot be begun was logged.
     cannot_rotate: bool,
     clock: ClockWatch,
@@ -87,6 +92,7 @@ impl<S: Storage> Writer<S> {
             pending: VecDeque::with_capacity(shared.queue.room()),
             own: Vec::new(),
             header: None,
+            reminded: None,
             cannot_rotate: false,
             clock: ClockWatch::new(),
             ratio,
@@ -156,11 +162,13 @@ impl<S: Storage> Writer<S> {
             self.tell(crossing);
         }
         self.inspect();
+        self.remind();
         self.own.append(&mut self.shared.anchors.reports());
         self.look_at_finished();
         let position = self.log.position.as_ref();
         if let Some(position) = position.filter(|position| position.is_intact()) {
-            self.shared.anchors.settled(&position.checkpoint, false);
+            let (checkpoint, now) = (&position.checkpoint, Uptime::now());
+            self.shared.anchors.settled(checkpoint, now, false);
         }
         self.shared.tick_watched();
         self.shared.publish_counters();
@@ -416,9 +424,11 @@ impl<S: Storage> Writer<S> {
         let checkpoint = Arc::clone(checkpoint);
         let settled = self.pending.drain(..count);
         let mut last = None;
+        let mut oldest = None;
         let mut urgent = false;
         for record in settled {
             last = Some(record.seq);
+            oldest.get_or_insert_with(|| self.shared.queue.made(&record));
             urgent |= record.is_worth_anchoring();
             if let Some(below) = record.numbers_below() {
                 self.shared.queue.settle_numbers(below);
@@ -428,16 +438,38 @@ impl<S: Storage> Writer<S> {
         }
         self.shared
             .queue
-            .settle(last, Arc::clone(&checkpoint), self.pending.len());
-        self.shared.anchors.settled(&checkpoint, urgent);
+            .settle(last, Arc::clone(&checkpoint), &self.pending);
+        let oldest = oldest.unwrap_or_else(Uptime::now);
+        self.shared.anchors.settled(&checkpoint, oldest, urgent);
     }
 
     fn report(&mut self, error: &LogError) {
         self.failed(error);
-        if !self.shared.queue.is_failing() {
-            tracing::error!(%error, records = self.pending.len(), "the audit trail cannot be written; its records stay in memory and are tried again");
-        }
         self.shared.queue.report_failure(error.to_failure());
+        self.remind();
+    }
+
+    /// Says that nothing can be written: when that begins, and again while it lasts.
+    fn remind(&mut self) {
+        let queue = &self.shared.queue;
+        if !queue.is_failing() {
+            self.reminded = None;
+            return;
+        }
+        let Some(WriteFailure { operation, cause }) = &self.failure else {
+            return;
+        };
+        if self.reminded.is_some_and(|at| at.elapsed() < REMINDER) {
+            return;
+        }
+        self.reminded = Some(Instant::now());
+        let Backlog { records, oldest } = queue.backlog();
+        tracing::error!(
+            error = %format_args!("{operation}: {cause}"),
+            records,
+            since = %Time::now().before(oldest),
+            "the audit trail cannot be written; its records stay in memory and are tried again"
+        );
     }
 }
 

@@ -194,6 +194,33 @@ fn ordinary_records_are_anchored_after_so_many_and_after_so_long() {
 }
 
 #[test]
+fn a_record_is_without_an_anchor_from_when_it_was_made() {
+    let place = Place::new();
+    let memory = Memory::default();
+    let builder = place.builder().anchor(memory.clone());
+    let trail = builder
+        .durable_within(Duration::from_secs(600))
+        .anchor_every_records(1)
+        .open_or_create()
+        .unwrap();
+    let anchored = || trail.unanchored_for().is_zero();
+    until("its opening is anchored", || anchored().then_some(()));
+    memory.trouble(Some("unplugged"));
+    let pause = Duration::from_millis(300);
+    trail.note("made now").unwrap();
+    std::thread::sleep(pause);
+    assert!(trail.unanchored_for() >= pause, "it is not durable yet");
+    trail.flush().unwrap();
+    let durable = trail.unanchored_for();
+    assert!(durable >= pause, "{durable:?}: it was made before");
+    std::thread::sleep(pause);
+    assert!(trail.unanchored_for() >= 2 * pause);
+    memory.trouble(None);
+    until("it is anchored", || anchored().then_some(()));
+    trail.close().unwrap();
+}
+
+#[test]
 fn how_long_records_have_been_without_an_anchor_is_told() {
     let place = Place::new();
     let trail = place.open();

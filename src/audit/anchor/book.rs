@@ -1,9 +1,9 @@
 //! How far a trail is durable, how far anchors were given it, and how far one of them keeps it.
 //!
-//! From these three follows when a checkpoint is due, and for how long records have been without an
-//! anchor. This module knows no thread and no lock.
+//! From these three follows when a checkpoint is due, and since when there have been records that no
+//! anchor covers. This module knows no thread and no lock.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use super::super::checkpoint::Checkpoint;
@@ -19,11 +19,12 @@ pub(in super::super) struct Schedule {
     pub(in super::super) patience: Duration,
 }
 
-/// A checkpoint that is durable, and since when.
+/// A checkpoint that is durable.
 #[derive(Clone, Debug)]
 pub(super) struct Offer {
     pub(super) checkpoint: Arc<Checkpoint>,
-    pub(super) durable: Uptime,
+    /// When the first record behind it was made, once that is durable, too.
+    pub(super) next_made: Arc<OnceLock<Uptime>>,
 }
 
 /// How far the trail is durable, given to anchors, and kept by one.
@@ -32,8 +33,10 @@ pub(super) struct Book {
     durable: u64,
     pub(super) offered: Option<Arc<Checkpoint>>,
     offered_at: Uptime,
+    /// Of the offer before.
+    next_made: Arc<OnceLock<Uptime>>,
     pub(super) kept: Option<Anchored>,
-    /// Since when there are durable records that no anchor keeps.
+    /// When the oldest durable record was made that no anchor keeps.
     pub(super) behind: Option<Uptime>,
 }
 
@@ -44,24 +47,30 @@ impl Book {
             durable,
             offered: None,
             offered_at: now,
+            next_made: Arc::default(),
             kept: None,
             behind: (durable > 0).then_some(now),
         }
     }
 
-    /// Takes note of what is durable, and says whether it is to be handed over.
+    /// Takes note of what is durable, and returns what is to be handed over. Of the records that are
+    /// new in `checkpoint`, the oldest was `made` then.
     pub(super) fn settle(
         &mut self,
         checkpoint: &Arc<Checkpoint>,
-        now: Uptime,
+        made: Uptime,
         urgent: bool,
         schedule: &Schedule,
-    ) -> bool {
+    ) -> Option<Offer> {
+        let now = Uptime::now();
         let size = checkpoint.size();
         let kept = self.kept.as_ref().map_or(0, |kept| kept.checkpoint.size());
-        self.durable = self.durable.max(size);
+        if size > self.durable {
+            self.durable = size;
+            self.next_made.get_or_init(|| made);
+        }
         if self.durable > kept {
-            self.behind.get_or_insert(now);
+            self.behind.get_or_insert(made);
         }
         let offered = self.offered.as_ref().map_or(0, |offered| offered.size());
         let fresh = size.saturating_sub(offered);
@@ -70,11 +79,15 @@ impl Book {
                 || self.offered.is_none()
                 || fresh >= schedule.every_records
                 || now.since(self.offered_at) >= schedule.every);
-        if due {
+        due.then(|| {
             self.offered = Some(Arc::clone(checkpoint));
             self.offered_at = now;
-        }
-        due
+            self.next_made = Arc::default();
+            Offer {
+                checkpoint: Arc::clone(checkpoint),
+                next_made: Arc::clone(&self.next_made),
+            }
+        })
     }
 
     /// An anchor keeps this checkpoint.
@@ -89,7 +102,7 @@ impl Book {
             checkpoint: Arc::clone(&offer.checkpoint),
             at: SystemTime::now(),
         });
-        // What is not kept now became durable after this checkpoint.
-        self.behind = (self.durable > size).then_some(offer.durable);
+        let next_made = || *offer.next_made.get_or_init(Uptime::now);
+        self.behind = (self.durable > size).then(next_made);
     }
 }

@@ -168,19 +168,20 @@ impl Anchors {
         }
     }
 
-    /// The trail is durable up to `checkpoint`. Hands it over if it is urgent or due. Never waits.
-    pub(in super::super) fn settled(&self, checkpoint: &Arc<Checkpoint>, urgent: bool) {
-        let now = Uptime::now();
-        if !self.book().settle(checkpoint, now, urgent, &self.schedule) {
-            return;
-        }
+    /// The trail is durable up to `checkpoint`, whose oldest new record was `made` then. Hands it over
+    /// if it is urgent or due. Never waits.
+    pub(in super::super) fn settled(
+        &self,
+        checkpoint: &Arc<Checkpoint>,
+        made: Uptime,
+        urgent: bool,
+    ) {
+        let due = self.book().settle(checkpoint, made, urgent, &self.schedule);
+        let Some(offer) = due else { return };
         // Without anybody who collects logs, its thread is not woken for nothing.
         let log = urgent && LogCollector::is_heard();
         for post in self.posts.iter().filter(|post| log || !post.is_log) {
-            post.offer(Offer {
-                checkpoint: Arc::clone(checkpoint),
-                durable: now,
-            });
+            post.offer(offer.clone());
         }
     }
 
@@ -212,14 +213,14 @@ impl Anchors {
         self.book().kept.clone()
     }
 
-    /// For how long there have been durable records that no anchor keeps. Zero if there are none, or
-    /// no anchor but the log.
-    pub(in super::super) fn unanchored(&self) -> Duration {
+    /// How old the oldest record is that no anchor covers; `waiting` is the age of the oldest one that
+    /// is not durable. Zero if there is none, or no anchor but the log.
+    pub(in super::super) fn unanchored(&self, waiting: Duration) -> Duration {
         if self.posts.iter().all(|post| post.is_log) {
             return Duration::ZERO;
         }
         let behind = self.book().behind;
-        behind.map_or(Duration::ZERO, |since| Uptime::now().since(since))
+        behind.map_or(waiting, |made| Uptime::now().since(made).max(waiting))
     }
 
     /// The newest checkpoint that was handed over.
@@ -346,7 +347,7 @@ impl Post {
     pub(super) fn kept_before(&self, checkpoint: Checkpoint) {
         let offer = Offer {
             checkpoint: Arc::new(checkpoint),
-            durable: Uptime::now(),
+            next_made: Arc::default(),
         };
         lock(&self.book).keep(&self.name, &offer);
     }

@@ -4,12 +4,20 @@ use std::collections::VecDeque;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use super::{Queue, Refusal, Wake, WriteFailure, Writer};
+use super::{Queue, Refusal, State, Wake, WriteFailure, Writer};
 use crate::audit::checkpoint::Checkpoint;
-use crate::audit::clock::Time;
+use crate::audit::clock::{Time, Uptime};
 use crate::audit::event::{Event, Lost, Seq};
 use crate::audit::record::Record;
 use crate::audit::sync::Instant;
+use crate::health::Backlog;
+
+impl State {
+    fn hold(&mut self, pending: &VecDeque<Record>) {
+        self.in_flight = pending.len();
+        self.in_flight_since = pending.front().map(|record| record.mono_us);
+    }
+}
 
 impl Queue {
     /// Waits for a critical record, enough ordinary ones, or closing, at most `limit`.
@@ -68,7 +76,7 @@ impl Queue {
                 event,
             });
         }
-        state.in_flight = pending.len();
+        state.hold(pending);
         fresh
     }
 
@@ -109,18 +117,23 @@ impl Queue {
         self.lock().lost.front().map(|gap| gap.lost.first)
     }
 
-    /// Everything up to `last` is durable under `checkpoint`; `in_flight` records are still held.
-    pub(crate) fn settle(&self, last: Option<Seq>, checkpoint: Arc<Checkpoint>, in_flight: usize) {
+    /// Everything up to `last` is durable under `checkpoint`; the writer still holds `pending`.
+    pub(crate) fn settle(
+        &self,
+        last: Option<Seq>,
+        checkpoint: Arc<Checkpoint>,
+        pending: &VecDeque<Record>,
+    ) {
         let mut state = self.lock();
         let mut below = last.map_or(0, |last| last.0.saturating_add(1));
-        if in_flight == 0 {
+        if pending.is_empty() {
             // A header's number is that of no record the writer held, and may be the highest.
             let gap = state.lost.front().map(|gap| gap.lost.first.0);
             below = state.first_queued().min(gap.unwrap_or(u64::MAX));
         }
         state.durable_below = state.durable_below.max(below);
         state.checkpoint = Some(checkpoint);
-        state.in_flight = in_flight;
+        state.hold(pending);
         state.failure = None;
         drop(state);
         self.settled.notify_all();
@@ -160,6 +173,27 @@ impl Queue {
     /// How many records the writer holds that are not durable.
     pub(crate) fn in_flight(&self) -> u64 {
         u64::try_from(self.lock().in_flight).unwrap_or(u64::MAX)
+    }
+
+    /// What is not durable: nothing once the writer has ended, and has counted it as lost.
+    pub(crate) fn backlog(&self) -> Backlog {
+        let state = self.lock();
+        if state.writer == Writer::Stopped {
+            return Backlog::default();
+        }
+        let queued = || state.records.front().map(|record| record.mono_us);
+        let oldest = state.in_flight_since.or_else(queued);
+        let age = oldest.map_or(0, |made| self.mono_us().saturating_sub(made));
+        let records = state.records.len().saturating_add(state.in_flight);
+        Backlog {
+            records: u64::try_from(records).unwrap_or(u64::MAX),
+            oldest: Duration::from_micros(age),
+        }
+    }
+
+    /// When a record was made.
+    pub(crate) fn made(&self, record: &Record) -> Uptime {
+        self.opened.after_microseconds(record.mono_us)
     }
 
     /// Whether somebody waits for a record that the writer has not taken.

@@ -1,0 +1,59 @@
+//! How the recording of an open trail stands: how far it is durable and anchored, what waits, what was
+//! lost.
+//!
+//! For a worker that acts on it, in its check of readiness for instance. The same reaches a metrics
+//! exporter through [`health`](crate::health).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::anchor::Anchored;
+use super::{AuditTrail, Checkpoint};
+use crate::health::{AuditCounts, Backlog};
+use crate::process;
+
+impl AuditTrail {
+    /// The newest checkpoint that is on disk; none in a forked child.
+    pub fn checkpoint(&self) -> Option<Arc<Checkpoint>> {
+        process::check().ok()?;
+        self.shared.queue.newest_checkpoint()
+    }
+
+    /// The newest checkpoint that an anchor keeps, besides the log: what lies behind it could still be
+    /// cut off unnoticed. None if no anchor has said that it keeps one, and in a forked child.
+    pub fn anchored_until(&self) -> Option<Anchored> {
+        process::check().ok()?;
+        self.shared.anchors.kept()
+    }
+
+    /// The age of the oldest record that no anchor covers, besides the log, durable or not. Zero if
+    /// there is none, if there is no such anchor, and in a forked child.
+    pub fn unanchored_for(&self) -> Duration {
+        process::check().map_or(Duration::ZERO, |()| {
+            let waiting = self.shared.queue.backlog().oldest;
+            self.shared.anchors.unanchored(waiting)
+        })
+    }
+
+    /// What waits to become durable: how many records, and the age of the oldest. A kill now would lose
+    /// them. Nothing waits in a forked child.
+    ///
+    /// A worker whose disk is full goes on serving, and loses nothing until its queue is full: this is
+    /// where it shows. Build a check of readiness on it:
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use vram_residency::AuditTrail;
+    /// fn is_ready(trail: &AuditTrail) -> bool {
+    ///     trail.backlog().oldest < Duration::from_secs(60)
+    /// }
+    /// ```
+    pub fn backlog(&self) -> Backlog {
+        process::check().map_or(Backlog::default(), |()| self.shared.queue.backlog())
+    }
+
+    /// What was given to the trail, and what was lost, since it was opened.
+    pub fn counts(&self) -> AuditCounts {
+        self.shared.counts()
+    }
+}
