@@ -323,7 +323,7 @@ impl AuditTrailBuilder {
             None,
             &mut |seen| match seen {
                 Seen::Record(_, record, _) => tail.add(record),
-                Seen::Acknowledged => acknowledged.clone_from(&tail),
+                Seen::Acknowledged(_) => acknowledged.clone_from(&tail),
                 Seen::Start(_) => {}
             },
         )

@@ -37,7 +37,7 @@ const MAX_LISTED: usize = 32;
 /// (void bytes) is counted and not shown.
 pub(crate) enum Seen<'a> {
     /// A checkpoint matches: all that was shown since the last one is acknowledged.
-    Acknowledged,
+    Acknowledged(&'a Checkpoint),
     /// A record, and the tree with it as its last leaf.
     Record(Place, &'a Record, &'a Frontier),
     /// The tree at the segment's start.
@@ -424,11 +424,11 @@ impl<'a> Walk<'a> {
         self.summary.settled = self.summary.end;
         self.summary.end = next;
         self.summary.frontier.clone_from(&self.tree);
-        self.summary.checkpoint = Some(checkpoint);
         self.summary.next_key.clone_from(&self.next_key);
         self.summary.behind = Behind::default();
         self.summary.torn = None;
-        (self.visit)(Seen::Acknowledged);
+        (self.visit)(Seen::Acknowledged(&checkpoint));
+        self.summary.checkpoint = Some(checkpoint);
     }
 
     fn suspect(&mut self, words: &'static str) {

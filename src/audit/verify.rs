@@ -87,7 +87,7 @@ impl<'a> Check<'a> {
         Self {
             keys,
             meter,
-            anchors: Anchors::new(anchors, keys),
+            anchors: Anchors::new(anchors),
             report: Report::new(),
             foreign: Vec::new(),
             foreign_origin: None,
@@ -188,8 +188,8 @@ impl<'a> Check<'a> {
                 numbers.record(place, record, run);
                 contents.record(record);
             }
-            Seen::Acknowledged => {
-                anchors.acknowledge();
+            Seen::Acknowledged(checkpoint) => {
+                anchors.acknowledge(checkpoint);
                 first_leaf.get_or_insert(start);
                 list_numbers(&mut numbers, number, report);
                 committed.clone_from(&numbers);
@@ -297,7 +297,7 @@ impl<'a> Check<'a> {
         report.runs = self.numbers.runs.runs;
         // What stands before the last segment is none that was checked, if that one was not.
         let tail = self.before.as_ref().map(|last| last.behind.bytes);
-        let vouched = self.anchors.finish(report, tail.is_some());
+        let vouched = self.anchors.finish(self.keys, report, tail.is_some());
         report.closed = self.numbers.closed && tail == Some(0);
         report.runs.closed = report.runs.closed.saturating_add(report.closed.into());
         report.outcome = if report.findings_total > 0 {

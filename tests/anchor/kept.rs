@@ -4,7 +4,9 @@
 use std::path::PathBuf;
 
 use serde_json::json;
-use vram_residency::audit::{Anchor, Contradiction, OpenError, Outcome, SameHostCopy};
+use vram_residency::audit::{
+    Anchor, AnchorState, Checkpoint, Contradiction, OpenError, Outcome, SameHostCopy,
+};
 use vram_residency::{AuditTrail, TrailKey};
 
 use crate::opening::{checkpoints, contradicts, copy, live, renamed};
@@ -276,4 +278,29 @@ fn an_anchor_that_cannot_list_origins_is_named() {
     });
     assert_eq!(partly["comparison"], "origins_unknown");
     trail.close().unwrap();
+}
+
+#[test]
+fn a_root_that_fits_under_a_signature_that_does_not_vouches_for_nothing() {
+    let (place, other) = (Place::new(), Place::new());
+    let trail = place.open();
+    let key = trail.verifier_key().clone();
+    let ours = live(trail, 1).checkpoint().to_string();
+    let theirs = live(other.open(), 1).checkpoint().to_string();
+    let (text, _) = ours.split_once("\n\n").unwrap();
+    let (_, line) = theirs.split_once("\n\n").unwrap();
+    let signature = line.rsplit_once(' ').unwrap().1;
+    let forged = format!("{text}\n\n— {} {signature}", key.name());
+    let forged: Checkpoint = forged.parse().unwrap();
+    assert_eq!(forged.to_string().lines().nth(2), ours.lines().nth(2));
+    // More than one thread's share.
+    let report = place.verify(&key, &vec![forged; 1000]);
+    assert!(!report.end_vouched_for, "{report}");
+    let mut states = report.anchors.iter().map(|anchor| anchor.state);
+    assert!(
+        states.all(|state| state == AnchorState::Foreign),
+        "{report}"
+    );
+    let report = place.verify(&key, &[ours.parse().unwrap()]);
+    assert!(report.end_vouched_for, "{report}");
 }

@@ -281,6 +281,26 @@ fn an_anchor_file_holds_checkpoints_in_any_of_their_forms() {
     }
 }
 
+#[test]
+fn a_torn_last_line_of_an_anchor_file_is_passed_over_and_named() {
+    let trail = Trail::new();
+    let line = json!({ "checkpoint": trail.last.to_string() }).to_string();
+    let words = "verify trail --key @verifier.key --anchor anchors";
+    for end in [40, line.len() - 1] {
+        trail.write("anchors", format!("{line}\n{}", &line[..end]));
+        let ended = trail.run(words).with(0);
+        assert!(
+            ended.err.contains("line 2: the last line is torn"),
+            "{ended:?}"
+        );
+    }
+    // Nothing but a torn line is no anchor, and a whole line that is no checkpoint is refused.
+    for wrong in [line[..40].to_owned(), format!("{line}\n{}\n", &line[..40])] {
+        trail.write("anchors", wrong);
+        trail.run(words).with(2);
+    }
+}
+
 /// `prove --help` calls a proof an anchor, so it is one.
 #[test]
 fn a_proof_is_an_anchor_alone_and_among_others() {
@@ -382,10 +402,13 @@ fn anchors_take_little_memory_whatever_is_in_their_files() {
     };
     trail.write("many", note.repeat((7 << 20) / note.len()));
     limited(verify).with(0);
-    let ended = limited(&format!("{verify} --anchor many")).with(2);
-    let words = "more than 8388608 bytes of anchors";
+    // One line that does not end, and one text that does not.
+    let endless = fs::File::create(trail.place.temp.path().join("many")).unwrap();
+    endless.set_len(600 << 20).unwrap();
+    let ended = limited(verify).with(2);
+    let words = "line 1: it has more than 8388608 bytes";
     assert!(ended.err.contains(words), "{ended:?}");
-    trail.write("many", note.repeat((9 << 20) / note.len()));
+    trail.write("many", "a line\n".repeat(40 << 17));
     limited(verify).with(2);
     let padding = vec![r#"{"":0}"#; (7 << 20) / 7].join(",");
     let line = json!({ "checkpoint": note }).to_string();

@@ -227,7 +227,7 @@ impl Search {
             Seen::Start(tree) => start.clone_from(tree),
             Seen::Record(place, record, _) if record.seq == self.seq => seen = Some(place.leaf),
             Seen::Record(..) => {}
-            Seen::Acknowledged => acknowledged = acknowledged.or(seen),
+            Seen::Acknowledged(_) => acknowledged = acknowledged.or(seen),
         })
         .map_err(failed)?;
         if self.found.is_some() {

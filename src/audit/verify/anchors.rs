@@ -4,15 +4,23 @@
 //! a trail only if a given key has signed it and it names the trail's origin. This module knows sizes
 //! and roots; it does not know where a checkpoint stands in a segment.
 
+use std::io;
+use std::thread;
+
 use super::super::checkpoint::{Checkpoint, VerifierKey};
 use super::super::merkle::{Frontier, Node};
 use super::report::{AnchorReport, AnchorState, Finding, Report, push};
+
+/// For fewer signatures another thread is not worth it.
+const LEAST_FOR_A_THREAD: usize = 256;
 
 /// Anchors, compared with the tree while it grows.
 pub(super) struct Anchors<'a> {
     anchors: &'a [Checkpoint],
     states: Vec<Option<AnchorState>>,
-    /// Those signed by a given key, by size.
+    /// Those that are the very checkpoint of the trail: a given key has signed them.
+    signed: Vec<bool>,
+    /// All, by size.
     by_size: Vec<(u64, usize)>,
     /// Compared since the last matching checkpoint.
     seen: Vec<(usize, AnchorState)>,
@@ -23,22 +31,14 @@ pub(super) struct Anchors<'a> {
 }
 
 impl<'a> Anchors<'a> {
-    pub(super) fn new(anchors: &'a [Checkpoint], keys: &[VerifierKey]) -> Self {
-        let signed = |anchor: &Checkpoint| anchor.is_signed_by_one_of(keys);
-        let mut by_size = Vec::new();
-        let mut states = Vec::new();
-        for (index, anchor) in anchors.iter().enumerate() {
-            if signed(anchor) {
-                by_size.push((anchor.size(), index));
-                states.push(None);
-            } else {
-                states.push(Some(AnchorState::Foreign));
-            }
-        }
+    pub(super) fn new(anchors: &'a [Checkpoint]) -> Self {
+        let sizes = anchors.iter().map(Checkpoint::size);
+        let mut by_size: Vec<_> = sizes.zip(0..).collect();
         by_size.sort_unstable();
         Self {
             anchors,
-            states,
+            states: vec![None; anchors.len()],
+            signed: vec![false; anchors.len()],
             by_size,
             seen: Vec::new(),
             declared: vec![None; anchors.len()],
@@ -83,13 +83,19 @@ impl<'a> Anchors<'a> {
         }
     }
 
-    pub(super) fn acknowledge(&mut self) {
+    /// The trail's next checkpoint matches.
+    pub(super) fn acknowledge(&mut self, checkpoint: &Checkpoint) {
         for (index, segment) in self.declared_lately.drain(..) {
             if let Some(known) = self.declared.get_mut(index) {
                 known.get_or_insert(segment);
             }
         }
         for (index, state) in self.seen.drain(..) {
+            if self.anchors.get(index) == Some(checkpoint)
+                && let Some(signed) = self.signed.get_mut(index)
+            {
+                *signed = true;
+            }
             if let Some(known) = self.states.get_mut(index)
                 && *known != Some(AnchorState::Contradicts)
             {
@@ -104,7 +110,13 @@ impl<'a> Anchors<'a> {
     }
 
     /// Writes the anchors into the report, and says whether one confirms the last checkpoint.
-    pub(super) fn finish(&self, report: &mut Report, last_segment_checked: bool) -> bool {
+    pub(super) fn finish(
+        &mut self,
+        keys: &[VerifierKey],
+        report: &mut Report,
+        last_segment_checked: bool,
+    ) -> bool {
+        self.verify_signatures(keys);
         let mut vouched = false;
         let anchors = self.anchors.iter().zip(&self.states).zip(&self.declared);
         for ((anchor, state), declared) in anchors {
@@ -145,5 +157,42 @@ impl<'a> Anchors<'a> {
         }
         // Whoever holds the key can declare anything void: with that, nobody vouches for the rest.
         vouched && report.voided_anchors == 0
+    }
+
+    /// An anchor that no given key has signed is foreign. Of most the signature was verified where it
+    /// stands in the trail; that of the others takes far longer than all else, so all cores help.
+    fn verify_signatures(&mut self, keys: &[VerifierKey]) {
+        let unknown = |(index, signed): (usize, &bool)| (!signed).then_some(index);
+        let unknown: Vec<usize> = self.signed.iter().enumerate().filter_map(unknown).collect();
+        let anchors: &[Checkpoint] = self.anchors;
+        let foreign = move |part: &[usize]| -> Vec<usize> {
+            let signed = |index: usize| {
+                anchors
+                    .get(index)
+                    .is_some_and(|anchor| anchor.is_signed_by_one_of(keys))
+            };
+            let part = part.iter().copied();
+            part.filter(|index| !signed(*index)).collect()
+        };
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        let length = unknown.len().div_ceil(cores).max(LEAST_FOR_A_THREAD);
+        let found: Vec<usize> = thread::scope(|scope| {
+            let start = |part| {
+                let builder = thread::Builder::new().name("vram-verify".into());
+                (part, builder.spawn_scoped(scope, move || foreign(part)))
+            };
+            let started: Vec<_> = unknown.chunks(length).map(start).collect();
+            let end = |(part, thread): (_, io::Result<thread::ScopedJoinHandle<'_, _>>)| {
+                // A thread that cannot be had is one that does not help.
+                let found = thread.ok().and_then(|thread| thread.join().ok());
+                found.unwrap_or_else(|| foreign(part))
+            };
+            started.into_iter().flat_map(end).collect()
+        });
+        for index in found {
+            if let Some(state) = self.states.get_mut(index) {
+                *state = Some(AnchorState::Foreign);
+            }
+        }
     }
 }

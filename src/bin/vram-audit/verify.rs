@@ -1,5 +1,8 @@
 //! `verify`: whether a trail holds, and what that answer does not cover.
 
+use std::fs::File;
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::iter::Peekable;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -10,11 +13,14 @@ use vram_residency::audit::{
     Verdict, verify_with_progress,
 };
 
-use crate::keys::{TrustedKeys, read_text};
+use crate::keys::TrustedKeys;
 use crate::output::{Colour, Failure, Out, progress_bar, tell, with_causes};
 
 /// The most bytes of anchors, in all files together: they are kept in memory.
-const MAX_ANCHOR_BYTES: u64 = 8 << 20;
+const MAX_ANCHOR_BYTES: u64 = 512 << 20;
+
+/// The most bytes in a line of an anchor's file: a log may have much around a checkpoint.
+const MAX_LINE_BYTES: u64 = 8 << 20;
 
 /// The form of the JSON. Fields may be added under the same number; one that goes away or means
 /// something else raises it.
@@ -56,7 +62,8 @@ of JSON with the text in the field `checkpoint`, as they stand in a trail or in 
 (there also inside the field `fields`), or in proofs, as `vram-audit prove` prints them. What others
 have signed, too, such as a witness, is taken as well. Empty lines are skipped; anything else is
 refused (`vram-audit anchor --from-log` finds checkpoints in a log). All of them together may have
-8 MiB: the newest checkpoint alone says nearly as much as all before it.
+512 MiB: a checkpoint a minute for three years. All of them are compared, and all are worth giving:
+the newest alone cannot contradict somebody who has the trail's key and made the trail longer.
 
 With --json, `schema_version` is 1: fields may be added, and none goes away or changes its meaning
 under this number. A key or an anchor file that cannot be used is an object, too: with
@@ -239,41 +246,125 @@ fn first_line(answer: &Answer<'_>) -> String {
 /// Adds the checkpoints in a file. What is no checkpoint is refused: an anchor that is passed over
 /// in silence would vouch for nothing. `room` is how many bytes there may be, and how many are left.
 fn read_anchors(path: &Path, anchors: &mut Vec<Checkpoint>, room: &mut u64) -> Result<(), Failure> {
-    let text = read_text(path, MAX_ANCHOR_BYTES)?;
-    let left = room.checked_sub(text.len() as u64).ok_or_else(|| {
-        Failure::CouldNot(format!(
-            "{}: with this file there are more than {MAX_ANCHOR_BYTES} bytes of anchors: give the \
-             newest ones alone",
-            path.display()
-        ))
-    })?;
-    *room = left;
+    let file = File::open(path)
+        .map_err(|error| Failure::CouldNot(format!("{}: {error}", path.display())))?;
+    let mut source = Lines {
+        source: BufReader::new(file),
+        room,
+        number: 0,
+        trouble: None,
+    };
+    let before = anchors.len();
+    let read = read_lines(path, source.by_ref().peekable(), anchors);
+    // What is behind such a line was not read, so that goes first.
+    if let Some(words) = source.trouble {
+        let (path, line) = (path.display(), source.number);
+        return Err(Failure::CouldNot(format!("{path}, line {line}: {words}")));
+    }
+    read?;
+    if anchors.len() == before {
+        let path = path.display();
+        return Err(Failure::CouldNot(format!(
+            "{path}: the file holds no checkpoint"
+        )));
+    }
+    Ok(())
+}
+
+/// The lines of a file, with their numbers and newlines, one at a time: the file may be long.
+struct Lines<'a> {
+    source: BufReader<File>,
+    /// How many bytes there may still be.
+    room: &'a mut u64,
+    number: usize,
+    /// Why there are no more.
+    trouble: Option<String>,
+}
+
+impl Iterator for Lines<'_> {
+    type Item = (usize, String);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.trouble.is_some() {
+            return None;
+        }
+        self.number = self.number.saturating_add(1);
+        let mut line = Vec::new();
+        let mut rest = self.source.by_ref().take(MAX_LINE_BYTES.saturating_add(1));
+        let length = match rest.read_until(b'\n', &mut line) {
+            Ok(0) => return None,
+            Ok(length) => u64::try_from(length).unwrap_or(u64::MAX),
+            Err(error) => {
+                self.trouble = Some(error.to_string());
+                return None;
+            }
+        };
+        if length > MAX_LINE_BYTES {
+            self.trouble = Some(format!("it has more than {MAX_LINE_BYTES} bytes"));
+            return None;
+        }
+        let Some(left) = self.room.checked_sub(length) else {
+            self.trouble = Some(format!(
+                "with this there are more than {MAX_ANCHOR_BYTES} bytes of anchors: give a part of \
+                 them at a time, each with the newest"
+            ));
+            return None;
+        };
+        *self.room = left;
+        match String::from_utf8(line) {
+            Ok(line) => Some((self.number, line)),
+            Err(_) => {
+                self.trouble = Some("it is not text in UTF-8".to_owned());
+                None
+            }
+        }
+    }
+}
+
+fn read_lines(
+    path: &Path,
+    mut lines: Peekable<impl Iterator<Item = (usize, String)>>,
+    anchors: &mut Vec<Checkpoint>,
+) -> Result<(), Failure> {
     let before = anchors.len();
     let wrong = |line: usize, words: &str| {
         Failure::CouldNot(format!("{}, line {line}: {words}", path.display()))
     };
-    let mut lines = (1..).zip(text.split_inclusive('\n')).peekable();
     while let Some((number, line)) = lines.next() {
         if line.trim().is_empty() {
             continue;
         }
         let mut note = if line.starts_with('{') {
-            from_json(line).ok_or_else(|| wrong(number, "there is no field `checkpoint`"))?
+            match from_json(&line) {
+                Some(note) => note,
+                None if is_torn(&line) && anchors.len() > before => {
+                    let path = path.display();
+                    tell(format!(
+                        "{path}, line {number}: the last line is torn and was passed over; an anchor \
+                         that was stopped while it wrote leaves that"
+                    ));
+                    break;
+                }
+                None => return Err(wrong(number, "there is no field `checkpoint`")),
+            }
         } else {
-            line.to_owned()
+            line.clone()
         };
         let is_proof = line.starts_with(PROOF);
         if is_proof {
-            while let Some((_, more)) = lines.next_if(|_| !note.ends_with("\n\n")) {
-                note.push_str(more);
+            while let Some((_, more)) =
+                lines.next_if(|_| !note.ends_with("\n\n") && is_short(&note))
+            {
+                note.push_str(&more);
             }
         }
         if !line.starts_with('{') {
             let mut signed = false;
-            while let Some((_, more)) = lines.next_if(|(_, next)| !signed || next.starts_with('—'))
+            while let Some((_, more)) =
+                lines.next_if(|(_, next)| (!signed || next.starts_with('—')) && is_short(&note))
             {
                 signed |= more.starts_with('—');
-                note.push_str(more);
+                note.push_str(&more);
             }
         }
         if note.contains("\r\n") {
@@ -289,13 +380,17 @@ fn read_anchors(path: &Path, anchors: &mut Vec<Checkpoint>, room: &mut u64) -> R
         };
         anchors.push(checkpoint);
     }
-    if anchors.len() == before {
-        let path = path.display();
-        return Err(Failure::CouldNot(format!(
-            "{path}: the file holds no checkpoint"
-        )));
-    }
     Ok(())
+}
+
+/// Whether a text may go on: one that is longer is no checkpoint, and need not be kept.
+fn is_short(note: &str) -> bool {
+    u64::try_from(note.len()).is_ok_and(|length| length <= MAX_LINE_BYTES)
+}
+
+/// Whether this is what a crash leaves of the last line of an anchor's file, which nobody was told of.
+fn is_torn(line: &str) -> bool {
+    line.starts_with("{\"checkpoint\":") && !line.ends_with('\n')
 }
 
 /// The checkpoint in a proof whose record leads to it. Who has signed that is another question.
