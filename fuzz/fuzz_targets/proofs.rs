@@ -17,7 +17,10 @@ fuzz_target!(|text: &str| {
     // What a key that nobody knows has signed changes no answer.
     let more = format!("{text}\u{2014} w AAAAAAAAAAAA\n");
     if let Ok(more) = more.parse::<Proof>() {
-        assert_eq!(more.check(&[verifier_key()]), proof.check(&[verifier_key()]));
+        assert_eq!(
+            more.check(&[verifier_key()]),
+            proof.check(&[verifier_key()])
+        );
     }
     if let Ok(record) = proof.check(&[verifier_key()]) {
         assert_eq!(record, proof.unchecked_record());
