@@ -4,13 +4,14 @@
 //! segment does not hold what was signed, and only reading it back shows that. So whenever the writer
 //! has left a segment, and before it closes the trail, a thread reads what was acknowledged there and
 //! compares it with the checkpoint that acknowledged it. It reads what the page cache gives: what it looks
-//! for is what this process has written, and not what the medium made of it. The thread lives as long as
-//! there is something to read. This module does not know what becomes of a finding.
+//! for is what this process has written, and not what the medium made of it. The thread rests for three
+//! quarters of the time unless somebody waits for it, and lives as long as there is something to read. This module does not know what becomes of a finding.
 
 use std::collections::VecDeque;
 use std::fmt;
 use std::io::{self, Read};
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use super::checkpoint::VerifierKey;
 use super::log::shorten;
@@ -20,8 +21,11 @@ use super::storage::SegmentReader;
 use super::sync::{self, Condvar, Instant, Mutex, MutexGuard};
 use crate::process;
 
-/// The most segments that wait. A writer would have to be faster than a reader for as many.
-const MAX_WAITING: usize = 64;
+/// The most segments that wait: those of a writer that is at its fastest for some minutes.
+const MAX_WAITING: usize = 1024;
+
+/// How long the thread rests after a piece, in times of what that took: whoever serves needs the cores.
+const REST: u32 = 3;
 
 /// Reads finished segments again, one after the other.
 pub(super) struct Recheck(Arc<Desk>);
@@ -36,6 +40,8 @@ struct Desk {
 struct State {
     waiting: VecDeque<Finished>,
     is_working: bool,
+    /// Somebody waits: no rest.
+    hurried: bool,
     stopped: bool,
     found: Vec<Unsound>,
 }
@@ -92,6 +98,8 @@ impl Recheck {
     /// Waits until all is read, at most until `deadline`; false if it is not.
     pub(super) fn wait(&self, deadline: Instant) -> bool {
         let mut state = self.0.lock();
+        state.hurried = true;
+        self.0.changed.notify_all();
         while state.is_working {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -118,6 +126,7 @@ impl Drop for Recheck {
         // In a forked child the lock may be held for ever.
         if process::check().is_ok() {
             self.0.lock().stopped = true;
+            self.0.changed.notify_all();
         }
     }
 }
@@ -156,10 +165,25 @@ impl Desk {
         }
     }
 
+    /// Rests after a piece of work, unless somebody waits. False if there is nothing more to do.
+    fn rest(&self, work: Duration) -> bool {
+        let state = self.lock();
+        if state.hurried || state.stopped || work.is_zero() {
+            return !state.stopped;
+        }
+        let rest = work.saturating_mul(REST);
+        let rested = self.changed.wait_timeout(state, rest);
+        !rested.unwrap_or_else(PoisonError::into_inner).0.stopped
+    }
+
     fn read(&self, finished: &Finished) -> Result<(), Arc<str>> {
         let Finished { position, key } = finished;
         let segment = position.segment;
-        let source = (self.reader)(segment).map(|source| Stoppable { source, desk: self });
+        let source = (self.reader)(segment).map(|source| Paced {
+            source,
+            desk: self,
+            begun: None,
+        });
         let keys = std::slice::from_ref(key);
         let end = Some(position.end);
         let summary = source
@@ -176,17 +200,21 @@ impl Desk {
     }
 }
 
-/// Ends early when the trail does.
-struct Stoppable<'a, R> {
+/// Is read with rests, and ends early when the trail does.
+struct Paced<'a, R> {
     source: R,
     desk: &'a Desk,
+    /// When the last piece was asked for.
+    begun: Option<Instant>,
 }
 
-impl<R: Read> Read for Stoppable<'_, R> {
+impl<R: Read> Read for Paced<'_, R> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        if self.desk.lock().stopped {
+        let work = self.begun.map_or(Duration::ZERO, |begun| begun.elapsed());
+        if !self.desk.rest(work) {
             return Err(io::Error::other("the trail is closed"));
         }
+        self.begun = Some(Instant::now());
         self.source.read(out)
     }
 }

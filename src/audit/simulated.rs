@@ -14,16 +14,17 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use rustix::io::Errno;
 
+use self::file::{OpenFile, Reader, file_id};
 use self::random::Random;
-use super::storage::{
-    FileId, Found, SegmentFile, SegmentReader, Storage, parse_segment_name, segment_name,
-};
+use super::faults::Memory;
+use super::storage::{Found, SegmentReader, Storage, parse_segment_name, segment_name};
 
+mod file;
 mod random;
 mod tests;
 
@@ -51,6 +52,8 @@ struct State {
     changes: Vec<Change>,
     /// How many calls in a thousand fail.
     failing: u64,
+    /// Where in the writer's memory a bit flips next.
+    flip: Option<Memory>,
     /// So many calls more, and the machine or the process ends.
     calls_left: Option<u64>,
     ended: bool,
@@ -107,6 +110,7 @@ impl Disk {
             durable_names: BTreeMap::new(),
             changes: Vec::new(),
             failing: 0,
+            flip: None,
             calls_left: None,
             ended: false,
         };
@@ -125,6 +129,11 @@ impl Disk {
         self.state().failing = per_mille;
     }
 
+    /// Lets a bit flip in the writer's memory, once.
+    fn flip(&self, memory: Memory) {
+        self.state().flip = Some(memory);
+    }
+
     /// Lets process or machine end at a call to come.
     fn end_after(&self, calls: u64) {
         self.state().calls_left = Some(calls);
@@ -141,6 +150,7 @@ impl Disk {
         state.ended = false;
         state.calls_left = None;
         state.failing = 0;
+        state.flip = None;
     }
 
     /// The machine has lost its power and is on again.
@@ -406,105 +416,8 @@ impl Storage for Disk {
         }
         Ok(())
     }
-}
 
-/// A segment's file, opened for appending.
-#[derive(Debug)]
-struct OpenFile {
-    disk: Disk,
-    id: usize,
-    /// Something was written only in part. That happens once, so that the number of calls does not
-    /// depend on how long the lines are.
-    was_short: bool,
-}
-
-impl OpenFile {
-    fn meanwhile(&self) {
-        if let Some(action) = &mut *self.disk.meanwhile.lock().unwrap() {
-            action();
-        }
-    }
-}
-
-impl SegmentFile for OpenFile {
-    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.meanwhile();
-        self.was_short = false;
-        self.write_all(bytes)
-    }
-
-    fn sync(&mut self) -> io::Result<()> {
-        self.meanwhile();
-        self.disk.state().sync(self.id)
-    }
-
-    fn id(&self) -> FileId {
-        file_id(self.id)
-    }
-
-    fn length(&self) -> io::Result<u64> {
-        Ok(self.disk.state().files[self.id].cached.len() as u64)
-    }
-}
-
-fn file_id(id: usize) -> FileId {
-    FileId {
-        device: 0,
-        inode: id as u64,
-    }
-}
-
-impl Write for OpenFile {
-    /// May write less than asked.
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let mut state = self.disk.state();
-        let was_ended = state.ended;
-        let fate = state.fate();
-        let length = match fate {
-            Fate::Done if state.failing > 0 && !self.was_short && state.random.chance(300) => {
-                self.was_short = true;
-                1 + state.random.index(bytes.len())
-            }
-            Fate::Done => bytes.len(),
-            Fate::Ends(true) if !was_ended => state.random.index(bytes.len() + 1),
-            Fate::Fails(..) | Fate::Ends(_) => 0,
-        };
-        if length > 0 {
-            let file = &mut state.files[self.id];
-            file.unsynced.push(Unsynced {
-                offset: file.cached.len(),
-                bytes: bytes[..length].to_vec(),
-                clean: false,
-            });
-            file.cached.extend_from_slice(&bytes[..length]);
-        }
-        fate.answer().map(|()| length)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// Reads what was cached when it was opened, in pieces.
-struct Reader {
-    random: Random,
-    failing: u64,
-    bytes: Vec<u8>,
-    at: usize,
-}
-
-impl Read for Reader {
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        if self.random.chance(self.failing / 4) {
-            return Err([Errno::IO, Errno::INTR][self.random.index(2)].into());
-        }
-        let mut length = out.len().min(self.bytes.len() - self.at);
-        if length > 1 && self.failing > 0 {
-            length = 1 + self.random.index(length);
-        }
-        out[..length].copy_from_slice(&self.bytes[self.at..self.at + length]);
-        self.at += length;
-        Ok(length)
+    fn flips(&self, memory: Memory) -> bool {
+        self.state().flip.take_if(|flip| *flip == memory).is_some()
     }
 }

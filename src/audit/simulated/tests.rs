@@ -25,6 +25,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use super::super::builder::AuditTrailBuilder;
+use super::super::faults::Memory;
 use super::super::storage::Presence;
 use super::super::sync::Instant;
 use super::super::writer::Writer;
@@ -290,7 +291,16 @@ impl<'a> World<'a> {
             0..30 => self.note(),
             30..36 => (0..self.random.below(25)).for_each(|_| self.note()),
             36..60 => self.violation(),
-            60..68 => self.flush(),
+            60..66 => self.flush(),
+            66..68 => {
+                let memory = [
+                    Memory::Batch,
+                    Memory::Checkpoint,
+                    Memory::Position,
+                    Memory::Tree,
+                ];
+                self.disk.flip(memory[self.random.index(4)]);
+            }
             68..73 => self.disk.fail([100, 300, 800, 1000][self.random.index(4)]),
             73..79 => self.disk.fail(0),
             79..84 => self.disk.end_after(self.random.below(12)),
