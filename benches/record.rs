@@ -6,7 +6,8 @@
 //! * the same at one record in a millisecond, beside `tracing-appender`'s non-blocking writer, beside
 //!   nothing (what reading the clock twice takes after a millisecond of sleep), and beside the least
 //!   that such a record can be: one lock, two clocks, as many bytes into a `VecDeque`;
-//! * a durable critical record with one caller, beside a raw append + `fdatasync` of as many bytes;
+//! * a durable critical record with one caller, beside a raw append + `fdatasync` of as many bytes, and
+//!   what of it is the verification of its checkpoint's signature;
 //! * durable records with 64 and 256 callers, beside one caller;
 //! * ordinary records sustained to the disk: the highest rate at which none is lost.
 
@@ -189,6 +190,27 @@ fn durable(trail: &AuditTrail, dir: &std::path::Path) {
         "us",
     );
     report("ratio", &mut ratios, "x");
+    let mut verified: Vec<f64> = (0..PAIRS).map(|_| verification(trail)).collect();
+    report("    of ours, one signature verified", &mut verified, "us");
+}
+
+/// What it takes to verify the newest checkpoint's signature, as the writer does with each before it is
+/// written.
+fn verification(trail: &AuditTrail) -> f64 {
+    let checkpoint = trail.checkpoint().unwrap();
+    let public = trail.verifier_key().public_key();
+    let public = ed25519_dalek::VerifyingKey::from_bytes(&public).unwrap();
+    let signature = ed25519_dalek::Signature::from_bytes(&checkpoint.signature());
+    let mut samples: Vec<f64> = (0..100)
+        .map(|_| {
+            let started = Instant::now();
+            let verified = public.verify_strict(checkpoint.signed_text().as_bytes(), &signature);
+            let elapsed = started.elapsed().as_secs_f64() * 1e6;
+            black_box(verified).unwrap();
+            elapsed
+        })
+        .collect();
+    median(&mut samples)
 }
 
 /// Many callers at once: they share writes and syncs.

@@ -6,15 +6,12 @@ use vram_residency::audit::{AnchorState, Checkpoint, Missing, UnanchoredEnd, Ver
 use crate::built::{Trail, broken, holds};
 use crate::script::Script;
 
-/// Begins the next segment with a header of this format that declares `voided` void.
-fn open_declaring(trail: &mut Trail, format: u64, voided: &Value) {
+/// Begins the next segment with a header that declares `voided` void.
+fn open_declaring(trail: &mut Trail, voided: &Value) {
     trail.open("SegmentOpened");
     let line = String::from_utf8(trail.leaves.pop().unwrap()).unwrap();
     let previous = format!(r#""previous":{{"voided":{voided},"#);
     let line = line.replacen(r#""previous":{"#, &previous, 1);
-    let line = line.replacen(r#""format":2,"#, "", 1);
-    let stated = format!(r#""format":{format},"first_leaf""#);
-    let line = line.replacen(r#""first_leaf""#, &stated, 1);
     trail.leaves.push(line.clone().into_bytes());
     *trail.segments.last_mut().unwrap() = format!("{line}\n").into_bytes();
 }
@@ -23,11 +20,12 @@ fn open_declaring(trail: &mut Trail, format: u64, voided: &Value) {
 fn declaring(format: u64, voided: impl Fn(&Value) -> Value) -> (Trail, Checkpoint) {
     let mut trail = Trail::new();
     trail.void = Some(0);
+    trail.below = (format > 1).then_some(1000);
     trail.open("TrailOpened").notes(1).checkpoint();
     let note = trail.sign(3, [9; 32]);
     let root = note.lines().nth(2).unwrap();
     let entry = json!({"size": 3, "root": root});
-    open_declaring(&mut trail, format, &voided(&entry));
+    open_declaring(&mut trail, &voided(&entry));
     trail.notes(2).record("TrailClosed", json!({})).checkpoint();
     (trail, note.parse().unwrap())
 }
@@ -102,10 +100,11 @@ fn a_header_of_format_1_declares_nothing_void() {
 fn only_an_acknowledged_header_declares() {
     let mut trail = Trail::new();
     trail.void = Some(0);
+    trail.below = Some(1000);
     trail.open("TrailOpened").notes(1).checkpoint();
     let void = trail.sign(3, [9; 32]);
     let entry = json!({"size": 3, "root": void.lines().nth(2).unwrap()});
-    open_declaring(&mut trail, 2, &json!([entry]));
+    open_declaring(&mut trail, &json!([entry]));
     trail.notes(2);
     let report = trail.verify(&[void.parse().unwrap()]);
     assert_ne!(report.anchors[0].state, AnchorState::Voided, "{report}");
