@@ -2,12 +2,13 @@
 
 use std::fs::OpenOptions;
 use std::io::Write as _;
+use std::path::Path;
 use std::process::Stdio;
 
 use serde_json::Value;
 
 use crate::support::segments;
-use crate::{Ended, Trail};
+use crate::{Ended, Trail, vram_audit};
 
 fn records(ended: &Ended) -> Vec<Value> {
     let lines = ended.out.lines();
@@ -290,4 +291,86 @@ fn a_checkpoint_line_is_explained_and_anything_else_is_status_1() {
         "{ended:?}"
     );
     assert!(!ended.err.contains("line 3:"), "{ended:?}");
+}
+
+/// What a record can hold that a reader of JSON stumbles over. The trail is not verified here: a
+/// record that `verify` would count is shown, or its line is named, whatever the conditions.
+#[test]
+fn a_critical_record_is_never_hidden_because_it_cannot_be_read() {
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/trail-format-1");
+    let bytes = std::fs::read_to_string(fixture.join("000000.jsonl")).unwrap();
+    let lines = bytes.lines();
+    let at = lines.clone().position(|line| line.contains("CRITICAL"));
+    let line = at.unwrap() + 1;
+    let critical = lines.clone().nth(at.unwrap()).unwrap();
+    let time = critical[17..].split('"').next().unwrap();
+    let details = "\"asked for by the operator\"";
+    let levels = "[".repeat(20_000) + &"]".repeat(20_000);
+    for (from, to) in [
+        (details, "\"\\ud800\""),
+        (details, "1e999999999"),
+        (details, &"9".repeat(20_000)),
+        (details, &levels),
+        (details, "{\"a\":[\"\\udfff\"]}"),
+        (time, "9999-99-99T99:99:99.999999999Z"),
+    ] {
+        let hostile = bytes.replacen(critical, &critical.replace(from, to), 1);
+        assert_ne!(hostile, bytes);
+        let place = tempfile::tempdir().unwrap();
+        let file = place.path().join("000000.jsonl");
+        let show = |words: &[&str]| {
+            let mut command = vram_audit(["show"]);
+            Ended::of(command.arg(place.path()).args(words).output().unwrap())
+        };
+        let is_time = from == time;
+        std::fs::write(&file, &hostile).unwrap();
+        for words in [&["--severity", "CRITICAL"][..], &["--shard", "x"]] {
+            let ended = show(words);
+            if is_time {
+                // There is nothing that it could not be compared with.
+                let ended = ended.with(0);
+                assert_eq!(ended.out.contains(to), words[0] == "--severity");
+            } else {
+                let ended = ended.with(1);
+                ended.says(&format!("line {line} of segment 000000 cannot be shown"));
+            }
+        }
+        if is_time {
+            for words in [["--since", "2026-01-01"], ["--until", "2026-01-01"]] {
+                let ended = show(&words).with(1);
+                assert!(ended.out.contains(to), "{}", ended.out);
+                ended.says(&format!(
+                    "line {line} of segment 000000 has a time that there is not"
+                ));
+            }
+        }
+        // In format 2 it is no record.
+        let hostile = hostile.replacen("\"segment\":0", "\"format\":2,\"segment\":0", 1);
+        std::fs::write(&file, hostile).unwrap();
+        let ended = show(&["--severity", "CRITICAL"]).with(1);
+        ended.says("1 line(s) are neither record nor checkpoint");
+    }
+}
+
+#[test]
+fn times_that_only_a_text_can_hold_are_compared_as_they_are_written() {
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/trail-format-1");
+    let bytes = std::fs::read_to_string(fixture.join("000000.jsonl")).unwrap();
+    let first = &bytes[17..47];
+    let last = "9999-12-31T23:59:59.999999999Z";
+    let place = tempfile::tempdir().unwrap();
+    std::fs::write(
+        place.path().join("000000.jsonl"),
+        bytes.replacen(first, last, 1),
+    )
+    .unwrap();
+    for (words, shown) in [
+        (["--since", "9998-01-01"], true),
+        (["--until", "9998-01-01"], false),
+    ] {
+        let mut command = vram_audit(["show"]);
+        let output = command.arg(place.path()).args(words).output().unwrap();
+        let ended = Ended::of(output).with(0);
+        assert_eq!(ended.out.contains(last), shown, "{}", ended.out);
+    }
 }

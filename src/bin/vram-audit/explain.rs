@@ -85,7 +85,7 @@ fn explain(line: &[u8], out: &mut Out) -> Result<(), Failure> {
     if u64::try_from(line.len()).unwrap_or(u64::MAX) > MAX_LINE_BYTES {
         return Err(neither());
     }
-    let record = Record::parse(line).ok_or_else(neither)?;
+    let record = Record::parse(line).map_err(|_| neither())?;
     let is_checkpoint = record.fields.len() == 1 && !record.text("checkpoint").is_empty();
     if is_checkpoint {
         let checkpoint = record.text("checkpoint").parse().map_err(|_| neither())?;

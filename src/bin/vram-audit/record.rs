@@ -3,7 +3,7 @@
 use std::fmt;
 
 use jiff::Timestamp;
-use jiff::civil::{Date, Time};
+use jiff::civil::{Date, DateTime, Time};
 use jiff::tz::TimeZone;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
@@ -14,8 +14,10 @@ pub(crate) struct Record {
 }
 
 impl Record {
-    pub(crate) fn parse(line: &[u8]) -> Option<Self> {
-        serde_json::from_slice(line).ok()
+    /// Reads a line that is a record. What format 2 calls one can always be read; by the rules of
+    /// format 1 a value may be half a character, or a number that fits nowhere.
+    pub(crate) fn parse(line: &[u8]) -> Result<Self, serde_json::Error> {
+        serde_json::from_slice(line)
     }
 
     fn field(&self, name: &str) -> Option<&Value> {
@@ -33,8 +35,24 @@ impl Record {
         self.field(name).and_then(Value::as_u64)
     }
 
+    /// The texts of all fields of this name, or one without a letter if there is none.
+    pub(crate) fn texts(&self, name: &str) -> impl Iterator<Item = &str> {
+        let fields = self.fields.iter().filter(move |(field, _)| field == name);
+        let mut texts = fields.filter_map(|(_, value)| value.as_str());
+        let first = texts.next().unwrap_or("");
+        std::iter::once(first).chain(texts)
+    }
+
     pub(crate) fn time(&self) -> Option<Timestamp> {
         self.text("time").parse().ok()
+    }
+
+    /// The time as it is written, if there is such a time. All have one form, in which a later one is
+    /// the greater text; a few are beyond what [`Self::time`] can say.
+    pub(crate) fn written_time(&self) -> Option<&str> {
+        let text = self.text("time");
+        let is_real = text.strip_suffix('Z')?.parse::<DateTime>().is_ok();
+        is_real.then_some(text)
     }
 
     /// The period and its basis, if this is a header that states how long to keep its segment.

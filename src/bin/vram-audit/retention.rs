@@ -115,7 +115,7 @@ impl Segment {
     fn see(&mut self, line: &UncheckedLine<'_>) {
         let record = match line {
             UncheckedLine::Checkpoint(_) => return,
-            UncheckedLine::Record(line) => Record::parse(line),
+            UncheckedLine::Record(line) => Record::parse(line).ok(),
             _ => None,
         };
         let Some((time, record)) = record.and_then(|record| Some((record.time()?, record))) else {

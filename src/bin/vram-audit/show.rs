@@ -2,6 +2,7 @@
 
 mod wanted;
 
+use std::fmt;
 use std::io;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -37,7 +38,8 @@ const NOT_REPEATED: [&str; 9] = [
 #[command(after_long_help = "\
 Exit status:
   0  everything was shown
-  1  there are lines that are neither record nor checkpoint, but for a torn end: verify the trail
+  1  there are lines that are neither record nor checkpoint, but for a torn end: verify the trail; or
+     records of format 1 that cannot be shown, whatever the conditions: their lines are named
   2  the trail cannot be read, or something was asked for that it does not know: a shard or a worker
      that no record is about, or an event that neither occurs in it nor is known to this version.
      That is told when the whole trail was read; what the other conditions ask for was shown
@@ -91,6 +93,11 @@ struct Seen {
     unreadable_behind: u64,
     /// Lines that are none, before a checkpoint.
     unreadable: u64,
+    /// Records that could not be shown, or not be compared with the conditions.
+    not_shown: u64,
+    /// The segment that is read, and how many of its lines were.
+    segment: u64,
+    lines: u64,
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
@@ -99,7 +106,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let mut written = Ok(());
     let mut seen = Seen::default();
     let mut names = Names::new(args);
-    read_unchecked(&args.dir, &mut |_, line| {
+    read_unchecked(&args.dir, &mut |segment, line| {
+        seen.count(segment);
         match line {
             UncheckedLine::Checkpoint(_) => {
                 seen.unacknowledged = 0;
@@ -108,7 +116,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
             }
             UncheckedLine::Record(line) => {
                 seen.unacknowledged = seen.unacknowledged.saturating_add(1);
-                written = show(args, line, &mut names, &mut out);
+                written = show(args, line, &mut names, &mut seen, &mut out);
             }
             _ => seen.unreadable_behind = seen.unreadable_behind.saturating_add(1),
         }
@@ -136,15 +144,52 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
             seen.unreadable
         )));
     }
+    if seen.not_shown > 0 {
+        last.into_iter().for_each(tell);
+        return Err(Failure::Wrong(format!(
+            "{} record(s) could not be shown, or not be compared with the conditions: see above",
+            seen.not_shown
+        )));
+    }
     last.map_or(Ok(ExitCode::SUCCESS), |words| Err(Failure::CouldNot(words)))
 }
 
-fn show(args: &Args, line: &[u8], names: &mut Names, out: &mut Out) -> io::Result<()> {
-    let Some(record) = Record::parse(line) else {
-        return Ok(());
+impl Seen {
+    fn count(&mut self, segment: u64) {
+        if self.segment != segment {
+            self.lines = 0;
+        }
+        self.segment = segment;
+        self.lines = self.lines.saturating_add(1);
+    }
+
+    /// A record is not hidden because a reader of JSON stumbles over it.
+    fn not_shown(&mut self, words: impl fmt::Display) {
+        self.not_shown = self.not_shown.saturating_add(1);
+        tell(format_args!(
+            "line {} of segment {:06} {words}",
+            self.lines, self.segment
+        ));
+    }
+}
+
+fn show(
+    args: &Args,
+    line: &[u8],
+    names: &mut Names,
+    seen: &mut Seen,
+    out: &mut Out,
+) -> io::Result<()> {
+    let record = match Record::parse(line) {
+        Ok(record) if names.take(&record) && args.wants(&record) => record,
+        Ok(_) => return Ok(()),
+        Err(error) => {
+            seen.not_shown(format_args!("cannot be shown: {error}"));
+            return Ok(());
+        }
     };
-    if !names.take(&record) || !args.wants(&record) {
-        return Ok(());
+    if (args.since.is_some() || args.until.is_some()) && record.written_time().is_none() {
+        seen.not_shown("has a time that there is not, and is shown whatever the time asked for");
     }
     if args.json {
         out.bytes(line)?;
@@ -205,7 +250,11 @@ impl Names {
     /// Whether all of a record's names are asked for. All are looked at in any case.
     fn take(&mut self, record: &Record) -> bool {
         let event = self.events.takes(record.text("event"));
-        let shard = self.shards.takes(record.text("shard"));
+        // In format 1 a name may stand twice.
+        let mut shard = false;
+        for text in record.texts("shard") {
+            shard |= self.shards.takes(text);
+        }
         let worker = self.workers.takes(record.text("worker"));
         event && shard && worker
     }
@@ -218,13 +267,14 @@ impl Names {
 
 impl Args {
     fn wants(&self, record: &Record) -> bool {
-        let time = record.time();
+        let time = record.written_time();
+        let text = |moment: Timestamp| format!("{moment:.9}");
         let severity = Severity::from_str(record.text("severity"), true).ok();
         self.since
-            .is_none_or(|since| time.is_some_and(|time| time >= since))
+            .is_none_or(|since| time.is_none_or(|time| *time >= *text(since)))
             && self
                 .until
-                .is_none_or(|until| time.is_some_and(|time| time < until))
+                .is_none_or(|until| time.is_none_or(|time| *time < *text(until)))
             && self.severity <= severity
     }
 }
