@@ -4,11 +4,14 @@
 Needs Python's standard library and the `openssl` command, and was written from FORMAT.md alone. Exit
 status: 0 sound, 1 broken, 2 not checked, 3 holds with something missing; the reasons are printed.
 """
-import base64, bisect, contextlib, hashlib, json, os, pathlib, re, subprocess, sys, tempfile
-TEXT, NUMBER, TIME = r'"[^"\\]*"', "[0-9]+", '"0000-00-00T00:00:00[.]000000000Z"'.replace("0", "[0-9]")
-COMMON = {"seq": NUMBER, "time": TIME, "mono_us": NUMBER, "boot": TEXT, "worker": TEXT, "event": TEXT,
+import base64, bisect, contextlib, datetime, hashlib, json, os, pathlib, re, subprocess, sys, tempfile
+TOKEN = re.compile(r"([ \t\n\r]*)([][{},:]|true|false|null|" r'"(?:[^"\\\x00-\x1f]|\\["\\/bfnrt]|\\u[0-9a-fA-F]{4})*"|'
+                   r"-?(?:0|[1-9][0-9]*)(?:[.][0-9]+)?(?:[eE][+-]?[0-9]+)?)")
+# What strings and numbers are in format 2, and nothing else but `true` and `false`.
+ONE = re.compile(r'true|false|"(?:[^"\\\x00-\x1f]|\\["\\bfnrt]|\\u00(?:0[0-7bef]|1[0-9a-f]))*"|0|-?[1-9][0-9]{0,19}')
+NAME, NUMBER, TIME = r'"[^"\\]*"', "0|[1-9][0-9]{0,19}", '"0000-00-00T00:00:00[.]000000000Z"'.replace("0", "[0-9]")
+COMMON = {"seq": NUMBER, "time": TIME, "mono_us": NUMBER, "boot": NAME, "worker": NAME, "event": NAME,
           "severity": '"(INFO|WARN|CRITICAL)"', "outcome": '"(success|failure)"'}
-RECORD = re.compile(r"\s*\{" + ",".join(rf'\s*"{name}"\s*:\s*{form}\s*' for name, form in COMMON.items()) + "[,}]")
 HEADERS, WORDS = ("TrailOpened", "SegmentOpened"), ("SOUND", "BROKEN", "NOT CHECKED", "HOLDS, BUT LACKS:")
 MALFORMED = (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError)
 
@@ -81,16 +84,106 @@ class Key:
                     command += [option, pathlib.Path(folder, option)]
                 self.known[self.text, note] = not subprocess.run(command, capture_output=True).returncode
         return self.known[self.text, note]
-def read(line):
-    """(kind, value) of a line: a record, a checkpoint's text, or the damaged beginning of one."""
+def scan(text):
+    """The fields of a JSON object, as pairs of a name and a value as they are written, and whether it is in the one
+    form of format 2. There may be as many levels as a line has room for."""
+    at, start, levels, state, one, fields, token = 0, 0, [], "value", True, [], ""
+    while match := TOKEN.match(text, at):
+        token, at = match[2], match.end()
+        one &= not match[1] and len(levels) <= 16
+        if token in "}]":
+            if state not in ("next", "member" if token == "}" else "item") or (levels.pop() is None) == (token == "}"):
+                raise ValueError("a bracket is not in its place")
+            state = "next"
+        elif token in ",:":
+            if state != ("next" if token == "," else "colon"):
+                raise ValueError("a comma or colon is not in its place")
+            state = "value" if token == ":" or levels[-1] is None else "name"
+            start = at if len(levels) == 1 else start
+        elif state in ("name", "member") and token[0] == '"':
+            one &= token not in levels[-1] and ONE.fullmatch(token) is not None
+            levels[-1].add(token)
+            state = "colon"
+            if len(levels) == 1:
+                fields.append((token, ""))
+        elif state in ("value", "item"):
+            levels += [set()] if token == "{" else [None] if token == "[" else []
+            state = {"{": "member", "[": "item"}.get(token, "next")
+            one &= state != "next" or ONE.fullmatch(token) is not None and (
+                token[0] not in "-0123456789" or -2**63 <= int(token) < 2**64)
+        else:
+            raise ValueError("a value is not in its place")
+        if len(levels) == 1 and state == "next" and fields:
+            fields[-1] = fields[-1][0], text[start:at].strip(" \t\n\r")
+        if not levels:
+            break
+    if levels or text[at:].strip(" \t\n\r") or token != "}":
+        raise ValueError("not an object")
+    return fields, one and at == len(text)
+def number(text):
+    if not re.fullmatch(NUMBER, text) or int(text) >= 2**64:
+        raise ValueError("not a whole number")
+    return int(text)
+def string(text):
+    value = json.loads(text) if text[0] == '"' else None
+    value.encode()  # half a character raises here, and None, too
+    return value
+def strings(text):
+    values = json.loads(text) if text[0] == "[" else None
+    "".join(values).encode()
+    return values
+def take(fields, kinds):
+    """Those of the fields that have a kind, each once. A kind is a function; in a pair with "maybe" the field may be
+    absent, in one with "or null" it may also be null."""
+    found = [(name, value) for name, value in ((string(name), value) for name, value in fields) if name in kinds]
+    read = {name: kinds[name] if isinstance(kinds[name], tuple) else (kinds[name],) for name in kinds}
+    values = {name: read[name][-1](value) for name, value in found if value != "null" or read[name][0] != "or null"}
+    if len(found) > len(dict(found)) or any(name not in values for name in kinds if len(read[name]) == 1):
+        raise ValueError("a field is missing, or there twice")
+    return values
+def voided(text):
+    if type(json.loads(text)) is not list:
+        raise ValueError("not a list")
+    return [take(scan(json.dumps(entry))[0], {"size": number, "root": string}) for entry in json.loads(text)]
+PREVIOUS = {"segment": number, "end": number, "void": ("or null", number), "checkpoint": string, "frontier": strings,
+            "voided": ("maybe", voided), "voided_total": ("or null", number)}
+HEADER = {"format": ("maybe", number), "numbers_below": ("or null", number), "segment": number, "first_leaf": number,
+          "origin": string, "key": string, "previous": ("or null", lambda text: take(scan(text)[0], PREVIOUS))}
+FACTS = {"TrailOpened": HEADER, "SegmentOpened": HEADER, "KeyChanged": {"key": string},
+         "NumbersReserved": {"numbers_below": number}, "TrailClosed": {"offset": ("or null", number)},
+         "RecordsLost": {"first": number, "last": number, "count": number, "unnumbered": ("maybe", number)},
+         "TailRecovered": dict.fromkeys(("segment", "void_from", "void_bytes", "highest_seq"), number)}
+def record(line):
+    """What is needed of a record; raises ValueError if the line is none. `one`: by the rules of format 2, too."""
+    fields, one = scan(line.decode())
+    common, own = fields[:8], fields[8:]
+    if [name for name, _ in common] != [f'"{name}"' for name in COMMON] or set(COMMON) & {string(name) for name, _ in own}:
+        raise ValueError("the common fields are not in their order")
+    if not all(re.fullmatch(form, value) for form, (_, value) in zip(COMMON.values(), common)):
+        raise ValueError("a common field has another form")
+    value = {"seq": number(common[0][1]), "worker": string(common[4][1]), "event": string(common[5][1])}
+    if value["seq"] > 2**53 or number(common[2][1]) >= 2**64:
+        raise ValueError("a number is too large")
+    value |= {"format": 1} | take(own, FACTS.get(value["event"], {}))
     with contextlib.suppress(*MALFORMED):
-        value = json.loads(line.decode())
-        if len(line) <= 65535 and RECORD.match(line.decode()) and (value["seq"] <= 2**53 and value["mono_us"] < 2**64):
-            return "record", value
-        parse(value["checkpoint"])
-        if line == ('{"checkpoint":%s}' % json.dumps(value["checkpoint"], ensure_ascii=False)).encode():
-            return "checkpoint", value["checkpoint"]
-    return "begun" if line.startswith(b'{"checkpoint":') else "damaged", None
+        value |= take(own, {"previous_key": string})
+    with contextlib.suppress(ValueError):
+        value["one"] = one and bool(datetime.datetime(*map(int, re.findall("[0-9]+", common[1][1])[:6])))
+    return value
+def read(line, format=1):
+    """(kind, value) of a line: a record, a checkpoint's text, or the damaged beginning of one."""
+    is_begun = len(line) <= 65535 and line.startswith(b'{"checkpoint":')
+    with contextlib.suppress(*MALFORMED):
+        if is_begun:
+            note = json.loads(line.decode())["checkpoint"]
+            parse(note)
+            if line == ('{"checkpoint":%s}' % json.dumps(note, ensure_ascii=False)).encode():
+                return "checkpoint", note
+        elif len(line) <= 65535:
+            value = record(line)
+            if value.get("one") or format != 2:
+                return "record", value
+    return "begun" if is_begun else "damaged", None
 
 class Check:
     def __init__(self, directory, vkeys, anchor=None):
@@ -103,19 +196,28 @@ class Check:
         self.status = 1 if self.problems else 2 if self.unchecked else 3 if self.missing else 0
     def expect(self, fine, words):
         self.problems += [] if fine else [words]
-    def segment(self, number, data, tree, key, end):
+    def fits(self, value, header, start, last):
+        """Whether a record may stand at this byte, behind a record of the event `last`, by what it says itself."""
+        fine = last != "KeyChanged" and not (start and value["event"] in HEADERS)
+        fine &= value["event"] != "TrailClosed" or value.get("offset", start) == start
+        if header["format"] == 2:
+            fine &= re.fullmatch(f"vram-residency/{re.escape(value['worker'])}/[0-9a-f]{{16}}", header["origin"]) is not None
+            fine &= value["event"] != "TrailClosed" or "offset" in value
+            fine &= value["event"] != "KeyChanged" or value.get("previous_key") == header["key"]
+            fine &= value["event"] != "TailRecovered" or value["void_bytes"] == header.get("previous", {}).get("void")
+        return fine
+    def segment(self, number, header, data, tree, key, end):
         acknowledged, waiting, behind, good, text, offset, right, size = [], [], [], 0, None, 0, True, tree.size
-        for line in data.split(b"\n")[:-1]:
-            (kind, value), start, offset = read(line), offset, offset + len(line) + 1
+        for at, line in enumerate(data.split(b"\n")[:-1]):
+            (kind, value), start, offset = read(line, header["format"]), offset, offset + len(line) + 1
             behind.append(kind)
             if end is not None and start >= end:
                 continue
             last, fits = (waiting or acknowledged or [{"event": None}])[-1]["event"], False
             if kind == "record":
                 tree.push(line)
-                waiting.append(value)
-                fits = last != "KeyChanged" and not (start and value["event"] in HEADERS) and (
-                    value["event"] != "TrailClosed" or value.get("offset", start) == start)
+                waiting.append(value | {"line": at})
+                fits = self.fits(value, header, start, last)
             elif kind == "checkpoint" and key.signed(value):
                 _, stated, root, *_ = parse(value)
                 fits = stated > size and (stated, root) == (tree.size, tree.node(0, tree.size))
@@ -136,7 +238,7 @@ class Check:
     def numbers(self, runs):
         """`runs` holds the acknowledged records of each segment, or None for one without a key."""
         there, lost, excused, ordinary, base, first = set(), [], [], -1, -1, None if runs[0][0] else 0
-        bound, last, highest, killed = None, None, None, []
+        bound, last, highest, killed, behind = None, None, None, [], None
         for number, records in runs:
             first, last, bound = (first, last, bound) if records is not None else (None, None, None)
             for at, record in enumerate(records or []):
@@ -153,7 +255,9 @@ class Check:
                 self.expect(bound is None or seq < bound, f"number {seq} is not below its bound {bound}")
                 bound = max(bound, record["numbers_below"]) if bound and event == "NumbersReserved" else bound
                 last = record
-                ordinary, base = (seq, base) if at else (ordinary, ordinary if event == "TrailOpened" else base)
+                if event == "TrailOpened":
+                    base, behind = ordinary, number - 1
+                ordinary = seq if at else ordinary
                 # Behind what was not read, numbers are known from the first ordinary record on.
                 first = min(seq, records[0]["seq"]) if at and first is None else first
                 if event == "RecordsLost":
@@ -163,6 +267,8 @@ class Check:
                     self.expect(fine, f"segment {number:06}: RecordsLost {start} to {end - 1} is no range, or there twice")
                     lost.append((start, end))
                 elif event == "TailRecovered":
+                    fine = record["segment"] == behind and record["highest_seq"] < seq
+                    self.expect(fine, f"segment {number:06}: TailRecovered is about something else")
                     excused.append((base + 1, min(record["highest_seq"] + 1, seq)))
                     self.expect(highest in (None, record["highest_seq"]), f"the highest number is {highest}")
                     killed += excused[-1:] if left else []
@@ -174,11 +280,33 @@ class Check:
         self.expect(not minus(gaps, excused), f"numbers {minus(gaps, excused)[:9]} are missing")
         self.missing |= {"records"} if lost or minus(gaps, killed) else set()
         self.missing |= {"killed runs"} if killed else set()
+    def shape(self, runs):
+        """Format 2: a run is opened and closed, and then comes nothing but the next one. `runs` as for numbers."""
+        state, format = "unknown" if runs[0][0] else "begin", 0
+        for number, records in runs:
+            state, format = (state, format) if records is not None else ("unknown", 0)
+            for record in records or []:
+                event = record["event"]
+                if event == "TrailOpened":
+                    state = "unclosed" if state in ("open", "opened", "unclosed") else "opened"
+                    format = record["format"]
+                    continue
+                if event == "SegmentOpened":
+                    fine = state == "unknown" or state in ("open", "opened") and record["format"] == format
+                    format = max(format, record["format"])
+                elif event == "TailRecovered":
+                    fine = state in ("opened", "unclosed") and record["line"] == 1
+                else:
+                    fine = state not in ("closed", "unclosed")
+                state = "closed" if event == "TrailClosed" else "open"
+                self.expect(fine or format < 2, f"segment {number:06}: number {record['seq']} has no place there in a run")
     def void(self, number, header, records, data, end):
-        tail = records[1] if len(records) > 1 and records[1]["event"] == "TailRecovered" else {"void_bytes": 0}
-        allowed = tail["void_bytes"] if header["event"] == "TrailOpened" else len(data)
-        fine = tail.get("void_from", end) == end and len(data) - end <= header["previous"].get("void", allowed)
-        self.expect(fine, f"segment {number:06}: the void bytes before it are not those that were left")
+        tails = [record for record in records if record["event"] == "TailRecovered" and header["event"] == "TrailOpened"]
+        found = sum(record["void_bytes"] for record in tails if record["line"] == 1)
+        allowed = header["previous"].get("void", found if header["event"] == "TrailOpened" else len(data))
+        fine = all(record["void_from"] == end and len(data) - end <= record["void_bytes"] for record in tails)
+        self.expect(fine and len(data) - end <= allowed,
+                    f"segment {number:06}: the void bytes before it are not those that were left")
     def voided(self, number, header):
         """What a header declares void: signed behind the segment before, and never acknowledged."""
         previous = header.get("previous", {}) if header.get("format", 1) > 1 else {}
@@ -204,7 +332,13 @@ class Check:
         held, denied = parse(known[0][1])[:3] if sure else ("", -1, b""), False
         tree, runs, before, last, old = Tree(), [], None, None, b""
         for number, header, text, end in zip(numbers, headers, data, ends):
+            if header["format"] > 2:
+                self.unchecked.append(f"segment {number:06} is written in format {header['format']}")
+                before = runs.append((number, None))
+                continue
             previous = header.get("previous", {"segment": -1, "frontier": []})
+            self.expect(header["format"] == 1 or not number or "void" in previous,
+                        f"segment {number:06} does not say how many void bytes there are before it")
             self.expect(header["event"] in HEADERS and (header["segment"], previous["segment"]) == (number, number - 1),
                         f"segment {number:06} has no header, or that of another segment")
             origin, size, root = parse(previous["checkpoint"])[:3] if number else (header["origin"], 0, b"")
@@ -224,7 +358,7 @@ class Check:
                 words = f"segment {number:06}: its key was not given, or has not signed it: {header['key']}"
                 before = (self.problems if wrong else self.unchecked).append(words) or runs.append((number, None))
                 continue
-            records, good, note = self.segment(number, text, tree, key, end)
+            records, good, note = self.segment(number, header, text, tree, key, end)
             if before:
                 self.void(number, header, records, old, before[1])
             denied |= held[1:] in self.voided(number, header) and bool(records)
@@ -232,6 +366,7 @@ class Check:
             before = [last["key"] if last["event"] == "KeyChanged" else header["key"], good, note]
             runs.append((number, records))
         self.numbers(runs)
+        self.shape(runs)
         closed = before and last["event"] == "TrailClosed" and good == len(text)
         lacks = {"older segments": numbers[0], "close": not closed, "tail": before and good < len(text)}
         name, size, root = held

@@ -14,7 +14,7 @@ use super::anchor::{Anchors, Contradiction};
 use super::builder::AuditTrailBuilder;
 use super::checkpoint::VerifierKey;
 use super::clock::Uptime;
-use super::event::{Event, Seq};
+use super::event::{Event, FORMAT, Seq};
 use super::log::{Log, LogError};
 use super::position::Position;
 use super::queue::Queue;
@@ -102,6 +102,16 @@ pub enum OpenError {
     NoTrail {
         /// The directory, which may be absent.
         path: PathBuf,
+    },
+    /// A later version has written the trail's end, by rules that this one does not know.
+    #[error(
+        "the trail in {path} is written in format {format}, and this version knows formats up to {FORMAT}: open it with the version that wrote it, or start a trail in a new directory"
+    )]
+    LaterFormat {
+        /// The trail's directory.
+        path: PathBuf,
+        /// The format that its last segment names.
+        format: u64,
     },
     /// The path does not lead to a directory.
     #[error("{path} is not a directory")]
@@ -313,6 +323,12 @@ impl AuditTrailBuilder {
         let header = segment::read_header(storage.read(last).map_err(io)?)
             .map_err(io)?
             .ok_or_else(|| damaged("its first line is not the header of a segment"))?;
+        if header.format > FORMAT {
+            return Err(OpenError::LaterFormat {
+                path: self.dir.clone(),
+                format: header.format,
+            });
+        }
         let verifier = self.key_of(&header)?;
         let mut tail = Tail::default();
         let mut acknowledged = Tail::default();

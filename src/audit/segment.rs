@@ -10,6 +10,7 @@
 //! damaged, the leaves around it still match, and only the line is reported.
 
 mod chunk;
+mod form;
 mod line;
 mod parallel;
 mod plain;
@@ -19,11 +20,11 @@ use std::io::{self, Read};
 use std::ops::{ControlFlow, Range};
 
 use super::checkpoint::{Checkpoint, VerifierKey, decode_base64};
-use super::event::Previous;
+use super::event::{FORMAT, Previous};
 use super::merkle::{Frontier, Node};
 
 use chunk::{CHUNK_BYTES, Chunk, Cutter};
-use line::Closed;
+use line::{Closed, Rules};
 pub(crate) use line::{
     Fact, Header, Line, Lost, MAX_LINE_BYTES, MAX_SEQ, Opening, Record, Recovered, Stamp,
     parse_checkpoint,
@@ -132,6 +133,7 @@ pub(crate) fn each_line(
 ) -> io::Result<()> {
     let mut cutter = Cutter::new(source, CHUNK_BYTES);
     let mut chunk = Chunk::default();
+    let mut rules = Rules::default();
     let mut offset = 0u64;
     let is_over = |offset| end.is_some_and(|end| offset >= end);
     while !is_over(offset) && cutter.cut(&mut chunk)? {
@@ -139,7 +141,7 @@ pub(crate) fn each_line(
             && let Some((line, length)) = chunk.next_line()
         {
             offset = offset.saturating_add(length);
-            if visit(line).is_break() {
+            if visit(rules.apply(line)).is_break() {
                 return Ok(());
             }
         }
@@ -153,6 +155,9 @@ struct Walk<'a> {
     key: Option<&'a VerifierKey>,
     acknowledged: Option<u64>,
     visit: &'a mut dyn FnMut(Seen<'_>),
+    rules: Rules,
+    /// The last record names the worker that the origin does.
+    worker_is_ours: bool,
     tree: Frontier,
     /// Where the current line starts.
     at: Place,
@@ -185,6 +190,8 @@ impl<'a> Walk<'a> {
             key: None,
             acknowledged,
             visit,
+            rules: Rules::default(),
+            worker_is_ours: false,
             tree: Frontier::default(),
             at: Place {
                 line: 1,
@@ -219,9 +226,18 @@ impl<'a> Walk<'a> {
             line: self.at.line.saturating_add(1),
             leaf: self.at.leaf,
         };
+        let worker = match &line {
+            Line::Record(record, _) => record.worker.clone(),
+            _ => None,
+        };
+        let line = self.rules.apply(line);
         self.count(&line, length);
         if self.at.line == 1 {
             self.header(&line);
+        }
+        if let Some(worker) = worker {
+            let header = self.summary.header.as_ref();
+            self.worker_is_ours = header.is_some_and(|header| header.is_of(&worker));
         }
         if self.acknowledged.is_none_or(|end| self.at.offset < end) {
             self.judge(line, next.offset);
@@ -283,7 +299,13 @@ impl<'a> Walk<'a> {
         let stated = header.previous.as_ref().and_then(|previous| previous.void);
         // A process that opens a trail and finds void bytes says so in its second record.
         self.summary.void_before = stated.or((header.event == Opening::TrailOpened).then_some(0));
+        if header.format > FORMAT {
+            return Err("the header is of a format that this version does not know");
+        }
         if let Some(previous) = &header.previous {
+            if header.format == FORMAT && previous.void.is_none() {
+                return Err("the header does not say how many void bytes there may be");
+            }
             self.tree = Self::frontier(header, previous)?;
         }
         if header.segment != self.summary.number {
@@ -338,9 +360,34 @@ impl<'a> Walk<'a> {
         }
     }
 
+    /// What is wrong with a record by the rules that format 2 has and format 1 had not.
+    fn objection_of_format_2(&self, fact: &Fact) -> Option<&'static str> {
+        let header = self.summary.header.as_ref()?;
+        if header.format != FORMAT {
+            return None;
+        }
+        let stated = header.previous.as_ref().and_then(|previous| previous.void);
+        match fact {
+            _ if !self.worker_is_ours => Some("a record is of another worker than the origin"),
+            Fact::Closed(Closed { offset: None }) => {
+                Some("`TrailClosed` does not say where it stands")
+            }
+            Fact::KeyChanged(changed) if changed.previous_key.as_ref() != Some(&header.key) => {
+                Some("`KeyChanged` names another key than the header as the one before")
+            }
+            Fact::Recovered(tail) if Some(tail.void_bytes) != stated => {
+                Some("`TailRecovered` names other void bytes than the header")
+            }
+            _ => None,
+        }
+    }
+
     /// Takes what a record says about the trail itself, and says what is wrong with that.
     fn objection(&mut self, fact: &Fact) -> Option<&'static str> {
         let key_has_changed = self.next_key.take().is_some();
+        if let Some(words) = self.objection_of_format_2(fact) {
+            return Some(words);
+        }
         match fact {
             Fact::Closed(Closed {
                 offset: Some(offset),

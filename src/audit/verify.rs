@@ -11,6 +11,7 @@ mod meter;
 mod numbers;
 mod report;
 mod runs;
+mod shape;
 mod verdict;
 
 use std::fs::File;
@@ -19,6 +20,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use super::checkpoint::{Checkpoint, VerifierKey};
+use super::event::FORMAT;
 use super::files::{list, open, stated_end};
 use super::segment::{self, Behind, Fact, Header, Place, Seen, SegmentSummary};
 use crate::digest::Progress;
@@ -30,6 +32,7 @@ use numbers::{Numbers, Run};
 use report::push;
 pub use report::{AnchorReport, AnchorState, Finding, KeyReport, Outcome, Report, Unacknowledged};
 pub use runs::{KilledRun, Runs};
+use shape::Shape;
 pub use verdict::{Accepted, Missing, UnanchoredEnd, Verdict};
 
 /// Checks the trail in the directory `dir` against the verifier keys and the anchors (checkpoints
@@ -78,6 +81,7 @@ struct Check<'a> {
     first_leaf: Option<u64>,
     numbers: Numbers,
     contents: Contents,
+    shape: Shape,
     /// What the next segment's header must agree with.
     before: Option<SegmentSummary>,
 }
@@ -96,8 +100,15 @@ impl<'a> Check<'a> {
             first_leaf: None,
             numbers: Numbers::default(),
             contents: Contents::default(),
+            shape: Shape::new(),
             before: None,
         }
+    }
+
+    /// What comes next does not follow on what was read.
+    fn skip(&mut self) {
+        self.numbers.skip();
+        self.shape.skip();
     }
 
     fn not_checked(&mut self, reason: String) {
@@ -109,7 +120,7 @@ impl<'a> Check<'a> {
         self.report.first_segment = numbers.first().copied();
         self.report.older_segments_absent = numbers.first().is_some_and(|first| *first > 0);
         if self.report.older_segments_absent {
-            self.numbers.skip();
+            self.skip();
         }
         self.meter.expect(numbers.iter().map(|number| {
             let file = open(dir, *number).and_then(|file| file.metadata());
@@ -131,7 +142,7 @@ impl<'a> Check<'a> {
     }
 
     fn absent(&mut self, expected: u64, number: u64) {
-        self.numbers.skip();
+        self.skip();
         self.before = None;
         self.report.find(Finding {
             segment: Some(expected),
@@ -146,10 +157,10 @@ impl<'a> Check<'a> {
         let summary =
             open(dir, number).and_then(|file| self.read(file, number, end, before.as_ref()));
         match summary {
-            Err(_) if self.meter.is_stopped() => self.numbers.skip(),
+            Err(_) if self.meter.is_stopped() => self.skip(),
             Err(error) => {
                 self.not_checked(format!("segment {number:06} cannot be read: {error}"));
-                self.numbers.skip();
+                self.skip();
             }
             Ok(summary) => self.account(number, summary, before, next.is_none()),
         }
@@ -173,6 +184,8 @@ impl<'a> Check<'a> {
         let first_leaf = &mut self.first_leaf;
         let mut numbers = committed.clone();
         let (mut contents, all_contents) = (self.contents, &mut self.contents);
+        let accepted = &mut self.shape;
+        let mut shape = accepted.clone();
         let mut start = 0;
         let source = self.meter.over(file);
         let summary = segment::read(source, number, self.keys, end, &mut |seen| match seen {
@@ -187,6 +200,7 @@ impl<'a> Check<'a> {
                 }
                 numbers.record(place, record, run);
                 contents.record(record);
+                shape.record(place, record);
             }
             Seen::Acknowledged(checkpoint) => {
                 anchors.acknowledge(checkpoint);
@@ -194,6 +208,10 @@ impl<'a> Check<'a> {
                 list_numbers(&mut numbers, number, report);
                 committed.clone_from(&numbers);
                 *all_contents = contents;
+                if let Some((place, words)) = shape.take_complaint() {
+                    report.find(finding(number, place, words));
+                }
+                accepted.clone_from(&shape);
             }
         })?;
         self.anchors.forget();
@@ -207,6 +225,9 @@ impl<'a> Check<'a> {
         before: Option<SegmentSummary>,
         last: bool,
     ) {
+        if let Some(header) = summary.header.as_ref().filter(|it| it.format > FORMAT) {
+            return self.later_format(number, header.format);
+        }
         let continuation = before.and_then(|before| continues(&before, &summary));
         if let Some(words) = continuation {
             self.report.find(finding(number, START, words));
@@ -222,7 +243,7 @@ impl<'a> Check<'a> {
             });
         }
         if summary.is_damaged() {
-            self.numbers.skip();
+            self.skip();
         }
         self.unacknowledged(number, summary.behind, last);
         if let (Some(header), Some(checkpoint)) = (&summary.header, &summary.checkpoint) {
@@ -235,9 +256,17 @@ impl<'a> Check<'a> {
         self.before = Some(summary);
     }
 
+    /// The rules that a segment was written by are not known here, so nothing in it can be judged.
+    fn later_format(&mut self, number: u64, format: u64) {
+        self.skip();
+        self.not_checked(format!(
+            "segment {number:06} is written in format {format}, and this version knows formats up to {FORMAT}: verify the trail with the version that wrote it"
+        ));
+    }
+
     /// The key that a segment names was not given, so nothing in it is proven.
     fn no_key(&mut self, number: u64, header: &Header) {
-        self.numbers.skip();
+        self.skip();
         self.not_given = self.not_given.saturating_add(1);
         self.report.key(beginning(&header.key), number, None);
         if self.keys.iter().all(|key| key.name() != header.origin) {

@@ -31,6 +31,10 @@ pub(crate) struct Trail {
     pub(crate) below: Option<u64>,
     /// The key that headers name, if it is not the one that signs.
     pub(crate) named: Option<String>,
+    /// The format that headers state; those of format 1 state none.
+    pub(crate) format: Option<u64>,
+    /// The bound that the last header has stated.
+    pub(crate) bound: Option<u64>,
 }
 
 pub(crate) fn tree(leaves: &[Vec<u8>]) -> [u8; 32] {
@@ -75,6 +79,14 @@ impl Trail {
         Self::with_key(7, ORIGIN)
     }
 
+    /// A trail whose runs are of format 2.
+    pub(crate) fn of_format_2() -> Self {
+        Self {
+            format: Some(2),
+            ..Self::new()
+        }
+    }
+
     pub(crate) fn with_key(seed: u8, origin: &str) -> Self {
         Self {
             key: SigningKey::from_bytes(&[seed; 32]),
@@ -88,6 +100,8 @@ impl Trail {
             void: None,
             below: None,
             named: None,
+            format: None,
+            bound: None,
         }
     }
 
@@ -181,16 +195,47 @@ impl Trail {
                 "checkpoint": self.note,
                 "frontier": frontier(&self.leaves),
             });
-            if let Some(void) = self.void {
+            let left = self.segments[number - 1].len() - self.end;
+            let stated = self.format.or(self.below).map(|_| left as u64);
+            if let Some(void) = self.void.or(stated) {
                 fields["previous"]["void"] = json!(void);
             }
         }
-        if let Some(below) = self.below {
-            fields["format"] = json!(2);
+        if let Some(format) = self.format.or(self.below.map(|_| 2)) {
+            fields["format"] = json!(format);
+        }
+        // Room enough for what comes, unless a test has a bound of its own.
+        let roomy = (self.format == Some(2)).then_some(self.seq + 100);
+        self.bound = self.below.or(roomy.max(self.bound));
+        if let Some(below) = self.bound.filter(|_| fields["format"] == 2) {
             fields["numbers_below"] = json!(below);
         }
         self.segments.push(Vec::new());
         self.record(event, fields)
+    }
+
+    /// The last record of a run, with what format 2 wants it to say.
+    pub(crate) fn close(&mut self) -> &mut Self {
+        let offset = self.segments.last().unwrap().len();
+        let fields = json!({"live_shards": 0, "live": [], "offset": offset});
+        self.record("TrailClosed", fields).checkpoint()
+    }
+
+    /// The process ends without closing. The next number is that of the next run, and what is
+    /// returned the highest that this one may have given.
+    pub(crate) fn kill(&mut self) -> u64 {
+        self.seq = self.bound.take().unwrap_or(self.seq);
+        self.seq - 1
+    }
+
+    /// Replaces the last record, which no checkpoint covers yet, by this line.
+    pub(crate) fn instead(&mut self, line: &[u8]) -> &mut Self {
+        let last = self.leaves.pop().unwrap();
+        let segment = self.segments.last_mut().unwrap();
+        segment.truncate(segment.len() - last.len() - 1);
+        self.leaves.push(line.to_vec());
+        self.write(&[line, b"\n"].concat());
+        self
     }
 
     /// Announces another key; what is signed from here on is signed with it.

@@ -25,7 +25,7 @@ fn missing(report: &Report, kills_before: u64) -> Vec<Missing> {
 fn a_killed_run_is_missing_with_its_time_span_and_at_most_how_many_records() {
     let mut trail = bounded();
     trail.open("TrailOpened").recovered(19).checkpoint();
-    trail.record("TrailClosed", json!({})).checkpoint();
+    trail.close();
     let report = trail.verify(&[trail.anchor()]);
     holds(&report);
     assert_eq!((report.runs.closed, report.runs.killed), (1, 1));
@@ -144,11 +144,9 @@ fn a_record_has_a_number_below_a_bound_that_stands_before_it() {
 fn behind_a_run_that_was_closed_numbers_go_on_without_a_gap() {
     let mut trail = bounded();
     trail.seq = 3;
-    trail.record("TrailClosed", json!({})).checkpoint();
+    trail.close();
     let mut next = trail.clone();
-    next.open("TrailOpened")
-        .record("TrailClosed", json!({}))
-        .checkpoint();
+    next.open("TrailOpened").close();
     let report = next.verify(&[next.anchor()]);
     holds(&report);
     assert_eq!((report.runs.closed, report.runs.killed), (2, 0));
@@ -159,7 +157,7 @@ fn behind_a_run_that_was_closed_numbers_go_on_without_a_gap() {
     let mut tail = trail.clone();
     tail.write(b"{");
     tail.open("TrailOpened").recovered(3);
-    tail.record("TrailClosed", json!({})).checkpoint();
+    tail.close();
     let report = tail.verify(&[tail.anchor()]);
     holds(&report);
     assert_eq!((report.runs.closed, report.runs.killed), (2, 0));

@@ -6,10 +6,12 @@
 
 mod built;
 mod damage;
+mod forms;
 mod keys;
 mod killed;
 mod numbers;
 mod script;
+mod shape;
 #[path = "../support/mod.rs"]
 mod support;
 mod tampered;

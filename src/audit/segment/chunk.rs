@@ -28,6 +28,8 @@ pub(super) struct Chunk {
     omitted: u64,
     /// How many of the bytes have been parsed.
     parsed: usize,
+    /// The worker of the last record among them.
+    worker: Option<Box<str>>,
     /// Lines that were parsed and not handed over, with their lengths, newlines included.
     lines: Vec<(Line<Node>, u64)>,
 }
@@ -40,7 +42,11 @@ impl Chunk {
             .get(self.parsed..)
             .filter(|rest| !rest.is_empty())?;
         let (line, kept, omitted) = match memchr(b'\n', rest) {
-            Some(end) => (Line::parse(rest.get(..end)?), end.saturating_add(1), 0),
+            Some(end) => (
+                Line::parse(rest.get(..end)?, &mut self.worker),
+                end.saturating_add(1),
+                0,
+            ),
             None => (Line::parse_unended(rest), rest.len(), self.omitted),
         };
         self.parsed = self.parsed.saturating_add(kept);
@@ -85,6 +91,7 @@ impl Chunk {
         self.bytes.clear();
         self.omitted = 0;
         self.parsed = 0;
+        self.worker = None;
         self.lines.clear();
     }
 }

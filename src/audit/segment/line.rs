@@ -8,13 +8,14 @@ use std::borrow::Cow;
 use std::fmt;
 
 use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 
 use super::super::checkpoint::{Checkpoint, VerifierKey, decode_base64};
-use super::super::event::Previous;
+use super::super::event::{FORMAT, Previous};
 use super::super::merkle::{Node, leaf_hash};
 use super::super::position::MAX_VOIDED;
-use super::plain;
+use super::{form, plain};
 
 /// The most bytes a line may have, its newline not counted.
 pub(crate) const MAX_LINE_BYTES: usize = 65_535;
@@ -43,12 +44,42 @@ pub(crate) enum Line<L> {
     Unreadable(&'static str),
 }
 
+/// The rules that a segment's lines are read by: those of the format that its header names.
+#[derive(Debug, Default)]
+pub(super) struct Rules {
+    /// None before the first line.
+    format: Option<u64>,
+}
+
+impl Rules {
+    /// Takes the next line as what it is in this segment.
+    pub(super) fn apply<L>(&mut self, line: Line<L>) -> Line<L> {
+        let Line::Record(record, _) = &line else {
+            self.format.get_or_insert(first_format());
+            return line;
+        };
+        let format = *self.format.get_or_insert_with(|| match &record.fact {
+            Fact::Header(header) => header.format,
+            _ => first_format(),
+        });
+        if format == FORMAT && !record.in_one_form {
+            return Line::Unreadable("a line is no record: it is not in the form of format 2");
+        }
+        line
+    }
+}
+
 /// What the reader needs of a record.
 #[derive(Debug)]
 pub(crate) struct Record {
     pub(crate) seq: u64,
     pub(crate) time: Stamp,
     pub(crate) fact: Fact,
+    /// It keeps the rules of format 2 for a line by itself. Which format binds it, its segment's
+    /// header says.
+    pub(super) in_one_form: bool,
+    /// The worker, unless that is the same as in the record before, in the same chunk.
+    pub(super) worker: Option<Box<str>>,
 }
 
 /// A record's time in the form that all of them have: the text of a later one is greater.
@@ -97,6 +128,7 @@ pub(crate) struct Header {
     pub(crate) origin: String,
     /// For reading comfort: a verifier trusts only the key that it was given.
     pub(crate) key: String,
+    #[serde(default, deserialize_with = "object_or_null")]
     pub(crate) previous: Option<Previous>,
 }
 
@@ -104,6 +136,16 @@ impl Header {
     /// The bound of numbers that it states: a rule of format 2.
     pub(crate) fn bound(&self) -> Option<u64> {
         self.numbers_below.filter(|_| self.format > 1)
+    }
+
+    /// Whether the origin names this worker: `vram-residency/<worker>/<16 hexadecimal digits>`.
+    pub(super) fn is_of(&self, worker: &str) -> bool {
+        let rest = self.origin.strip_prefix("vram-residency/");
+        let digits = rest
+            .and_then(|rest| rest.strip_prefix(worker))
+            .and_then(|rest| rest.strip_prefix('/'));
+        let is_digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+        digits.is_some_and(|digits| digits.len() == 16 && digits.bytes().all(is_digit))
     }
 }
 
@@ -130,6 +172,29 @@ impl Header {
     }
 }
 
+/// As derived, but for an array with the fields' values, which no writer writes.
+fn object_or_null<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Previous>, D::Error> {
+    struct Object;
+
+    impl<'de> Visitor<'de> for Object {
+        type Value = Option<Previous>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object")
+        }
+
+        fn visit_unit<E>(self) -> Result<Self::Value, E> {
+            Ok(None)
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+            Previous::deserialize(MapAccessDeserializer::new(map)).map(Some)
+        }
+    }
+
+    input.deserialize_any(Object)
+}
+
 /// Where a `TrailClosed` says that it stands; version 0.1.0 did not say.
 #[derive(Clone, Copy, Debug, Deserialize)]
 pub(crate) struct Closed {
@@ -149,6 +214,23 @@ pub(crate) enum Opening {
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct KeyChanged {
     pub(crate) key: String,
+    /// The key that signs this, if the record says so; format 1 left it unread.
+    #[serde(skip)]
+    pub(crate) previous_key: Option<String>,
+}
+
+impl KeyChanged {
+    fn parse(line: &str) -> Option<Self> {
+        #[derive(Deserialize)]
+        struct Previous {
+            previous_key: String,
+        }
+        let previous = serde_json::from_str::<Previous>(line).ok();
+        Some(Self {
+            previous_key: previous.map(|previous| previous.previous_key),
+            ..serde_json::from_str(line).ok()?
+        })
+    }
 }
 
 /// The numbers in a `RecordsLost`.
@@ -180,15 +262,15 @@ pub(crate) struct Recovered {
 impl<'a> Line<&'a [u8]> {
     const TOO_LONG: Self = Self::Unreadable("a line is longer than 65 535 bytes");
 
-    /// What the bytes before a newline say.
-    pub(super) fn parse(line: &'a [u8]) -> Self {
+    /// What the bytes before a newline say. `worker` is that of the record before.
+    pub(super) fn parse(line: &'a [u8], worker: &mut Option<Box<str>>) -> Self {
         if line.len() > MAX_LINE_BYTES {
             return Self::TOO_LONG;
         }
         if line.starts_with(CHECKPOINT_START) {
             return Self::Checkpoint(parse_own_checkpoint(line));
         }
-        match parse_record(line) {
+        match parse_record(line, worker) {
             Some(record) => Self::Record(record, line),
             None => Self::Unreadable("a line is neither a record nor a checkpoint"),
         }
@@ -250,14 +332,17 @@ pub(crate) fn parse_checkpoint(line: &[u8]) -> Result<Checkpoint, &'static str> 
     Ok(checkpoint)
 }
 
-fn parse_record(line: &[u8]) -> Option<Record> {
+fn parse_record(line: &[u8], worker: &mut Option<Box<str>>) -> Option<Record> {
     let line = str::from_utf8(line).ok()?;
     let common = match plain::parse(line) {
         Some(common) => common,
-        None => serde_json::from_str(line).ok()?,
+        None => Common {
+            in_one_form: form::is_one(line),
+            ..serde_json::from_str(line).ok()?
+        },
     };
     let fact = match common.event {
-        "KeyChanged" => Fact::KeyChanged(serde_json::from_str(line).ok()?),
+        "KeyChanged" => Fact::KeyChanged(KeyChanged::parse(line)?),
         "NumbersReserved" => Fact::Reserved(serde_json::from_str(line).ok()?),
         "RecordsLost" => Fact::Lost(serde_json::from_str(line).ok()?),
         "SegmentOpened" | "TrailOpened" => Fact::Header(serde_json::from_str(line).ok()?),
@@ -266,10 +351,16 @@ fn parse_record(line: &[u8]) -> Option<Record> {
         "TrailClosed" => Fact::Closed(serde_json::from_str(line).ok()?),
         _ => Fact::Other,
     };
+    let is_another = worker.as_deref() != Some(common.worker);
+    if is_another {
+        *worker = Some(common.worker.into());
+    }
     Some(Record {
         seq: common.seq,
         time: common.time,
         fact,
+        in_one_form: common.in_one_form && form::is_real(&common.time.0),
+        worker: is_another.then(|| common.worker.into()),
     })
 }
 
@@ -277,14 +368,18 @@ fn parse_record(line: &[u8]) -> Option<Record> {
 pub(super) struct Common<'a> {
     pub(super) seq: u64,
     time: Stamp,
+    worker: &'a str,
     pub(super) event: &'a str,
+    /// The line is known to be in the one form of a record of format 2.
+    pub(super) in_one_form: bool,
 }
 
 impl<'a> Common<'a> {
     /// None if one of the values has not its form.
     pub(super) fn new(
         seq: u64,
-        time: &str,
+        time: &'a str,
+        worker: &'a str,
         event: &'a str,
         severity: &str,
         outcome: &str,
@@ -293,7 +388,13 @@ impl<'a> Common<'a> {
         let fits = seq <= MAX_SEQ
             && matches!(severity, "INFO" | "WARN" | "CRITICAL")
             && matches!(outcome, "success" | "failure");
-        fits.then_some(Self { seq, time, event })
+        fits.then_some(Self {
+            seq,
+            time,
+            worker,
+            event,
+            in_one_form: false,
+        })
     }
 }
 
@@ -314,10 +415,10 @@ impl<'de> Visitor<'de> for CommonVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Common<'de>, A::Error> {
         let seq = value(&mut map, "seq")?;
-        let time: &str = value(&mut map, "time")?;
+        let time = value(&mut map, "time")?;
         let _mono_us: u64 = value(&mut map, "mono_us")?;
         let _boot: &str = value(&mut map, "boot")?;
-        let _worker: &str = value(&mut map, "worker")?;
+        let worker = value(&mut map, "worker")?;
         let event = value(&mut map, "event")?;
         let severity: &str = value(&mut map, "severity")?;
         let outcome: &str = value(&mut map, "outcome")?;
@@ -327,7 +428,7 @@ impl<'de> Visitor<'de> for CommonVisitor {
             }
             map.next_value::<IgnoredAny>()?;
         }
-        Common::new(seq, time, event, severity, outcome)
+        Common::new(seq, time, worker, event, severity, outcome)
             .ok_or_else(|| A::Error::custom("a common field has a value of another form"))
     }
 }
@@ -382,9 +483,12 @@ mod tests {
 
     #[test]
     fn a_record_has_its_common_fields_once_and_in_order() {
-        assert_eq!(parse_record(GOOD.as_bytes()).unwrap().seq, 3);
+        assert_eq!(parse_record(GOOD.as_bytes(), &mut None).unwrap().seq, 3);
         let highest = GOOD.replace("\"seq\":3", "\"seq\":9007199254740992");
-        assert_eq!(parse_record(highest.as_bytes()).unwrap().seq, MAX_SEQ);
+        assert_eq!(
+            parse_record(highest.as_bytes(), &mut None).unwrap().seq,
+            MAX_SEQ
+        );
         for wrong in [
             GOOD.replace("\"seq\":3,", ""),
             GOOD.replace("\"seq\":3", "\"seq\":-3"),
@@ -405,7 +509,10 @@ mod tests {
             format!("{GOOD}x"),
             format!("[{GOOD}]"),
         ] {
-            assert!(parse_record(wrong.as_bytes()).is_none(), "{wrong}");
+            assert!(
+                parse_record(wrong.as_bytes(), &mut None).is_none(),
+                "{wrong}"
+            );
         }
     }
 
@@ -414,7 +521,7 @@ mod tests {
         for (length, fits) in [(MAX_LINE_BYTES, true), (MAX_LINE_BYTES + 1, false)] {
             let text = GOOD.replace("a \\\" b", &"x".repeat(length - GOOD.len() + 6));
             assert_eq!(text.len(), length);
-            let line = Line::parse(text.as_bytes());
+            let line = Line::parse(text.as_bytes(), &mut None);
             assert_eq!(matches!(line, Line::Record(..)), fits);
             let line = Line::parse_unended(text.as_bytes());
             assert_eq!(matches!(line, Line::Torn), fits);

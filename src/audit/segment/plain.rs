@@ -3,7 +3,8 @@
 //!
 //! The form: an object without white space, escapes or nesting, whose values are strings, whole
 //! numbers, `true` or `false`. Every line in this form is JSON, and a parser reads the same out of
-//! it; this is all that must hold here, since what is not in this form goes to a parser.
+//! it; this is all that must hold here, since what is not in this form goes to a parser. Unless a name
+//! stands twice it is also in the one form of a record of format 2.
 
 use memchr::memchr;
 
@@ -26,22 +27,86 @@ pub(super) fn parse(line: &str) -> Option<Common<'_>> {
     rest.skip(r#","boot":""#)?;
     rest.text()?;
     rest.skip(r#","worker":""#)?;
-    rest.text()?;
+    let worker = rest.text()?;
     rest.skip(r#","event":""#)?;
     let event = rest.text()?;
     rest.skip(r#","severity":""#)?;
     let severity = rest.text()?;
     rest.skip(r#","outcome":""#)?;
     let outcome = rest.text()?;
+    let mut names = Names::new(rest.0);
     while rest.0 != "}" {
+        let before = rest.0;
         rest.skip(",\"")?;
-        if COMMON.contains(&rest.text()?) {
+        let name = rest.text()?;
+        if COMMON.contains(&name) {
             return None;
         }
         rest.skip(":")?;
         rest.value()?;
+        names.add(name, before)?;
     }
-    Common::new(seq, time, event, severity, outcome)
+    let mut common = Common::new(seq, time, worker, event, severity, outcome)?;
+    common.in_one_form = !names.twice;
+    Some(common)
+}
+
+/// The most names of own fields; a record with more goes to a parser. It has to look at each pair.
+const MAX_NAMES: usize = 64;
+
+/// The names of a record's own fields, to notice one that stands twice.
+struct Names<'a> {
+    /// The fields, from the first one on.
+    fields: &'a str,
+    /// A bit for each name, by a few of its bytes.
+    seen: [u64; 4],
+    count: usize,
+    twice: bool,
+}
+
+impl<'a> Names<'a> {
+    fn new(fields: &'a str) -> Self {
+        Self {
+            fields,
+            seen: [0; 4],
+            count: 0,
+            twice: false,
+        }
+    }
+
+    /// Adds a name; `before` is what begins with its field. None if there are too many.
+    fn add(&mut self, name: &str, before: &str) -> Option<()> {
+        self.count = self.count.saturating_add(1);
+        let bytes = name.as_bytes();
+        let at = |index: usize| bytes.get(index).copied().unwrap_or_default();
+        let length = bytes.len();
+        let mixed = at(0).wrapping_mul(7)
+            ^ at(length / 2).wrapping_mul(29)
+            ^ at(length.saturating_sub(1)).wrapping_mul(67)
+            ^ length.to_le_bytes().first()?.wrapping_mul(151);
+        let bit = 1 << (mixed % 64);
+        let bits = self.seen.get_mut(usize::from(mixed / 64))?;
+        let may_stand_before = *bits & bit != 0;
+        *bits |= bit;
+        if may_stand_before {
+            self.twice |= self.stands_before(name, before)?;
+        }
+        (self.count <= MAX_NAMES).then_some(())
+    }
+
+    /// Whether one of the fields before `end` has this name.
+    fn stands_before(&self, name: &str, end: &str) -> Option<bool> {
+        let mut rest = Rest(self.fields);
+        while rest.0.len() > end.len() {
+            rest.skip(",\"")?;
+            if rest.text()? == name {
+                return Some(true);
+            }
+            rest.skip(":")?;
+            rest.value()?;
+        }
+        Some(false)
+    }
 }
 
 /// What was not read yet of a line without escapes.
@@ -87,12 +152,13 @@ impl<'a> Rest<'a> {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::form;
     use super::*;
 
     const GOOD: &str = r#"{"seq":17,"time":"2026-01-02T03:04:05.000000006Z","mono_us":10,"boot":"c3b290e6","worker":"w","event":"SealVerified","severity":"INFO","outcome":"success","shard":"é","allocation":0,"memory_locked":true,"wiped":false}"#;
 
     /// Pieces that make JSON, or nearly.
-    const PIECES: [&str; 22] = [
+    const PIECES: [&str; 24] = [
         "{",
         "}",
         "[",
@@ -112,10 +178,35 @@ mod tests {
         "true",
         "null",
         "\"seq\":1",
+        ",\"shard\":1",
+        ",\"wiped\":true,\"wired\":0",
         ",\"a\":",
         "\u{7f}",
         "\"\"",
     ];
+
+    #[test]
+    fn a_name_that_stands_twice_is_noticed_however_many_there_are() {
+        for count in [1, 20, 63, 64, 65, 5000] {
+            let named = |last: usize| {
+                let fields: String = (0..count - 1).map(|n| format!(",\"f{n}\":1")).collect();
+                format!("{},\"f{last}\":2}}", GOOD.split_once(",\"shard").unwrap().0) + &fields
+            };
+            let line = |last| {
+                let line: String = named(last);
+                let (before, behind) = line.split_once('}').unwrap();
+                format!("{before}{behind}}}")
+            };
+            assert!(form::is_one(&line(count)));
+            assert_eq!(form::is_one(&line(0)), count == 1);
+            if count > MAX_NAMES {
+                assert!(parse(&line(0)).is_none());
+            } else {
+                assert!(parse(&line(count)).unwrap().in_one_form);
+                assert_eq!(parse(&line(0)).unwrap().in_one_form, count == 1);
+            }
+        }
+    }
 
     #[test]
     fn records_of_the_writer_are_plain() {
@@ -156,6 +247,7 @@ mod tests {
                 prop_assert_eq!(parsed["seq"].as_u64(), Some(plain.seq));
                 prop_assert_eq!(parsed["event"].as_str(), Some(plain.event));
                 prop_assert!(serde_json::from_str::<Common<'_>>(&line).is_ok());
+                prop_assert_eq!(plain.in_one_form, form::is_one(&line));
             }
         }
     }

@@ -41,7 +41,7 @@ type Handed = (Vec<String>, Result<(), io::ErrorKind>);
 fn read(helpers: usize, chunk_bytes: usize, source: impl Read) -> Handed {
     let mut lines = Vec::new();
     let end = for_each_line_with(helpers, chunk_bytes, source, &[], |line, length| {
-        lines.push(format!("{length} {line:?}"));
+        lines.push(text(&line, length));
     });
     (lines, end.map_err(|error| error.kind()))
 }
@@ -52,7 +52,7 @@ fn plain(bytes: &[u8]) -> Vec<(Line<Node>, u64)> {
         .split_inclusive(|byte| *byte == b'\n')
         .map(|line| {
             let parsed = match line.split_last() {
-                Some((b'\n', line)) => Line::parse(line),
+                Some((b'\n', line)) => Line::parse(line, &mut None),
                 _ => Line::parse_unended(line),
             };
             (parsed.checked(&[]), line.len() as u64)
@@ -62,10 +62,21 @@ fn plain(bytes: &[u8]) -> Vec<(Line<Node>, u64)> {
 
 fn plain_text(bytes: &[u8]) -> Vec<String> {
     let lines = plain(bytes);
-    let text = lines
+    lines
         .iter()
-        .map(|(line, length)| format!("{length} {line:?}"));
-    text.collect()
+        .map(|(line, length)| text(line, *length))
+        .collect()
+}
+
+/// All that a line says; where chunks end decides which record names the worker again.
+fn text(line: &Line<Node>, length: u64) -> String {
+    match line {
+        Line::Record(record, leaf) => {
+            let (seq, fact) = (record.seq, &record.fact);
+            format!("{length} {seq} {fact:?} {} {leaf:?}", record.in_one_form)
+        }
+        line => format!("{length} {line:?}"),
+    }
 }
 
 #[test]
