@@ -324,7 +324,7 @@ fn a_critical_record_is_never_hidden_because_it_cannot_be_read() {
         };
         let is_time = from == time;
         std::fs::write(&file, &hostile).unwrap();
-        for words in [&["--severity", "CRITICAL"][..], &["--shard", "x"]] {
+        for words in [&["--severity", "CRITICAL"][..], &["--shard", "weights"]] {
             let ended = show(words);
             if is_time {
                 // There is nothing that it could not be compared with.
