@@ -26,7 +26,7 @@ fn declaring(format: u64, voided: impl Fn(&Value) -> Value) -> (Trail, Checkpoin
     let root = note.lines().nth(2).unwrap();
     let entry = json!({"size": 3, "root": root});
     open_declaring(&mut trail, &voided(&entry));
-    trail.notes(2).record("TrailClosed", json!({})).checkpoint();
+    trail.notes(2).close();
     (trail, note.parse().unwrap())
 }
 
