@@ -9,7 +9,7 @@ use std::fmt;
 use std::fs::File;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use ed25519_dalek::pkcs8::spki::der::pem::LineEnding;
 use ed25519_dalek::pkcs8::{DecodePrivateKey, EncodePrivateKey, KeypairBytes};
@@ -26,6 +26,9 @@ use self::local::LocalKey;
 use crate::audit::{NoteError, VerifierKey};
 use crate::id::WorkerId;
 
+pub use error::{KeyError, SignError};
+
+mod error;
 mod file;
 mod local;
 
@@ -88,122 +91,6 @@ enum Kind {
 
 /// What signs when the key is elsewhere: message in, 64 bytes of signature out.
 type SignerFn = dyn FnMut(&[u8]) -> Result<[u8; 64], Box<dyn Error + Send + Sync>> + Send + 'static;
-
-/// A token or key that was refused, and why.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum KeyError {
-    /// The file grants more than it may.
-    #[error("{path} has mode {mode:03o}, which lets others at the secret: `chmod {advice:03o}` it")]
-    #[non_exhaustive]
-    Access {
-        /// The file.
-        path: PathBuf,
-        /// Its permission bits.
-        mode: u32,
-        /// The permission bits it should have.
-        advice: u32,
-    },
-    /// A key was to be created where there is a file.
-    #[error("{path} exists already: open it, or name a file that does not exist")]
-    #[non_exhaustive]
-    Exists {
-        /// The file.
-        path: PathBuf,
-    },
-    /// The file could not be read or made.
-    #[error("{path}: cannot {operation} the file")]
-    #[non_exhaustive]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// What was attempted.
-        operation: &'static str,
-        /// What the system answered.
-        #[source]
-        source: io::Error,
-    },
-    /// The file holds no Ed25519 key.
-    #[error(
-        "{path} holds no Ed25519 private key in PEM (PKCS#8): name a file that does, or one that does not exist yet"
-    )]
-    #[non_exhaustive]
-    Malformed {
-        /// The file.
-        path: PathBuf,
-    },
-    /// The directory in which the key would be made does not exist.
-    #[error(
-        "{directory} does not exist: make it first (mode 0700); a key is not put into a directory made in passing"
-    )]
-    #[non_exhaustive]
-    NoDirectory {
-        /// The directory.
-        directory: PathBuf,
-    },
-    /// The file is a directory, a pipe or a device.
-    #[error("{path} is not a regular file")]
-    #[non_exhaustive]
-    NotAFile {
-        /// The file.
-        path: PathBuf,
-    },
-    /// The file belongs to somebody else.
-    #[error(
-        "{path} belongs to user {owner}: it must belong to the user of this process, or to root"
-    )]
-    #[non_exhaustive]
-    Owner {
-        /// The file.
-        path: PathBuf,
-        /// The user that owns it.
-        owner: u32,
-    },
-    /// The bytes are no Ed25519 public key, or one of small order, which would fit any message.
-    #[error("the signer's public key is not a usable Ed25519 key")]
-    PublicKey,
-    /// The system's random generator failed.
-    #[error("the system's random generator failed")]
-    #[non_exhaustive]
-    Random {
-        /// What it answered.
-        #[source]
-        source: io::Error,
-    },
-    /// The file is larger than any secret it could hold.
-    #[error("{path} has more than {max} bytes: it is not the file of a secret")]
-    #[non_exhaustive]
-    TooLarge {
-        /// The file.
-        path: PathBuf,
-        /// The most bytes that are read.
-        max: u64,
-    },
-    /// The token could be guessed.
-    #[error("a worker token needs at least {min} bytes of secret, this one has {len}")]
-    #[non_exhaustive]
-    TokenTooShort {
-        /// Bytes given.
-        len: usize,
-        /// Bytes needed.
-        min: usize,
-    },
-}
-
-/// The trail's key gave no usable signature. Nothing was written with it, and it is kept nowhere.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum SignError {
-    /// The signer failed.
-    #[error("the trail's signer failed")]
-    Failed(#[source] Box<dyn Error + Send + Sync>),
-    /// The signature is not one of the trail's key over the message: a supplied signer has another
-    /// key, or a bit has flipped in a signer. It was thrown away.
-    #[error(
-        "the trail's signer made a signature that its public key refuses: see whether it has the right key, and check the machine's memory"
-    )]
-    Wrong,
-}
 
 impl WorkerToken {
     /// Takes a secret of at least [`MIN_TOKEN_BYTES`].

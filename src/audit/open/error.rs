@@ -1,0 +1,177 @@
+//! Why a trail could not be opened: what failed, on what, why, and what to do.
+
+use std::path::PathBuf;
+
+use super::Contradiction;
+use crate::audit::event::FORMAT;
+use crate::key::SignError;
+use crate::process::Forked;
+
+/// Why a trail could not be opened. No segment of it was changed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// A setting makes no sense.
+    #[error("{setting} must be {allowed}")]
+    Configuration {
+        /// Which one.
+        setting: &'static str,
+        /// What it may be.
+        allowed: &'static str,
+    },
+    /// The trail is not the one that an anchor knows: records that this trail's key has vouched for
+    /// were cut off, or the directory is an older copy that went on.
+    #[error(
+        "the trail in {path} contradicts the anchor `{anchor}`, which keeps a checkpoint of {size} records ({contradiction}): keep the directory for the investigation, and put the right one in its place or start a trail in a new one"
+    )]
+    Contradicts {
+        /// The trail's directory.
+        path: PathBuf,
+        /// The anchor's name.
+        anchor: String,
+        /// How many records its checkpoint covers.
+        size: u64,
+        /// What is wrong with them.
+        contradiction: Contradiction,
+    },
+    /// The trail is damaged before its last checkpoint.
+    #[error(
+        "the trail in {path} is damaged in {segment} ({detail}): keep it as it is for the investigation and start a trail in a new directory"
+    )]
+    Damaged {
+        /// The trail's directory.
+        path: PathBuf,
+        /// The segment's file.
+        segment: String,
+        /// What is wrong.
+        detail: String,
+    },
+    /// A trail was to be created where there is one.
+    #[error("{path} holds a trail already: open it, or create one in a new directory")]
+    Exists {
+        /// The trail's directory.
+        path: PathBuf,
+    },
+    /// The call was made in a forked child of a process that has opened a trail.
+    #[error(transparent)]
+    Forked(#[from] Forked),
+    /// A system call failed.
+    #[error("{operation} {path}: {source}")]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// What was tried.
+        operation: &'static str,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+    /// Another process has the trail open, or this one has.
+    #[error("{path} is open already: a trail has one writer; use a directory for each worker")]
+    Locked {
+        /// The trail's directory.
+        path: PathBuf,
+    },
+    /// A trail was to be opened where there is none.
+    #[error(
+        "{path} holds no trail: see whether its volume is mounted; only the first start of a worker creates a trail"
+    )]
+    NoTrail {
+        /// The directory, which may be absent.
+        path: PathBuf,
+    },
+    /// A later version has written the trail's end, by rules that this one does not know.
+    #[error(
+        "the trail in {path} is written in format {format}, and this version knows formats up to {FORMAT}: open it with the version that wrote it, or start a trail in a new directory"
+    )]
+    LaterFormat {
+        /// The trail's directory.
+        path: PathBuf,
+        /// The format that its last segment names.
+        format: u64,
+    },
+    /// The path does not lead to a directory.
+    #[error("{path} is not a directory")]
+    NotADirectory {
+        /// The path.
+        path: PathBuf,
+    },
+    /// An anchor knows another trail of this worker, and nothing of this one, which is new or was put
+    /// in the other one's place.
+    #[error(
+        "the anchor `{anchor}` knows the trail `{origin}` of this worker, and not the one in {path}: give the directory of the trail that it knows, or say that another one is to begin beside it: new_origin_beside(\"{origin}\")"
+    )]
+    OtherOrigin {
+        /// The trail's directory.
+        path: PathBuf,
+        /// The anchor's name.
+        anchor: String,
+        /// The origin that it knows.
+        origin: String,
+    },
+    /// The trail is that of another worker.
+    #[error(
+        "{path} holds the trail `{origin}`, which is not this worker's: use a directory for each worker"
+    )]
+    OtherWorker {
+        /// The trail's directory.
+        path: PathBuf,
+        /// The trail's origin.
+        origin: String,
+    },
+    /// The trail is signed with another key.
+    #[error(
+        "the trail in {path} belongs to the key {theirs}, and the key given is {ours}: give the key that the trail ends with (as `previous_key` if it is to change), or start a trail in a new directory"
+    )]
+    OtherKey {
+        /// The trail's directory.
+        path: PathBuf,
+        /// The verifier key that the trail names.
+        theirs: String,
+        /// The verifier key of the key given.
+        ours: String,
+    },
+    /// The directory belongs to somebody else.
+    #[error("{path} belongs to user {owner}: use a directory that belongs to the worker's user")]
+    Owner {
+        /// The directory.
+        path: PathBuf,
+        /// The user id of its owner.
+        owner: u32,
+    },
+    /// Others can reach the directory.
+    #[error("{path} has mode {mode:04o}, so others can reach it: chmod 0700 {path}")]
+    Permissions {
+        /// The directory.
+        path: PathBuf,
+        /// Its mode.
+        mode: u32,
+    },
+    /// The system's random number generator failed.
+    #[error("no random numbers for the trail's name: {0}")]
+    Random(String),
+    /// The key could not sign the first checkpoint.
+    #[error("the trail's key does not sign: {0}")]
+    Sign(#[from] SignError),
+    /// The path is a symbolic link.
+    #[error(
+        "{path} is a symbolic link: give the directory itself, so that nobody can redirect the trail"
+    )]
+    SymbolicLink {
+        /// The link.
+        path: PathBuf,
+    },
+    /// An anchor keeps a checkpoint of this trail that covers more records than there are, and none of
+    /// the keys given has signed it. Either the trail was cut back to a time before its key was
+    /// changed, or whoever answers there makes it up.
+    #[error(
+        "the anchor `{anchor}` keeps a checkpoint of {size} records of the trail in {path}, which has fewer, and no key given has signed it: give the trail's newest key (and the one before as `previous_key`) and the directory that belongs to it, or ignore this anchor's word by name: dangerous_ignore_unverifiable_anchor(\"{anchor}\")"
+    )]
+    UnverifiableAnchor {
+        /// The trail's directory.
+        path: PathBuf,
+        /// The anchor's name.
+        anchor: String,
+        /// How many records its checkpoint covers.
+        size: u64,
+    },
+}
