@@ -2,10 +2,12 @@
 //! its key, that was cut back to another key, or that stands in another one's place.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde_json::json;
 use vram_residency::audit::{
-    Anchor, AnchorState, Checkpoint, Contradiction, OpenError, Outcome, SameHostCopy,
+    Anchor, AnchorError, AnchorState, Checkpoint, Contradiction, Listing, OpenError, Outcome,
+    SameHostCopy,
 };
 use vram_residency::{AuditTrail, TrailKey};
 
@@ -199,6 +201,73 @@ fn one_pass_finds_the_one_checkpoint_of_many_that_does_not_fit() {
     let (size, contradiction) = contradicts(&place, memory);
     assert_eq!(contradiction, Contradiction::Different);
     assert!(size < all.last().unwrap().size(), "{size}");
+}
+
+/// Takes its time over each page, and fails once, as soon as it keeps more than it did at first.
+struct Faltering {
+    memory: Memory,
+    at_first: usize,
+    has_failed: bool,
+}
+
+impl Anchor for Faltering {
+    fn name(&self) -> &str {
+        self.memory.name()
+    }
+
+    fn keep(&mut self, checkpoint: &Checkpoint) -> Result<(), AnchorError> {
+        self.memory.keep(checkpoint)
+    }
+
+    fn newest(&mut self, origin: &str) -> Result<Option<Checkpoint>, AnchorError> {
+        Anchor::newest(&mut self.memory, origin)
+    }
+
+    fn checkpoints(&mut self, origin: &str, from: u64) -> Result<Listing<Checkpoint>, AnchorError> {
+        std::thread::sleep(Duration::from_millis(20));
+        let has_more = self.memory.sizes().len() > self.at_first;
+        if has_more && !std::mem::replace(&mut self.has_failed, true) {
+            return Err(AnchorError::Other("unplugged".into()));
+        }
+        self.memory.checkpoints(origin, from)
+    }
+
+    fn origins(&mut self, worker: &str) -> Result<Listing<String>, AnchorError> {
+        self.memory.origins(worker)
+    }
+}
+
+/// The anchor's newest checkpoint is that of the run itself by then, which the trail that was found
+/// cannot have.
+#[test]
+fn a_comparison_that_is_broken_off_after_the_first_own_checkpoint_contradicts_nothing() {
+    let place = Place::new();
+    let builder = || place.builder().segment_bytes(4096);
+    for _ in 0..3 {
+        live(builder().open_or_create().unwrap(), 20);
+    }
+    let all = checkpoints(&place.dir());
+    let newest = all.last().unwrap().clone();
+    let memory = Memory::of(&newest);
+    memory.0.lock().unwrap().given = all.clone();
+    let anchor = Faltering {
+        memory: memory.clone(),
+        at_first: all.len(),
+        has_failed: false,
+    };
+    let builder = builder().anchor(anchor);
+    let builder = builder.critical_deadline(Duration::from_millis(50));
+    let trail = builder.open().unwrap();
+    until("it fails", || {
+        of_event(&place.records(), "AnchorFailed").pop()
+    });
+    trail.policy_violation(VIOLATION).unwrap();
+    until("it works again", || {
+        let about = |event| of_event(&place.records(), event).pop();
+        about("AnchorRecovered").or_else(|| about("AnchorContradicted"))
+    });
+    trail.close().unwrap();
+    assert!(of_event(&place.records(), "AnchorContradicted").is_empty());
 }
 
 #[track_caller]

@@ -160,6 +160,12 @@ impl Keeper {
             Memory::Unasked => self.memory = self.ask_newest(&known)?,
             Memory::Older(walk) => {
                 self.is_broken_off = true;
+                // If it breaks off, all are compared again, and the newest is not asked for: by then it
+                // may be this run's own, which the trail that was found is too short for.
+                let earlier = known.earlier.clone();
+                self.memory = earlier.map_or(Memory::Compared, |earlier| {
+                    Memory::Older(Box::new(Walk::new(earlier)))
+                });
                 self.memory = self.walk_on(&known, walk)?;
                 self.is_broken_off = false;
             }
