@@ -10,7 +10,7 @@ fn the_lists_are_sorted_and_name_everything_once() {
 
 /// The library's own source: which events there are, each with its fields.
 fn events() -> impl Iterator<Item = &'static str> {
-    let source = include_str!("../../../audit/event.rs");
+    let source = include_str!("../../../../audit/event.rs");
     let (_, events) = source.split_once("pub(crate) enum Event {").unwrap();
     let (events, _) = events.split_once("impl Event {").unwrap();
     events.lines().map(str::trim)
@@ -18,7 +18,7 @@ fn events() -> impl Iterator<Item = &'static str> {
 
 /// The fields that several share, and those of events with many.
 fn shared_fields() -> impl Iterator<Item = &'static str> {
-    let source = include_str!("../../../audit/event/fields.rs");
+    let source = include_str!("../../../../audit/event/fields.rs");
     source.lines().map(str::trim)
 }
 
