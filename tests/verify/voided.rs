@@ -49,6 +49,23 @@ fn an_anchor_that_is_declared_void_is_named_and_vouches_for_nothing() {
     assert!(text.contains("records were replaced"), "{text}");
 }
 
+/// Whoever gives all that an append-only anchor keeps is told which one it is.
+#[test]
+fn an_anchor_that_is_declared_void_is_named_among_however_many() {
+    let (trail, void) = declaring(2, |entry| json!([entry]));
+    for place in [0, 255, 256, 400] {
+        let mut anchors = vec![trail.anchor(); 400];
+        anchors.insert(place, void.clone());
+        let report = trail.verify(&anchors);
+        let text = report.to_string();
+        assert!(text.contains("DECLARED VOID"), "{place}: {text}");
+        assert_eq!(report.anchors.len(), 256);
+        anchors[place] = trail.sign(3, [8; 32]).parse().unwrap();
+        let text = trail.verify(&anchors).to_string();
+        assert!(text.contains("CONTRADICTS the trail"), "{place}: {text}");
+    }
+}
+
 /// Longer than the trail, and at a size that it has: both are contradictions without the declaration.
 #[test]
 fn what_no_header_declares_void_contradicts_as_ever() {

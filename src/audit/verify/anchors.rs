@@ -9,7 +9,7 @@ use std::thread;
 
 use super::super::checkpoint::{Checkpoint, VerifierKey};
 use super::super::merkle::{Frontier, Node};
-use super::report::{AnchorReport, AnchorState, Finding, Report, push};
+use super::report::{AnchorReport, AnchorState, Finding, Report};
 
 /// For fewer signatures another thread is not worth it.
 const LEAST_FOR_A_THREAD: usize = 256;
@@ -145,15 +145,12 @@ impl<'a> Anchors<'a> {
                 });
             }
             vouched |= state == AnchorState::Confirmed && size == report.leaves;
-            push(
-                &mut report.anchors,
-                AnchorReport {
-                    origin: anchor.origin().to_owned(),
-                    size,
-                    state,
-                    voided_by,
-                },
-            );
+            report.anchor(AnchorReport {
+                origin: anchor.origin().to_owned(),
+                size,
+                state,
+                voided_by,
+            });
         }
         // Whoever holds the key can declare anything void: with that, nobody vouches for the rest.
         vouched && report.voided_anchors == 0

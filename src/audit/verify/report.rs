@@ -173,7 +173,7 @@ pub struct Report {
     pub void: Vec<Unacknowledged>,
     /// All void bytes.
     pub void_bytes: u64,
-    /// The anchors, in the order given.
+    /// The anchors, in the order given; of more than 256, those that agree with the trail are left out first.
     pub anchors: Vec<AnchorReport>,
     /// How many of them are [`AnchorState::Voided`].
     pub voided_anchors: u64,
@@ -224,6 +224,22 @@ impl Report {
     pub(super) fn find(&mut self, finding: Finding) {
         self.findings_total = self.findings_total.saturating_add(1);
         push(&mut self.findings, finding);
+    }
+
+    /// Adds an anchor. There may be hundreds of thousands that agree: one that does not takes the place
+    /// of one of them.
+    pub(super) fn anchor(&mut self, anchor: AnchorReport) {
+        let disagrees = |anchor: &AnchorReport| {
+            matches!(anchor.state, AnchorState::Contradicts | AnchorState::Voided)
+        };
+        if self.anchors.len() >= MAX_LISTED {
+            let agrees = |anchor: &AnchorReport| !disagrees(anchor);
+            match self.anchors.iter().rposition(agrees) {
+                Some(place) if disagrees(&anchor) => drop(self.anchors.remove(place)),
+                _ => return,
+            }
+        }
+        self.anchors.push(anchor);
     }
 
     pub(super) fn kill(&mut self, kill: KilledRun) {
