@@ -81,7 +81,6 @@ impl Stage {
         let (writer, shared) =
             AuditTrailBuilder::new("w".parse().unwrap(), "/simulated".into(), key)
                 .queue_records(records)
-                .reserved_records(4)
                 .prepare(disk.clone(), Presence::Either)
                 .unwrap();
         let model = Model {
@@ -311,7 +310,7 @@ impl Stage {
         let model = self.model();
         let anchors: Vec<Checkpoint> = model.newest.iter().cloned().collect();
         let report = verify(&directory, std::slice::from_ref(key), &anchors);
-        model.agrees(&report, &contents);
+        model.agrees(&report, anchors.len(), &contents);
 
         let counts = self.shared.counts();
         assert_eq!(counts.attempts, model.given.len() as u64, "attempts");
