@@ -254,6 +254,40 @@ fn an_opening_names_the_checkpoint_of_a_torn_batch() {
     assert_eq!(report.anchors[0].state, AnchorState::Voided, "{report}");
 }
 
+/// Nobody needs the key to make an acknowledged end look like one that was never acknowledged. With the
+/// anchor the trail is refused; opened without one, it is never sound again, and the report says why.
+#[test]
+fn a_last_segment_that_somebody_puts_aside_is_not_excused() {
+    let (place, signed) = (Place::new(), Signed::default());
+    let faults = StorageFaults::dangerous_new();
+    let open = || builder(&place, &signed, &faults);
+    open().create().unwrap().close().unwrap();
+    let trail = open().open().unwrap();
+    let key = trail.verifier_key().clone();
+    trail.policy_violation(VIOLATION).unwrap();
+    let last = trail.close().unwrap().checkpoint().clone();
+    let path = segments(&place.dir()).remove(1);
+    std::fs::rename(&path, path.with_extension("jsonl.new")).unwrap();
+    let anchor = || Remembering {
+        given: Signed::default(),
+        kept: Some(last.clone()),
+    };
+    let error = open().anchor(anchor()).open().unwrap_err();
+    assert!(matches!(error, OpenError::Contradicts { .. }), "{error}");
+    let is_there = path.with_extension("jsonl.new").exists();
+    assert!(is_there, "a refused opening removes no evidence");
+
+    open().open().unwrap().close().unwrap();
+    let report = place.verify(&key, std::slice::from_ref(&last));
+    assert_eq!(report.anchors[0].state, AnchorState::Voided, "{report}");
+    assert!(!report.end_vouched_for, "{report}");
+    let verdict = report.verdict(UnanchoredEnd::Accepted);
+    assert_eq!(verdict, Verdict::Lacking, "{report}");
+    let text = report.to_string();
+    assert!(text.contains("put their segment aside"), "{text}");
+    open().anchor(anchor()).open().unwrap_err();
+}
+
 /// The opening signed a checkpoint, and could not give the segment its name.
 #[test]
 fn an_opening_names_what_an_opening_that_failed_has_signed() {

@@ -71,12 +71,13 @@ impl AuditTrailBuilder {
             None => End::new(&self.worker, &self.key)?,
             Some(&last) => self.find_end(&storage, last)?,
         };
-        storage
-            .remove_unfinished()
-            .map_err(io("remove unfinished segment in"))?;
         let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
             .map_err(io("read the boot id for"))?;
         let anchors = self.ask_anchors(&storage, segments, &end)?;
+        // A refused opening changes nothing: what somebody has put aside is evidence.
+        storage
+            .remove_unfinished()
+            .map_err(io("remove unfinished segment in"))?;
         let queue = Queue::new(
             end.next,
             Uptime::now(),

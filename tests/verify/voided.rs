@@ -46,7 +46,7 @@ fn an_anchor_that_is_declared_void_is_named_and_vouches_for_nothing() {
     }
     let text = report.to_string();
     assert!(text.contains("DECLARED VOID"), "{text}");
-    assert!(text.contains("records were replaced"), "{text}");
+    assert!(text.contains("acknowledged records are gone"), "{text}");
 }
 
 /// Whoever gives all that an append-only anchor keeps is told which one it is.

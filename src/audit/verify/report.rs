@@ -63,8 +63,9 @@ pub enum AnchorState {
     /// checkpoint void: signed, but never acknowledged, since its write failed or a crash tore it.
     ///
     /// A writer hands out no checkpoint before its sync has succeeded. So an anchor that has it from
-    /// the worker, its log, a receipt or `vram-audit anchor` shows that records were replaced: whoever
-    /// holds the trail's key can declare anything void.
+    /// the worker, its log, a receipt or `vram-audit anchor` shows that acknowledged records are gone.
+    /// Whoever holds the trail's key can declare anything void. Whoever can write to its disk can make an
+    /// opening that asks no anchor take an acknowledged end for a torn one.
     Voided,
 }
 
@@ -491,8 +492,9 @@ impl Report {
                     "          segment {segment:06} says that this checkpoint was signed and never \
                      acknowledged, as after a failed write or a crash. A worker hands out no such \
                      checkpoint: if the anchor has it from the worker, its log, a receipt or \
-                     `vram-audit anchor`, records were replaced by whoever holds the key. Ask where \
-                     it comes from"
+                     `vram-audit anchor`, acknowledged records are gone. Then whoever holds the key \
+                     has replaced them, or whoever can write to the disk has damaged them or put \
+                     their segment aside before the trail was opened again. Ask where it comes from"
                 )?;
             }
         }
