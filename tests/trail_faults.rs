@@ -67,6 +67,28 @@ fn a_segment_that_is_given_up_while_closing_is_no_unclean_end() {
     assert!(of_event(&place.records(), "TailRecovered").is_empty());
 }
 
+/// The open segment can go on, and nobody waits for the next one.
+#[test]
+fn a_segment_that_cannot_be_begun_keeps_no_record_waiting() {
+    let place = Place::new();
+    let (builder, faults) = place.faulty();
+    let trail = builder.segment_bytes(4096).open_or_create().unwrap();
+    let key = trail.verifier_key().clone();
+    faults.fail(Step::Create, StorageError::NoSpace, u32::MAX);
+    let started = Instant::now();
+    for _ in 0..40 {
+        trail.policy_violation(VIOLATION).unwrap();
+    }
+    let taken = started.elapsed();
+    assert!(taken < Duration::from_secs(5), "{taken:?}");
+    assert_eq!(segments(&place.dir()).len(), 1);
+    faults.heal();
+    let last = trail.close().unwrap();
+    let report = place.verify(&key, &[last.checkpoint().clone()]);
+    assert_eq!(report.outcome, Outcome::Holds, "{report}");
+    assert!(segments(&place.dir()).len() > 1, "it is begun in the end");
+}
+
 /// Where every second sync fails, a segment that was begun is given up with its next record.
 #[test]
 fn a_disk_that_fails_again_and_again_gets_rest_and_the_trail_one_end() {

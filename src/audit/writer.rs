@@ -408,7 +408,10 @@ impl<S: Storage> Writer<S> {
                 self.settle(0);
             }
             Err(error) => {
-                self.failed(&error);
+                // Where the open segment can go on, those who wait for it are not kept waiting.
+                if !self.log.is_open() {
+                    self.failed(&error);
+                }
                 if !std::mem::replace(&mut self.cannot_rotate, true) {
                     tracing::error!(%error, "the audit trail cannot begin its next segment, and tries again");
                 }
