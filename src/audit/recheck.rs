@@ -18,7 +18,7 @@ use super::log::shorten;
 use super::position::Position;
 use super::segment;
 use super::storage::SegmentReader;
-use super::sync::{self, Condvar, Instant, Mutex, MutexGuard};
+use super::sync::{self, Condvar, Instant, JoinHandle, Mutex, MutexGuard};
 use crate::process;
 
 /// The most segments that wait: those of a writer that is at its fastest for some minutes.
@@ -44,6 +44,8 @@ struct State {
     hurried: bool,
     stopped: bool,
     found: Vec<Unsound>,
+    /// The last thread that was started.
+    thread: Option<JoinHandle<()>>,
 }
 
 /// The acknowledged part of a segment, and the key that signs there.
@@ -89,9 +91,12 @@ impl Recheck {
         let started = sync::Builder::new()
             .name("vram-recheck".into())
             .spawn(move || desk.work());
-        if let Err(error) = started {
-            tracing::warn!(%error, "finished segments of the audit trail wait to be read again: no thread can be started");
-            self.0.lock().is_working = false;
+        match started {
+            Ok(thread) => self.0.lock().thread = Some(thread),
+            Err(error) => {
+                tracing::warn!(%error, "finished segments of the audit trail wait to be read again: no thread can be started");
+                self.0.lock().is_working = false;
+            }
         }
     }
 
@@ -112,7 +117,12 @@ impl Recheck {
                 .unwrap_or_else(PoisonError::into_inner)
                 .0;
         }
-        state.waiting.is_empty()
+        let all = state.waiting.is_empty();
+        let thread = state.thread.take();
+        drop(state);
+        // It is about to end, and holds the directory open until it has: who closes a trail may want to
+        // unmount it. A panic in it has left its segment unread.
+        thread.is_none_or(|thread| thread.join().is_ok()) && all
     }
 
     /// What was found since the last call.
