@@ -110,7 +110,7 @@ fn a_flip_in_the_tree_or_the_position_costs_a_segment_and_no_record() {
 
 #[test]
 fn a_flip_in_a_batch_is_found_before_it_is_written() {
-    for memory in [Memory::Batch, Memory::Checkpoint] {
+    for memory in [Memory::Lines, Memory::Checkpoint] {
         let place = Place::new();
         let (builder, faults) = place.faulty();
         let trail = builder
@@ -138,7 +138,7 @@ fn a_flip_in_a_batch_is_found_before_it_is_written() {
 /// The same where a segment begins, and with it the trail.
 #[test]
 fn a_flip_in_the_first_batch_of_a_segment_is_found_before_it_is_written() {
-    for memory in [Memory::Batch, Memory::Checkpoint] {
+    for memory in [Memory::Lines, Memory::Checkpoint] {
         let place = Place::new();
         let (builder, faults) = place.faulty();
         faults.flip(memory, 1);

@@ -42,7 +42,7 @@ pub enum StorageError {
 #[non_exhaustive]
 pub enum Memory {
     /// A record in a batch that has been hashed and not written yet.
-    Batch,
+    Lines,
     /// The checkpoint of such a batch.
     Checkpoint,
     /// The offset at which the trail ends.

@@ -80,7 +80,7 @@ impl<S: Storage> Log<S> {
         let length = self.buffer.len();
         // In a record, and in the signature.
         let places = [
-            (Memory::Batch, length / 3),
+            (Memory::Lines, length / 3),
             (Memory::Checkpoint, length.saturating_sub(40)),
         ];
         for (memory, at) in places {

@@ -294,7 +294,7 @@ impl<'a> World<'a> {
             60..66 => self.flush(),
             66..68 => {
                 let memory = [
-                    Memory::Batch,
+                    Memory::Lines,
                     Memory::Checkpoint,
                     Memory::Position,
                     Memory::Tree,
