@@ -117,3 +117,31 @@ fn a_key_is_opened_or_created_as_the_caller_says() {
         "a temporary file is left"
     );
 }
+
+/// What an opening is told to overlook stands in its first record, which has a longest length.
+#[test]
+fn only_so_much_is_overlooked_by_name() {
+    let place = Place::new();
+    let setting = |builder: vram_residency::audit::AuditTrailBuilder| match builder.create() {
+        Err(OpenError::Configuration { setting, .. }) => Some(setting),
+        Err(error) => panic!("{error}"),
+        Ok(_) => None,
+    };
+    let many = (0..17).fold(place.builder(), |builder, number| {
+        builder.new_origin_beside(format!("vram-residency/worker-1/{number:016x}"))
+    });
+    assert_eq!(setting(many), Some("new_origin_beside"));
+    let long = place
+        .builder()
+        .dangerous_ignore_unverifiable_anchor("x".repeat(257));
+    assert_eq!(setting(long), Some("dangerous_ignore_unverifiable_anchor"));
+    assert!(!place.dir().exists(), "something was made");
+
+    let most = (0..16).fold(place.builder(), |builder, number| {
+        let name = format!("\"{number:0255}");
+        builder
+            .new_origin_beside(name.clone())
+            .dangerous_ignore_unverifiable_anchor(name)
+    });
+    assert_eq!(setting(most), None);
+}

@@ -53,7 +53,7 @@ pub const DEFAULT_ANCHOR_EVERY: std::time::Duration = std::time::Duration::from_
 pub(super) const MAX_ANCHORS: usize = 16;
 
 /// The most bytes in an anchor's name.
-const MAX_NAME_BYTES: usize = 256;
+pub(super) const MAX_NAME_BYTES: usize = 256;
 
 /// A place that keeps checkpoints.
 ///

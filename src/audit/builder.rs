@@ -12,7 +12,8 @@ use serde::Serialize;
 
 use super::AuditTrail;
 use super::anchor::{
-    self, Anchor, DEFAULT_ANCHOR_EVERY, DEFAULT_ANCHOR_EVERY_RECORDS, MAX_ANCHORS, Schedule,
+    self, Anchor, DEFAULT_ANCHOR_EVERY, DEFAULT_ANCHOR_EVERY_RECORDS, MAX_ANCHORS, MAX_NAME_BYTES,
+    Schedule,
 };
 use super::event::{Configuration, MAX_TEXT_BYTES};
 use super::open::OpenError;
@@ -40,6 +41,9 @@ pub const DEFAULT_SEGMENT_BYTES: u64 = 64 << 20;
 
 /// How old a segment is when the next one is begun, unless configured.
 pub const DEFAULT_SEGMENT_AGE: Duration = Duration::from_secs(24 * 3600);
+
+/// The most origins, and the most anchors, that an opening can be told to overlook.
+const MAX_NAMED: usize = 16;
 
 /// The longest time over which losses can be compared with attempts.
 const LONGEST_WINDOW: Duration = Duration::from_secs(24 * 3600);
@@ -379,6 +383,25 @@ impl Settings {
         }
         if self.failure_threshold_per_mille > 999 {
             return wrong("failure_threshold_per_mille", "from 0 to 999");
+        }
+        // They stand in `TrailOpened`, and a line has a longest length.
+        let is_short = |names: &[Arc<str>]| {
+            names.len() <= MAX_NAMED
+                && names
+                    .iter()
+                    .all(|name| name.len() <= MAX_NAME_BYTES && !name.chars().any(char::is_control))
+        };
+        if !is_short(&self.new_origin_beside) {
+            return wrong(
+                "new_origin_beside",
+                "at most 16 origins of at most 256 printable characters",
+            );
+        }
+        if !is_short(&self.ignored_unverifiable_anchors) {
+            return wrong(
+                "dangerous_ignore_unverifiable_anchor",
+                "at most 16 names of at most 256 printable characters",
+            );
         }
         if self.anchor_every_records == 0 {
             return wrong("anchor_every_records", "at least 1");

@@ -334,7 +334,9 @@ impl Queue {
     pub(crate) fn close(&self, deadline: Instant) {
         let mut state = self.lock();
         state.closing = Some(deadline);
-        state.refuses = Some(Refusal::Closed);
+        if state.refuses != Some(Refusal::Displaced) {
+            state.refuses = Some(Refusal::Closed);
+        }
         drop(state);
         self.work.notify_one();
     }

@@ -229,7 +229,8 @@ impl Directory {
     fn rename_new(&self, from: &str, to: &str) -> rustix::io::Result<()> {
         let dir = &self.dir;
         match rustix::fs::renameat_with(dir, from, dir, to, RenameFlags::NOREPLACE) {
-            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+            // Some sandboxes refuse calls that they do not know with `EPERM`.
+            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP | Errno::PERM) => {
                 rustix::fs::linkat(dir, from, dir, to, AtFlags::empty())?;
                 // What stays is removed at the next opening.
                 let _removed = rustix::fs::unlinkat(dir, from, AtFlags::empty());
