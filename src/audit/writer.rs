@@ -24,6 +24,8 @@ use super::{CloseError, Receipt, Shared};
 use crate::health::hook::Bell;
 use crate::health::{self, Backlog, Degradation, FailureRatio};
 
+pub(super) use closing::StopOnDrop;
+
 mod closing;
 mod finished;
 
@@ -483,20 +485,4 @@ fn log_gap(gap: &Lost) {
         since = %gap.first_time,
         "the audit trail has no room: records are lost"
     );
-}
-
-/// Whatever ends the thread, those who wait learn it.
-pub(super) struct StopOnDrop(pub(super) Arc<Shared>);
-
-impl Drop for StopOnDrop {
-    fn drop(&mut self) {
-        let records = self.0.queue.stop(self.0.queue.in_flight());
-        if records.is_some_and(|records| records > 0) {
-            tracing::error!(
-                records,
-                "the audit trail's writer has stopped; these records are lost"
-            );
-            self.0.publish_counters();
-        }
-    }
 }

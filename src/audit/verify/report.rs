@@ -180,7 +180,7 @@ pub struct Report {
     pub voided_anchors: u64,
     /// The text of the last checkpoint that matches. While a worker writes to the trail, nobody else
     /// knows whether the sync of this one has succeeded: to keep one as an anchor, take that of
-    /// [`newest_checkpoint`](super::newest_checkpoint).
+    /// [`newest_checkpoint`](crate::audit::newest_checkpoint).
     pub last_checkpoint: Option<String>,
 }
 

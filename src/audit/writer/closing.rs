@@ -1,12 +1,14 @@
 //! The writer's last act: what is left, then `TrailClosed`, or an account of why not.
 
+use std::sync::Arc;
+
 use super::Writer;
 use crate::audit::event::Event;
 use crate::audit::queue::WriteFailure;
 use crate::audit::record::Record;
 use crate::audit::storage::Storage;
 use crate::audit::sync::{self, Instant};
-use crate::audit::{CloseError, Receipt};
+use crate::audit::{CloseError, Receipt, Shared};
 
 /// The most segments that are given up while the trail is closed: a disk that fails so often is not
 /// worth more of them.
@@ -81,4 +83,20 @@ impl<S: Storage> Writer<S> {
 /// Whether this is the record that a trail ends with.
 pub(super) fn is_closing(record: &Record) -> bool {
     matches!(record.event, Event::TrailClosed { .. })
+}
+
+/// Whatever ends the thread, those who wait learn it.
+pub(in crate::audit) struct StopOnDrop(pub(in crate::audit) Arc<Shared>);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        let records = self.0.queue.stop(self.0.queue.in_flight());
+        if records.is_some_and(|records| records > 0) {
+            tracing::error!(
+                records,
+                "the audit trail's writer has stopped; these records are lost"
+            );
+            self.0.publish_counters();
+        }
+    }
 }
