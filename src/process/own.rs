@@ -154,6 +154,7 @@ mod tests {
     use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
     use std::cell::Cell;
     use std::fs::File;
+    use std::time::{Duration, Instant};
 
     use super::*;
 
@@ -188,11 +189,17 @@ mod tests {
         }
         drop(own);
         let other = File::open(file.path()).unwrap();
-        let answer = flock(&other, FlockOperation::NonBlockingLockExclusive);
+        let is_locked = || flock(&other, FlockOperation::NonBlockingLockExclusive).is_err();
+        // The child closes it when its turn comes, which may be after `fork` has returned here.
+        let patience = Instant::now() + Duration::from_secs(5);
+        while is_locked() && Instant::now() < patience {
+            std::thread::yield_now();
+        }
+        let is_kept = is_locked();
         let child = child.get().unwrap();
         kill_process(child, Signal::KILL).unwrap();
         waitpid(Some(child), WaitOptions::empty()).unwrap();
-        answer.is_err()
+        is_kept
     }
 
     #[test]
