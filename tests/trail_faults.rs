@@ -83,6 +83,8 @@ fn a_segment_that_cannot_be_begun_keeps_no_record_waiting() {
     assert!(taken < Duration::from_secs(5), "{taken:?}");
     assert_eq!(segments(&place.dir()).len(), 1);
     faults.heal();
+    // It is begun behind the next record, and not for the closing alone.
+    trail.policy_violation(VIOLATION).unwrap();
     let last = trail.close().unwrap();
     let report = place.verify(&key, &[last.checkpoint().clone()]);
     assert_eq!(report.outcome, Outcome::Holds, "{report}");
