@@ -212,6 +212,11 @@ impl Checkpoint {
         self.root
     }
 
+    /// The whole text, as an anchor keeps it.
+    pub(crate) fn as_str(&self) -> &str {
+        &self.note
+    }
+
     /// The part of the text that the signature covers.
     pub fn signed_text(&self) -> &str {
         signed_text(&self.note)

@@ -232,10 +232,11 @@ impl<S: Storage> Log<S> {
         &mut self,
         records: impl Iterator<Item = &'a Record> + Clone,
     ) -> Result<(), LogError> {
-        let (Some(mut file), Some(position)) = (self.file.take(), self.position.clone()) else {
+        let (Some(mut file), Some(position)) = (self.file.take(), &self.position) else {
             return Err(not_open());
         };
-        let batch = self.encode(position.end, records);
+        let (segment, start) = (position.segment, position.end);
+        let batch = self.encode(start, records);
         let (frontier, checkpoint) = match batch {
             Ok(batch) => batch,
             Err(error) => {
@@ -245,19 +246,13 @@ impl<S: Storage> Log<S> {
             }
         };
         let length = self.buffer.len() as u64;
-        let end = position.end.saturating_add(length);
-        if let Err(error) = self.write(&mut file, position.segment, end) {
+        let end = start.saturating_add(length);
+        if let Err(error) = self.write(&mut file, segment, end) {
             self.leave(&file, length);
             return Err(error);
         }
         self.file = Some(file);
-        self.position = Some(Position::new(
-            position.segment,
-            end,
-            0,
-            frontier,
-            checkpoint,
-        ));
+        self.position = Some(Position::new(segment, end, 0, frontier, checkpoint));
         Ok(())
     }
 

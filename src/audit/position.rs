@@ -112,7 +112,7 @@ impl Position {
             digest.update(node);
         }
         digest.update(self.checkpoint.root());
-        digest.update(self.checkpoint.to_string());
+        digest.update(self.checkpoint.as_str());
         digest.finalize().into()
     }
 
