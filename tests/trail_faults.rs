@@ -157,7 +157,7 @@ fn closing_in_vain_names_the_cause_and_how_often_it_was_tried() {
         let place = Place::new();
         let (builder, faults) = place.faulty();
         let trail = builder
-            .critical_deadline(Duration::from_millis(1200))
+            .critical_deadline(Duration::from_millis(2400))
             .durable_within(Duration::from_secs(60))
             .open_or_create()
             .unwrap();

@@ -254,20 +254,53 @@ fn an_opening_names_the_checkpoint_of_a_torn_batch() {
     assert_eq!(report.anchors[0].state, AnchorState::Voided, "{report}");
 }
 
-/// Nobody needs the key to make an acknowledged end look like one that was never acknowledged. With the
-/// anchor the trail is refused; opened without one, it is never sound again, and the report says why.
+/// A segment without a name holds one batch. One that holds more was acknowledged under a name.
 #[test]
-fn a_last_segment_that_somebody_puts_aside_is_not_excused() {
+fn a_segment_that_somebody_puts_aside_refuses_the_opening_and_is_welcome_back() {
+    let (place, signed) = (Place::new(), Signed::default());
+    let faults = StorageFaults::dangerous_new();
+    let open = || builder(&place, &signed, &faults);
+    open().create().unwrap().close().unwrap();
+    open().open().unwrap().close().unwrap();
+    let path = segments(&place.dir()).remove(1);
+    for aside in ["000001.jsonl.new", "000001.jsonl.7.new", "000000.jsonl.new"] {
+        let aside = place.dir().join(aside);
+        std::fs::rename(&path, &aside).unwrap();
+        let error = open().open().unwrap_err();
+        assert!(matches!(error, OpenError::Damaged { .. }), "{error}");
+        let name = aside.file_name().unwrap().to_str().unwrap();
+        assert!(error.to_string().contains(name), "{error}");
+        std::fs::rename(&aside, &path).unwrap();
+    }
+    // Where there is no rename that overwrites nothing, a crash may leave a second name.
+    let second = path.with_extension("jsonl.new");
+    std::fs::hard_link(&path, &second).unwrap();
+    open().open().unwrap().close().unwrap();
+    assert!(!second.exists());
+}
+
+/// Nobody needs the key to make an acknowledged end look like one that was never acknowledged: a last
+/// segment is cut back to its first batch, and loses its name. With the anchor the trail is refused; opened
+/// without one, it is never sound again, and the report says why.
+#[test]
+fn a_first_batch_that_somebody_puts_aside_is_not_excused() {
     let (place, signed) = (Place::new(), Signed::default());
     let faults = StorageFaults::dangerous_new();
     let open = || builder(&place, &signed, &faults);
     open().create().unwrap().close().unwrap();
     let trail = open().open().unwrap();
     let key = trail.verifier_key().clone();
-    trail.policy_violation(VIOLATION).unwrap();
-    let last = trail.close().unwrap().checkpoint().clone();
     let path = segments(&place.dir()).remove(1);
-    std::fs::rename(&path, path.with_extension("jsonl.new")).unwrap();
+    let first_batch = std::fs::read(&path).unwrap();
+    let line = first_batch
+        .trim_ascii_end()
+        .rsplit(|byte| *byte == b'\n')
+        .next();
+    let line: Value = serde_json::from_slice(line.unwrap()).unwrap();
+    let last: Checkpoint = line["checkpoint"].as_str().unwrap().parse().unwrap();
+    trail.close().unwrap();
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(path.with_extension("jsonl.new"), first_batch).unwrap();
     let anchor = || Remembering {
         given: Signed::default(),
         kept: Some(last.clone()),

@@ -255,7 +255,7 @@ impl Storage for Faulty {
         })
     }
 
-    fn publish(&mut self, segment: u64, file: &Self::File) -> io::Result<()> {
+    fn publish(&self, segment: u64, file: &Self::File) -> io::Result<()> {
         self.faults.step(Step::Rename)?;
         self.inner.publish(segment, &file.inner)
     }
@@ -269,7 +269,11 @@ impl Storage for Faulty {
         self.inner.sync_names()
     }
 
-    fn unfinished(&self) -> io::Result<Vec<(u64, Box<dyn Read>)>> {
+    fn discard(&self, segment: u64, file: &Self::File) -> io::Result<()> {
+        self.inner.discard(segment, &file.inner)
+    }
+
+    fn unfinished(&self) -> io::Result<Vec<(String, Box<dyn Read>)>> {
         self.inner.unfinished()
     }
 

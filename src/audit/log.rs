@@ -44,6 +44,8 @@ pub(crate) struct Log<S: Storage> {
     begun: Uptime,
     /// The file of the next segment, if that exists already. It is empty and has no name.
     next: Option<S::File>,
+    /// The file of the last attempt to begin a segment, if that failed.
+    refused: Option<S::File>,
     buffer: Vec<u8>,
 }
 
@@ -123,6 +125,7 @@ impl<S: Storage> Log<S> {
             file: None,
             begun: Uptime::now(),
             next: None,
+            refused: None,
             buffer: Vec::new(),
         }
     }
@@ -184,8 +187,17 @@ impl<S: Storage> Log<S> {
 
     /// Makes the file of the next segment, so that beginning it fails less often.
     pub(super) fn prepare_segment(&mut self) -> Result<(), LogError> {
-        let file = self.storage.create(self.next_segment());
-        self.next = Some(file.map_err(failed("create segment"))?);
+        if self.next.is_none() {
+            // Its checkpoint is void once the next one is signed, so nobody may find it under the segment's
+            // name: the next header declares it void, and cannot if the trail goes on behind it.
+            if let Some(refused) = &self.refused {
+                let discarded = self.storage.discard(self.next_segment(), refused);
+                discarded.map_err(failed("remove an unfinished segment"))?;
+                self.refused = None;
+            }
+            let file = self.storage.create(self.next_segment());
+            self.next = Some(file.map_err(failed("create segment"))?);
+        }
         Ok(())
     }
 
@@ -208,6 +220,13 @@ impl<S: Storage> Log<S> {
                 self.position = Some(damaged);
                 Err(failed("read the trail's end again")(error))
             }
+        }
+    }
+
+    /// Removes segments that never got a name. They mean nothing any more, so it may fail.
+    pub(crate) fn remove_unfinished(&self) {
+        if let Err(error) = self.storage.remove_unfinished() {
+            tracing::warn!(%error, "segments without a name cannot be removed from the audit trail's directory");
         }
     }
 
@@ -316,14 +335,25 @@ impl<S: Storage> Log<S> {
         self.file = None;
         let segment = self.next_segment();
         // Before anything is signed that could not be written anyway.
-        if self.next.is_none() {
-            self.prepare_segment()?;
-        }
+        self.prepare_segment()?;
         let (frontier, checkpoint) = self.encode(0, std::iter::once(header).chain(records))?;
         let mut file = self.next.take().ok_or_else(not_open)?;
+        if let Err(error) = self.publish(&mut file, segment) {
+            self.refused = Some(file);
+            return Err(error);
+        }
+        self.file = Some(file);
+        self.begun = Uptime::now();
+        let end = self.buffer.len() as u64;
+        self.position = Some(Position::new(segment, end, 0, frontier, checkpoint));
+        Ok(())
+    }
+
+    /// Writes the buffer into the segment's file, syncs it and gives it its name.
+    fn publish(&mut self, file: &mut S::File, segment: u64) -> Result<(), LogError> {
         file.append(&self.buffer).map_err(failed("write"))?;
         file.sync().map_err(failed("sync"))?;
-        self.storage.publish(segment, &file).map_err(|error| {
+        self.storage.publish(segment, file).map_err(|error| {
             let is_taken = error.kind() == ErrorKind::AlreadyExists;
             failed("rename segment")(if is_taken {
                 Cause::Displaced
@@ -334,12 +364,7 @@ impl<S: Storage> Log<S> {
         self.storage
             .sync_names()
             .map_err(failed("sync directory"))?;
-        self.check(&file, segment, self.buffer.len() as u64)?;
-        self.file = Some(file);
-        self.begun = Uptime::now();
-        let end = self.buffer.len() as u64;
-        self.position = Some(Position::new(segment, end, 0, frontier, checkpoint));
-        Ok(())
+        self.check(file, segment, self.buffer.len() as u64)
     }
 
     /// Puts lines that start at `offset` of their segment, and their checkpoint, into the buffer, where

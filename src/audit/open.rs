@@ -30,6 +30,7 @@ use crate::key::{TrailKey, fill_random};
 
 mod anchors;
 mod error;
+mod unacknowledged;
 
 pub use error::OpenError;
 
@@ -74,10 +75,6 @@ impl AuditTrailBuilder {
         let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
             .map_err(io("read the boot id for"))?;
         let anchors = self.ask_anchors(&storage, segments, &end)?;
-        // A refused opening changes nothing: what somebody has put aside is evidence.
-        storage
-            .remove_unfinished()
-            .map_err(io("remove unfinished segment in"))?;
         let queue = Queue::new(
             end.next,
             Uptime::now(),
@@ -120,6 +117,8 @@ impl AuditTrailBuilder {
             begin(&mut log, &queue, &anchors, header, [].into_iter())
                 .map_err(|error| error.into_open_error(&path))?;
         }
+        // Not before: a header names what was signed there.
+        log.remove_unfinished();
         anchors.begin();
         let shared = Arc::new(Shared {
             queue,
@@ -200,7 +199,7 @@ impl AuditTrailBuilder {
             Arc::new(checkpoint),
         );
         let keys = [verifier.clone(), self.verifier(verifier.name())];
-        position.declare_void(storage, &keys, summary.torn);
+        self.declare_void(storage, &mut position, &keys)?;
         let clean = matches!(acknowledged.latest, Latest::Closed) && summary.behind.bytes == 0;
         let recovered = (!clean).then_some(Event::TailRecovered {
             segment: last,

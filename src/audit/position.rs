@@ -8,7 +8,7 @@
 //! digest of itself, and can be read again from the segments: a bit that flips in it costs a segment, and
 //! not the trail. This module does not write, and knows nothing of records.
 
-use std::io::{self, Read as _};
+use std::io;
 use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
@@ -21,9 +21,6 @@ use super::storage::Storage;
 
 /// The most voided checkpoints that a header lists: the first ones and the last ones, half of each.
 pub(crate) const MAX_VOIDED: usize = 64;
-
-/// The most bytes that are read of a segment without a name: more than one batch has.
-const MAX_UNNAMED_BYTES: u64 = 256 << 20;
 
 /// Where the acknowledged part of the trail ends.
 #[derive(Clone, Debug)]
@@ -68,28 +65,6 @@ impl Position {
         };
         position.digest = position.compute();
         position
-    }
-
-    /// Names what an earlier run has signed and nobody acknowledged: the checkpoint of a `torn` batch, and
-    /// those in segments that never got a name. What cannot be read is passed over, since nothing rests
-    /// on it.
-    pub(crate) fn declare_void(
-        &mut self,
-        storage: &impl Storage,
-        keys: &[VerifierKey],
-        torn: Option<Checkpoint>,
-    ) {
-        let unnamed = storage.unfinished().unwrap_or_default();
-        let unnamed = unnamed.into_iter().flat_map(|(number, source)| {
-            let source = source.take(MAX_UNNAMED_BYTES);
-            let read = segment::read(source, number, keys, None, &mut |_| {});
-            read.map_or([None, None], |read| [read.checkpoint, read.torn])
-        });
-        for signed in [torn].into_iter().chain(unnamed).flatten() {
-            if signed.origin() == self.checkpoint.origin() && signed.size() > self.frontier.size() {
-                self.voided.push(signed.size(), signed.root());
-            }
-        }
     }
 
     /// Whether it still says what it was made of.

@@ -26,8 +26,8 @@ use super::merkle::{Frontier, Node};
 use chunk::{CHUNK_BYTES, Chunk, Cutter};
 use line::Rules;
 pub(crate) use line::{
-    Fact, Header, Line, Lost, MAX_LINE_BYTES, MAX_SEQ, Opening, Record, Recovered, Stamp,
-    parse_checkpoint,
+    CHECKPOINT_START, Fact, Header, Line, Lost, MAX_LINE_BYTES, MAX_SEQ, Opening, Record,
+    Recovered, Stamp, parse_checkpoint,
 };
 pub(crate) use summary::{Behind, Place, SegmentSummary};
 use walk::Walk;

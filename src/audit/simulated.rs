@@ -22,7 +22,10 @@ use rustix::io::Errno;
 use self::file::{OpenFile, Reader, file_id};
 use self::random::Random;
 use super::faults::Memory;
-use super::storage::{Found, SegmentReader, Storage, parse_segment_name, segment_name};
+use super::storage::{
+    Found, SegmentReader, Storage, parse_segment_name, parse_unfinished_name, segment_name,
+    unfinished_name,
+};
 
 mod file;
 mod random;
@@ -170,6 +173,17 @@ impl Disk {
         state.names.clone_from(&state.durable_names);
     }
 
+    /// The segments without a name as processes see them.
+    fn unfinished_files(&self) -> Vec<(String, Vec<u8>)> {
+        let state = self.state();
+        let files = state
+            .names
+            .iter()
+            .filter(|(name, _)| parse_unfinished_name(name).is_some());
+        let files = files.map(|(name, &id)| (name.clone(), state.files[id].cached.clone()));
+        files.collect()
+    }
+
     /// The named segments as processes see them.
     fn contents(&self) -> BTreeMap<u64, Vec<u8>> {
         let state = self.state();
@@ -227,6 +241,14 @@ impl State {
             }
         }
         result
+    }
+
+    /// The name of a file that has none of a segment's.
+    fn unfinished(&self, id: usize) -> Option<String> {
+        let mut names = self.names.iter();
+        let found =
+            names.find(|(name, other)| **other == id && parse_unfinished_name(name).is_some());
+        found.map(|(name, _)| name.clone())
     }
 
     fn id(&self, segment: u64) -> io::Result<usize> {
@@ -307,10 +329,6 @@ impl fmt::Debug for Disk {
     }
 }
 
-fn unfinished(segment: u64) -> String {
-    segment_name(segment) + ".new"
-}
-
 impl Storage for Disk {
     type File = OpenFile;
 
@@ -350,12 +368,10 @@ impl Storage for Disk {
     }
 
     fn create(&self, segment: u64) -> io::Result<OpenFile> {
-        let name = unfinished(segment);
         let mut state = self.state();
-        if state.names.contains_key(&name) {
-            let old = Change::Unlink(name.clone());
-            state.call(|state| state.change(old))?;
-        }
+        let name = (0..).map(|others| unfinished_name(segment, others));
+        let name = name.filter(|name| !state.names.contains_key(name)).next();
+        let name = name.ok_or(Errno::EXIST)?;
         let id = state.files.len();
         state.call(|state| {
             state.files.push(FileState::default());
@@ -368,10 +384,10 @@ impl Storage for Disk {
         })
     }
 
-    fn publish(&mut self, segment: u64, file: &OpenFile) -> io::Result<()> {
+    fn publish(&self, segment: u64, file: &OpenFile) -> io::Result<()> {
         let mut state = self.state();
-        let (from, to, id) = (unfinished(segment), segment_name(segment), file.id);
-        assert_eq!(state.names[&from], id, "somebody else's file is published");
+        let (to, id) = (segment_name(segment), file.id);
+        let from = state.unfinished(id).expect("it has a name");
         // Between a rename and its sync is the worst place to end.
         if state.calls_left.is_some() && state.random.chance(400) {
             state.calls_left = Some(0);
@@ -397,21 +413,34 @@ impl Storage for Disk {
         })
     }
 
-    fn unfinished(&self) -> io::Result<Vec<(u64, Box<dyn Read>)>> {
+    fn discard(&self, _: u64, file: &OpenFile) -> io::Result<()> {
         let mut state = self.state();
-        state.call(|_| {})?;
-        let names = state.names.iter().filter_map(|(name, &id)| {
-            let segment = parse_segment_name(name.strip_suffix(".new")?.as_ref())?;
-            let bytes = std::io::Cursor::new(state.files[id].cached.clone());
-            Some((segment, Box::new(bytes) as Box<dyn Read>))
+        let names = state.names.iter().filter(|(_, id)| **id == file.id);
+        let names: Vec<String> = names.map(|(name, _)| name.clone()).collect();
+        for name in names {
+            state.call(|state| state.change(Change::Unlink(name)))?;
+        }
+        drop(state);
+        self.sync_names()
+    }
+
+    fn unfinished(&self) -> io::Result<Vec<(String, Box<dyn Read>)>> {
+        self.state().call(|_| {})?;
+        let files = self.unfinished_files().into_iter();
+        let readers = files.map(|(name, bytes)| {
+            let reader: Box<dyn Read> = Box::new(std::io::Cursor::new(bytes));
+            (name, reader)
         });
-        Ok(names.collect())
+        Ok(readers.collect())
     }
 
     fn remove_unfinished(&self) -> io::Result<()> {
         let mut state = self.state();
         let names: Vec<String> = state.names.keys().cloned().collect();
-        for name in names.into_iter().filter(|name| name.ends_with(".new")) {
+        for name in names
+            .into_iter()
+            .filter(|name| parse_unfinished_name(name).is_some())
+        {
             state.call(|state| state.change(Change::Unlink(name)))?;
         }
         Ok(())

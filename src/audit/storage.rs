@@ -23,6 +23,9 @@ use place::Place;
 mod lock;
 mod place;
 
+/// The most unfinished files of one segment that are kept: openings that were killed have left them.
+const MAX_UNFINISHED: u32 = 64;
+
 /// Opens named segments for reading, like [`Storage::read`], beside the storage and for longer.
 pub(crate) type SegmentReader = Box<dyn Fn(u64) -> io::Result<Box<dyn Read>> + Send + Sync>;
 
@@ -43,12 +46,15 @@ pub(crate) trait Storage: Send + fmt::Debug + 'static {
     /// The same for other threads. It holds no lock, and keeps nobody from opening the trail.
     fn reader(&self) -> io::Result<SegmentReader>;
 
-    /// Creates the file of a segment that has no name yet, empty.
+    /// Creates the file of a segment that has no name yet, empty, beside those that are there.
     fn create(&self, segment: u64) -> io::Result<Self::File>;
 
-    /// Gives the segment, whose file is `file`, its name. It may take the name from a file that it has
-    /// given it to itself; if another file has it, it fails with [`io::ErrorKind::AlreadyExists`].
-    fn publish(&mut self, segment: u64, file: &Self::File) -> io::Result<()>;
+    /// Gives the segment, whose file is `file`, its name. If another file has it, it fails with
+    /// [`io::ErrorKind::AlreadyExists`].
+    fn publish(&self, segment: u64, file: &Self::File) -> io::Result<()>;
+
+    /// Takes all its names from the file of a segment that was to begin, for good.
+    fn discard(&self, segment: u64, file: &Self::File) -> io::Result<()>;
 
     /// What has the name of a segment now. Fails if the directory itself is no longer in its place.
     fn find(&self, segment: u64) -> io::Result<Option<Found>>;
@@ -56,8 +62,8 @@ pub(crate) trait Storage: Send + fmt::Debug + 'static {
     /// Makes names durable.
     fn sync_names(&self) -> io::Result<()>;
 
-    /// Opens segments that never got a name, with their numbers.
-    fn unfinished(&self) -> io::Result<Vec<(u64, Box<dyn Read>)>>;
+    /// Opens segments that never got a name, with those of their files.
+    fn unfinished(&self) -> io::Result<Vec<(String, Box<dyn Read>)>>;
 
     /// Removes segments that never got a name.
     fn remove_unfinished(&self) -> io::Result<()>;
@@ -128,12 +134,24 @@ pub(crate) fn parse_segment_name(name: &OsStr) -> Option<u64> {
     (segment_name(segment) == name).then_some(segment)
 }
 
-fn unfinished_name(segment: u64) -> String {
-    format!("{segment:06}.jsonl.new")
+/// The name of a segment's file before it gets its own, beside `others` that openings have left there.
+pub(super) fn unfinished_name(segment: u64, others: u32) -> String {
+    let name = segment_name(segment);
+    match others {
+        0 => name + ".new",
+        others => format!("{name}.{others}.new"),
+    }
 }
 
-fn parse_unfinished_name(name: &OsStr) -> Option<u64> {
-    parse_segment_name(OsStr::new(name.to_str()?.strip_suffix(".new")?))
+/// The number of the segment that a file without its name is.
+pub(super) fn parse_unfinished_name(name: &str) -> Option<u64> {
+    let is_number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    let name = name.strip_suffix(".new")?;
+    let name = match name.rsplit_once('.') {
+        Some((name, others)) if is_number(others) => name,
+        _ => name,
+    };
+    parse_segment_name(OsStr::new(name))
 }
 
 /// Whether a trail must be there already.
@@ -165,9 +183,6 @@ pub(crate) struct Directory {
     dir: OwnedFd,
     path: PathBuf,
     place: Place,
-    /// Files that were given the name of this segment here, or were to be. While they are open, no
-    /// other file is taken for one of them.
-    published: Vec<(u64, File)>,
     _locks: Locks,
 }
 
@@ -212,7 +227,6 @@ impl Directory {
             dir,
             path: path.to_owned(),
             place,
-            published: Vec::new(),
             _locks: locks,
         };
         // Also where the directory was there: who made it may have been killed before its sync.
@@ -240,14 +254,11 @@ impl Directory {
         }
     }
 
-    /// Whether the file that has this segment's name got it here.
-    fn has_published(&self, segment: u64) -> io::Result<bool> {
-        let Some(found) = self.find(segment)? else {
-            return Ok(false);
-        };
-        let is_found =
-            |file: &File| rustix::fs::fstat(file).is_ok_and(|stat| FileId::of(&stat) == found.id);
-        Ok(self.published.iter().any(|(_, file)| is_found(file)))
+    fn unlink(&self, name: &str) -> rustix::io::Result<()> {
+        match rustix::fs::unlinkat(&self.dir, name, AtFlags::empty()) {
+            Err(Errno::NOENT) => Ok(()),
+            other => other,
+        }
     }
 }
 
@@ -269,6 +280,15 @@ fn segments_in(dir: &OwnedFd) -> io::Result<Vec<u64>> {
         .collect();
     segments.sort_unstable();
     Ok(segments)
+}
+
+fn unfinished_in(dir: &OwnedFd) -> io::Result<Vec<(u64, String)>> {
+    let names = names_in(dir)?.into_iter();
+    let unfinished = names.filter_map(|name| {
+        let name = name.into_string().ok()?;
+        Some((parse_unfinished_name(&name)?, name))
+    });
+    Ok(unfinished.collect())
 }
 
 /// For reading; a link, a pipe or a device is refused without waiting for it.
@@ -355,37 +375,33 @@ impl Storage for Directory {
 
     fn create(&self, segment: u64) -> io::Result<AppendFile> {
         self.place.check(&self.dir)?;
-        let name = unfinished_name(segment);
         let flags =
             OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        let create = || rustix::fs::openat(&self.dir, &name, flags, Mode::RUSR | Mode::WUSR);
-        let file = match create() {
-            Err(Errno::EXIST) => {
-                rustix::fs::unlinkat(&self.dir, &name, AtFlags::empty())?;
-                create()?
+        let mut others = 0;
+        loop {
+            let name = unfinished_name(segment, others);
+            match rustix::fs::openat(&self.dir, &name, flags, Mode::RUSR | Mode::WUSR) {
+                Err(Errno::EXIST) if others < MAX_UNFINISHED => others = others.saturating_add(1),
+                Err(Errno::EXIST) => rustix::fs::unlinkat(&self.dir, &name, AtFlags::empty())?,
+                file => {
+                    let file = File::from(file?);
+                    let id = FileId::of(&rustix::fs::fstat(&file)?);
+                    return Ok(AppendFile { file, id, name });
+                }
             }
-            other => other?,
-        };
-        let file = File::from(file);
-        let id = FileId::of(&rustix::fs::fstat(&file)?);
-        Ok(AppendFile { file, id })
+        }
     }
 
-    fn publish(&mut self, segment: u64, file: &AppendFile) -> io::Result<()> {
-        let (from, to) = (unfinished_name(segment), segment_name(segment));
-        // Before the call: it may fail and have done its work.
-        let file = file.file.try_clone()?;
-        let has_name = |file: &File| rustix::fs::fstat(file).is_ok_and(|stat| stat.st_nlink > 0);
-        self.published
-            .retain(|(earlier, file)| *earlier == segment && has_name(file));
-        self.published.push((segment, file));
-        match self.rename_new(&from, &to) {
-            Err(Errno::EXIST) if self.has_published(segment)? => {
-                rustix::fs::renameat(&self.dir, from, &self.dir, to)?;
-            }
-            other => other?,
+    fn publish(&self, segment: u64, file: &AppendFile) -> io::Result<()> {
+        Ok(self.rename_new(&file.name, &segment_name(segment))?)
+    }
+
+    fn discard(&self, segment: u64, file: &AppendFile) -> io::Result<()> {
+        if self.find(segment)?.is_some_and(|found| found.id == file.id) {
+            self.unlink(&segment_name(segment))?;
         }
-        Ok(())
+        self.unlink(&file.name)?;
+        self.sync_names()
     }
 
     fn find(&self, segment: u64) -> io::Result<Option<Found>> {
@@ -402,23 +418,22 @@ impl Storage for Directory {
         Ok(rustix::fs::fsync(&self.dir)?)
     }
 
-    fn unfinished(&self) -> io::Result<Vec<(u64, Box<dyn Read>)>> {
-        let mut found: Vec<(u64, Box<dyn Read>)> = Vec::new();
-        for name in names_in(&self.dir)? {
-            if let Some(segment) = parse_unfinished_name(&name)
-                && let Ok(file) = open_to_read(&self.dir, &name)
-            {
-                found.push((segment, Box::new(file)));
+    fn unfinished(&self) -> io::Result<Vec<(String, Box<dyn Read>)>> {
+        let mut found: Vec<(String, Box<dyn Read>)> = Vec::new();
+        for (segment, name) in unfinished_in(&self.dir)? {
+            let file = open_to_read(&self.dir, OsStr::new(&name))?;
+            // A link that stayed when the segment got its name, where there is no rename for that.
+            let id = FileId::of(&rustix::fs::fstat(&file)?);
+            if self.find(segment)?.is_none_or(|found| found.id != id) {
+                found.push((name, Box::new(file)));
             }
         }
         Ok(found)
     }
 
     fn remove_unfinished(&self) -> io::Result<()> {
-        for name in names_in(&self.dir)? {
-            if parse_unfinished_name(&name).is_some() {
-                rustix::fs::unlinkat(&self.dir, &name, AtFlags::empty())?;
-            }
+        for (_, name) in unfinished_in(&self.dir)? {
+            self.unlink(&name)?;
         }
         Ok(())
     }
@@ -435,6 +450,8 @@ impl fmt::Display for Directory {
 pub(crate) struct AppendFile {
     file: File,
     id: FileId,
+    /// The name that it was created with.
+    name: String,
 }
 
 impl SegmentFile for AppendFile {

@@ -21,7 +21,7 @@ use super::{form, plain};
 pub(crate) const MAX_LINE_BYTES: usize = 65_535;
 
 /// What every checkpoint line starts with, and no record.
-const CHECKPOINT_START: &[u8] = b"{\"checkpoint\":";
+pub(crate) const CHECKPOINT_START: &[u8] = b"{\"checkpoint\":";
 
 /// Every time in a trail has this form, with digits for the zeros.
 const TIME_FORM: &[u8] = b"0000-00-00T00:00:00.000000000Z";

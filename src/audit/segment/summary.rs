@@ -64,8 +64,6 @@ pub(crate) struct SegmentSummary {
     pub(crate) highest_seq: Option<u64>,
     /// What stands behind `end`.
     pub(crate) behind: Behind,
-    /// The checkpoint that is validly signed there and does not match.
-    pub(crate) torn: Option<Checkpoint>,
     /// Whether the key that the header names is a given one.
     pub(crate) key_is_given: bool,
     /// Checkpoints that a given key has signed, matching or not, that of the header or another.

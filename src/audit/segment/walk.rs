@@ -73,7 +73,6 @@ impl<'a> Walk<'a> {
                 frontier: Frontier::default(),
                 highest_seq: None,
                 behind: Behind::default(),
-                torn: None,
                 key_is_given: false,
                 signed: 0,
                 next_key: None,
@@ -281,10 +280,7 @@ impl<'a> Walk<'a> {
     fn checkpoint(&mut self, checkpoint: Checkpoint, next: u64) {
         match self.verdict(&checkpoint) {
             Verdict::Matches => self.acknowledge(checkpoint, next),
-            Verdict::Mismatch(words) => {
-                self.summary.torn = Some(checkpoint);
-                self.suspect(words);
-            }
+            Verdict::Mismatch(words) => self.suspect(words),
             Verdict::NotSigned => {
                 self.suspect("a checkpoint is not signed by the given key that the header names");
             }
@@ -338,7 +334,6 @@ impl<'a> Walk<'a> {
         self.summary.frontier.clone_from(&self.tree);
         self.summary.next_key.clone_from(&self.next_key);
         self.summary.behind = Behind::default();
-        self.summary.torn = None;
         (self.visit)(Seen::Acknowledged(&checkpoint));
         self.summary.checkpoint = Some(checkpoint);
     }

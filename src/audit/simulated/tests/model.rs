@@ -216,12 +216,21 @@ pub(super) fn signed_in_void(contents: &BTreeMap<u64, Vec<u8>>) -> Vec<Checkpoin
             continue;
         };
         let void = bytes.get(end..).unwrap_or_default();
-        for line in void.split_inclusive(|byte| *byte == b'\n') {
-            if let Ok(value) = serde_json::from_slice::<Value>(line)
-                && let Some(note) = value["checkpoint"].as_str()
-            {
-                found.extend(note.parse());
-            }
+        found.extend(checkpoints_in(void));
+    }
+    found
+}
+
+/// Whole checkpoints among bytes of which some may be anything.
+pub(super) fn checkpoints_in(bytes: &[u8]) -> Vec<Checkpoint> {
+    let mut found = Vec::new();
+    for start in memchr::memmem::find_iter(bytes, b"{\"checkpoint\":\"") {
+        let text = &bytes[start..];
+        let end = memchr::memmem::find(text, b"\"}").map(|end| end + 2);
+        if let Some(Ok(value)) = end.map(|end| serde_json::from_slice::<Value>(&text[..end]))
+            && let Some(note) = value["checkpoint"].as_str()
+        {
+            found.extend(note.parse());
         }
     }
     found
