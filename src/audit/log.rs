@@ -23,6 +23,8 @@ use super::storage::{SegmentFile, SegmentReader, Storage};
 use crate::id::WorkerId;
 use crate::key::{SignError, TrailKey};
 
+use readback::Batch;
+
 mod readback;
 
 /// The longest cause of a failure in a record.
@@ -375,28 +377,30 @@ impl<S: Storage> Log<S> {
         records: impl Iterator<Item = &'a Record> + Clone,
     ) -> Result<(Frontier, Arc<Checkpoint>), LogError> {
         let mut batch = self.fill(offset, records.clone())?;
-        if !self.is_as_signed(offset, &batch) {
+        if !self.is_as_hashed(offset, &batch) {
             tracing::error!(
                 "a bit has flipped in a batch of the audit trail before it was written; it is made again: check the machine's memory"
             );
             batch = self.fill(offset, records)?;
-            if !self.is_as_signed(offset, &batch) {
+            if !self.is_as_hashed(offset, &batch) {
                 return Err(failed("check memory")(Cause::Memory));
             }
         }
         // Until it is acknowledged; then there is a new position.
         if let Some(position) = &mut self.position {
-            position.voided.push(batch.1.size(), batch.1.root());
+            let checkpoint = &batch.checkpoint;
+            position.voided.push(checkpoint.size(), checkpoint.root());
         }
-        Ok((batch.0, Arc::new(batch.1)))
+        Ok((batch.tree, Arc::new(batch.checkpoint)))
     }
 
     fn fill<'a>(
         &mut self,
         offset: u64,
         records: impl Iterator<Item = &'a Record>,
-    ) -> Result<(Frontier, Checkpoint), LogError> {
+    ) -> Result<Batch, LogError> {
         let mut tree = self.frontier();
+        let mut parity = 0;
         self.buffer.clear();
         for record in records {
             let start = self.buffer.len();
@@ -404,7 +408,9 @@ impl<S: Storage> Log<S> {
             record
                 .write_to(&self.boot, &self.worker, offset, &mut self.buffer)
                 .map_err(failed("encode"))?;
-            tree.push(leaf_hash(self.buffer.get(start..).unwrap_or_default()));
+            let line = self.buffer.get(start..).unwrap_or_default();
+            tree.push(leaf_hash(line));
+            parity ^= readback::parity(line);
             self.buffer.push(b'\n');
         }
         let body = Checkpoint::body(self.verifier.name(), &tree);
@@ -417,7 +423,11 @@ impl<S: Storage> Log<S> {
         self.buffer.extend_from_slice(line.as_bytes());
         #[cfg(feature = "fault-injection")]
         self.flip_batch();
-        Ok((tree, checkpoint))
+        Ok(Batch {
+            tree,
+            parity,
+            checkpoint,
+        })
     }
 }
 

@@ -369,8 +369,8 @@ impl Storage for Disk {
 
     fn create(&self, segment: u64) -> io::Result<OpenFile> {
         let mut state = self.state();
-        let name = (0..).map(|others| unfinished_name(segment, others));
-        let name = name.filter(|name| !state.names.contains_key(name)).next();
+        let mut names = (0..).map(|others| unfinished_name(segment, others));
+        let name = names.find(|name| !state.names.contains_key(name));
         let name = name.ok_or(Errno::EXIST)?;
         let id = state.files.len();
         state.call(|state| {
