@@ -50,6 +50,23 @@ fn opening_makes_nothing_in_a_directory_without_a_segment() {
     assert!(!unfinished.exists());
 }
 
+/// Going on would mix two formats in a way that no version of the verifier knows.
+#[test]
+fn a_trail_of_a_later_format_is_left_to_the_version_that_wrote_it() {
+    let place = Place::new();
+    place.builder().create().unwrap().close().unwrap();
+    let segment = place.dir().join("000000.jsonl");
+    let text = std::fs::read_to_string(&segment).unwrap();
+    std::fs::write(&segment, text.replace("\"format\":2,", "\"format\":3,")).unwrap();
+    let before = entries(&place.dir());
+    let error = place.builder().open().unwrap_err();
+    assert!(
+        matches!(error, OpenError::LaterFormat { format: 3, .. }),
+        "{error}"
+    );
+    assert_eq!(entries(&place.dir()), before);
+}
+
 #[test]
 fn creating_refuses_a_trail_that_is_there_and_leaves_it_as_it_is() {
     let place = Place::new();

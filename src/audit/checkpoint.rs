@@ -371,6 +371,14 @@ pub(crate) fn encode_base64(bytes: &[u8]) -> String {
     BASE64.encode(bytes)
 }
 
+/// A frontier as a header holds it.
+pub(crate) fn encode_nodes(tree: &Frontier) -> Vec<String> {
+    tree.nodes()
+        .iter()
+        .map(|node| encode_base64(node))
+        .collect()
+}
+
 /// A number as the format writes it: no sign, no leading zero.
 pub(crate) fn parse_decimal(text: &str) -> Option<u64> {
     let value: u64 = text.parse().ok()?;

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
 
-use super::checkpoint::{Checkpoint, VerifierKey, encode_base64};
+use super::checkpoint::{Checkpoint, VerifierKey, encode_base64, encode_nodes};
 use super::event::{Previous, VoidedCheckpoint};
 use super::merkle::{Frontier, Node};
 use super::segment::{self, SegmentSummary};
@@ -130,12 +130,7 @@ impl Position {
             end: self.end,
             void: Some(void),
             checkpoint: self.checkpoint.to_string(),
-            frontier: self
-                .frontier
-                .nodes()
-                .iter()
-                .map(|node| encode_base64(node))
-                .collect(),
+            frontier: encode_nodes(&self.frontier),
             voided: self.voided.named(),
             voided_total: self.voided.total_if_cut(),
         }

@@ -4,7 +4,7 @@
 
 use std::ops::Range;
 
-use super::super::checkpoint::{Checkpoint, encode_base64};
+use super::super::checkpoint::{Checkpoint, encode_nodes};
 use super::super::event::Previous;
 use super::super::merkle::Frontier;
 use super::line::Header;
@@ -97,12 +97,7 @@ impl SegmentSummary {
             end: self.end,
             void: None,
             checkpoint: self.checkpoint.as_ref()?.to_string(),
-            frontier: self
-                .frontier
-                .nodes()
-                .iter()
-                .map(|node| encode_base64(node))
-                .collect(),
+            frontier: encode_nodes(&self.frontier),
             voided: Vec::new(),
             voided_total: None,
         })
