@@ -254,6 +254,74 @@ fn an_opening_names_the_checkpoint_of_a_torn_batch() {
     assert_eq!(report.anchors[0].state, AnchorState::Voided, "{report}");
 }
 
+/// A crash need not stop at the end of a line. Whoever completes what is left has a signed checkpoint.
+#[test]
+fn an_opening_names_a_checkpoint_whose_line_is_torn_at_either_edge() {
+    let cut = |bytes: &mut Vec<u8>, count: usize| bytes.truncate(bytes.len() - count);
+    let clear = |bytes: &mut Vec<u8>, count: usize| {
+        let lines = bytes.strip_suffix(b"\n").unwrap();
+        let start = lines.iter().rposition(|byte| *byte == b'\n').unwrap() + 1;
+        bytes[start..start + count].fill(0);
+    };
+    let torn: [(&dyn Fn(&mut Vec<u8>, usize), usize); 8] = [
+        (&cut, 1),
+        (&cut, 2),
+        (&cut, 5),
+        (&cut, 7),
+        (&cut, 60),
+        (&clear, 1),
+        (&clear, 14),
+        (&clear, 15),
+    ];
+    for (index, (tear, count)) in torn.into_iter().enumerate() {
+        let (place, signed) = (Place::new(), Signed::default());
+        let faults = StorageFaults::dangerous_new();
+        let trail = builder(&place, &signed, &faults).open_or_create().unwrap();
+        let key = trail.verifier_key().clone();
+        let receipt = trail.policy_violation(VIOLATION).unwrap();
+        let torn = receipt.checkpoint().clone();
+        let path = segments(&place.dir()).remove(0);
+        let mut bytes = std::fs::read(&path).unwrap();
+        trail.close().unwrap();
+        // Of the records before it not everything is left, either.
+        let policy = VIOLATION.policy.as_bytes();
+        let at = bytes.windows(policy.len()).rposition(|part| part == policy);
+        bytes[at.unwrap()] = 0;
+        tear(&mut bytes, count);
+        std::fs::write(&path, bytes).unwrap();
+        let trail = builder(&place, &signed, &faults).open().unwrap();
+        trail.close().unwrap();
+        let report = place.verify(&key, &[torn]);
+        assert_eq!(report.outcome, Outcome::Holds, "case {index}: {report}");
+        assert_eq!(report.anchors[0].state, AnchorState::Voided, "case {index}");
+    }
+}
+
+/// What is in the way of nothing keeps nobody from opening the trail.
+#[test]
+fn leftovers_that_hold_nothing_new_do_not_refuse_an_opening() {
+    let (place, signed) = (Place::new(), Signed::default());
+    let faults = StorageFaults::dangerous_new();
+    let open = || builder(&place, &signed, &faults);
+    open().create().unwrap().close().unwrap();
+    std::fs::create_dir(place.dir().join("000007.jsonl.new")).unwrap();
+    std::os::unix::fs::symlink("nowhere", place.dir().join("000008.jsonl.new")).unwrap();
+    // More than a process may have open.
+    for number in 1..1100 {
+        std::fs::write(place.dir().join(format!("000001.jsonl.{number}.new")), "").unwrap();
+    }
+    // A second name, made a file of its own by whoever restored the directory.
+    let path = segments(&place.dir()).remove(0);
+    std::fs::copy(&path, path.with_extension("jsonl.new")).unwrap();
+    open().open().unwrap().close().unwrap();
+    let left = std::fs::read_dir(place.dir()).unwrap().count();
+    assert_eq!(
+        left,
+        2 + 1 + 2,
+        "two segments, the lock, and what is no file"
+    );
+}
+
 /// A segment without a name holds one batch. One that holds more was acknowledged under a name.
 #[test]
 fn a_segment_that_somebody_puts_aside_refuses_the_opening_and_is_welcome_back() {

@@ -273,8 +273,12 @@ impl Storage for Faulty {
         self.inner.discard(segment, &file.inner)
     }
 
-    fn unfinished(&self) -> io::Result<Vec<(String, Box<dyn Read>)>> {
+    fn unfinished(&self) -> io::Result<Vec<String>> {
         self.inner.unfinished()
+    }
+
+    fn read_unfinished(&self, name: &str) -> io::Result<Box<dyn Read>> {
+        self.inner.read_unfinished(name)
     }
 
     fn remove_unfinished(&self) -> io::Result<()> {

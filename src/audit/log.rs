@@ -401,6 +401,7 @@ impl<S: Storage> Log<S> {
     ) -> Result<Batch, LogError> {
         let mut tree = self.frontier();
         let mut parity = 0;
+        let mut leaves = Vec::new();
         self.buffer.clear();
         for record in records {
             let start = self.buffer.len();
@@ -409,8 +410,10 @@ impl<S: Storage> Log<S> {
                 .write_to(&self.boot, &self.worker, offset, &mut self.buffer)
                 .map_err(failed("encode"))?;
             let line = self.buffer.get(start..).unwrap_or_default();
-            tree.push(leaf_hash(line));
             parity ^= readback::parity(line);
+            let leaf = leaf_hash(line);
+            leaves.push(leaf);
+            tree.push(leaf);
             self.buffer.push(b'\n');
         }
         let body = Checkpoint::body(self.verifier.name(), &tree);
@@ -425,6 +428,7 @@ impl<S: Storage> Log<S> {
         self.flip_batch();
         Ok(Batch {
             tree,
+            leaves,
             parity,
             checkpoint,
         })

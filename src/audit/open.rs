@@ -198,8 +198,7 @@ impl AuditTrailBuilder {
             summary.frontier,
             Arc::new(checkpoint),
         );
-        let keys = [verifier.clone(), self.verifier(verifier.name())];
-        self.declare_void(storage, &mut position, &keys)?;
+        self.declare_void(storage, &mut position)?;
         let clean = matches!(acknowledged.latest, Latest::Closed) && summary.behind.bytes == 0;
         let recovered = (!clean).then_some(Event::TailRecovered {
             segment: last,

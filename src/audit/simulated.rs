@@ -23,8 +23,7 @@ use self::file::{OpenFile, Reader, file_id};
 use self::random::Random;
 use super::faults::Memory;
 use super::storage::{
-    Found, SegmentReader, Storage, parse_segment_name, parse_unfinished_name, segment_name,
-    unfinished_name,
+    Found, SegmentReader, Storage, is_unfinished, parse_segment_name, segment_name, unfinished_name,
 };
 
 mod file;
@@ -174,12 +173,9 @@ impl Disk {
     }
 
     /// The segments without a name as processes see them.
-    fn unfinished_files(&self) -> Vec<(String, Vec<u8>)> {
+    fn unfinished_files(&self) -> BTreeMap<String, Vec<u8>> {
         let state = self.state();
-        let files = state
-            .names
-            .iter()
-            .filter(|(name, _)| parse_unfinished_name(name).is_some());
+        let files = state.names.iter().filter(|(name, _)| is_unfinished(name));
         let files = files.map(|(name, &id)| (name.clone(), state.files[id].cached.clone()));
         files.collect()
     }
@@ -246,8 +242,7 @@ impl State {
     /// The name of a file that has none of a segment's.
     fn unfinished(&self, id: usize) -> Option<String> {
         let mut names = self.names.iter();
-        let found =
-            names.find(|(name, other)| **other == id && parse_unfinished_name(name).is_some());
+        let found = names.find(|(name, other)| **other == id && is_unfinished(name));
         found.map(|(name, _)| name.clone())
     }
 
@@ -424,23 +419,21 @@ impl Storage for Disk {
         self.sync_names()
     }
 
-    fn unfinished(&self) -> io::Result<Vec<(String, Box<dyn Read>)>> {
+    fn unfinished(&self) -> io::Result<Vec<String>> {
         self.state().call(|_| {})?;
-        let files = self.unfinished_files().into_iter();
-        let readers = files.map(|(name, bytes)| {
-            let reader: Box<dyn Read> = Box::new(std::io::Cursor::new(bytes));
-            (name, reader)
-        });
-        Ok(readers.collect())
+        Ok(self.unfinished_files().into_keys().collect())
+    }
+
+    fn read_unfinished(&self, name: &str) -> io::Result<Box<dyn Read>> {
+        self.state().call(|_| {})?;
+        let bytes = self.unfinished_files().remove(name).ok_or(Errno::NOENT)?;
+        Ok(Box::new(io::Cursor::new(bytes)))
     }
 
     fn remove_unfinished(&self) -> io::Result<()> {
         let mut state = self.state();
         let names: Vec<String> = state.names.keys().cloned().collect();
-        for name in names
-            .into_iter()
-            .filter(|name| parse_unfinished_name(name).is_some())
-        {
+        for name in names.into_iter().filter(|name| is_unfinished(name)) {
             state.call(|state| state.change(Change::Unlink(name)))?;
         }
         Ok(())

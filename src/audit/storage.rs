@@ -62,8 +62,11 @@ pub(crate) trait Storage: Send + fmt::Debug + 'static {
     /// Makes names durable.
     fn sync_names(&self) -> io::Result<()>;
 
-    /// Opens segments that never got a name, with those of their files.
-    fn unfinished(&self) -> io::Result<Vec<(String, Box<dyn Read>)>>;
+    /// The files of segments that never got a name.
+    fn unfinished(&self) -> io::Result<Vec<String>>;
+
+    /// Opens one of them for reading.
+    fn read_unfinished(&self, name: &str) -> io::Result<Box<dyn Read>>;
 
     /// Removes segments that never got a name.
     fn remove_unfinished(&self) -> io::Result<()>;
@@ -143,15 +146,17 @@ pub(super) fn unfinished_name(segment: u64, others: u32) -> String {
     }
 }
 
-/// The number of the segment that a file without its name is.
-pub(super) fn parse_unfinished_name(name: &str) -> Option<u64> {
+/// Whether this is the name of a segment that has none yet.
+pub(super) fn is_unfinished(name: &str) -> bool {
     let is_number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
-    let name = name.strip_suffix(".new")?;
+    let Some(name) = name.strip_suffix(".new") else {
+        return false;
+    };
     let name = match name.rsplit_once('.') {
         Some((name, others)) if is_number(others) => name,
         _ => name,
     };
-    parse_segment_name(OsStr::new(name))
+    parse_segment_name(OsStr::new(name)).is_some()
 }
 
 /// Whether a trail must be there already.
@@ -282,15 +287,6 @@ fn segments_in(dir: &OwnedFd) -> io::Result<Vec<u64>> {
     Ok(segments)
 }
 
-fn unfinished_in(dir: &OwnedFd) -> io::Result<Vec<(u64, String)>> {
-    let names = names_in(dir)?.into_iter();
-    let unfinished = names.filter_map(|name| {
-        let name = name.into_string().ok()?;
-        Some((parse_unfinished_name(&name)?, name))
-    });
-    Ok(unfinished.collect())
-}
-
 /// For reading; a link, a pipe or a device is refused without waiting for it.
 fn open_segment(dir: &OwnedFd, segment: u64) -> io::Result<File> {
     open_to_read(dir, OsStr::new(&segment_name(segment)))
@@ -397,10 +393,14 @@ impl Storage for Directory {
     }
 
     fn discard(&self, segment: u64, file: &AppendFile) -> io::Result<()> {
-        if self.find(segment)?.is_some_and(|found| found.id == file.id) {
-            self.unlink(&segment_name(segment))?;
+        self.place.check(&self.dir)?;
+        for name in [&segment_name(segment), &file.name] {
+            match rustix::fs::statat(&self.dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(stat) if FileId::of(&stat) == file.id => self.unlink(name)?,
+                Ok(_) | Err(Errno::NOENT) => {}
+                Err(errno) => return Err(errno.into()),
+            }
         }
-        self.unlink(&file.name)?;
         self.sync_names()
     }
 
@@ -418,21 +418,24 @@ impl Storage for Directory {
         Ok(rustix::fs::fsync(&self.dir)?)
     }
 
-    fn unfinished(&self) -> io::Result<Vec<(String, Box<dyn Read>)>> {
-        let mut found: Vec<(String, Box<dyn Read>)> = Vec::new();
-        for (segment, name) in unfinished_in(&self.dir)? {
-            let file = open_to_read(&self.dir, OsStr::new(&name))?;
-            // A link that stayed when the segment got its name, where there is no rename for that.
-            let id = FileId::of(&rustix::fs::fstat(&file)?);
-            if self.find(segment)?.is_none_or(|found| found.id != id) {
-                found.push((name, Box::new(file)));
-            }
-        }
-        Ok(found)
+    fn unfinished(&self) -> io::Result<Vec<String>> {
+        let names = names_in(&self.dir)?.into_iter();
+        let names = names.filter_map(|name| name.into_string().ok());
+        let mut names: Vec<String> = names.filter(|name| is_unfinished(name)).collect();
+        // No writer has made what is no file.
+        names.retain(|name| {
+            let stat = rustix::fs::statat(&self.dir, name, AtFlags::SYMLINK_NOFOLLOW);
+            stat.is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile)
+        });
+        Ok(names)
+    }
+
+    fn read_unfinished(&self, name: &str) -> io::Result<Box<dyn Read>> {
+        Ok(Box::new(open_to_read(&self.dir, OsStr::new(name))?))
     }
 
     fn remove_unfinished(&self) -> io::Result<()> {
-        for (_, name) in unfinished_in(&self.dir)? {
+        for name in self.unfinished()? {
             self.unlink(&name)?;
         }
         Ok(())

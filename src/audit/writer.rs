@@ -441,11 +441,10 @@ impl<S: Storage> Writer<S> {
             self.closed = closing::is_closing(&record)
                 .then(|| Receipt::new(record.seq, Arc::clone(&checkpoint)));
         }
-        self.shared
-            .queue
-            .settle(last, Arc::clone(&checkpoint), &self.pending);
+        // First: a record that is neither queued nor waits for an anchor would count as anchored.
         let oldest = oldest.unwrap_or_else(Uptime::now);
         self.shared.anchors.settled(&checkpoint, oldest, urgent);
+        self.shared.queue.settle(last, checkpoint, &self.pending);
     }
 
     fn report(&mut self, error: &LogError) {

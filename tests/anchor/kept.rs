@@ -115,6 +115,10 @@ fn a_longer_continuation_of_an_older_copy_is_refused_by_what_the_anchor_kept_bef
     copy(&place.dir(), &copied);
     let trail = open().anchor(server.anchor()).open().unwrap();
     let incident = trail.policy_violation(VIOLATION).unwrap();
+    // An anchor that is slow gets the newest checkpoint alone.
+    until("the incident is anchored", || {
+        trail.unanchored_for().is_zero().then_some(())
+    });
     trail.close().unwrap();
     copy(&copied, &place.dir());
     let forged = live(place.open(), 9);

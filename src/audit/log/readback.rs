@@ -1,16 +1,17 @@
 //! A batch is compared where it lies in memory with what was hashed and signed, before it is written.
 //!
 //! What is hashed, signed and written are three readings of the same bytes, and a bit may flip between
-//! them. Nothing is written that a verifier would refuse. To hash all lines again would take as long as the
-//! first time, on the one thread that every record waits for; a parity finds each single bit. The signature
-//! is not verified once more: the key has done that, and the text that it signed is compared. This module
-//! does not write.
+//! them. What is written is what was hashed and signed. To hash all lines again would take as long as the
+//! first time, on the one thread that every record waits for; a parity, taken before the hash, finds each
+//! single bit, and the tree is grown once more from the leaves. The signature is not verified once more: the
+//! key has done that, and the text that it signed is compared. A bit that flips while a record is encoded,
+//! before its parity is taken, is not found. This module does not write.
 
 use super::Log;
 use crate::audit::checkpoint::Checkpoint;
 #[cfg(feature = "fault-injection")]
 use crate::audit::faults::Memory;
-use crate::audit::merkle::Frontier;
+use crate::audit::merkle::{Frontier, Node};
 use crate::audit::segment;
 use crate::audit::storage::Storage;
 
@@ -18,6 +19,8 @@ use crate::audit::storage::Storage;
 pub(super) struct Batch {
     /// The tree with all of them.
     pub(super) tree: Frontier,
+    /// The hashes of the records.
+    pub(super) leaves: Vec<Node>,
     /// The exclusive or of the records' parities.
     pub(super) parity: u64,
     pub(super) checkpoint: Checkpoint,
@@ -53,8 +56,11 @@ impl<S: Storage> Log<S> {
             found ^= parity(record);
             records = rest.get(1..).unwrap_or_default();
         }
-        let body = Checkpoint::body(self.verifier.name(), tree);
-        records.is_empty() && found == batch.parity && checkpoint.signed_text() == body
+        let mut grown = self.frontier();
+        batch.leaves.iter().for_each(|leaf| grown.push(*leaf));
+        let body = Checkpoint::body(self.verifier.name(), &grown);
+        let is_signed = grown == *tree && checkpoint.signed_text() == body;
+        records.is_empty() && found == batch.parity && is_signed
     }
 
     fn begins_as_signed(&self, tree: &Frontier, checkpoint: &Checkpoint) -> bool {

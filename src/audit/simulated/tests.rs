@@ -135,8 +135,8 @@ impl<'a> World<'a> {
     }
 
     fn open(&mut self) {
-        for (_, bytes) in self.disk.unfinished_files() {
-            self.copied.extend(model::checkpoints_in(&bytes));
+        for bytes in self.disk.unfinished_files().values() {
+            self.copied.extend(model::checkpoints_in(bytes));
         }
         let worker = "w".parse().unwrap();
         if self.origin.is_some() && !self.changing && self.random.chance(150) {

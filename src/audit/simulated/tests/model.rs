@@ -128,7 +128,7 @@ impl Model {
         for (index, anchor) in report.anchors.iter().enumerate() {
             let allowed = anchor.state == AnchorState::Confirmed
                 || (anchor.state == AnchorState::Voided && index >= honest);
-            assert!(allowed, "anchor {index} of {honest}: {report}");
+            assert!(allowed, "anchor {index} of {honest}, {:?}: {report}", anchor.state);
         }
         if let Some(closed) = self.closed {
             assert_eq!(report.closed, closed, "{report}");
@@ -221,19 +221,19 @@ pub(super) fn signed_in_void(contents: &BTreeMap<u64, Vec<u8>>) -> Vec<Checkpoin
     found
 }
 
-/// Whole checkpoints among bytes of which some may be anything.
+/// Signed notes among bytes of which some may be anything: text in five fields, the last of which ends
+/// with a signature of 92 characters. What a line has around that may be gone.
 pub(super) fn checkpoints_in(bytes: &[u8]) -> Vec<Checkpoint> {
-    let mut found = Vec::new();
-    for start in memchr::memmem::find_iter(bytes, b"{\"checkpoint\":\"") {
-        let text = &bytes[start..];
-        let end = memchr::memmem::find(text, b"\"}").map(|end| end + 2);
-        if let Some(Ok(value)) = end.map(|end| serde_json::from_slice::<Value>(&text[..end]))
-            && let Some(note) = value["checkpoint"].as_str()
-        {
-            found.extend(note.parse());
-        }
-    }
-    found
+    let text = String::from_utf8_lossy(bytes);
+    let starts = text.match_indices("vram-residency/w/");
+    let notes = starts.filter_map(|(start, _)| {
+        let fields: Vec<&str> = text[start..].splitn(5, "\\n").collect();
+        let signed = fields.get(4).filter(|_| !fields[0].contains('"'))?;
+        let end = signed.match_indices(' ').nth(1)?.0 + 1 + 92;
+        let note = [&fields[..4], &[signed.get(..end)?]].concat().join("\n");
+        (note + "\n").parse().ok()
+    });
+    notes.collect()
 }
 
 /// Where the next segment says that this one ends.
