@@ -128,7 +128,11 @@ impl Model {
         for (index, anchor) in report.anchors.iter().enumerate() {
             let allowed = anchor.state == AnchorState::Confirmed
                 || (anchor.state == AnchorState::Voided && index >= honest);
-            assert!(allowed, "anchor {index} of {honest}, {:?}: {report}", anchor.state);
+            assert!(
+                allowed,
+                "anchor {index} of {honest}, {:?}: {report}",
+                anchor.state
+            );
         }
         if let Some(closed) = self.closed {
             assert_eq!(report.closed, closed, "{report}");
