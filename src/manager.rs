@@ -13,7 +13,7 @@ use crate::audit::{AuditTrail, NotDurable, Receipt, Recorder};
 use crate::device::{Available, Bound, Device};
 use crate::error::{AllocateAllError, AllocateError, BuildError};
 use crate::id::{ModelRef, ShardId};
-use crate::key::{KeyError, KeyId, SealKey, WorkerToken, fill_random};
+use crate::key::{Custody, KeyError, KeyId, SealKey, WorkerToken, fill_random};
 use crate::process;
 use crate::seal::Context;
 use crate::shard::{Allocated, Batch, Shard};
@@ -278,6 +278,11 @@ impl<D: Device> Home<D> {
 
     pub(crate) fn account(&self) -> &Account {
         &self.account
+    }
+
+    /// For records.
+    pub(crate) fn token_custody(&self) -> Custody {
+        self.key.token_custody()
     }
 
     /// Hexadecimal, for records.

@@ -68,6 +68,7 @@ impl AuditTrailBuilder {
         let io = |operation| failed(&path, operation);
         let segments = storage.segments().map_err(io("list segments in"))?;
         presence.check(&path, &segments)?;
+        let custody = self.key.custody();
         let end = match segments.last() {
             None => End::new(&self.worker, &self.key)?,
             Some(&last) => self.find_end(&storage, last)?,
@@ -100,7 +101,7 @@ impl AuditTrailBuilder {
         );
         let header = Event::TrailOpened {
             header: Box::new(log.next_header(queue.bound_numbers())),
-            configuration: Box::new(self.settings.configuration(anchors.names())),
+            configuration: Box::new(self.settings.configuration(custody, anchors.names())),
         };
         let changed = successor.is_some().then(|| Event::KeyChanged {
             previous_key: end.verifier.to_string().into(),

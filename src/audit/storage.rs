@@ -16,6 +16,7 @@ use rustix::fs::{Advice, AtFlags, FileType, Mode, OFlags, RenameFlags, Stat};
 use rustix::io::Errno;
 
 use super::open::OpenError;
+use crate::key::FileAccess;
 use lock::Locks;
 pub(super) use lock::may_be_held;
 use place::Place;
@@ -189,7 +190,11 @@ pub(crate) struct Directory {
 impl Directory {
     /// Opens the directory, creating it if it may be absent, and locks it. Refuses one that others
     /// can reach, that belongs to somebody else, or that is behind a symbolic link.
-    pub(crate) fn open(path: &Path, presence: Presence) -> Result<Self, OpenError> {
+    pub(crate) fn open(
+        path: &Path,
+        presence: Presence,
+        access: FileAccess,
+    ) -> Result<Self, OpenError> {
         let io = |operation| {
             move |errno: Errno| OpenError::Io {
                 path: path.to_owned(),
@@ -212,6 +217,7 @@ impl Directory {
         };
         check_access(
             path,
+            access,
             &rustix::fs::fstat(&dir).map_err(io("stat directory"))?,
         )?;
         // Before the lock's file is made: in the place of a volume that is not mounted, nothing is.
@@ -330,15 +336,17 @@ fn not_a_directory(path: &Path) -> OpenError {
     }
 }
 
-fn check_access(path: &Path, stat: &Stat) -> Result<(), OpenError> {
+fn check_access(path: &Path, access: FileAccess, stat: &Stat) -> Result<(), OpenError> {
     let mode = stat.st_mode & 0o7777;
-    if mode & 0o077 != 0 {
+    if !access.allows(mode) {
         return Err(OpenError::Permissions {
             path: path.to_owned(),
             mode,
         });
     }
-    if stat.st_uid != rustix::process::geteuid().as_raw() {
+    // Kubernetes makes the root of a volume, which belongs to root and to the group of the pod.
+    let is_roots = access == FileAccess::OwnerAndGroup && stat.st_uid == 0;
+    if stat.st_uid != rustix::process::geteuid().as_raw() && !is_roots {
         return Err(OpenError::Owner {
             path: path.to_owned(),
             owner: stat.st_uid,

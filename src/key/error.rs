@@ -4,12 +4,20 @@ use std::error::Error;
 use std::io;
 use std::path::PathBuf;
 
+use super::access::remedy;
+
+/// How to say that a secret's group may have it.
+const BY_NAME: &str = "from_file(.., FileAccess::OwnerAndGroup)";
+
 /// A token or key that was refused, and why.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum KeyError {
     /// The file grants more than it may.
-    #[error("{path} has mode {mode:03o}, which lets others at the secret: `chmod {advice:03o}` it")]
+    #[error(
+        "the secret {path} has mode {mode:03o}, {}",
+        remedy(*.mode, &format!("chmod {advice:03o} {}", .path.display()), BY_NAME)
+    )]
     #[non_exhaustive]
     Access {
         /// The file.
@@ -47,6 +55,9 @@ pub enum KeyError {
         /// The file.
         path: PathBuf,
     },
+    /// The text that was given is no Ed25519 key.
+    #[error("the text given is no Ed25519 private key in PEM (PKCS#8)")]
+    MalformedPem,
     /// The directory in which the key would be made does not exist.
     #[error(
         "{directory} does not exist: make it first (mode 0700); a key is not put into a directory made in passing"

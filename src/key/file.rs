@@ -56,18 +56,14 @@ fn check_access(path: &Path, file: &File, access: FileAccess) -> Result<(), KeyE
         });
     }
     let mode = metadata.mode() & 0o777;
-    let (forbidden, advice) = match access {
-        FileAccess::OwnerAndGroup => (0o037, 0o640),
-        FileAccess::OwnerOnly => (0o077, 0o600),
-    };
-    if mode & forbidden != 0 {
-        return Err(KeyError::Access {
-            path: path.into(),
-            mode,
-            advice,
-        });
+    if access.allows(mode) {
+        return Ok(());
     }
-    Ok(())
+    Err(KeyError::Access {
+        path: path.into(),
+        mode,
+        advice: 0o600,
+    })
 }
 
 pub(super) fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {

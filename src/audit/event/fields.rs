@@ -11,6 +11,7 @@ use crate::audit::builder::Retention;
 use crate::audit::clock::Time;
 use crate::digest::{Digest, StreamDigest};
 use crate::id::{ModelRef, ShardId};
+use crate::key::{Custody, FileAccess};
 
 /// The version of the trail's format that this library writes. Trails without a version, which is 1,
 /// keep their own rules for ever.
@@ -201,6 +202,9 @@ pub(crate) struct Configuration {
     /// The SHA-256 of the kernel for GPUs, as PTX; only where it is compiled in.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) kernel_sha256: Option<StreamDigest>,
+    /// Of the key that the trail is opened with.
+    pub(crate) key_access: Custody,
+    pub(crate) directory_access: FileAccess,
     pub(crate) critical_deadline_ms: u64,
     pub(crate) durable_within_ms: u64,
     pub(crate) queue_records: u64,
@@ -262,6 +266,8 @@ pub(crate) struct Sealing {
     pub(crate) sealed_time: Time,
     /// Hexadecimal; names the seal key.
     pub(crate) key_id: Arc<str>,
+    /// Of the token that the seal key is derived from.
+    pub(crate) token_access: Custody,
     /// Hexadecimal; random for each manager.
     pub(crate) epoch: Arc<str>,
     pub(crate) read_only: bool,

@@ -4,8 +4,11 @@ use std::path::PathBuf;
 
 use super::Contradiction;
 use crate::audit::event::FORMAT;
-use crate::key::SignError;
+use crate::key::{SignError, remedy};
 use crate::process::Forked;
+
+/// How to say that a directory's group may have it.
+const BY_NAME: &str = "directory_access(FileAccess::OwnerAndGroup)";
 
 /// Why a trail could not be opened. No segment of it was changed.
 #[derive(Debug, thiserror::Error)]
@@ -131,7 +134,9 @@ pub enum OpenError {
         ours: String,
     },
     /// The directory belongs to somebody else.
-    #[error("{path} belongs to user {owner}: use a directory that belongs to the worker's user")]
+    #[error(
+        "{path} belongs to user {owner}: use a directory that belongs to the worker's user, or with directory_access(FileAccess::OwnerAndGroup) to root"
+    )]
     Owner {
         /// The directory.
         path: PathBuf,
@@ -139,7 +144,10 @@ pub enum OpenError {
         owner: u32,
     },
     /// Others can reach the directory.
-    #[error("{path} has mode {mode:04o}, so others can reach it: chmod 0700 {path}")]
+    #[error(
+        "{path} has mode {mode:04o}, {}",
+        remedy(*.mode, &format!("chmod 0700 {}, or use a directory below it", .path.display()), BY_NAME)
+    )]
     Permissions {
         /// The directory.
         path: PathBuf,

@@ -247,6 +247,10 @@ const FIELDS: &[(&str, &str)] = &[
         "the device that holds the shard, by its own account",
     ),
     (
+        "directory_access",
+        "who may use the trail's directory: owner_only, or owner_and_group",
+    ),
+    (
         "digest",
         "fs-verity digest (SHA-256) of the device's bytes: `fsverity digest` of the same bytes",
     ),
@@ -319,6 +323,10 @@ const FIELDS: &[(&str, &str)] = &[
     (
         "key",
         "verifier key of this segment, for comfort: trust only a key that came to you otherwise",
+    ),
+    (
+        "key_access",
+        "who could read the trail's key: owner_only or owner_and_group of a file; memory: given by the worker's own code; signer: it is elsewhere",
     ),
     (
         "key_id",
@@ -430,6 +438,10 @@ const FIELDS: &[(&str, &str)] = &[
     (
         "time",
         "wall clock of the worker's machine, RFC 3339, UTC; whoever sets the clock chooses it",
+    ),
+    (
+        "token_access",
+        "who could read the worker's token: owner_only or owner_and_group of a file; memory: given by the worker's own code",
     ),
     ("unproven", "what could not be proven about it"),
     (
