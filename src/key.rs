@@ -6,7 +6,6 @@
 
 use std::error::Error;
 use std::fmt;
-use std::fs::File;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -21,7 +20,8 @@ use sha2::Sha256;
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
-use self::file::{file_error, read_secret, write_new};
+pub(crate) use self::file::{advice, cannot_sync};
+use self::file::{file_error, read_secret, sync_directory, write_new};
 use self::local::LocalKey;
 use crate::audit::{NoteError, VerifierKey};
 use crate::id::WorkerId;
@@ -356,6 +356,8 @@ fn create_key(path: &Path) -> Result<(), KeyError> {
         _ => Path::new("."),
     };
     let pem = generate_key(path)?;
+    // Before anything is made that could not be kept.
+    sync_directory(directory)?;
     let temporary = directory.join(temporary_name()?);
     let linked =
         write_new(&temporary, pem.as_bytes()).and_then(|()| std::fs::hard_link(&temporary, path));
@@ -363,16 +365,12 @@ fn create_key(path: &Path) -> Result<(), KeyError> {
     let _removed = std::fs::remove_file(&temporary);
     let exists = |error: &io::Error| error.kind() == io::ErrorKind::AlreadyExists;
     // Also if it was there: who made it may not have synced it yet.
-    let synced = File::open(directory).and_then(|directory| directory.sync_all());
-    if linked.as_ref().is_err_and(exists) && synced.is_ok() {
-        return Err(KeyError::Exists { path: path.into() });
+    let synced = sync_directory(directory);
+    match linked {
+        Err(error) if exists(&error) => synced.and(Err(KeyError::Exists { path: path.into() })),
+        Err(error) => Err(file_error(path, "create", error)),
+        Ok(()) => synced,
     }
-    linked.and(synced).map_err(|source| match source.kind() {
-        io::ErrorKind::NotFound => KeyError::NoDirectory {
-            directory: directory.into(),
-        },
-        _ => file_error(path, "create", source),
-    })
 }
 
 /// PKCS#8 version 1, without the public key: the form that OpenSSL reads and writes itself.

@@ -17,7 +17,7 @@ use super::anchor::{
 };
 use super::event::{Configuration, MAX_TEXT_BYTES};
 use super::open::OpenError;
-use super::storage::{Directory, Presence};
+use super::storage::{Directory, Medium, Presence};
 use crate::health::hook::Hook;
 use crate::health::{DEFAULT_FAILURE_THRESHOLD_PER_MILLE, DEFAULT_FAILURE_WINDOW, Degradation};
 use crate::id::WorkerId;
@@ -434,7 +434,12 @@ impl Settings {
     }
 
     /// As `TrailOpened` states them.
-    pub(super) fn configuration(&self, key: Custody, anchors: Vec<Arc<str>>) -> Configuration {
+    pub(super) fn configuration(
+        &self,
+        key: Custody,
+        medium: Option<Medium>,
+        anchors: Vec<Arc<str>>,
+    ) -> Configuration {
         let milliseconds =
             |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         let mut features = Vec::new();
@@ -457,6 +462,7 @@ impl Settings {
             kernel_sha256: None,
             key_access: key,
             directory_access: self.directory_access,
+            medium,
             critical_deadline_ms: milliseconds(self.critical_deadline),
             durable_within_ms: milliseconds(self.durable_within),
             queue_records: self.queue_records as u64,

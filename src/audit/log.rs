@@ -439,11 +439,7 @@ impl LogError {
             Cause::Storage(error) => error,
             other => std::io::Error::other(other),
         };
-        OpenError::Io {
-            path: path.to_owned(),
-            operation: self.operation,
-            source,
-        }
+        OpenError::io(path, self.operation, source)
     }
 
     /// Whether somebody else has changed, removed or replaced the open segment.

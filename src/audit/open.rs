@@ -33,6 +33,7 @@ mod error;
 mod unacknowledged;
 
 pub use error::OpenError;
+use error::SYNC_DIRECTORY;
 
 impl AuditTrailBuilder {
     pub(super) fn open_on<S: Storage>(
@@ -44,6 +45,7 @@ impl AuditTrailBuilder {
         let io = |operation| failed(&path, operation);
         let hook = self.hook.take().map(Hook::start).transpose();
         let (bell, hook) = hook.map_err(io("start the hook's thread of"))?.unzip();
+        let medium = storage.medium().cloned();
         let (mut writer, shared) = self.prepare(storage, presence)?;
         writer.bell = bell;
         writer.recheck().map_err(io("read the segments in"))?;
@@ -51,6 +53,12 @@ impl AuditTrailBuilder {
             .name("vram-audit".into())
             .spawn(move || writer.run())
             .map_err(io("start the writer of"))?;
+        if let Some(medium) = medium
+            && let Some(objection) = medium.objection()
+        {
+            let file_system = medium.file_system;
+            tracing::warn!(path = %path.display(), %file_system, "{objection}: put it on a volume");
+        }
         Ok(AuditTrail {
             shared,
             writer: Some(writer),
@@ -90,6 +98,7 @@ impl AuditTrailBuilder {
             }
             _ => (self.key, verifier.clone(), None),
         };
+        let medium = storage.medium().cloned();
         let mut log = Log::new(
             storage,
             signer,
@@ -101,7 +110,10 @@ impl AuditTrailBuilder {
         );
         let header = Event::TrailOpened {
             header: Box::new(log.next_header(queue.bound_numbers())),
-            configuration: Box::new(self.settings.configuration(custody, anchors.names())),
+            configuration: Box::new(
+                self.settings
+                    .configuration(custody, medium, anchors.names()),
+            ),
         };
         let changed = successor.is_some().then(|| Event::KeyChanged {
             previous_key: end.verifier.to_string().into(),
@@ -148,12 +160,11 @@ impl AuditTrailBuilder {
         };
         // The run that wrote this may have been killed before its last sync. What follows will rest on
         // it, so it must be on the disk, and not in the page cache alone.
-        let durable = storage.sync(last).and_then(|()| storage.sync_names());
-        durable.map_err(|source| OpenError::Io {
-            path: self.dir.join(segment_name(last)),
-            operation: "sync",
-            source,
-        })?;
+        let segment = self.dir.join(segment_name(last));
+        storage.sync(last).map_err(failed(&segment, "sync"))?;
+        storage
+            .sync_names()
+            .map_err(failed(&self.dir, SYNC_DIRECTORY))?;
         let header = segment::read_header(storage.read(last).map_err(io)?)
             .map_err(io)?
             .ok_or_else(|| damaged("its first line is not the header of a segment"))?;
@@ -275,11 +286,7 @@ fn failed(
     operation: &'static str,
 ) -> impl FnOnce(std::io::Error) -> OpenError + use<> {
     let path = path.to_owned();
-    move |source| OpenError::Io {
-        path,
-        operation,
-        source,
-    }
+    move |source| OpenError::io(&path, operation, source)
 }
 
 /// Begins a segment with a header and what else is to be said, all of it durable on return.

@@ -5,6 +5,7 @@ use std::io;
 use std::path::PathBuf;
 
 use super::access::remedy;
+use super::file::advice;
 
 /// How to say that a secret's group may have it.
 const BY_NAME: &str = "from_file(.., FileAccess::OwnerAndGroup)";
@@ -35,7 +36,7 @@ pub enum KeyError {
         path: PathBuf,
     },
     /// The file could not be read or made.
-    #[error("{path}: cannot {operation} the file")]
+    #[error("cannot {operation} {path}{}", advice(.source))]
     #[non_exhaustive]
     File {
         /// The file.
@@ -58,6 +59,19 @@ pub enum KeyError {
     /// The text that was given is no Ed25519 key.
     #[error("the text given is no Ed25519 private key in PEM (PKCS#8)")]
     MalformedPem,
+    /// The file system cannot make names durable: after a crash, the key could be gone, and a trail
+    /// without its key cannot be gone on with. No key was made.
+    #[error(
+        "{directory} is on a file system that cannot sync a directory: make the key on another one, such as a local disk"
+    )]
+    #[non_exhaustive]
+    NamesNotDurable {
+        /// The directory.
+        directory: PathBuf,
+        /// What the system answered.
+        #[source]
+        source: io::Error,
+    },
     /// The directory in which the key would be made does not exist.
     #[error(
         "{directory} does not exist: make it first (mode 0700); a key is not put into a directory made in passing"

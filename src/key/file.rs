@@ -6,6 +6,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use rustix::fs::OFlags;
+use rustix::io::Errno;
 use zeroize::Zeroizing;
 
 use super::{FileAccess, KeyError};
@@ -64,6 +65,39 @@ fn check_access(path: &Path, file: &File, access: FileAccess) -> Result<(), KeyE
         mode,
         advice: 0o600,
     })
+}
+
+/// What to do about a failed system call, where the cause says it.
+pub(crate) fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => ": let the worker's user read and write there",
+        io::ErrorKind::QuotaExceeded | io::ErrorKind::StorageFull => ": make room there",
+        io::ErrorKind::ReadOnlyFilesystem => ": mount its volume for writing",
+        _ => "",
+    }
+}
+
+/// Makes the names in a directory durable.
+pub(super) fn sync_directory(directory: &Path) -> Result<(), KeyError> {
+    let synced = File::open(directory).and_then(|directory| directory.sync_all());
+    synced.map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound => KeyError::NoDirectory {
+            directory: directory.into(),
+        },
+        _ if cannot_sync(&source) => KeyError::NamesNotDurable {
+            directory: directory.into(),
+            source,
+        },
+        _ => file_error(directory, "sync the directory", source),
+    })
+}
+
+/// Whether a sync has failed because there is none, as for directories on some file systems.
+pub(crate) fn cannot_sync(error: &io::Error) -> bool {
+    matches!(
+        Errno::from_io_error(error),
+        Some(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP)
+    )
 }
 
 pub(super) fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {

@@ -9,6 +9,7 @@ use serde::{Serialize, Serializer};
 use super::{MAX_LISTED_RANGES, Seq};
 use crate::audit::builder::Retention;
 use crate::audit::clock::Time;
+use crate::audit::storage::Medium;
 use crate::digest::{Digest, StreamDigest};
 use crate::id::{ModelRef, ShardId};
 use crate::key::{Custody, FileAccess};
@@ -205,6 +206,8 @@ pub(crate) struct Configuration {
     /// Of the key that the trail is opened with.
     pub(crate) key_access: Custody,
     pub(crate) directory_access: FileAccess,
+    #[serde(flatten)]
+    pub(crate) medium: Option<Medium>,
     pub(crate) critical_deadline_ms: u64,
     pub(crate) durable_within_ms: u64,
     pub(crate) queue_records: u64,

@@ -289,6 +289,10 @@ const FIELDS: &[(&str, &str)] = &[
         "features that the worker's library was built with",
     ),
     (
+        "file_system",
+        "what the trail's directory is on, as the kernel calls it",
+    ),
+    (
         "first_leaf",
         "number of leaves (records) before this segment",
     ),
@@ -325,6 +329,10 @@ const FIELDS: &[(&str, &str)] = &[
         "verifier key of this segment, for comfort: trust only a key that came to you otherwise",
     ),
     (
+        "kept",
+        "where what was synced is: on_disk, by_server (a server, or the host of a sandbox), overlay_layer (gone with its container), in_memory (gone at the next start), not_synced (no sync reaches the disk), unknown",
+    ),
+    (
         "key_access",
         "who could read the trail's key: owner_only or owner_and_group of a file; memory: given by the worker's own code; signer: it is elsewhere",
     ),
@@ -342,6 +350,10 @@ const FIELDS: &[(&str, &str)] = &[
     (
         "live_shards",
         "how many shards still lived: leaked, or outliving the trail",
+    ),
+    (
+        "locks",
+        "what keeps a second writer out: directory_and_file, or file where the file system locks no directory",
     ),
     (
         "max_age_ms",
