@@ -329,11 +329,7 @@ impl AuditTrailBuilder {
                 allowed: "at most 16 with different names of 1 to 256 printable characters, none of them `tracing`",
             });
         }
-        process::watch_for_forks().map_err(|source| OpenError::Io {
-            path: PathBuf::from("/proc/self"),
-            operation: "prepare to notice forks",
-            source,
-        })?;
+        process::watch_for_forks().map_err(|source| OpenError::ForkGuard { source })?;
         process::check()?;
         let directory = Directory::open(&self.dir, presence, self.settings.directory_access)?;
         #[cfg(feature = "fault-injection")]
@@ -463,6 +459,8 @@ impl Settings {
             key_access: key,
             directory_access: self.directory_access,
             medium,
+            fork_guard: process::guard(),
+            refused_calls: process::refused_calls(),
             critical_deadline_ms: milliseconds(self.critical_deadline),
             durable_within_ms: milliseconds(self.durable_within),
             queue_records: self.queue_records as u64,

@@ -68,7 +68,7 @@ enum Cause {
         "another file has the name of the next segment: another writer has taken this one's place, or a file was put there"
     )]
     Displaced,
-    #[error("{0}")]
+    #[error(transparent)]
     Disturbed(#[from] Disturbed),
     #[error(
         "what is in this process's memory is not what was put there: a bit has flipped; check the machine's memory"

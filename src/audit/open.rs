@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 use super::anchor::{Anchors, Contradiction};
 use super::builder::AuditTrailBuilder;
 use super::checkpoint::VerifierKey;
-use super::clock::Uptime;
+use super::clock::{Uptime, boot_id};
 use super::event::{Event, FORMAT, Seq};
 use super::log::{Log, LogError};
 use super::position::Position;
@@ -81,8 +81,7 @@ impl AuditTrailBuilder {
             None => End::new(&self.worker, &self.key)?,
             Some(&last) => self.find_end(&storage, last)?,
         };
-        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
-            .map_err(io("read the boot id for"))?;
+        let boot = boot_id().map_err(|error| OpenError::Random(error.to_string()))?;
         let anchors = self.ask_anchors(&storage, segments, &end)?;
         let queue = Queue::new(
             end.next,
@@ -103,7 +102,7 @@ impl AuditTrailBuilder {
             storage,
             signer,
             signed_as,
-            boot.trim().into(),
+            boot,
             self.worker.clone(),
             self.settings.retention.clone(),
             end.position,

@@ -16,6 +16,7 @@ use rustix::fs::{Advice, AtFlags, FileType, Mode, OFlags, RenameFlags, Stat};
 use rustix::io::Errno;
 
 use super::open::OpenError;
+use crate::process;
 use lock::Locks;
 pub(super) use lock::may_be_held;
 pub(super) use medium::Medium;
@@ -280,7 +281,10 @@ impl Storage for Directory {
         file.sync_data()?;
         // If a sync of the earlier run has failed, the page cache holds, marked clean, what the
         // medium does not, and this sync said nothing of it. Without those pages, one sees.
-        Ok(rustix::fs::fadvise(&file, 0, None, Advice::DontNeed)?)
+        if rustix::fs::fadvise(&file, 0, None, Advice::DontNeed).is_err() {
+            process::note_refused("fadvise64");
+        }
+        Ok(())
     }
 
     fn read(&self, segment: u64) -> io::Result<Box<dyn Read>> {

@@ -58,6 +58,12 @@ pub enum OpenError {
         /// The trail's directory.
         path: PathBuf,
     },
+    /// The C library cannot be asked to say when the process forks.
+    #[error("cannot prepare to notice forks of this process")]
+    ForkGuard {
+        /// Its answer.
+        source: io::Error,
+    },
     /// The call was made in a forked child of a process that has opened a trail.
     #[error(transparent)]
     Forked(#[from] Forked),

@@ -206,12 +206,12 @@ const FIELDS: &[(&str, &str)] = &[
     ("attempts", "records given to the trail within the window"),
     (
         "available_bytes",
-        "bytes that the device had left for shards, after this",
+        "bytes that the device had left for shards, after this; `unknown` where no file says how many",
     ),
     ("basis", "why so long, by the operator's account"),
     (
         "boot",
-        "the kernel's boot id (/proc/sys/kernel/random/boot_id)",
+        "the kernel's boot id (/proc/sys/kernel/random/boot_id); `unknown-` and a random number where it cannot be read",
     ),
     ("bytes", "length in bytes"),
     (
@@ -253,6 +253,10 @@ const FIELDS: &[(&str, &str)] = &[
     (
         "digest",
         "fs-verity digest (SHA-256) of the device's bytes: `fsverity digest` of the same bytes",
+    ),
+    (
+        "dumpable",
+        "true: the kernel refused to keep the memory out of core dumps",
     ),
     (
         "durable_within_ms",
@@ -304,6 +308,10 @@ const FIELDS: &[(&str, &str)] = &[
     (
         "format",
         "version of the trail's format that this run was written in",
+    ),
+    (
+        "fork_guard",
+        "what tells a forked child from its worker: wiped_on_fork (the kernel, for every child), or at_fork (the C library, and the process id: weaker)",
     ),
     ("freed", "whether the device took the memory back"),
     ("freed_bytes", "bytes given back to the device"),
@@ -407,6 +415,10 @@ const FIELDS: &[(&str, &str)] = &[
     (
         "reason",
         "why: digest_mismatch, signature_invalid, provenance_mismatch, spot_check_mismatch, device_error, interrupted",
+    ),
+    (
+        "refused_calls",
+        "system calls that the worker's sandbox refused until then, and that it did without: fadvise64 (a segment of an earlier run was read from the page cache)",
     ),
     ("requested_bytes", "bytes that the caller asked for"),
     (
