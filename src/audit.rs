@@ -296,7 +296,7 @@ impl Recorder {
     /// Records, and returns once the record is durable or proven not to be.
     pub(crate) fn commit(&self, event: Event) -> (Mark, Result<Receipt, NotDurable>) {
         let queue = &self.0.queue;
-        if let Err(forked) = queue.check_process() {
+        if let Err(forked) = process::check() {
             return (unnumbered(), Err(forked.into()));
         }
         let (mark, queued) = self.0.push(event, Lane::Critical);

@@ -49,7 +49,8 @@ pub struct Available {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum Bound {
-    /// What one allocation can have at most on this machine.
+    /// What one allocation can have at most on this machine: nothing else is known to limit it, since
+    /// neither `/proc/meminfo` nor a limit of a cgroup can be read.
     AddressSpace,
     /// The memory limit of the process's cgroup, or of one above it.
     Cgroup,
@@ -59,6 +60,13 @@ pub enum Bound {
     ManagerLimit,
     /// What Linux can give without swapping: `MemAvailable` in `/proc/meminfo`.
     MemAvailable,
+}
+
+impl Available {
+    /// The bytes for a record. None: how many is not known.
+    pub(crate) fn on_record(self) -> Option<u64> {
+        (self.bound != Bound::AddressSpace).then_some(self.bytes)
+    }
 }
 
 impl fmt::Display for Bound {
@@ -263,6 +271,8 @@ pub(crate) mod backend {
         pub locked: bool,
         /// The memory-management unit refuses writes.
         pub read_only: bool,
+        /// The kernel has refused to keep the memory out of core dumps.
+        pub dumpable: bool,
     }
 
     /// Many things, each with something of the caller's; or a failure, with that of the one at which it was

@@ -6,7 +6,6 @@
 
 use std::error::Error;
 use std::fmt;
-use std::fs::File;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -16,18 +15,22 @@ use ed25519_dalek::pkcs8::{DecodePrivateKey, EncodePrivateKey, KeypairBytes};
 use ed25519_dalek::{Signature, SigningKey, VerifyingKey};
 use hkdf::Hkdf;
 use hmac::{Hmac, KeyInit, Mac};
-use secrecy::{ExposeSecret, SecretBox, SecretSlice};
+use secrecy::{ExposeSecret, SecretBox, SecretSlice, SecretString};
 use sha2::Sha256;
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
-use self::file::{file_error, read_secret, write_new};
+pub(crate) use self::file::{advice, cannot_sync};
+use self::file::{file_error, read_secret, sync_directory, write_new};
 use self::local::LocalKey;
 use crate::audit::{NoteError, VerifierKey};
 use crate::id::WorkerId;
 
+pub use access::FileAccess;
+pub(crate) use access::{Custody, remedy};
 pub use error::{KeyError, SignError};
 
+mod access;
 mod error;
 mod file;
 mod local;
@@ -53,16 +56,9 @@ const DERIVATION: &str = "vram-residency/1";
 /// assert_eq!(format!("{token:?}"), "WorkerToken(..)");
 /// # Ok::<(), vram_residency::key::KeyError>(())
 /// ```
-pub struct WorkerToken(SecretSlice<u8>);
-
-/// Who besides its owner may read a secret's file.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-#[non_exhaustive]
-pub enum FileAccess {
-    /// The group may read the file (mode 0640 or 0440, as a mounted Kubernetes secret has it).
-    OwnerAndGroup,
-    /// Nobody else may (mode 0600 or 0400).
-    OwnerOnly,
+pub struct WorkerToken {
+    secret: SecretSlice<u8>,
+    custody: Custody,
 }
 
 /// The name of a seal key: tells keys apart and reveals nothing of them.
@@ -73,13 +69,17 @@ pub struct KeyId([u8; 8]);
 pub(crate) struct SealKey {
     key: SecretBox<[u8; 32]>,
     id: KeyId,
+    token: Custody,
 }
 
 /// The Ed25519 key that signs the trail's checkpoints.
 ///
 /// It is a random key of its own, or one that never leaves its hardware
 /// ([`from_signer`](Self::from_signer)); it is not derived from the token, which others hold too.
-pub struct TrailKey(Kind);
+pub struct TrailKey {
+    kind: Kind,
+    custody: Custody,
+}
 
 enum Kind {
     Here(Box<LocalKey>),
@@ -102,7 +102,10 @@ impl WorkerToken {
                 min: MIN_TOKEN_BYTES,
             });
         }
-        Ok(Self(secret))
+        Ok(Self {
+            secret,
+            custody: Custody::Memory,
+        })
     }
 
     /// A new token: 32 bytes of the system's generator. It lives as long as the value does, which
@@ -116,13 +119,16 @@ impl WorkerToken {
     /// Reads a token from a file: its raw bytes, a newline at the end included.
     ///
     /// Symbolic links are followed (a mounted Kubernetes secret is one). The file must be regular,
-    /// belong to the process's effective user or to root, be closed to others, writable by its
-    /// owner only, and readable by its group only if `access` says so; it may hold at most
-    /// [`MAX_TOKEN_FILE_BYTES`].
+    /// belong to the process's effective user or to root, be closed to others, and to its group
+    /// unless `access` says otherwise; it may hold at most [`MAX_TOKEN_FILE_BYTES`]. The choice is on
+    /// record with every seal (`token_access`).
     pub fn from_file(path: impl AsRef<Path>, access: FileAccess) -> Result<Self, KeyError> {
         let path = path.as_ref();
         let bytes = read_secret(path, access, MAX_TOKEN_FILE_BYTES)?;
-        Self::new(SecretSlice::from(bytes.to_vec()))
+        Ok(Self {
+            custody: access.into(),
+            ..Self::new(SecretSlice::from(bytes.to_vec()))?
+        })
     }
 }
 
@@ -142,7 +148,13 @@ impl SealKey {
                 derive(token, "seal-tag", worker, key);
             }),
             id: KeyId(id),
+            token: token.custody,
         }
+    }
+
+    /// Who could read the token that the key is derived from.
+    pub(crate) fn token_custody(&self) -> Custody {
+        self.token
     }
 
     pub(crate) fn id(&self) -> KeyId {
@@ -181,7 +193,7 @@ fn derive(token: &WorkerToken, usage: &str, worker: &WorkerId, out: &mut [u8]) {
         b"\0",
         worker.as_str().as_bytes(),
     ];
-    let hkdf = Hkdf::<Sha256>::new(None, token.0.expose_secret());
+    let hkdf = Hkdf::<Sha256>::new(None, token.secret.expose_secret());
     // It fails for more than 255 * 32 bytes only; both callers ask for at most 32.
     let expanded = hkdf.expand_multi_info(&info, out);
     debug_assert!(expanded.is_ok());
@@ -196,11 +208,11 @@ impl TrailKey {
     /// root, and be closed to group and others. Its directory must exist.
     pub fn open_or_create(path: impl AsRef<Path>) -> Result<Self, KeyError> {
         let path = path.as_ref();
-        match open_key(path) {
+        match Self::open(path) {
             Err(KeyError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
                 match create_key(path) {
                     // Their key is the key.
-                    Ok(()) | Err(KeyError::Exists { .. }) => open_key(path),
+                    Ok(()) | Err(KeyError::Exists { .. }) => Self::open(path),
                     Err(error) => Err(error),
                 }
             }
@@ -215,13 +227,42 @@ impl TrailKey {
     /// [`KeyError::Exists`] if there is a file.
     pub fn create(path: impl AsRef<Path>) -> Result<Self, KeyError> {
         create_key(path.as_ref())?;
-        open_key(path.as_ref())
+        Self::open(path)
     }
 
     /// Opens the key in `path`, which must exist; the file must be as
     /// [`open_or_create`](Self::open_or_create) says.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, KeyError> {
-        open_key(path.as_ref())
+        Self::from_file(path, FileAccess::OwnerOnly)
+    }
+
+    /// Opens the key in `path`, which must exist, where its group may have it, too.
+    ///
+    /// For Kubernetes, which gives the group of a pod (`fsGroup`) its bits in every file that it
+    /// mounts: a secret has mode 0440, and a file on a volume 0660. The choice is on record
+    /// (`TrailOpened`, `key_access`).
+    pub fn from_file(path: impl AsRef<Path>, access: FileAccess) -> Result<Self, KeyError> {
+        let path = path.as_ref();
+        let pem = read_secret(path, access, MAX_KEY_FILE_BYTES)?;
+        let key = parse_key(&pem).ok_or_else(|| KeyError::Malformed { path: path.into() })?;
+        Ok(Self::here(key, access.into()))
+    }
+
+    /// A key that the caller has in memory: PEM (PKCS#8), as the file of a key holds it.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyError::MalformedPem`] if the text is no such key.
+    pub fn from_pem(pem: &SecretString) -> Result<Self, KeyError> {
+        let key = parse_key(pem.expose_secret().as_bytes()).ok_or(KeyError::MalformedPem)?;
+        Ok(Self::here(key, Custody::Memory))
+    }
+
+    fn here(key: SigningKey, custody: Custody) -> Self {
+        Self {
+            kind: Kind::Here(Box::new(LocalKey::new(key))),
+            custody,
+        }
     }
 
     /// A key that stays where it is (an HSM, an agent): its public half, and what signs with it.
@@ -233,10 +274,13 @@ impl TrailKey {
         signer: impl FnMut(&[u8]) -> Result<[u8; 64], Box<dyn Error + Send + Sync>> + Send + 'static,
     ) -> Result<Self, KeyError> {
         match VerifyingKey::from_bytes(&public_key) {
-            Ok(public) if !public.is_weak() => Ok(Self(Kind::Supplied {
-                public,
-                signer: Box::new(signer),
-            })),
+            Ok(public) if !public.is_weak() => Ok(Self {
+                kind: Kind::Supplied {
+                    public,
+                    signer: Box::new(signer),
+                },
+                custody: Custody::Signer,
+            }),
             _ => Err(KeyError::PublicKey),
         }
     }
@@ -257,8 +301,13 @@ impl TrailKey {
         }
     }
 
+    /// Who could read the key where it came from.
+    pub(crate) fn custody(&self) -> Custody {
+        self.custody
+    }
+
     pub(crate) fn verifying_key(&self) -> VerifyingKey {
-        match &self.0 {
+        match &self.kind {
             Kind::Here(key) => key.verifying_key(),
             Kind::Supplied { public, .. } => *public,
         }
@@ -268,7 +317,7 @@ impl TrailKey {
     /// makes them, after as many good ones as `after` says. A supplied signer has no such fault.
     #[cfg(feature = "fault-injection")]
     pub fn dangerous_flip_signatures(mut self, after: u32, signatures: u32) -> Self {
-        if let Kind::Here(key) = &mut self.0 {
+        if let Kind::Here(key) = &mut self.kind {
             key.flip(after, signatures);
         }
         self
@@ -276,7 +325,7 @@ impl TrailKey {
 
     /// Signs `message`. Only a signature that the public key accepts is returned.
     pub(crate) fn sign(&mut self, message: &[u8]) -> Result<Signature, SignError> {
-        match &mut self.0 {
+        match &mut self.kind {
             Kind::Here(key) => key.sign(message),
             Kind::Supplied { public, signer } => {
                 // The trail must outlive a signer that panics.
@@ -292,13 +341,11 @@ impl TrailKey {
     }
 }
 
-fn open_key(path: &Path) -> Result<TrailKey, KeyError> {
-    let pem = read_secret(path, FileAccess::OwnerOnly, MAX_KEY_FILE_BYTES)?;
-    let malformed = || KeyError::Malformed { path: path.into() };
-    let pem = std::str::from_utf8(&pem).map_err(|_| malformed())?;
-    let pair = KeypairBytes::from_pkcs8_pem(pem).map_err(|_| malformed())?;
-    let key = SigningKey::try_from(&pair).map_err(|_| malformed())?;
-    Ok(TrailKey(Kind::Here(Box::new(LocalKey::new(key)))))
+/// None: the bytes are no Ed25519 private key in PEM (PKCS#8).
+fn parse_key(pem: &[u8]) -> Option<SigningKey> {
+    let pem = std::str::from_utf8(pem).ok()?;
+    let pair = KeypairBytes::from_pkcs8_pem(pem).ok()?;
+    SigningKey::try_from(&pair).ok()
 }
 
 /// Makes a key's file: written and synced under a name of its own, then linked to `path`, which
@@ -309,6 +356,8 @@ fn create_key(path: &Path) -> Result<(), KeyError> {
         _ => Path::new("."),
     };
     let pem = generate_key(path)?;
+    // Before anything is made that could not be kept.
+    sync_directory(directory)?;
     let temporary = directory.join(temporary_name()?);
     let linked =
         write_new(&temporary, pem.as_bytes()).and_then(|()| std::fs::hard_link(&temporary, path));
@@ -316,16 +365,12 @@ fn create_key(path: &Path) -> Result<(), KeyError> {
     let _removed = std::fs::remove_file(&temporary);
     let exists = |error: &io::Error| error.kind() == io::ErrorKind::AlreadyExists;
     // Also if it was there: who made it may not have synced it yet.
-    let synced = File::open(directory).and_then(|directory| directory.sync_all());
-    if linked.as_ref().is_err_and(exists) && synced.is_ok() {
-        return Err(KeyError::Exists { path: path.into() });
+    let synced = sync_directory(directory);
+    match linked {
+        Err(error) if exists(&error) => synced.and(Err(KeyError::Exists { path: path.into() })),
+        Err(error) => Err(file_error(path, "create", error)),
+        Ok(()) => synced,
     }
-    linked.and(synced).map_err(|source| match source.kind() {
-        io::ErrorKind::NotFound => KeyError::NoDirectory {
-            directory: directory.into(),
-        },
-        _ => file_error(path, "create", source),
-    })
 }
 
 /// PKCS#8 version 1, without the public key: the form that OpenSSL reads and writes itself.

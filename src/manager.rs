@@ -13,7 +13,7 @@ use crate::audit::{AuditTrail, NotDurable, Receipt, Recorder};
 use crate::device::{Available, Bound, Device};
 use crate::error::{AllocateAllError, AllocateError, BuildError};
 use crate::id::{ModelRef, ShardId};
-use crate::key::{KeyError, KeyId, SealKey, WorkerToken, fill_random};
+use crate::key::{Custody, KeyError, KeyId, SealKey, WorkerToken, fill_random};
 use crate::process;
 use crate::seal::Context;
 use crate::shard::{Allocated, Batch, Shard};
@@ -78,7 +78,9 @@ pub struct Capacity {
     /// What shards had that are gone and whose memory could not be given back: on record as
     /// `VramDeallocated` with `freed: false`, and used for ever.
     pub leaked: u64,
-    /// What could be allocated now: the least of what the limit leaves and what the device has.
+    /// What could be allocated now: the least of what the limit leaves and what the device has. Where
+    /// nothing says how much memory there is (no `/proc/meminfo`, no cgroup) and no limit was given, this
+    /// is all that can be addressed, and records say `unknown`.
     pub available: u64,
     /// The most bytes that one shard may have.
     pub shard_limit: u64,
@@ -278,6 +280,11 @@ impl<D: Device> Home<D> {
 
     pub(crate) fn account(&self) -> &Account {
         &self.account
+    }
+
+    /// For records.
+    pub(crate) fn token_custody(&self) -> Custody {
+        self.key.token_custody()
     }
 
     /// Hexadecimal, for records.

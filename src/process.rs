@@ -3,19 +3,21 @@
 //! A child has the parent's memory but none of its threads: a lock may be held for ever, sealed
 //! memory is not mapped (`MADV_DONTFORK`), and a record written there would be written twice. So
 //! every call in a child is refused before it touches a lock. The question is asked on the path of
-//! every record and every lease, where a `getpid` system call would be half the cost. Numbers in
-//! memory that the kernel zeroes in children (`MADV_WIPEONFORK`, Linux 4.14) answer it with a load:
-//! one number is the mark of this process, and others carry, in the same load, something that is
-//! never true in a child.
+//! every record and every lease, where a `getpid` system call would be half the cost. One number, the
+//! mark, answers it with a load: the kernel zeroes its page in children (`MADV_WIPEONFORK`, Linux 4.14),
+//! and so does a handler that the C library calls there. Where the kernel knows no such page (gVisor),
+//! the handler is the only one: a child that is made past the C library is noticed by its process id,
+//! but not by ordinary records and leases. Which of them guards is on record.
 
 #![allow(unsafe_code, reason = "memory is mapped once here and nowhere freed")]
 
 use std::ptr;
-use std::slice;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use rustix::mm::{Advice, MapFlags, ProtFlags};
+use rustix::process::{Pid, getpid};
+use serde::Serialize;
 
 mod own;
 
@@ -28,36 +30,80 @@ pub(crate) use own::OwnFd;
 )]
 pub struct Forked(());
 
-/// How many numbers there are. The kernel gives memory only for the pages that are used.
-const NUMBERS: usize = 1 << 20;
-
-static NUMBERS_AT: OnceLock<rustix::io::Result<&'static [AtomicU64]>> = OnceLock::new();
-
-/// Which numbers are in use, besides the first, the mark.
-static POOL: Mutex<Pool> = Mutex::new(Pool {
-    free: Vec::new(),
-    fresh: 1,
-});
-
-struct Pool {
-    /// Used before and given back.
-    free: Vec<usize>,
-    /// From here on none was ever used.
-    fresh: usize,
+/// What tells a child from its parent.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Guard {
+    /// The C library's handler, and process ids.
+    AtFork,
+    /// The kernel, too, for every child.
+    WipedOnFork,
 }
+
+/// The mark of this process, and whose it is.
+struct Mark {
+    /// 1, and 0 in a forked child.
+    at: &'static AtomicU64,
+    guard: Guard,
+    pid: Pid,
+}
+
+static MARK: OnceLock<Mark> = OnceLock::new();
 
 /// Prepares the answer; called when a trail is opened, before anything is recorded.
-pub(crate) fn watch_for_forks() -> std::io::Result<()> {
+pub(crate) fn watch_for_forks() -> std::io::Result<Guard> {
     own::watch()?;
-    NUMBERS_AT
-        .get_or_init(map_numbers)
-        .map(drop)
-        .map_err(Into::into)
+    let mark = MARK.get_or_init(|| {
+        static PLAIN: AtomicU64 = AtomicU64::new(1);
+        let (at, guard) = map_mark().map_or((&PLAIN, Guard::AtFork), |at| (at, Guard::WipedOnFork));
+        Mark {
+            at,
+            guard,
+            pid: getpid(),
+        }
+    });
+    Ok(mark.guard)
 }
 
-/// Fails in a forked child. Costs one load, and that of where to look.
+/// What guards. None before a trail is opened.
+pub(crate) fn guard() -> Option<Guard> {
+    MARK.get().map(|mark| mark.guard)
+}
+
+/// The system calls that were refused, without which the worker goes on.
+static REFUSED: Mutex<Vec<&'static str>> = Mutex::new(Vec::new());
+
+/// Puts down that this call was refused.
+pub(crate) fn note_refused(call: &'static str) {
+    let mut refused = REFUSED.lock().unwrap_or_else(PoisonError::into_inner);
+    if !refused.contains(&call) {
+        refused.push(call);
+        refused.sort_unstable();
+    }
+}
+
+pub(crate) fn refused_calls() -> Vec<&'static str> {
+    REFUSED
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .clone()
+}
+
+/// In a forked child, before `fork` returns there. Takes no lock and allocates nothing.
+fn wipe_mark() {
+    if let Some(mark) = MARK.get() {
+        mark.at.store(0, Ordering::SeqCst);
+    }
+}
+
+/// Fails in a forked child. Costs one load, and that of where to look; a system call, too, where the
+/// kernel does not guard.
 pub(crate) fn check() -> Result<(), Forked> {
-    ForkMark::find().check()
+    ForkMark::find().check()?;
+    match MARK.get() {
+        Some(mark) if mark.guard == Guard::AtFork && mark.pid != getpid() => Err(Forked(())),
+        _ => Ok(()),
+    }
 }
 
 /// Where the mark is, for those who ask often: the question costs one load.
@@ -68,10 +114,10 @@ impl ForkMark {
     /// What has a trail is watched for forks.
     pub(crate) fn find() -> Self {
         static UNWATCHED: AtomicU64 = AtomicU64::new(1);
-        Self(numbers().first().unwrap_or(&UNWATCHED))
+        Self(MARK.get().map_or(&UNWATCHED, |mark| mark.at))
     }
 
-    /// As [`check`].
+    /// As [`check`], but for a child that neither the kernel nor the C library has marked.
     pub(crate) fn check(self) -> Result<(), Forked> {
         match self.0.load(Ordering::Relaxed) {
             0 => Err(Forked(())),
@@ -80,99 +126,29 @@ impl ForkMark {
     }
 }
 
-/// None before a trail is opened.
-fn numbers() -> &'static [AtomicU64] {
-    match NUMBERS_AT.get() {
-        Some(Ok(numbers)) => numbers,
-        _ => &[],
-    }
-}
-
-/// A number that is 0 in a forked child, also one that is made there, and in the parent whatever was
-/// stored.
-#[derive(Debug)]
-pub(crate) struct WipedNumber {
-    at: &'static AtomicU64,
-    /// None: this is a child, or all are in use, and this one is 0 for ever.
-    index: Option<usize>,
-}
-
-impl WipedNumber {
-    pub(crate) fn new(value: u64) -> Self {
-        static NEVER: AtomicU64 = AtomicU64::new(0);
-        let never = Self {
-            at: &NEVER,
-            index: None,
-        };
-        // In a child the lock may be held for ever.
-        if check().is_err() {
-            return never;
-        }
-        let mut pool = POOL.lock().unwrap_or_else(PoisonError::into_inner);
-        let index = pool.free.pop().unwrap_or(pool.fresh);
-        let Some(at) = numbers().get(index) else {
-            return never;
-        };
-        pool.fresh = pool.fresh.max(index.saturating_add(1));
-        drop(pool);
-        at.store(value, Ordering::Release);
-        Self {
-            at,
-            index: Some(index),
-        }
-    }
-
-    pub(crate) fn load(&self) -> u64 {
-        self.at.load(Ordering::Acquire)
-    }
-
-    /// Sets it to 0, for good.
-    pub(crate) fn wipe(&self) {
-        self.at.store(0, Ordering::Release);
-    }
-
-    /// Sets it, unless it is 0.
-    pub(crate) fn set(&self, value: u64) {
-        // Refused where it is 0: the answer is the old value, which nobody needs.
-        let _before = self
-            .at
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |old| {
-                (old != 0).then_some(value)
-            });
-    }
-}
-
-impl Drop for WipedNumber {
-    fn drop(&mut self) {
-        // In a child the lock may be held for ever.
-        if let Some(index) = self.index
-            && check().is_ok()
-        {
-            self.wipe();
-            let mut pool = POOL.lock().unwrap_or_else(PoisonError::into_inner);
-            pool.free.push(index);
-        }
-    }
-}
-
-fn map_numbers() -> rustix::io::Result<&'static [AtomicU64]> {
-    let len = NUMBERS.saturating_mul(size_of::<AtomicU64>());
+/// A mark in a page of its own, which the kernel zeroes in every child. None: it does not.
+fn map_mark() -> Option<&'static AtomicU64> {
+    let len = rustix::param::page_size();
     // SAFETY: a new anonymous mapping at an address of the kernel's choice aliases nothing.
     let memory = unsafe {
         rustix::mm::mmap_anonymous(
             ptr::null_mut(),
             len,
             ProtFlags::READ | ProtFlags::WRITE,
-            MapFlags::PRIVATE | MapFlags::NORESERVE,
+            MapFlags::PRIVATE,
         )
-    }?;
+    };
+    let memory = memory.ok()?;
     // SAFETY: the range is the mapping made above, which nothing else uses yet.
-    unsafe { rustix::mm::madvise(memory, len, Advice::LinuxWipeOnFork) }?;
-    // SAFETY: the mapping is readable and writable, aligned to a page, as long as so many numbers,
-    // zeroed (valid `AtomicU64`s), and never unmapped, so the reference is good for `'static`.
-    let numbers = unsafe { slice::from_raw_parts(memory.cast::<AtomicU64>(), NUMBERS) };
-    if let Some(mark) = numbers.first() {
-        mark.store(1, Ordering::Relaxed);
+    let wiped = unsafe { rustix::mm::madvise(memory, len, Advice::LinuxWipeOnFork) };
+    if wiped.is_err() {
+        // SAFETY: the range is the mapping made above, which nothing uses.
+        let _unmapped = unsafe { rustix::mm::munmap(memory, len) };
+        return None;
     }
-    Ok(numbers)
+    // SAFETY: the mapping is readable and writable, aligned to a page, larger than a number, zeroed (a
+    // valid `AtomicU64`), and never unmapped from here on, so the reference is good for `'static`.
+    let mark = unsafe { &*memory.cast::<AtomicU64>() };
+    mark.store(1, Ordering::Relaxed);
+    Some(mark)
 }

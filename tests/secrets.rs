@@ -42,6 +42,13 @@ impl Seen {
     fn error(&self, error: &(dyn Error + 'static)) {
         let mut next = Some(error);
         while let Some(error) = next {
+            if let Some(cause) = error.source() {
+                let (text, cause) = (error.to_string(), cause.to_string());
+                assert!(
+                    !text.contains(&cause),
+                    "a cause is told twice: {text}: {cause}"
+                );
+            }
             self.bytes(format!("{error}\n").as_bytes());
             self.value(&error);
             next = error.source();
@@ -286,6 +293,17 @@ fn refused_input(place: &Place, seen: &Seen, manager: &VramManager<Host>) {
     seen.error(&WorkerToken::from_file(place.temp.path(), FileAccess::OwnerOnly).unwrap_err());
     std::fs::write(path.with_extension("bad"), "no key").unwrap();
     seen.error(&TrailKey::open_or_create(path.with_extension("bad")).unwrap_err());
+    for error in [StorageError::NoSpace, StorageError::Unsupported] {
+        let elsewhere = Place::new();
+        let (builder, disk) = elsewhere.faulty();
+        disk.fail(Step::SyncNames, error, 1);
+        seen.error(&builder.open_or_create().unwrap_err());
+    }
+    let elsewhere = Place::new();
+    let public = ed25519_dalek::SigningKey::from_bytes(&[5; 32]).verifying_key();
+    let key = TrailKey::from_signer(public.to_bytes(), |_| Err("unplugged".into())).unwrap();
+    let builder = AuditTrail::builder("worker-1".parse().unwrap(), elsewhere.dir(), key);
+    seen.error(&builder.create().unwrap_err());
     for len in [0, u64::MAX, 1 << 36] {
         if let Err(error) = manager.allocate("refused".parse().unwrap(), model(), len) {
             seen.error(&error);

@@ -19,7 +19,7 @@ const KERNEL: &str = if cfg!(feature = "cuda") {
 } else {
     ""
 };
-const SETTINGS: &str = "crate_version features fault_injection critical_deadline_ms \
+const SETTINGS: &str = "crate_version features fault_injection key_access directory_access file_system kept locks fork_guard critical_deadline_ms \
     durable_within_ms queue_records reserved_records segment_bytes segment_age_s \
     failure_window_s failure_threshold_per_mille \
     anchors anchor_every_records anchor_every_ms";

@@ -127,32 +127,53 @@ pub enum Listing<T> {
 }
 
 /// Why an anchor did not do what it was asked for.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug)]
 #[non_exhaustive]
 pub enum AnchorError {
     /// It answers something else than its protocol says.
-    #[error("{answer:?} is no answer to this question: see what answers there")]
     Answer {
         /// Its words, or their beginning.
         answer: String,
     },
     /// A system call failed.
-    #[error("{operation}: {source}")]
     Io {
         /// What was tried.
         operation: &'static str,
-        /// The system's answer.
+        /// The system's answer. It is part of what this error prints, and no cause besides.
         source: io::Error,
     },
     /// Whatever else an anchor from outside this crate may say.
-    #[error(transparent)]
     Other(Box<dyn Error + Send + Sync>),
     /// It does not take this checkpoint.
-    #[error("it refuses: {words}")]
     Refused {
         /// Its words, or their beginning.
         words: String,
     },
+}
+
+impl fmt::Display for AnchorError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Answer { answer } => {
+                write!(
+                    f,
+                    "{answer:?} is no answer to this question: see what answers there"
+                )
+            }
+            Self::Io { operation, source } => write!(f, "{operation}: {source}"),
+            Self::Other(error) => error.fmt(f),
+            Self::Refused { words } => write!(f, "it refuses: {words}"),
+        }
+    }
+}
+
+impl Error for AnchorError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Other(error) => error.source(),
+            Self::Answer { .. } | Self::Io { .. } | Self::Refused { .. } => None,
+        }
+    }
 }
 
 /// What an anchor keeps of a trail: everything up to here is vouched for.

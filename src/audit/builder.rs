@@ -17,11 +17,11 @@ use super::anchor::{
 };
 use super::event::{Configuration, MAX_TEXT_BYTES};
 use super::open::OpenError;
-use super::storage::{Directory, Presence};
+use super::storage::{Directory, Medium, Presence};
 use crate::health::hook::Hook;
 use crate::health::{DEFAULT_FAILURE_THRESHOLD_PER_MILLE, DEFAULT_FAILURE_WINDOW, Degradation};
 use crate::id::WorkerId;
-use crate::key::TrailKey;
+use crate::key::{Custody, FileAccess, TrailKey};
 use crate::process;
 
 /// How long a critical record may take, unless configured.
@@ -78,6 +78,7 @@ pub(crate) struct Settings {
     pub(crate) reserved_records: usize,
     pub(crate) segment_bytes: u64,
     pub(crate) segment_age: Duration,
+    pub(crate) directory_access: FileAccess,
     pub(crate) retention: Retention,
     pub(crate) failure_window: Duration,
     pub(crate) failure_threshold_per_mille: u16,
@@ -209,6 +210,17 @@ impl AuditTrailBuilder {
         self
     }
 
+    /// Who may use the trail's directory (default: its owner alone, which must be the worker's user).
+    ///
+    /// With [`FileAccess::OwnerAndGroup`] its group may, too, as on a volume that Kubernetes mounts, and
+    /// it may belong to root. Who can write there can remove the trail, and who signs can go on with it.
+    /// A directory that the trail makes has mode 0700 all the same. The choice is on record
+    /// (`TrailOpened`, `directory_access`).
+    pub fn directory_access(mut self, access: FileAccess) -> Self {
+        self.settings.directory_access = access;
+        self
+    }
+
     /// How long the records are to be kept, stated in each segment's header (default 7 years).
     pub fn retention(mut self, retention: Retention) -> Self {
         self.settings.retention = retention;
@@ -317,13 +329,9 @@ impl AuditTrailBuilder {
                 allowed: "at most 16 with different names of 1 to 256 printable characters, none of them `tracing`",
             });
         }
-        process::watch_for_forks().map_err(|source| OpenError::Io {
-            path: PathBuf::from("/proc/self"),
-            operation: "prepare to notice forks",
-            source,
-        })?;
+        process::watch_for_forks().map_err(|source| OpenError::ForkGuard { source })?;
         process::check()?;
-        let directory = Directory::open(&self.dir, presence)?;
+        let directory = Directory::open(&self.dir, presence, self.settings.directory_access)?;
         #[cfg(feature = "fault-injection")]
         if let Some(faults) = self.faults.clone() {
             return self.open_on(faults.over(directory), presence);
@@ -341,6 +349,7 @@ impl Default for Settings {
             reserved_records: RESERVED_RECORDS,
             segment_bytes: DEFAULT_SEGMENT_BYTES,
             segment_age: DEFAULT_SEGMENT_AGE,
+            directory_access: FileAccess::OwnerOnly,
             retention: Retention::default(),
             failure_window: DEFAULT_FAILURE_WINDOW,
             failure_threshold_per_mille: DEFAULT_FAILURE_THRESHOLD_PER_MILLE,
@@ -421,7 +430,12 @@ impl Settings {
     }
 
     /// As `TrailOpened` states them.
-    pub(super) fn configuration(&self, anchors: Vec<Arc<str>>) -> Configuration {
+    pub(super) fn configuration(
+        &self,
+        key: Custody,
+        medium: Option<Medium>,
+        anchors: Vec<Arc<str>>,
+    ) -> Configuration {
         let milliseconds =
             |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         let mut features = Vec::new();
@@ -442,6 +456,11 @@ impl Settings {
             kernel_sha256: Some(crate::device::kernel_sha256()),
             #[cfg(not(feature = "cuda"))]
             kernel_sha256: None,
+            key_access: key,
+            directory_access: self.directory_access,
+            medium,
+            fork_guard: process::guard(),
+            refused_calls: process::refused_calls(),
             critical_deadline_ms: milliseconds(self.critical_deadline),
             durable_within_ms: milliseconds(self.durable_within),
             queue_records: self.queue_records as u64,

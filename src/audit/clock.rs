@@ -1,11 +1,14 @@
 //! The two clocks of a record: wall-clock time, which people read and which can jump, and time since
-//! boot, which cannot. A step of the one against the other is noticed, and goes on record.
+//! boot, which cannot, and which boot that is. A step of the one against the other is noticed, and goes on record.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rustix::time::ClockId;
 use serde::{Serialize, Serializer};
+
+use crate::key::{KeyError, fill_random};
 
 /// The smallest difference between wall clock and uptime that is called a step.
 const CLOCK_STEP: Duration = Duration::from_millis(100);
@@ -91,6 +94,20 @@ fn nanoseconds(clock: ClockId) -> i64 {
     time.tv_sec
         .saturating_mul(1_000_000_000)
         .saturating_add(time.tv_nsec)
+}
+
+/// The kernel's boot id. Where it cannot be read, as in some sandboxes, a substitute that begins with
+/// `unknown-`, and that no other opening has: what it says is that two are not known to be the same.
+pub(crate) fn boot_id() -> Result<Arc<str>, KeyError> {
+    let told = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let told = told.trim();
+    let is_id = |byte: u8| byte.is_ascii_hexdigit() || byte == b'-';
+    if (32..=36).contains(&told.len()) && told.bytes().all(is_id) {
+        return Ok(told.into());
+    }
+    let mut random = [0; 8];
+    fill_random(&mut random)?;
+    Ok(format!("unknown-{}", hex::encode(random)).into())
 }
 
 /// Notices when the wall clock jumps against the uptime.

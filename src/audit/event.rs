@@ -205,15 +205,20 @@ pub(crate) enum Event {
         model: ModelRef,
         requested_bytes: u64,
         allocated_bytes: u64,
-        available_bytes: u64,
+        #[serde(serialize_with = "fields::or_unknown")]
+        available_bytes: Option<u64>,
         used_bytes: u64,
         memory_locked: bool,
+        /// The memory can be in core dumps.
+        #[serde(skip_serializing_if = "fields::is_false")]
+        dumpable: bool,
     },
     VramAllocationFailed {
         shard: ShardId,
         device: Arc<str>,
         requested_bytes: u64,
-        available_bytes: u64,
+        #[serde(serialize_with = "fields::or_unknown")]
+        available_bytes: Option<u64>,
         reason: Arc<str>,
     },
     VramDeallocated {

@@ -9,7 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use rustix::io::Errno;
 
-use super::storage::{Directory, FileId, Found, SegmentFile, SegmentReader, Storage};
+use super::storage::{Directory, FileId, Found, Medium, SegmentFile, SegmentReader, Storage};
 
 /// A step of the storage that can fail.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -35,6 +35,8 @@ pub enum StorageError {
     Io,
     /// `ENOSPC`.
     NoSpace,
+    /// `EINVAL`, as from a file system that does not know the call.
+    Unsupported,
 }
 
 /// A part of the writer's memory in which a bit can flip.
@@ -199,6 +201,7 @@ impl StorageFaults {
             None => Ok(()),
             Some(StorageError::Io) => Err(Errno::IO.into()),
             Some(StorageError::NoSpace) => Err(Errno::NOSPC.into()),
+            Some(StorageError::Unsupported) => Err(Errno::INVAL.into()),
         }
     }
 }
@@ -283,6 +286,10 @@ impl Storage for Faulty {
 
     fn remove_unfinished(&self) -> io::Result<()> {
         self.inner.remove_unfinished()
+    }
+
+    fn medium(&self) -> Option<&Medium> {
+        self.inner.medium()
     }
 
     fn flips(&self, memory: Memory) -> bool {

@@ -68,7 +68,7 @@ enum Cause {
         "another file has the name of the next segment: another writer has taken this one's place, or a file was put there"
     )]
     Displaced,
-    #[error("{0}")]
+    #[error(transparent)]
     Disturbed(#[from] Disturbed),
     #[error(
         "what is in this process's memory is not what was put there: a bit has flipped; check the machine's memory"
@@ -443,11 +443,7 @@ impl LogError {
             Cause::Storage(error) => error,
             other => std::io::Error::other(other),
         };
-        OpenError::Io {
-            path: path.to_owned(),
-            operation: self.operation,
-            source,
-        }
+        OpenError::io(path, self.operation, source)
     }
 
     /// Whether somebody else has changed, removed or replaced the open segment.

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 use super::anchor::{Anchors, Contradiction};
 use super::builder::AuditTrailBuilder;
 use super::checkpoint::VerifierKey;
-use super::clock::Uptime;
+use super::clock::{Uptime, boot_id};
 use super::event::{Event, FORMAT, Seq};
 use super::log::{Log, LogError};
 use super::position::Position;
@@ -33,6 +33,7 @@ mod error;
 mod unacknowledged;
 
 pub use error::OpenError;
+use error::SYNC_DIRECTORY;
 
 impl AuditTrailBuilder {
     pub(super) fn open_on<S: Storage>(
@@ -44,6 +45,7 @@ impl AuditTrailBuilder {
         let io = |operation| failed(&path, operation);
         let hook = self.hook.take().map(Hook::start).transpose();
         let (bell, hook) = hook.map_err(io("start the hook's thread of"))?.unzip();
+        let medium = storage.medium().cloned();
         let (mut writer, shared) = self.prepare(storage, presence)?;
         writer.bell = bell;
         writer.recheck().map_err(io("read the segments in"))?;
@@ -51,6 +53,12 @@ impl AuditTrailBuilder {
             .name("vram-audit".into())
             .spawn(move || writer.run())
             .map_err(io("start the writer of"))?;
+        if let Some(medium) = medium
+            && let Some(objection) = medium.objection()
+        {
+            let file_system = medium.file_system;
+            tracing::warn!(path = %path.display(), %file_system, "{objection}: put it on a volume");
+        }
         Ok(AuditTrail {
             shared,
             writer: Some(writer),
@@ -68,12 +76,12 @@ impl AuditTrailBuilder {
         let io = |operation| failed(&path, operation);
         let segments = storage.segments().map_err(io("list segments in"))?;
         presence.check(&path, &segments)?;
+        let custody = self.key.custody();
         let end = match segments.last() {
             None => End::new(&self.worker, &self.key)?,
             Some(&last) => self.find_end(&storage, last)?,
         };
-        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
-            .map_err(io("read the boot id for"))?;
+        let boot = boot_id().map_err(|error| OpenError::Random(error.to_string()))?;
         let anchors = self.ask_anchors(&storage, segments, &end)?;
         let queue = Queue::new(
             end.next,
@@ -89,18 +97,22 @@ impl AuditTrailBuilder {
             }
             _ => (self.key, verifier.clone(), None),
         };
+        let medium = storage.medium().cloned();
         let mut log = Log::new(
             storage,
             signer,
             signed_as,
-            boot.trim().into(),
+            boot,
             self.worker.clone(),
             self.settings.retention.clone(),
             end.position,
         );
         let header = Event::TrailOpened {
             header: Box::new(log.next_header(queue.bound_numbers())),
-            configuration: Box::new(self.settings.configuration(anchors.names())),
+            configuration: Box::new(
+                self.settings
+                    .configuration(custody, medium, anchors.names()),
+            ),
         };
         let changed = successor.is_some().then(|| Event::KeyChanged {
             previous_key: end.verifier.to_string().into(),
@@ -147,12 +159,11 @@ impl AuditTrailBuilder {
         };
         // The run that wrote this may have been killed before its last sync. What follows will rest on
         // it, so it must be on the disk, and not in the page cache alone.
-        let durable = storage.sync(last).and_then(|()| storage.sync_names());
-        durable.map_err(|source| OpenError::Io {
-            path: self.dir.join(segment_name(last)),
-            operation: "sync",
-            source,
-        })?;
+        let segment = self.dir.join(segment_name(last));
+        storage.sync(last).map_err(failed(&segment, "sync"))?;
+        storage
+            .sync_names()
+            .map_err(failed(&self.dir, SYNC_DIRECTORY))?;
         let header = segment::read_header(storage.read(last).map_err(io)?)
             .map_err(io)?
             .ok_or_else(|| damaged("its first line is not the header of a segment"))?;
@@ -273,11 +284,7 @@ fn failed(
     operation: &'static str,
 ) -> impl FnOnce(std::io::Error) -> OpenError + use<> {
     let path = path.to_owned();
-    move |source| OpenError::Io {
-        path,
-        operation,
-        source,
-    }
+    move |source| OpenError::io(&path, operation, source)
 }
 
 /// Begins a segment with a header and what else is to be said, all of it durable on return.

@@ -16,11 +16,15 @@ use rustix::fs::{Advice, AtFlags, FileType, Mode, OFlags, RenameFlags, Stat};
 use rustix::io::Errno;
 
 use super::open::OpenError;
+use crate::process;
 use lock::Locks;
 pub(super) use lock::may_be_held;
+pub(super) use medium::Medium;
 use place::Place;
 
 mod lock;
+mod medium;
+mod opening;
 mod place;
 
 /// The most unfinished files of one segment that are kept: openings that were killed have left them.
@@ -70,6 +74,11 @@ pub(crate) trait Storage: Send + fmt::Debug + 'static {
 
     /// Removes segments that never got a name.
     fn remove_unfinished(&self) -> io::Result<()>;
+
+    /// What the segments are kept on, where that is known.
+    fn medium(&self) -> Option<&Medium> {
+        None
+    }
 
     /// Whether a bit is to flip now in this part of the writer's memory.
     #[cfg(feature = "fault-injection")]
@@ -188,58 +197,8 @@ pub(crate) struct Directory {
     dir: OwnedFd,
     path: PathBuf,
     place: Place,
+    medium: Medium,
     _locks: Locks,
-}
-
-impl Directory {
-    /// Opens the directory, creating it if it may be absent, and locks it. Refuses one that others
-    /// can reach, that belongs to somebody else, or that is behind a symbolic link.
-    pub(crate) fn open(path: &Path, presence: Presence) -> Result<Self, OpenError> {
-        let io = |operation| {
-            move |errno: Errno| OpenError::Io {
-                path: path.to_owned(),
-                operation,
-                source: errno.into(),
-            }
-        };
-        if presence != Presence::Required {
-            match rustix::fs::mkdir(path, Mode::RWXU) {
-                Ok(()) | Err(Errno::EXIST) => {}
-                Err(errno) => return Err(io("create directory")(errno)),
-            }
-        }
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let dir = match rustix::fs::open(path, flags, Mode::empty()) {
-            Ok(dir) => dir,
-            Err(Errno::NOTDIR | Errno::LOOP) => return Err(not_a_directory(path)),
-            Err(Errno::NOENT) => return Err(OpenError::NoTrail { path: path.into() }),
-            Err(errno) => return Err(io("open directory")(errno)),
-        };
-        check_access(
-            path,
-            &rustix::fs::fstat(&dir).map_err(io("stat directory"))?,
-        )?;
-        // Before the lock's file is made: in the place of a volume that is not mounted, nothing is.
-        let segments = segments_in(&dir).map_err(|source| OpenError::Io {
-            path: path.to_owned(),
-            operation: "list segments in",
-            source,
-        })?;
-        presence.check(path, &segments)?;
-        let locks = Locks::take(&dir, path)?;
-        let place = Place::of(&dir, path).map_err(io("stat directory"))?;
-        let this = Self {
-            dir,
-            path: path.to_owned(),
-            place,
-            _locks: locks,
-        };
-        // Also where the directory was there: who made it may have been killed before its sync.
-        if segments.is_empty() {
-            sync_parent(path)?;
-        }
-        Ok(this)
-    }
 }
 
 impl Directory {
@@ -302,49 +261,12 @@ fn open_to_read(dir: &OwnedFd, name: &OsStr) -> io::Result<File> {
     Ok(File::from(file))
 }
 
-fn sync_parent(path: &Path) -> Result<(), OpenError> {
-    let parent = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    File::open(parent)
-        .and_then(|parent| parent.sync_all())
-        .map_err(|source| OpenError::Io {
-            path: parent.to_owned(),
-            operation: "sync directory",
-            source,
-        })
-}
-
-fn not_a_directory(path: &Path) -> OpenError {
-    let is_link = std::fs::symlink_metadata(path).is_ok_and(|data| data.file_type().is_symlink());
-    let path = path.to_owned();
-    if is_link {
-        OpenError::SymbolicLink { path }
-    } else {
-        OpenError::NotADirectory { path }
-    }
-}
-
-fn check_access(path: &Path, stat: &Stat) -> Result<(), OpenError> {
-    let mode = stat.st_mode & 0o7777;
-    if mode & 0o077 != 0 {
-        return Err(OpenError::Permissions {
-            path: path.to_owned(),
-            mode,
-        });
-    }
-    if stat.st_uid != rustix::process::geteuid().as_raw() {
-        return Err(OpenError::Owner {
-            path: path.to_owned(),
-            owner: stat.st_uid,
-        });
-    }
-    Ok(())
-}
-
 impl Storage for Directory {
     type File = AppendFile;
+
+    fn medium(&self) -> Option<&Medium> {
+        Some(&self.medium)
+    }
 
     fn segments(&self) -> io::Result<Vec<u64>> {
         segments_in(&self.dir)
@@ -355,7 +277,10 @@ impl Storage for Directory {
         file.sync_data()?;
         // If a sync of the earlier run has failed, the page cache holds, marked clean, what the
         // medium does not, and this sync said nothing of it. Without those pages, one sees.
-        Ok(rustix::fs::fadvise(&file, 0, None, Advice::DontNeed)?)
+        if rustix::fs::fadvise(&file, 0, None, Advice::DontNeed).is_err() {
+            process::note_refused("fadvise64");
+        }
+        Ok(())
     }
 
     fn read(&self, segment: u64) -> io::Result<Box<dyn Read>> {

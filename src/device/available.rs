@@ -62,6 +62,9 @@ fn left_in_cgroups(proc: &Path, cgroups: &Path) -> Option<u64> {
         .min()
 }
 
+/// From here on a limit of version 1 is none: it says 2^63 less a page.
+const NO_LIMIT: u64 = 1 << 60;
+
 /// The files that a version of cgroups has.
 struct Names {
     limit: &'static str,
@@ -100,7 +103,8 @@ fn left(group: &Path, names: &Names) -> Option<u64> {
         let text = fs::read_to_string(group.join(name)).ok()?;
         text.trim().parse().ok()
     };
-    let limit = number(names.limit)?; // without a limit it says `max`
+    // Without a limit, version 2 says `max`, and version 1 a number that is none.
+    let limit = number(names.limit).filter(|limit| *limit < NO_LIMIT)?;
     let usage = number(names.usage)?;
     let stat = fs::read_to_string(group.join("memory.stat")).unwrap_or_default();
     let reclaimable = stat
@@ -156,6 +160,20 @@ mod tests {
             ("cgroup/a/memory.stat", "anon 7\ninactive_file 1000\n"),
         ]);
         assert_eq!(ask(&root), (30000, Bound::Cgroup));
+    }
+
+    /// A sandbox (gVisor, `ProcSubset=pid`): no memory that anybody knows, and no limit of version 1.
+    #[test]
+    fn without_meminfo_a_limit_that_is_none_is_not_called_available() {
+        let root = tree(&[
+            ("proc/self/cgroup", "4:memory:/a\n"),
+            (
+                "cgroup/memory/a/memory.limit_in_bytes",
+                "9223372036854771712\n",
+            ),
+            ("cgroup/memory/a/memory.usage_in_bytes", "3263434752\n"),
+        ]);
+        assert_eq!(ask(&root), (isize::MAX as u64, Bound::AddressSpace));
     }
 
     #[test]

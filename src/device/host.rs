@@ -118,6 +118,7 @@ impl Backend for Host {
             allocated: memory.len as u64,
             locked: memory.locked,
             read_only: memory.read_only,
+            dumpable: memory.dumpable,
         }
     }
 
@@ -264,6 +265,8 @@ pub struct HostMemory {
     mapped: usize,
     locked: bool,
     read_only: bool,
+    /// The kernel has refused to keep it out of core dumps.
+    dumpable: bool,
     /// Also if nothing was ever written.
     wiped: AtomicBool,
 }
@@ -297,13 +300,16 @@ impl HostMemory {
             mapped,
             locked: false,
             read_only: false,
+            dumpable: false,
             wiped: true.into(),
         };
-        for advice in [Advice::LinuxDontDump, Advice::LinuxDontFork] {
-            // SAFETY: the range is exactly our mapping; neither advice changes what it holds.
-            unsafe { rustix::mm::madvise(memory.address(), mapped, advice) }
-                .map_err(os("madvise"))?;
-        }
+        // SAFETY: the range is exactly our mapping; the advice changes nothing in it.
+        unsafe { rustix::mm::madvise(memory.address(), mapped, Advice::LinuxDontFork) }
+            .map_err(os("madvise"))?;
+        let kept_out = Advice::LinuxDontDump;
+        // SAFETY: the range is exactly our mapping; the advice changes nothing in it.
+        memory.dumpable =
+            unsafe { rustix::mm::madvise(memory.address(), mapped, kept_out) }.is_err();
         // SAFETY: the range is exactly our mapping; locking changes nothing in it.
         memory.locked = unsafe { rustix::mm::mlock(memory.address(), mapped) }.is_ok();
         Ok(memory)

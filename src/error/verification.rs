@@ -37,7 +37,7 @@ pub enum SealError<D: Device> {
         shard: Box<Shard<Quarantined, D>>,
     },
     /// The call was made in a forked child.
-    #[error("{source}")]
+    #[error("sealing is refused: the shard comes back as it was")]
     #[non_exhaustive]
     Forked {
         /// The shard as it was.
@@ -110,7 +110,7 @@ pub enum VerifyError<D: Device> {
         shard: Box<Shard<Quarantined, D>>,
     },
     /// The call was made in a forked child.
-    #[error("{source}")]
+    #[error("verifying is refused: the shard comes back as it was")]
     #[non_exhaustive]
     Forked {
         /// The shard.
@@ -230,7 +230,7 @@ pub enum ReclaimError<D: Device> {
         shard: Box<Shard<Quarantined, D>>,
     },
     /// The call was made in a forked child.
-    #[error("{source}")]
+    #[error("reclaiming is refused: the shared shard comes back as it was")]
     #[non_exhaustive]
     Forked {
         /// The shard as it was.

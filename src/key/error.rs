@@ -4,12 +4,21 @@ use std::error::Error;
 use std::io;
 use std::path::PathBuf;
 
+use super::access::remedy;
+use super::file::advice;
+
+/// How to say that a secret's group may have it.
+const BY_NAME: &str = "from_file(.., FileAccess::OwnerAndGroup)";
+
 /// A token or key that was refused, and why.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum KeyError {
     /// The file grants more than it may.
-    #[error("{path} has mode {mode:03o}, which lets others at the secret: `chmod {advice:03o}` it")]
+    #[error(
+        "the secret {path} has mode {mode:03o}, {}",
+        remedy(*.mode, &format!("chmod {advice:03o} {}", .path.display()), BY_NAME)
+    )]
     #[non_exhaustive]
     Access {
         /// The file.
@@ -27,7 +36,7 @@ pub enum KeyError {
         path: PathBuf,
     },
     /// The file could not be read or made.
-    #[error("{path}: cannot {operation} the file")]
+    #[error("cannot {operation} {path}{}", advice(.source))]
     #[non_exhaustive]
     File {
         /// The file.
@@ -46,6 +55,22 @@ pub enum KeyError {
     Malformed {
         /// The file.
         path: PathBuf,
+    },
+    /// The text that was given is no Ed25519 key.
+    #[error("the text given is no Ed25519 private key in PEM (PKCS#8)")]
+    MalformedPem,
+    /// The file system cannot make names durable: after a crash, the key could be gone, and a trail
+    /// without its key cannot be gone on with. No key was made.
+    #[error(
+        "{directory} is on a file system that cannot sync a directory: make the key on another one, such as a local disk"
+    )]
+    #[non_exhaustive]
+    NamesNotDurable {
+        /// The directory.
+        directory: PathBuf,
+        /// What the system answered.
+        #[source]
+        source: io::Error,
     },
     /// The directory in which the key would be made does not exist.
     #[error(

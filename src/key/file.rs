@@ -2,10 +2,11 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use rustix::fs::OFlags;
+use rustix::fs::{FileType, OFlags};
+use rustix::io::Errno;
 use zeroize::Zeroizing;
 
 use super::{FileAccess, KeyError};
@@ -42,32 +43,61 @@ pub(super) fn read_secret(
 }
 
 fn check_access(path: &Path, file: &File, access: FileAccess) -> Result<(), KeyError> {
-    let metadata = file
-        .metadata()
-        .map_err(|source| file_error(path, "inspect", source))?;
-    if !metadata.is_file() {
+    // Not `File::metadata`, which calls `statx`: some sandboxes refuse it.
+    let stat =
+        rustix::fs::fstat(file).map_err(|errno| file_error(path, "inspect", errno.into()))?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
         return Err(KeyError::NotAFile { path: path.into() });
     }
-    let owner = metadata.uid();
+    let owner = stat.st_uid;
     if owner != 0 && owner != rustix::process::geteuid().as_raw() {
         return Err(KeyError::Owner {
             path: path.into(),
             owner,
         });
     }
-    let mode = metadata.mode() & 0o777;
-    let (forbidden, advice) = match access {
-        FileAccess::OwnerAndGroup => (0o037, 0o640),
-        FileAccess::OwnerOnly => (0o077, 0o600),
-    };
-    if mode & forbidden != 0 {
-        return Err(KeyError::Access {
-            path: path.into(),
-            mode,
-            advice,
-        });
+    let mode = stat.st_mode & 0o777;
+    if access.allows(mode) {
+        return Ok(());
     }
-    Ok(())
+    Err(KeyError::Access {
+        path: path.into(),
+        mode,
+        advice: 0o600,
+    })
+}
+
+/// What to do about a failed system call, where the cause says it.
+pub(crate) fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => ": let the worker's user read and write there",
+        io::ErrorKind::QuotaExceeded | io::ErrorKind::StorageFull => ": make room there",
+        io::ErrorKind::ReadOnlyFilesystem => ": mount its volume for writing",
+        _ => "",
+    }
+}
+
+/// Makes the names in a directory durable.
+pub(super) fn sync_directory(directory: &Path) -> Result<(), KeyError> {
+    let synced = File::open(directory).and_then(|directory| directory.sync_all());
+    synced.map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound => KeyError::NoDirectory {
+            directory: directory.into(),
+        },
+        _ if cannot_sync(&source) => KeyError::NamesNotDurable {
+            directory: directory.into(),
+            source,
+        },
+        _ => file_error(directory, "sync the directory", source),
+    })
+}
+
+/// Whether a sync has failed because there is none, as for directories on some file systems.
+pub(crate) fn cannot_sync(error: &io::Error) -> bool {
+    matches!(
+        Errno::from_io_error(error),
+        Some(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP)
+    )
 }
 
 pub(super) fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {

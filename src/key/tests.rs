@@ -33,7 +33,7 @@ fn a_token_has_at_least_32_bytes() {
         WorkerToken::generate().unwrap(),
         WorkerToken::generate().unwrap(),
     );
-    assert_ne!(a.0.expose_secret(), b.0.expose_secret());
+    assert_ne!(a.secret.expose_secret(), b.secret.expose_secret());
 }
 
 #[test]
@@ -44,7 +44,7 @@ fn a_token_file_must_be_closed_to_others_and_to_the_group_unless_named() {
         (0o400, true, true),
         (0o640, false, true),
         (0o440, false, true),
-        (0o660, false, false),
+        (0o660, false, true),
         (0o644, false, false),
         (0o604, false, false),
         (0o602, false, false),
@@ -64,7 +64,7 @@ fn a_token_file_may_be_a_link_but_no_pipe_directory_or_large_file() {
     let link = directory.path().join("link");
     symlink(&path, &link).unwrap();
     let token = WorkerToken::from_file(&link, FileAccess::OwnerOnly).unwrap();
-    assert_eq!(token.0.expose_secret(), [9; 4096]);
+    assert_eq!(token.secret.expose_secret(), [9; 4096]);
 
     let pipe = directory.path().join("pipe");
     assert!(
@@ -214,7 +214,7 @@ fn no_secret_is_in_what_is_printed() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("trail.pem");
     let key = TrailKey::open_or_create(&path).unwrap();
-    let Kind::Here(local) = &key.0 else {
+    let Kind::Here(local) = &key.kind else {
         unreachable!()
     };
     let texts = format!(

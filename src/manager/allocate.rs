@@ -195,15 +195,16 @@ impl<D: Device> Home<D> {
         region: Region<D>,
         model: ModelRef,
     ) -> Result<Shard<Allocated, D>, AllocateError> {
-        let capacity = self.capacity();
+        let used = self.account.used.load(Ordering::Acquire);
         let event = Event::VramAllocated {
             subject: region.subject().clone(),
             model: model.clone(),
             requested_bytes: region.len(),
             allocated_bytes: region.facts().allocated,
-            available_bytes: capacity.available,
-            used_bytes: capacity.used,
+            available_bytes: self.available_beside(used).on_record(),
+            used_bytes: used,
             memory_locked: region.facts().locked,
+            dumpable: region.facts().dumpable,
         };
         match self.options.assurance {
             Assurance::Durable => {
@@ -221,10 +222,16 @@ impl<D: Device> Home<D> {
         let available_bytes = match error {
             // Nothing works in a forked child. What is not durable was allocated, and that is on record.
             AllocateError::Forked(_) | AllocateError::Unrecorded(_) => return,
-            AllocateError::NoRoom { available, .. } | AllocateError::TooLarge { available, .. } => {
-                *available
+            AllocateError::NoRoom {
+                available, bound, ..
+            } => Available {
+                bytes: *available,
+                bound: *bound,
             }
-            _ => self.capacity().available,
+            .on_record(),
+            _ => self
+                .available_beside(self.account.used.load(Ordering::Acquire))
+                .on_record(),
         };
         self.recorder.emit(Event::VramAllocationFailed {
             shard: shard.clone(),

@@ -59,6 +59,7 @@ extern "C" fn after_fork_in_parent() {
 /// Takes no lock and allocates nothing: other threads of the parent may have been in the middle of
 /// either.
 extern "C" fn after_fork_in_child() {
+    super::wipe_mark();
     FORKS.store(0, Ordering::SeqCst);
     for slot in &OPEN {
         let fd = slot.swap(NONE, Ordering::SeqCst);

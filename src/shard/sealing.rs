@@ -218,6 +218,7 @@ impl<D: Device> Core<D> {
             },
             sealed_time: seal.sealed(),
             key_id: home.key_id().clone(),
+            token_access: home.token_custody(),
             epoch: home.epoch().clone(),
             read_only: self.region.facts().read_only,
         }

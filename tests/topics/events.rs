@@ -102,7 +102,8 @@ fn the_life_of_a_shard() {
     assert_eq!(allocated["used_bytes"], LEN);
     assert!(allocated["available_bytes"].is_u64() && allocated["memory_locked"].is_boolean());
 
-    let fields = "bytes digest provenance stream_sha256 sealed_time key_id epoch read_only";
+    let fields =
+        "bytes digest provenance stream_sha256 sealed_time key_id token_access epoch read_only";
     let sealed = one(
         &records,
         "VramSealed",
@@ -165,7 +166,7 @@ fn sealing_with_each_provenance() {
     let digest = shard.seal(Provenance::UnpinnedFirstUse).unwrap().digest();
     let shard = filled(&stage.manager, "pinned", LEN);
     drop(shard.seal(Provenance::FsVerity(digest)).unwrap());
-    let fields = "bytes digest provenance sealed_time key_id epoch read_only";
+    let fields = "bytes digest provenance sealed_time key_id token_access epoch read_only";
     let sealed = of_event(&stage.records(), "VramSealed");
     for (record, provenance) in sealed.iter().zip(["unpinned_first_use", "fs_verity"]) {
         expect(record, "INFO success", &[SUBJECT, MODEL, fields]);

@@ -98,7 +98,7 @@ fn a_shard_is_allocated_sealed_verified_read_and_released_and_all_of_it_is_on_re
         &records[first + 1],
         json!({
             "shard": "s-0", "allocation": 1, "bytes": 1_000_000, "digest": DIGEST_1_000_000,
-            "provenance": "fs_verity", "key_id": key, "read_only": true,
+            "provenance": "fs_verity", "key_id": key, "token_access": "memory", "read_only": true,
             "sealed_time": handle["sealed_time"],
         }),
     );

@@ -9,8 +9,11 @@ use serde::{Serialize, Serializer};
 use super::{MAX_LISTED_RANGES, Seq};
 use crate::audit::builder::Retention;
 use crate::audit::clock::Time;
+use crate::audit::storage::Medium;
 use crate::digest::{Digest, StreamDigest};
 use crate::id::{ModelRef, ShardId};
+use crate::key::{Custody, FileAccess};
+use crate::process::Guard;
 
 /// The version of the trail's format that this library writes. Trails without a version, which is 1,
 /// keep their own rules for ever.
@@ -201,6 +204,17 @@ pub(crate) struct Configuration {
     /// The SHA-256 of the kernel for GPUs, as PTX; only where it is compiled in.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) kernel_sha256: Option<StreamDigest>,
+    /// Of the key that the trail is opened with.
+    pub(crate) key_access: Custody,
+    pub(crate) directory_access: FileAccess,
+    #[serde(flatten)]
+    pub(crate) medium: Option<Medium>,
+    /// None: nothing watches, as in a test that opens no directory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) fork_guard: Option<Guard>,
+    /// System calls that were refused so far, and that the worker does without.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) refused_calls: Vec<&'static str>,
     pub(crate) critical_deadline_ms: u64,
     pub(crate) durable_within_ms: u64,
     pub(crate) queue_records: u64,
@@ -262,6 +276,8 @@ pub(crate) struct Sealing {
     pub(crate) sealed_time: Time,
     /// Hexadecimal; names the seal key.
     pub(crate) key_id: Arc<str>,
+    /// Of the token that the seal key is derived from.
+    pub(crate) token_access: Custody,
     /// Hexadecimal; random for each manager.
     pub(crate) epoch: Arc<str>,
     pub(crate) read_only: bool,
@@ -282,7 +298,7 @@ pub(crate) struct Violation {
     clippy::trivially_copy_pass_by_ref,
     reason = "the form that serde asks for"
 )]
-fn is_false(value: &bool) -> bool {
+pub(super) fn is_false(value: &bool) -> bool {
     !value
 }
 
@@ -292,6 +308,18 @@ fn is_false(value: &bool) -> bool {
 )]
 fn is_zero(value: &u64) -> bool {
     *value == 0
+}
+
+/// A number, or the word `unknown`: none that could be taken for one.
+#[allow(clippy::ref_option, reason = "the form that serde asks for")]
+pub(super) fn or_unknown<S: Serializer>(
+    bytes: &Option<u64>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    match bytes {
+        Some(bytes) => serializer.serialize_u64(*bytes),
+        None => serializer.serialize_str("unknown"),
+    }
 }
 
 fn ranges<S: Serializer>(ranges: &[Range<u64>], serializer: S) -> Result<S::Ok, S::Error> {

@@ -1,11 +1,17 @@
 //! Why a trail could not be opened: what failed, on what, why, and what to do.
 
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::Contradiction;
 use crate::audit::event::FORMAT;
-use crate::key::SignError;
+use crate::audit::storage::Medium;
+use crate::key::{SignError, advice, cannot_sync, remedy};
 use crate::process::Forked;
+
+/// How to say that a directory's group may have it.
+const BY_NAME: &str = "directory_access(FileAccess::OwnerAndGroup)";
 
 /// Why a trail could not be opened. No segment of it was changed.
 #[derive(Debug, thiserror::Error)]
@@ -52,11 +58,17 @@ pub enum OpenError {
         /// The trail's directory.
         path: PathBuf,
     },
+    /// The C library cannot be asked to say when the process forks.
+    #[error("cannot prepare to notice forks of this process")]
+    ForkGuard {
+        /// Its answer.
+        source: io::Error,
+    },
     /// The call was made in a forked child of a process that has opened a trail.
     #[error(transparent)]
     Forked(#[from] Forked),
     /// A system call failed.
-    #[error("{operation} {path}: {source}")]
+    #[error("cannot {operation} {path}{}", advice(.source))]
     Io {
         /// The file or directory.
         path: PathBuf,
@@ -65,11 +77,45 @@ pub enum OpenError {
         /// The system's answer.
         source: std::io::Error,
     },
+    /// The file system cannot make names durable: after a crash, a segment could be gone with records
+    /// that were acknowledged. A trail that is there was not changed; of a new one nothing was made.
+    #[error(
+        "{path} is on a file system that cannot sync a directory ({file_system}): put the trail on another one, such as a local disk"
+    )]
+    NamesNotDurable {
+        /// The directory.
+        path: PathBuf,
+        /// What the kernel calls the file system.
+        file_system: Arc<str>,
+        /// The system's answer.
+        source: std::io::Error,
+    },
     /// Another process has the trail open, or this one has.
     #[error("{path} is open already: a trail has one writer; use a directory for each worker")]
     Locked {
         /// The trail's directory.
         path: PathBuf,
+    },
+    /// The file system has no locks, so a second writer could not be kept out. Only the file `lock` was
+    /// made.
+    #[error(
+        "{path} is on a file system without locks ({file_system}): mount it with them (NFS: version 4, or without `nolock`), or put the trail on another one"
+    )]
+    NoLocks {
+        /// The trail's directory.
+        path: PathBuf,
+        /// What the kernel calls the file system.
+        file_system: Arc<str>,
+    },
+    /// The directory in which the trail's would be made does not exist.
+    #[error(
+        "cannot create {path}, since {parent} does not exist: make that first, or see whether its volume is mounted; a trail's directory is not put into one that is made in passing"
+    )]
+    NoParent {
+        /// The trail's directory.
+        path: PathBuf,
+        /// The directory that is missing.
+        parent: PathBuf,
     },
     /// A trail was to be opened where there is none.
     #[error(
@@ -131,7 +177,9 @@ pub enum OpenError {
         ours: String,
     },
     /// The directory belongs to somebody else.
-    #[error("{path} belongs to user {owner}: use a directory that belongs to the worker's user")]
+    #[error(
+        "{path} belongs to user {owner}: use a directory that belongs to the worker's user, or with directory_access(FileAccess::OwnerAndGroup) to root"
+    )]
     Owner {
         /// The directory.
         path: PathBuf,
@@ -139,7 +187,10 @@ pub enum OpenError {
         owner: u32,
     },
     /// Others can reach the directory.
-    #[error("{path} has mode {mode:04o}, so others can reach it: chmod 0700 {path}")]
+    #[error(
+        "{path} has mode {mode:04o}, {}",
+        remedy(*.mode, &format!("chmod 0700 {}, or use a directory below it", .path.display()), BY_NAME)
+    )]
     Permissions {
         /// The directory.
         path: PathBuf,
@@ -150,7 +201,7 @@ pub enum OpenError {
     #[error("no random numbers for the trail's name: {0}")]
     Random(String),
     /// The key could not sign the first checkpoint.
-    #[error("the trail's key does not sign: {0}")]
+    #[error("the trail's key does not sign")]
     Sign(#[from] SignError),
     /// The path is a symbolic link.
     #[error(
@@ -174,4 +225,26 @@ pub enum OpenError {
         /// How many records its checkpoint covers.
         size: u64,
     },
+}
+
+/// The operation that makes names durable.
+pub(in crate::audit) const SYNC_DIRECTORY: &str = "sync directory";
+
+impl OpenError {
+    /// A system call on `path` has failed.
+    pub(in crate::audit) fn io(path: &Path, operation: &'static str, source: io::Error) -> Self {
+        let path = path.to_owned();
+        if operation == SYNC_DIRECTORY && cannot_sync(&source) {
+            return Self::NamesNotDurable {
+                file_system: Medium::name_at(&path),
+                path,
+                source,
+            };
+        }
+        Self::Io {
+            path,
+            operation,
+            source,
+        }
+    }
 }

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
+use super::medium::{Locked, Medium};
 use crate::audit::open::OpenError;
 use crate::process::{self, OwnFd};
 
@@ -32,15 +33,10 @@ pub(super) struct Locks {
 }
 
 impl Locks {
-    /// Locks the directory `dir`, which `path` names in errors.
-    pub(super) fn take(dir: &OwnedFd, path: &Path) -> Result<Self, OpenError> {
-        let io = |operation| {
-            move |errno: Errno| OpenError::Io {
-                path: path.to_owned(),
-                operation,
-                source: errno.into(),
-            }
-        };
+    /// Locks the directory `dir`, which `path` names in errors. Some file systems (NFS, CIFS) lock no
+    /// directory: there the lock file alone is locked.
+    pub(super) fn take(dir: &OwnedFd, path: &Path) -> Result<(Self, Locked), OpenError> {
+        let io = |operation| move |errno: Errno| OpenError::io(path, operation, errno.into());
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = OwnFd::open(|| rustix::fs::openat(dir, LOCK, flags, Mode::RUSR | Mode::WUSR))
             .map_err(io("open lock file"))?;
@@ -49,20 +45,31 @@ impl Locks {
         let directory = OwnFd::open(|| rustix::fs::openat(dir, ".", flags, Mode::empty()))
             .map_err(io("open directory"))?;
         let until = Instant::now().checked_add(PATIENCE);
-        for fd in [&file, &directory] {
-            while let Err(errno) = lock(fd, FlockOperation::NonBlockingLockExclusive) {
-                if errno != Errno::WOULDBLOCK {
-                    return Err(io("lock")(errno));
+        let take = |fd: &OwnFd| loop {
+            match lock(fd, FlockOperation::NonBlockingLockExclusive) {
+                Err(Errno::WOULDBLOCK) if until.is_some_and(|until| Instant::now() < until) => {
+                    std::thread::sleep(PAUSE);
                 }
-                if until.is_none_or(|until| Instant::now() >= until) {
-                    return Err(OpenError::Locked {
-                        path: path.to_owned(),
-                    });
-                }
-                std::thread::sleep(PAUSE);
+                taken => return taken,
             }
-        }
-        Ok(Self { file, directory })
+        };
+        let path = || path.to_owned();
+        let locked = match (take(&file), take(&directory)) {
+            (Ok(()), Ok(())) => Locked::DirectoryAndFile,
+            // NFS wants a descriptor for writing, which a directory has not.
+            (Ok(()), Err(errno)) if has_no_locks(errno) || errno == Errno::BADF => Locked::File,
+            (Err(Errno::WOULDBLOCK), _) | (Ok(()), Err(Errno::WOULDBLOCK)) => {
+                return Err(OpenError::Locked { path: path() });
+            }
+            (Err(errno), _) if has_no_locks(errno) => {
+                return Err(OpenError::NoLocks {
+                    file_system: Medium::name_at(&path()),
+                    path: path(),
+                });
+            }
+            (Err(errno), _) | (Ok(()), Err(errno)) => return Err(io("lock")(errno)),
+        };
+        Ok((Self { file, directory }, locked))
     }
 }
 
@@ -74,6 +81,14 @@ impl Drop for Locks {
             let _unlocked = lock(&self.file, FlockOperation::Unlock);
         }
     }
+}
+
+/// Whether the file system cannot lock at all.
+fn has_no_locks(errno: Errno) -> bool {
+    matches!(
+        errno,
+        Errno::INVAL | Errno::NOLCK | Errno::NOSYS | Errno::OPNOTSUPP
+    )
 }
 
 fn lock(fd: impl AsFd, operation: FlockOperation) -> Result<(), Errno> {

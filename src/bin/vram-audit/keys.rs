@@ -12,6 +12,7 @@ use std::process::ExitCode;
 use clap::ArgGroup;
 use vram_residency::TrailKey;
 use vram_residency::audit::{VerifierKey, stated_keys};
+use vram_residency::key::FileAccess;
 
 use crate::output::{Failure, Out, could_not, tell};
 
@@ -25,8 +26,8 @@ const MAX_FILE_BYTES: u64 = 1 << 20;
 /// key's file, so one of `--trail` and `--origin` is needed.
 ///
 /// This subcommand is the operator's: the file holds the secret key, is read under the same rules as
-/// by the worker (it must belong to the caller or root, and be closed to others), and is never
-/// created. Hand the printed key to reviewers by a way that the worker's machine has no hand in.
+/// by the worker (it must belong to the caller or root, and be closed to others; its group may have
+/// it, as in Kubernetes), and is never created. Hand the printed key to reviewers by a way that the worker's machine has no hand in.
 #[derive(clap::Args)]
 #[command(after_long_help = "\
 Exit status:
@@ -39,7 +40,7 @@ Examples:
   vram-audit verify /var/lib/worker/trail --key @verifier.key")]
 #[command(group = ArgGroup::new("name").args(["trail", "origin"]).required(true))]
 pub(crate) struct Args {
-    /// The key's file: PEM (PKCS#8), mode 0600
+    /// The key's file: PEM (PKCS#8), closed to others
     #[arg(value_name = "FILE")]
     file: PathBuf,
     /// A trail that this key signs or has signed: its origin is taken, and its segments must name the
@@ -151,7 +152,8 @@ pub(crate) fn read_all(source: impl Read, max: u64) -> io::Result<Vec<u8>> {
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
-    let key = TrailKey::open(&args.file).map_err(|error| could_not(&error))?;
+    let key = TrailKey::from_file(&args.file, FileAccess::OwnerAndGroup)
+        .map_err(|error| could_not(&error))?;
     let (origin, stated) = match (&args.trail, &args.origin) {
         (Some(dir), _) => {
             let stated = stated_keys(dir).map_err(|error| could_not(&error))?;

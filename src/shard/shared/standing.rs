@@ -3,7 +3,7 @@
 //! One number holds the answer. What tells about a shared shard takes no lock: in a forked child, a lock
 //! may be held by a thread that is not there.
 
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -11,10 +11,10 @@ use crate::audit::clock::{Time, Uptime};
 use crate::audit::event::{Event, Failure, History, Subject};
 use crate::audit::{Recorder, Watched};
 use crate::error::Revoked;
-use crate::process::{self, WipedNumber};
+use crate::process::ForkMark;
 use crate::shard::state::LastCheck;
 
-/// A check failed: no time is good any more. Also what a forked child reads.
+/// A check failed: no time is good any more.
 const FAILED: u64 = 0;
 
 /// There is no maximum age: every time is good.
@@ -26,7 +26,9 @@ pub(super) struct Standing {
     /// Boot time in nanoseconds until which leases are good, [`ALWAYS`] or [`FAILED`]. Once it is
     /// [`FAILED`] it stays so; otherwise it only grows, under the lock of `last`, of which it is the
     /// limit.
-    good_until: WipedNumber,
+    good_until: AtomicU64,
+    /// In a forked child no time is good.
+    mark: ForkMark,
     /// The time of the last check that passed, in nanoseconds: for whoever may take no lock.
     verified: AtomicI64,
     max_age: Option<Duration>,
@@ -53,7 +55,8 @@ impl Standing {
         max_age: Option<Duration>,
     ) -> Self {
         Self {
-            good_until: WipedNumber::new(good_until(check.began, max_age)),
+            good_until: good_until(check.began, max_age).into(),
+            mark: ForkMark::find(),
             verified: AtomicI64::new(check.mark.time.0),
             max_age,
             recorder,
@@ -68,14 +71,15 @@ impl Standing {
 
     /// From here on no lease is current.
     pub(super) fn revoke(&self) {
-        self.good_until.wipe();
+        self.good_until.store(FAILED, Ordering::Release);
     }
 
-    /// One atomic load; the clock is read only if there is a maximum age.
+    /// Two atomic loads; the clock is read only if there is a maximum age.
     pub(super) fn judge(&self) -> Result<(), Revoked> {
-        match self.good_until.load() {
+        self.mark.check()?;
+        match self.good_until.load(Ordering::Acquire) {
             ALWAYS => Ok(()),
-            FAILED => Err(process::check().map_or_else(Revoked::from, |()| Revoked::Failed)),
+            FAILED => Err(Revoked::Failed),
             until if now() <= until => Ok(()),
             _ => Err(Revoked::Overdue),
         }
@@ -121,7 +125,13 @@ impl Standing {
             overdue: false,
         };
         self.verified.store(check.mark.time.0, Ordering::Release);
-        self.good_until.set(good_until(check.began, self.max_age));
+        let until = good_until(check.began, self.max_age);
+        // Refused where a check has failed: the answer is the old value, which nobody needs.
+        let _before = self
+            .good_until
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |old| {
+                (old != FAILED).then_some(until)
+            });
     }
 
     /// When all of the shard was last found equal to its seal.
@@ -218,6 +228,44 @@ mod tests {
             .filter(|record| record["event"] == "VerificationOverdue")
             .map(|record| record["last_verified_seq"].as_u64().unwrap())
             .collect()
+    }
+
+    /// There is no number of shared shards from which on one looks as if its check had failed.
+    #[test]
+    fn as_many_shards_as_one_likes_have_standings_of_their_own() {
+        const MANY: usize = (1 << 20) + 8;
+        let temp = tempfile::tempdir().unwrap();
+        let key = TrailKey::open_or_create(temp.path().join("key.pem")).unwrap();
+        let trail =
+            AuditTrail::builder("worker-1".parse().unwrap(), temp.path().join("trail"), key)
+                .open_or_create()
+                .unwrap();
+        let recorder = trail.recorder();
+        let subject = Subject::new("s".parse().unwrap(), 0, "host".into());
+        let check = check(Duration::ZERO, 1);
+        let mut all = Vec::with_capacity(MANY);
+        for _ in 0..MANY {
+            let (recorder, subject) = (recorder.clone(), subject.clone());
+            all.push(Standing::new(
+                recorder,
+                subject,
+                check,
+                History::default(),
+                None,
+            ));
+        }
+        let last = all.last().unwrap();
+        assert_eq!(last.judge(), Ok(()));
+        last.revoke();
+        assert_eq!(last.judge(), Err(Revoked::Failed));
+        last.pass(self::check(Duration::ZERO, 2));
+        assert_eq!(last.judge(), Err(Revoked::Failed), "for good");
+        assert!(
+            all.iter()
+                .rev()
+                .skip(1)
+                .all(|standing| standing.judge().is_ok())
+        );
     }
 
     /// A thread finds that leases have run out; before it can say so, a check passes.

@@ -206,12 +206,12 @@ const FIELDS: &[(&str, &str)] = &[
     ("attempts", "records given to the trail within the window"),
     (
         "available_bytes",
-        "bytes that the device had left for shards, after this",
+        "bytes that the device had left for shards, after this; `unknown` where no file says how many",
     ),
     ("basis", "why so long, by the operator's account"),
     (
         "boot",
-        "the kernel's boot id (/proc/sys/kernel/random/boot_id)",
+        "the kernel's boot id (/proc/sys/kernel/random/boot_id); `unknown-` and a random number where it cannot be read",
     ),
     ("bytes", "length in bytes"),
     (
@@ -247,8 +247,16 @@ const FIELDS: &[(&str, &str)] = &[
         "the device that holds the shard, by its own account",
     ),
     (
+        "directory_access",
+        "who may use the trail's directory: owner_only, or owner_and_group",
+    ),
+    (
         "digest",
         "fs-verity digest (SHA-256) of the device's bytes: `fsverity digest` of the same bytes",
+    ),
+    (
+        "dumpable",
+        "true: the kernel refused to keep the memory out of core dumps",
     ),
     (
         "durable_within_ms",
@@ -285,6 +293,10 @@ const FIELDS: &[(&str, &str)] = &[
         "features that the worker's library was built with",
     ),
     (
+        "file_system",
+        "what the trail's directory is on, as the kernel calls it",
+    ),
+    (
         "first_leaf",
         "number of leaves (records) before this segment",
     ),
@@ -296,6 +308,10 @@ const FIELDS: &[(&str, &str)] = &[
     (
         "format",
         "version of the trail's format that this run was written in",
+    ),
+    (
+        "fork_guard",
+        "what tells a forked child from its worker: wiped_on_fork (the kernel, for every child), or at_fork (the C library, and the process id: weaker)",
     ),
     ("freed", "whether the device took the memory back"),
     ("freed_bytes", "bytes given back to the device"),
@@ -321,6 +337,14 @@ const FIELDS: &[(&str, &str)] = &[
         "verifier key of this segment, for comfort: trust only a key that came to you otherwise",
     ),
     (
+        "kept",
+        "where what was synced is: on_disk, by_server (a server, or the host of a sandbox), overlay_layer (gone with its container), in_memory (gone at the next start), not_synced (no sync reaches the disk), unknown",
+    ),
+    (
+        "key_access",
+        "who could read the trail's key: owner_only or owner_and_group of a file; memory: given by the worker's own code; signer: it is elsewhere",
+    ),
+    (
         "key_id",
         "name of the key that authenticates seals, hexadecimal; reveals nothing of it",
     ),
@@ -334,6 +358,10 @@ const FIELDS: &[(&str, &str)] = &[
     (
         "live_shards",
         "how many shards still lived: leaked, or outliving the trail",
+    ),
+    (
+        "locks",
+        "what keeps a second writer out: directory_and_file, or file where the file system locks no directory",
     ),
     (
         "max_age_ms",
@@ -388,6 +416,10 @@ const FIELDS: &[(&str, &str)] = &[
         "reason",
         "why: digest_mismatch, signature_invalid, provenance_mismatch, spot_check_mismatch, device_error, interrupted",
     ),
+    (
+        "refused_calls",
+        "system calls that the worker's sandbox refused until then, and that it did without: fadvise64 (a segment of an earlier run was read from the page cache)",
+    ),
     ("requested_bytes", "bytes that the caller asked for"),
     (
         "reserved_records",
@@ -430,6 +462,10 @@ const FIELDS: &[(&str, &str)] = &[
     (
         "time",
         "wall clock of the worker's machine, RFC 3339, UTC; whoever sets the clock chooses it",
+    ),
+    (
+        "token_access",
+        "who could read the worker's token: owner_only or owner_and_group of a file; memory: given by the worker's own code",
     ),
     ("unproven", "what could not be proven about it"),
     (

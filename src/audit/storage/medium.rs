@@ -1,0 +1,216 @@
+//! What a trail's directory is on: the kind of file system, and what it promises of what was synced.
+//!
+//! The kernel names the file system and its options in `/proc/self/mountinfo`; without that file, the
+//! number that `statfs` gives names the usual ones. A promise is not a proof: a disk can lie, and so can
+//! a server.
+
+use std::fs;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::sync::Arc;
+
+use rustix::fs::{AtFlags, StatxFlags};
+use serde::Serialize;
+
+/// The longest name of a file system that is put on record.
+const MAX_NAME_BYTES: usize = 64;
+
+/// What `TrailOpened` says about the place of the segments.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+pub(crate) struct Medium {
+    pub(crate) file_system: Arc<str>,
+    pub(crate) kept: Kept,
+    pub(crate) locks: Locked,
+}
+
+/// Where what was synced is, and until when.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Kept {
+    /// Wherever a server, or the host of a sandbox, keeps it.
+    ByServer,
+    /// In memory: nothing is left after the next start of the machine, or of the pod.
+    InMemory,
+    /// The file system is mounted so that a sync does not reach the disk.
+    NotSynced,
+    /// On the disk, if that keeps what it acknowledges.
+    OnDisk,
+    /// In the upper layer of an overlay, such as a container's own files: gone when the container is
+    /// removed.
+    OverlayLayer,
+    Unknown,
+}
+
+/// What the writer could lock against a second one.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Locked {
+    DirectoryAndFile,
+    /// The file `lock` alone: this file system locks no directory.
+    File,
+}
+
+impl Medium {
+    /// What the opened directory is on.
+    pub(super) fn of(dir: impl AsFd) -> Self {
+        let (file_system, options) = mount_of(&dir).unwrap_or_else(|| {
+            let number = rustix::fs::fstatfs(&dir).map(|stat| stat.f_type);
+            (
+                number
+                    .map_or("unknown", |number| name_of(number as u64))
+                    .to_owned(),
+                String::new(),
+            )
+        });
+        Self {
+            kept: kept(&file_system, &options),
+            file_system: file_system.into(),
+            locks: Locked::DirectoryAndFile,
+        }
+    }
+
+    /// What the file system of `path` is called, for errors.
+    pub(in crate::audit) fn name_at(path: &Path) -> Arc<str> {
+        fs::File::open(path).map_or_else(|_| "unknown".into(), |dir| Self::of(dir).file_system)
+    }
+
+    /// Why a trail should not be here, in words for a log.
+    pub(in crate::audit) fn objection(&self) -> Option<&'static str> {
+        match self.kept {
+            Kept::InMemory => Some("the trail is in memory, and gone at the next start"),
+            Kept::NotSynced => {
+                Some("no sync reaches the disk: a crash can cost acknowledged records")
+            }
+            Kept::OverlayLayer => Some("the trail is gone when its container is removed"),
+            Kept::ByServer | Kept::OnDisk | Kept::Unknown => None,
+        }
+    }
+}
+
+/// The type and the options of the mount that the directory is on.
+fn mount_of(dir: impl AsFd) -> Option<(String, String)> {
+    let stat = rustix::fs::statx(dir, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID).ok()?;
+    if stat.stx_mask & StatxFlags::MNT_ID.bits() == 0 {
+        return None;
+    }
+    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    parse_mount(&mounts, stat.stx_mnt_id)
+}
+
+/// Each line is `id parent device root place options [more] - type source options` (proc(5)).
+fn parse_mount(mounts: &str, id: u64) -> Option<(String, String)> {
+    let id = id.to_string();
+    let line = mounts
+        .lines()
+        .find(|line| line.split(' ').next() == Some(&id))?;
+    let (_, about) = line.split_once(" - ")?;
+    let mut fields = about.split(' ');
+    let is_plain = |name: &&str| {
+        (1..=MAX_NAME_BYTES).contains(&name.len())
+            && name.bytes().all(|byte| byte.is_ascii_graphic())
+    };
+    let name = fields.next().filter(is_plain)?;
+    Some((
+        name.to_owned(),
+        fields.nth(1).unwrap_or_default().to_owned(),
+    ))
+}
+
+fn kept(file_system: &str, options: &str) -> Kept {
+    // An overlay says `volatile`, and in newer kernels `fsync=volatile`.
+    let is_unsynced = |option: &str| {
+        matches!(
+            option,
+            "barrier=0" | "fsync=volatile" | "nobarrier" | "volatile"
+        )
+    };
+    if options.split(',').any(is_unsynced) {
+        return Kept::NotSynced;
+    }
+    // `fuse.sshfs` and the like.
+    match file_system.split('.').next().unwrap_or_default() {
+        "tmpfs" | "ramfs" | "devtmpfs" => Kept::InMemory,
+        "overlay" | "aufs" => Kept::OverlayLayer,
+        "bcachefs" | "btrfs" | "ext2" | "ext3" | "ext4" | "f2fs" | "jfs" | "xfs" | "zfs" => {
+            Kept::OnDisk
+        }
+        "9p" | "afs" | "beegfs" | "ceph" | "cifs" | "fuse" | "glusterfs" | "gpfs" | "lustre"
+        | "nfs" | "nfs4" | "smb3" | "virtiofs" => Kept::ByServer,
+        _ => Kept::Unknown,
+    }
+}
+
+/// The file system with this number (statfs(2)).
+fn name_of(number: u64) -> &'static str {
+    match number & 0xffff_ffff {
+        0x0102_1994 => "tmpfs",
+        0x8584_58f6 => "ramfs",
+        0x794c_7630 => "overlay",
+        0xef53 => "ext4",
+        0x5846_5342 => "xfs",
+        0x9123_683e => "btrfs",
+        0x2fc1_2fc1 => "zfs",
+        0xf2f5_2010 => "f2fs",
+        0xca45_1a4e => "bcachefs",
+        0x6969 => "nfs",
+        0xff53_4d42 => "cifs",
+        0xfe53_4d42 => "smb3",
+        0x0102_1997 => "9p",
+        0x6573_5546 => "fuse",
+        0x00c3_6400 => "ceph",
+        0x0bd0_0bd0 => "lustre",
+        _ => "unknown",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As Linux 6.18 and the man page proc(5) have them.
+    const MOUNTS: &str = "\
+22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw
+36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue,barrier=0
+41 22 0:33 / /with\\040a\\040-\\040in\\040it rw - overlay overlay rw,lowerdir=/l,upperdir=/u,workdir=/w,volatile
+42 22 0:34 / /c rw - overlay overlay rw,lowerdir=/l,upperdir=/volatile,workdir=/w,fsync=ordered
+46 22 0:39 / /v rw - overlay none rw,lowerdir=l,upperdir=u,workdir=w,uuid=on,fsync=volatile
+43 22 0:35 / /s rw master:2 shared:9 - fuse.sshfs host:/ rw,user_id=0
+44 22 0:36 / /n rw - nfs4 host:/ rw,vers=4.2
+45 22 0:37 / /x rw - something-new none rw
+";
+
+    #[test]
+    fn a_file_system_is_what_its_mount_says() {
+        for (id, name, what) in [
+            (22, "ext4", Kept::OnDisk),
+            (36, "ext3", Kept::NotSynced),
+            (41, "overlay", Kept::NotSynced),
+            (46, "overlay", Kept::NotSynced),
+            (42, "overlay", Kept::OverlayLayer),
+            (43, "fuse.sshfs", Kept::ByServer),
+            (44, "nfs4", Kept::ByServer),
+            (45, "something-new", Kept::Unknown),
+        ] {
+            let (found, options) = parse_mount(MOUNTS, id).unwrap();
+            assert_eq!((found.as_str(), kept(&found, &options)), (name, what));
+        }
+        assert_eq!(parse_mount(MOUNTS, 2), None);
+        for torn in ["22", "22 1 254:0 / / rw", "22 - ", "22 -  a b"] {
+            assert_eq!(parse_mount(torn, 22), None, "{torn}");
+        }
+    }
+
+    #[test]
+    fn without_a_list_of_mounts_the_number_of_statfs_names_it() {
+        for (number, what) in [
+            (0x0102_1994, Kept::InMemory),
+            (0xef53, Kept::OnDisk),
+            // Of a signed 32-bit field, extended.
+            (0xffff_ffff_8584_58f6, Kept::InMemory),
+            (0xff53_4d42, Kept::ByServer),
+            (7, Kept::Unknown),
+        ] {
+            assert_eq!(kept(name_of(number), ""), what, "{number:x}");
+        }
+    }
+}
