@@ -119,7 +119,7 @@ pub enum DeviceError {
     /// An allocation without bytes was asked for.
     #[error("an allocation needs at least one byte")]
     Empty,
-    /// The process is a forked child; the memory is not mapped there.
+    /// The process is a forked child, which can read what it inherited and do nothing else.
     #[error(transparent)]
     Forked(#[from] crate::process::Forked),
     /// The memory cannot be made read-only, and must be.
@@ -263,6 +263,8 @@ pub(crate) mod backend {
         pub locked: bool,
         /// The memory-management unit refuses writes.
         pub read_only: bool,
+        /// A child may have a copy that no wipe reaches: the process has forked since the allocation.
+        pub inherited: bool,
     }
 
     /// Many things, each with something of the caller's; or a failure, with that of the one at which it was

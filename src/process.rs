@@ -1,8 +1,8 @@
 //! Whether this process is a forked child of the one that opened the trail.
 //!
-//! A child has the parent's memory but none of its threads: a lock may be held for ever, sealed
-//! memory is not mapped (`MADV_DONTFORK`), and a record written there would be written twice. So
-//! every call in a child is refused before it touches a lock. The question is asked on the path of
+//! A child has a copy of the parent's memory but none of its threads: a lock may be held for ever, no
+//! check of the parent reaches the copy, and a record written there would be written twice. So every
+//! call in a child, but reading a view, is refused before it touches a lock. The question is asked on the path of
 //! every record and every lease, where a `getpid` system call would be half the cost. Numbers in
 //! memory that the kernel zeroes in children (`MADV_WIPEONFORK`, Linux 4.14) answer it with a load:
 //! one number is the mark of this process, and others carry, in the same load, something that is
@@ -46,6 +46,10 @@ struct Pool {
     fresh: usize,
 }
 
+/// Held by tests that fork, and by those that look at memory of which no child may have a copy.
+#[cfg(test)]
+pub(crate) static FORKING: Mutex<()> = Mutex::new(());
+
 /// Prepares the answer; called when a trail is opened, before anything is recorded.
 pub(crate) fn watch_for_forks() -> std::io::Result<()> {
     own::watch()?;
@@ -53,6 +57,11 @@ pub(crate) fn watch_for_forks() -> std::io::Result<()> {
         .get_or_init(map_numbers)
         .map(drop)
         .map_err(Into::into)
+}
+
+/// The number of forks of this process through the C library, so that two answers can be compared.
+pub(crate) fn forks() -> u64 {
+    own::forks()
 }
 
 /// Fails in a forked child. Costs one load, and that of where to look.

@@ -159,6 +159,7 @@ impl Backend for Cuda {
             allocated: memory.taken(),
             locked: true,
             read_only: memory.read_only,
+            inherited: false,
         }
     }
 

@@ -143,7 +143,7 @@ fn the_life_of_a_shard() {
         assert_eq!(record["bytes"], bytes);
     }
 
-    let fields = "freed_bytes used_bytes wiped freed";
+    let fields = "freed_bytes used_bytes wiped freed inherited";
     let freed = one(
         &records,
         "VramDeallocated",
@@ -155,7 +155,8 @@ fn the_life_of_a_shard() {
         json!([freed["freed_bytes"], freed["used_bytes"]]),
         json!([LEN, 0])
     );
-    assert_eq!(json!([freed["wiped"], freed["freed"]]), json!([true, true]));
+    let outcome = json!([freed["wiped"], freed["freed"], freed["inherited"]]);
+    assert_eq!(outcome, json!([true, true, false]));
 }
 
 #[test]
@@ -450,7 +451,7 @@ fn a_device_that_fails() {
     };
     assert_eq!(outcomes, expected);
     for record in &freed {
-        let fields = "freed_bytes used_bytes wiped freed";
+        let fields = "freed_bytes used_bytes wiped freed inherited";
         expect(record, "WARN failure", &[SUBJECT, fields]);
     }
 }
