@@ -127,7 +127,7 @@ pub enum DeviceError {
     /// An allocation without bytes was asked for.
     #[error("an allocation needs at least one byte")]
     Empty,
-    /// The process is a forked child; the memory is not mapped there.
+    /// The process is a forked child, which can read what it inherited and do nothing else.
     #[error(transparent)]
     Forked(#[from] crate::process::Forked),
     /// The memory cannot be made read-only, and must be.
@@ -273,6 +273,8 @@ pub(crate) mod backend {
         pub read_only: bool,
         /// The kernel has refused to keep the memory out of core dumps.
         pub dumpable: bool,
+        /// A child may have a copy that no wipe reaches: the process has forked since the allocation.
+        pub inherited: bool,
     }
 
     /// Many things, each with something of the caller's; or a failure, with that of the one at which it was

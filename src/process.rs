@@ -1,13 +1,13 @@
 //! Whether this process is a forked child of the one that opened the trail.
 //!
-//! A child has the parent's memory but none of its threads: a lock may be held for ever, sealed
-//! memory is not mapped (`MADV_DONTFORK`), and a record written there would be written twice. So
-//! every call in a child is refused before it touches a lock. The question is asked on the path of
-//! every record and every lease, where a `getpid` system call would be half the cost. One number, the
-//! mark, answers it with a load: the kernel zeroes its page in children (`MADV_WIPEONFORK`, Linux 4.14),
-//! and so does a handler that the C library calls there. Where the kernel knows no such page (gVisor),
-//! the handler is the only one: a child that is made past the C library is noticed by its process id,
-//! but not by ordinary records and leases. Which of them guards is on record.
+//! A child has a copy of the parent's memory but none of its threads: a lock may be held for ever, no
+//! check of the parent reaches the copy, and a record written there would be written twice. So every
+//! call in a child, but reading a view, is refused before it touches a lock. The question is asked on the
+//! path of every record and every lease, where a `getpid` system call would be half the cost. One number,
+//! the mark, answers it with a load: the kernel zeroes its page in children (`MADV_WIPEONFORK`, Linux
+//! 4.14), and so does a handler that the C library calls there. Where the kernel knows no such page
+//! (gVisor), the handler is the only one: a child that is made past the C library is noticed by its process
+//! id, but not by ordinary records and leases. Which of them guards is on record.
 
 #![allow(unsafe_code, reason = "memory is mapped once here and nowhere freed")]
 
@@ -49,6 +49,10 @@ struct Mark {
 }
 
 static MARK: OnceLock<Mark> = OnceLock::new();
+
+/// Held by tests that fork, and by those that look at memory of which no child may have a copy.
+#[cfg(test)]
+pub(crate) static FORKING: Mutex<()> = Mutex::new(());
 
 /// Prepares the answer; called when a trail is opened, before anything is recorded.
 pub(crate) fn watch_for_forks() -> std::io::Result<Guard> {
@@ -94,6 +98,11 @@ fn wipe_mark() {
     if let Some(mark) = MARK.get() {
         mark.at.store(0, Ordering::SeqCst);
     }
+}
+
+/// The number of forks of this process through the C library, so that two answers can be compared.
+pub(crate) fn forks() -> u64 {
+    own::forks()
 }
 
 /// Fails in a forked child. Costs one load, and that of where to look; a system call, too, where the

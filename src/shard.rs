@@ -135,7 +135,8 @@ impl<D: Device> Shard<Sealed, D> {
 }
 
 impl<D: Device> Shard<Verified, D> {
-    /// The bytes, read-only.
+    /// The bytes, read-only. In a forked child, host memory has the bytes of the moment of the fork,
+    /// until the child ends or calls `exec`.
     pub fn view(&self) -> D::View<'_> {
         self.core.region.view()
     }

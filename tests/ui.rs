@@ -15,6 +15,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+#[path = "support/package.rs"]
+mod package;
+
 /// The compiler that made the `.stderr` files.
 const TEXTS_OF: &str = "1.95";
 
@@ -105,7 +108,7 @@ fn staged_cases_do_not_compile() {
 #[test]
 fn without_the_feature_nothing_of_fault_injection_exists() {
     let package = Path::new(WITHOUT_FEATURE);
-    let errors = check_without_the_feature(package);
+    let errors = check_without_the_feature();
     for case in files(&package.join("src/bin"), "rs") {
         let name = case.file_stem().unwrap().to_str().unwrap();
         let found = errors.get(name).cloned().unwrap_or_default();
@@ -141,20 +144,9 @@ fn every_dangerous_name_is_tried_without_the_feature() {
     assert!(seen > 8, "only {seen} dangerous functions were found");
 }
 
-/// The errors of each case. The package is copied, so that the checkout stays as it is, and gets the
-/// crate's own lock file: nothing has to be downloaded that the crate's build has not.
-fn check_without_the_feature(package: &Path) -> BTreeMap<String, BTreeSet<String>> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let stage = Path::new(env!("CARGO_TARGET_TMPDIR")).join("without-fault-injection");
-    let _stale = fs::remove_dir_all(stage.join("src"));
-    fs::create_dir_all(stage.join("src/bin")).unwrap();
-    let manifest = fs::read_to_string(package.join("Cargo.toml")).unwrap();
-    let manifest = manifest.replace("\"../..\"", &format!("{root:?}"));
-    fs::write(stage.join("Cargo.toml"), manifest).unwrap();
-    fs::copy(root.join("Cargo.lock"), stage.join("Cargo.lock")).unwrap();
-    for case in files(&package.join("src/bin"), "rs") {
-        fs::copy(&case, stage.join("src/bin").join(case.file_name().unwrap())).unwrap();
-    }
+/// The errors of each case.
+fn check_without_the_feature() -> BTreeMap<String, BTreeSet<String>> {
+    let stage = package::stage("without-fault-injection");
     let output = Command::new(env!("CARGO"))
         .args(["check", "--offline", "--bins", "--keep-going"])
         .arg("--message-format=json")

@@ -228,6 +228,7 @@ pub(crate) enum Event {
         used_bytes: u64,
         wiped: bool,
         freed: bool,
+        inherited: bool,
     },
     VramSealed {
         #[serde(flatten)]

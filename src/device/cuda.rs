@@ -160,6 +160,7 @@ impl Backend for Cuda {
             locked: true,
             read_only: memory.read_only,
             dumpable: false,
+            inherited: false,
         }
     }
 

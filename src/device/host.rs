@@ -1,14 +1,19 @@
 //! Shards in the memory of this machine: the embedded default, and what tests run on.
 //!
-//! Each allocation is a shared anonymous mapping. Made read-only with `mprotect` it refuses writes
-//! through `/proc/self/mem` too (a private one does not), and there is no descriptor that anybody
-//! could have opened before (as there is for a memfd). Mappings stay out of core dumps and of forked
-//! children, are locked into memory where the limit allows it, and are overwritten before they are
-//! given back.
+//! Each allocation is a private anonymous mapping, so a forked child has a copy (copy-on-write): a
+//! borrow that the child inherits stays mapped, and nothing that the parent writes, wipes or unmaps
+//! changes it. Two other ways are unsound. Memory that the child does not have (`MADV_DONTFORK`)
+//! leaves its borrows over a hole, in which its heap may grow. Shared memory changes under them when
+//! the parent wipes it. The price: a wipe does not reach the copy of a child that lives (`inherited`
+//! in the record), and `/proc/self/mem` writes past the read-only protection.
+//!
+//! Mappings stay out of core dumps, use huge pages where the kernel has them (a fork then copies one
+//! entry for 2 MiB and not 512), are locked into memory where the limit allows it, and are
+//! overwritten before they are given back.
 //!
 //! All `unsafe` of memory is in this file. Its premises are few: a [`HostMemory`] is the only owner
 //! of its mapping, the mapping lives as long as the value, it is readable all that time, and
-//! writable unless `read_only` says otherwise.
+//! writable unless `read_only` says otherwise. All of them hold in a forked child, too.
 
 #![allow(unsafe_code, reason = "mappings are made, protected and removed here")]
 
@@ -33,6 +38,11 @@ use crate::process;
 
 #[cfg(test)]
 mod tests;
+
+/// How many words are wiped before they are given back, 16 MiB. A multiple of every page size.
+///
+/// Wiping what a living child shares makes a copy of it first; without this, of everything at once.
+const PIECE_WORDS: usize = 2 << 20;
 
 /// The memory of this machine.
 #[derive(Debug)]
@@ -119,6 +129,7 @@ impl Backend for Host {
             locked: memory.locked,
             read_only: memory.read_only,
             dumpable: memory.dumpable,
+            inherited: memory.forks != process::forks(),
         }
     }
 
@@ -267,6 +278,8 @@ pub struct HostMemory {
     read_only: bool,
     /// The kernel has refused to keep it out of core dumps.
     dumpable: bool,
+    /// The number of forks before this memory was mapped.
+    forks: u64,
     /// Also if nothing was ever written.
     wiped: AtomicBool,
 }
@@ -284,7 +297,7 @@ impl HostMemory {
             operation: "watching for forks",
             code: error.raw_os_error().unwrap_or_default(),
         })?;
-        let flags = MapFlags::SHARED;
+        let flags = MapFlags::PRIVATE;
         let access = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: a new mapping at an address of the kernel's choice aliases nothing.
         let base = unsafe { rustix::mm::mmap_anonymous(ptr::null_mut(), mapped, access, flags) }
@@ -301,15 +314,17 @@ impl HostMemory {
             locked: false,
             read_only: false,
             dumpable: false,
+            forks: process::forks(),
             wiped: true.into(),
         };
-        // SAFETY: the range is exactly our mapping; the advice changes nothing in it.
-        unsafe { rustix::mm::madvise(memory.address(), mapped, Advice::LinuxDontFork) }
-            .map_err(os("madvise"))?;
         let kept_out = Advice::LinuxDontDump;
-        // SAFETY: the range is exactly our mapping; the advice changes nothing in it.
+        // SAFETY: the range is exactly our mapping; the advice does not change what it holds.
         memory.dumpable =
             unsafe { rustix::mm::madvise(memory.address(), mapped, kept_out) }.is_err();
+        // Refused by a kernel that was built without huge pages; then pages are small.
+        // SAFETY: the range is exactly our mapping; the advice does not change what it holds.
+        let _advised =
+            unsafe { rustix::mm::madvise(memory.address(), mapped, Advice::LinuxHugepage) };
         // SAFETY: the range is exactly our mapping; locking changes nothing in it.
         memory.locked = unsafe { rustix::mm::mlock(memory.address(), mapped) }.is_ok();
         Ok(memory)
@@ -323,6 +338,7 @@ impl HostMemory {
         // SAFETY: `base` is aligned and, unless `len` is 0, points to at least `len` bytes (at most
         // `isize::MAX`) of one mapping, initialised (the kernel zeroes pages) and readable. It is
         // unmapped, and nobody writes to it, only through `&mut self`, not while `self` is borrowed.
+        // In a forked child the mapping is a private copy, which is neither written nor unmapped.
         unsafe { slice::from_raw_parts(self.base.as_ptr(), self.len) }
     }
 
@@ -376,13 +392,16 @@ impl HostMemory {
         if self.read_only {
             self.unprotect()?;
         }
-        let words = self.words_mut()?;
-        words.zeroize();
-        // What was written has to be read back, not to be concluded.
-        let words: &[u64] = black_box(words);
-        let is_zero = |chunk: &[u64]| chunk.iter().fold(0, |all, word| all | word) == 0;
-        if !words.chunks(512).all(is_zero) {
-            return Err(DeviceError::WipeFailed);
+        let locked = self.locked;
+        for piece in self.words_mut()?.chunks_mut(PIECE_WORDS) {
+            piece.zeroize();
+            // What was written has to be read back, not to be concluded.
+            let piece: &mut [u64] = black_box(piece);
+            let is_zero = |chunk: &[u64]| chunk.iter().fold(0, |all, word| all | word) == 0;
+            if !piece.chunks(512).all(is_zero) {
+                return Err(DeviceError::WipeFailed);
+            }
+            give_back(piece, locked);
         }
         *self.wiped.get_mut() = true;
         Ok(())
@@ -404,8 +423,7 @@ impl HostMemory {
 }
 
 impl Drop for HostMemory {
-    /// A forked child does not have the mapping (`MADV_DONTFORK`); what is at its address there is
-    /// somebody else's.
+    /// A forked child leaves its copy mapped and unwiped until it ends or calls `exec`.
     fn drop(&mut self) {
         if self.mapped > 0 && process::check().is_ok() {
             let _nobody_to_tell = (self.wipe(), self.unmap());
@@ -426,12 +444,15 @@ impl fmt::Debug for HostMemory {
 
 #[cfg(feature = "fault-injection")]
 impl HostMemory {
-    /// Flips one bit through a second mapping of the same page, as a failing cell would: the
-    /// mapping that the shard has stays as it is, read-only.
+    /// Flips one bit in place, as a failing cell would. A page that is read-only is writable meanwhile,
+    /// for a few microseconds.
     ///
     /// Views may be read meanwhile. As with real hardware, the language has no word for that.
     fn flip_bit(&self, offset: u64, bit: u8) -> Result<(), DeviceError> {
-        use std::sync::atomic::{AtomicU8, Ordering};
+        use std::sync::atomic::AtomicU8;
+
+        /// One thread's end of a flip must not make the page of another's read-only.
+        static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
         let outside = || DeviceError::OutOfRange {
             offset,
@@ -442,44 +463,48 @@ impl HostMemory {
         if offset >= self.len {
             return Err(outside());
         }
-        let page = rustix::param::page_size();
-        let inside = offset.checked_rem(page).ok_or_else(outside)?;
-        let alias = self.alias(offset.saturating_sub(inside), page)?;
-        // SAFETY: `inside` is below the page size, and the alias is one page.
-        let byte = unsafe { alias.cast::<u8>().add(inside) };
-        // SAFETY: the byte is mapped, readable and writable until the alias is unmapped below; an
-        // `AtomicU8` has the layout of a byte; only atomic accesses go through this address.
+        let inside = offset
+            .checked_rem(rustix::param::page_size())
+            .ok_or_else(outside)?;
+        let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+        let start = offset.saturating_sub(inside);
+        if self.read_only {
+            self.protect_page(start, MprotectFlags::READ | MprotectFlags::WRITE)?;
+        }
+        // SAFETY: `offset` is below `len`, so the byte is inside the mapping.
+        let byte = unsafe { self.base.as_ptr().add(offset) };
+        // SAFETY: the byte is mapped, readable and writable; an `AtomicU8` has the layout of a byte; only
+        // atomic accesses go through this address.
         let byte = unsafe { AtomicU8::from_ptr(byte) };
         byte.fetch_xor(1u8.wrapping_shl(bit.into()), Ordering::SeqCst);
-        // SAFETY: the range is exactly the alias, which is not used after this.
-        unsafe { rustix::mm::munmap(alias, page) }.map_err(os("munmap"))
+        if self.read_only {
+            self.protect_page(start, MprotectFlags::READ)?;
+        }
+        Ok(())
     }
 
-    /// A second, writable mapping of the page at `start`.
-    fn alias(&self, start: usize, page: usize) -> Result<*mut c_void, DeviceError> {
-        use rustix::mm::MremapFlags;
-
-        // SAFETY: `start` is a multiple of the page size below `len`, so it is inside the mapping.
-        let original = unsafe { self.base.as_ptr().add(start) }.cast();
-        if self.locked {
-            // The second mapping would be locked too, and may exceed the limit.
-            // SAFETY: the page is inside our mapping; unlocking changes nothing in it.
-            let _unlocked = unsafe { rustix::mm::munlock(original, page) };
-        }
-        // SAFETY: with an old size of 0 the original mapping stays, and the kernel maps the pages of
-        // a shared one a second time, at an address of its choice.
-        let alias = unsafe { rustix::mm::mremap(original, 0, page, MremapFlags::MAYMOVE) }
-            .map_err(os("mremap"))?;
-        let access = MprotectFlags::READ | MprotectFlags::WRITE;
-        // SAFETY: the range is exactly the new mapping, which nothing uses yet.
-        let writable = unsafe { rustix::mm::mprotect(alias, page, access) };
-        if let Err(error) = writable {
-            // SAFETY: the range is exactly the new mapping, which nothing uses.
-            let _unmapped = unsafe { rustix::mm::munmap(alias, page) };
-            return Err(os("mprotect")(error));
-        }
-        Ok(alias)
+    /// Changes the access to the page at `start`, a multiple of the page size below `len`.
+    fn protect_page(&self, start: usize, access: MprotectFlags) -> Result<(), DeviceError> {
+        // SAFETY: `start` is below `len`, so the page is inside the mapping.
+        let page = unsafe { self.base.as_ptr().add(start) }.cast();
+        // SAFETY: the range is one page of our mapping, which stays readable.
+        unsafe { rustix::mm::mprotect(page, rustix::param::page_size(), access) }
+            .map_err(os("mprotect"))
     }
+}
+
+/// Gives back the pages of words that are zero, and that the kernel makes zero again when they are
+/// touched. Best effort: what it refuses is given back when all is unmapped.
+fn give_back(zeros: &mut [u64], locked: bool) {
+    let len = size_of_val(zeros);
+    let address: *mut c_void = zeros.as_mut_ptr().cast();
+    if locked {
+        // SAFETY: the range is a slice that is borrowed mutably; unlocking changes nothing in it.
+        let _unlocked = unsafe { rustix::mm::munlock(address, len) };
+    }
+    // SAFETY: the range is whole pages of one private anonymous mapping, borrowed mutably and zero, and
+    // zero is what they hold afterwards.
+    let _given = unsafe { rustix::mm::madvise(address, len, Advice::LinuxDontNeed) };
 }
 
 fn os(operation: &'static str) -> impl Fn(rustix::io::Errno) -> DeviceError {

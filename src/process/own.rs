@@ -72,6 +72,11 @@ extern "C" fn after_fork_in_child() {
     }
 }
 
+/// The number of forks that the C library has begun since the handlers were registered.
+pub(super) fn forks() -> u64 {
+    FORKS.load(Ordering::SeqCst) >> 32
+}
+
 /// Registers the handlers, once in each process.
 pub(super) fn watch() -> io::Result<()> {
     let answer = HANDLERS.get_or_init(|| {
@@ -175,6 +180,9 @@ mod tests {
 
     /// A lock that nobody unlocks ends with the last descriptor of its open file.
     fn is_kept_by_a_child(forks_in: impl Fn(&Cell<Option<Pid>>), forks_after: bool) -> bool {
+        let _alone = crate::process::FORKING
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         crate::process::watch_for_forks().unwrap();
         let file = tempfile::NamedTempFile::new().unwrap();
         let child = Cell::new(None);

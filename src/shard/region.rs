@@ -270,7 +270,8 @@ impl<D: Device> Region<D> {
         self.dispose()
     }
 
-    /// In a forked child nothing is touched: the memory there is not ours.
+    /// In a forked child nothing is touched: its copy may be borrowed, and freeing it is no event of this
+    /// worker.
     fn dispose(&mut self) -> Result<(), ReleaseError> {
         process::check().map_err(ReleaseError::Forked)?;
         if self.gone {
@@ -278,6 +279,8 @@ impl<D: Device> Region<D> {
         }
         self.gone = true;
         let wiped = self.wipe();
+        // After wiping: a child that is forked meanwhile may have what was not wiped then.
+        let inherited = self.facts().inherited;
         let freed = self.free();
         let account = self.home.account();
         let used = match freed {
@@ -290,6 +293,7 @@ impl<D: Device> Region<D> {
             used_bytes: used,
             wiped: wiped.is_ok(),
             freed: freed.is_ok(),
+            inherited,
         });
         self.home.recorder().retire(&self.subject);
         freed.and(wiped)

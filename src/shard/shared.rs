@@ -250,13 +250,14 @@ impl<D: Device> Shared<D> {
 
 impl<D: Device> Lease<D> {
     /// The bytes, read-only. They are there as long as the lease is, whatever a check found; whether
-    /// they may be used is what [`is_current`](Self::is_current) tells.
+    /// they may be used is what [`is_current`](Self::is_current) tells. In a forked child, host memory
+    /// has the bytes of the moment of the fork, until the child ends or calls `exec`.
     pub fn view(&self) -> D::View<'_> {
         self.0.core.region.view()
     }
 
     /// Whether no check has failed and the last one is not too old: ask before each batch. In a
-    /// forked child, where the memory is not mapped, no lease is current.
+    /// forked child, which no check reaches, no lease is current.
     pub fn is_current(&self) -> bool {
         self.0.standing.judge().is_ok()
     }

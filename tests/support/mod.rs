@@ -5,6 +5,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test uses a part of it")]
 
 pub mod fields;
+pub mod package;
 pub mod worker;
 
 use std::io::Write;

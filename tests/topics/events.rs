@@ -144,7 +144,7 @@ fn the_life_of_a_shard() {
         assert_eq!(record["bytes"], bytes);
     }
 
-    let fields = "freed_bytes used_bytes wiped freed";
+    let fields = "freed_bytes used_bytes wiped freed inherited";
     let freed = one(
         &records,
         "VramDeallocated",
@@ -156,7 +156,8 @@ fn the_life_of_a_shard() {
         json!([freed["freed_bytes"], freed["used_bytes"]]),
         json!([LEN, 0])
     );
-    assert_eq!(json!([freed["wiped"], freed["freed"]]), json!([true, true]));
+    let outcome = json!([freed["wiped"], freed["freed"], freed["inherited"]]);
+    assert_eq!(outcome, json!([true, true, false]));
 }
 
 #[test]
@@ -451,7 +452,7 @@ fn a_device_that_fails() {
     };
     assert_eq!(outcomes, expected);
     for record in &freed {
-        let fields = "freed_bytes used_bytes wiped freed";
+        let fields = "freed_bytes used_bytes wiped freed inherited";
         expect(record, "WARN failure", &[SUBJECT, fields]);
     }
 }

@@ -1,7 +1,8 @@
 //! What the kernel says about our mappings, read from `/proc/self`.
 
-use std::fs::{self, OpenOptions};
-use std::os::unix::fs::FileExt as _;
+use std::fs;
+use std::io::Read as _;
+use std::os::fd::AsRawFd as _;
 
 use super::super::Bound;
 use super::*;
@@ -45,37 +46,66 @@ fn is_mapped(address: u64, len: u64) -> bool {
     maps.lines().any(|line| line.starts_with(&range))
 }
 
-#[test]
-fn a_mapping_is_shared_and_out_of_dumps_and_forks() {
-    let host = Host::new();
-    let memory = memory(&host, 5);
-    let (access, flags) = mapping(address(&memory)).unwrap();
-    assert_eq!(access, "rw-s");
-    for flag in ["dd", "dc"] {
-        assert!(flags.split_whitespace().any(|name| name == flag), "{flags}");
+fn no_other_forks() -> std::sync::MutexGuard<'static, ()> {
+    process::FORKING
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A second reference to the page at an address, in a pipe: it shows what the page held last, also
+/// when nothing maps the page any more.
+struct Witness(fs::File);
+
+impl Witness {
+    fn of_page_at(address: u64) -> Self {
+        let (reader, writer) = std::io::pipe().unwrap();
+        let page = libc::iovec {
+            iov_base: address as *mut c_void,
+            iov_len: rustix::param::page_size(),
+        };
+        // SAFETY: the pipe takes a reference to the page, which is mapped; nothing is written to it.
+        let taken = unsafe { libc::vmsplice(writer.as_raw_fd(), &page, 1, 0) };
+        assert_eq!(taken, page.iov_len as isize);
+        Self(std::os::fd::OwnedFd::from(reader).into())
     }
-    let locked = flags.split_whitespace().any(|name| name == "lo");
-    assert_eq!(host.facts(&memory).locked, locked);
+
+    fn read(mut self) -> Vec<u8> {
+        let mut bytes = vec![1; rustix::param::page_size()];
+        self.0.read_exact(&mut bytes).unwrap();
+        bytes
+    }
 }
 
 #[test]
-fn protected_memory_refuses_writes_from_everywhere_until_it_is_unprotected() {
+fn a_mapping_is_private_inherited_and_out_of_dumps() {
+    let host = Host::new();
+    let memory = memory(&host, 5);
+    let (access, flags) = mapping(address(&memory)).unwrap();
+    assert_eq!(access, "rw-p");
+    let has = |flag| flags.split_whitespace().any(|name| name == flag);
+    assert!(has("dd"), "{flags}");
+    assert!(!has("dc"), "not copied by a fork: {flags}");
+    let locked = has("lo");
+    assert_eq!(host.facts(&memory).locked, locked);
+}
+
+/// The kernel refuses what code in the process writes; what writes past the protection on purpose
+/// (`/proc/self/mem`) is for the next check to find.
+#[test]
+fn protected_memory_refuses_writes_until_it_is_unprotected() {
     let host = Host::new();
     let mut memory = memory(&host, 8192);
     host.write(&mut memory, 0, b"weights").unwrap();
     host.protect(&mut memory).unwrap();
     assert!(host.facts(&memory).read_only);
-    assert_eq!(mapping(address(&memory)).unwrap().0, "r--s");
+    assert_eq!(mapping(address(&memory)).unwrap().0, "r--p");
     assert_eq!(host.write(&mut memory, 0, b"x"), Err(DeviceError::ReadOnly));
-    let door = OpenOptions::new()
-        .write(true)
-        .open("/proc/self/mem")
-        .unwrap();
-    let error = door.write_at(b"x", address(&memory)).unwrap_err();
-    assert_eq!(
-        error.raw_os_error(),
-        Some(rustix::io::Errno::IO.raw_os_error())
-    );
+    // A system call that stores its answer where it may not.
+    let zeros = fs::File::open("/dev/zero").unwrap();
+    // SAFETY: the kernel writes to the page or refuses to; nobody borrows it.
+    let stored = unsafe { libc::read(zeros.as_raw_fd(), memory.address(), 1) };
+    let error = std::io::Error::last_os_error();
+    assert_eq!((stored, error.raw_os_error()), (-1, Some(libc::EFAULT)));
     assert_eq!(&host.view(&memory)[..7], b"weights");
 
     host.unprotect(&mut memory).unwrap();
@@ -85,6 +115,7 @@ fn protected_memory_refuses_writes_from_everywhere_until_it_is_unprotected() {
 
 #[test]
 fn wiped_memory_is_zero_to_the_end_of_its_last_page_and_then_unmapped() {
+    let _alone = no_other_forks();
     let host = Host::new();
     let len = 71_000;
     let mut memory = memory(&host, len as u64);
@@ -92,14 +123,13 @@ fn wiped_memory_is_zero_to_the_end_of_its_last_page_and_then_unmapped() {
     host.protect(&mut memory).unwrap();
     let address = address(&memory);
     assert!(is_mapped(address, len as u64));
-    let mut page = vec![1; len.next_multiple_of(rustix::param::page_size())];
-    let door = fs::File::open("/proc/self/mem").unwrap();
-    door.read_exact_at(&mut page, address).unwrap();
-    assert!(page[..len].iter().all(|byte| *byte == 0xab));
-
+    let page = rustix::param::page_size();
+    let witnesses = [0, len / page * page].map(|at| Witness::of_page_at(address + at as u64));
     host.wipe(&mut memory).unwrap();
-    door.read_exact_at(&mut page, address).unwrap();
-    assert!(page.iter().all(|byte| *byte == 0));
+    for witness in witnesses {
+        assert!(witness.read().iter().all(|byte| *byte == 0));
+    }
+    assert!(host.view(&memory).iter().all(|byte| *byte == 0));
     host.free(&mut memory).unwrap();
     assert!(!is_mapped(address, len as u64));
 }
@@ -172,24 +202,58 @@ fn chunks_go_where_they_belong_and_nowhere_else() {
     assert!(filled.iter().all(|byte| *byte == 5));
 }
 
+/// A child that lives has its copy; what the parent does with its own is nothing to the child, and needs no
+/// second copy of everything at once.
+#[test]
+fn memory_that_a_living_child_has_is_wiped_here_and_stays_there() {
+    let _alone = no_other_forks();
+    let host = Host::new();
+    let len = 3 * PIECE_WORDS * 8 + 5000;
+    let mut memory = memory(&host, len as u64);
+    let bytes: Vec<u8> = (0..len).map(|at| (at % 251) as u8).collect();
+    host.write(&mut memory, 0, &bytes).unwrap();
+    host.protect(&mut memory).unwrap();
+    assert!(!host.facts(&memory).inherited);
+    let (mut told, tell) = std::io::pipe().unwrap();
+    let (listen, go) = std::io::pipe().unwrap();
+    // SAFETY: the child reads memory and calls nothing but `alarm`, `read`, `write` and `_exit`.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        let view = host.view(&memory);
+        let mut byte = 0_u8;
+        // SAFETY: sets a timer, whose signal ends this process; nothing handles it.
+        unsafe { libc::alarm(60) };
+        // SAFETY: stores one byte, when the parent has wiped.
+        unsafe { libc::read(listen.as_raw_fd(), (&raw mut byte).cast(), 1) };
+        byte = u8::from(view == bytes);
+        // SAFETY: reads one byte.
+        unsafe { libc::write(tell.as_raw_fd(), (&raw const byte).cast(), 1) };
+        // SAFETY: ends the process.
+        unsafe { libc::_exit(0) };
+    }
+    assert!(host.facts(&memory).inherited);
+    host.wipe(&mut memory).unwrap();
+    assert!(host.view(&memory).iter().all(|byte| *byte == 0));
+    std::io::Write::write_all(&mut &go, b"x").unwrap();
+    let mut is_unchanged = [0];
+    told.read_exact(&mut is_unchanged).unwrap();
+    // SAFETY: waits for the child made above.
+    assert_eq!(unsafe { libc::waitpid(child, ptr::null_mut(), 0) }, child);
+    assert_eq!(is_unchanged, [1], "the child's bytes have changed");
+}
+
 #[test]
 fn memory_that_is_dropped_is_wiped_and_unmapped_too() {
+    let _alone = no_other_forks();
     let host = Host::new();
     let len = 101_000;
     let mut memory = memory(&host, len as u64);
     host.write(&mut memory, 0, &vec![0xab; len]).unwrap();
     host.protect(&mut memory).unwrap();
-    let page = rustix::param::page_size();
-    // A second mapping of the page shows what it held last.
-    let alias = memory.alias(0, page).unwrap();
     let address = address(&memory);
+    let witness = Witness::of_page_at(address);
     drop(memory);
-    let door = fs::File::open("/proc/self/mem").unwrap();
-    let mut bytes = vec![1; page];
-    door.read_exact_at(&mut bytes, alias as u64).unwrap();
-    // SAFETY: the range is exactly the alias, which is not used after this.
-    unsafe { rustix::mm::munmap(alias, page) }.unwrap();
-    assert!(bytes.iter().all(|byte| *byte == 0));
+    assert!(witness.read().iter().all(|byte| *byte == 0));
     assert!(!is_mapped(address, len as u64));
 }
 
@@ -257,7 +321,7 @@ fn a_flipped_bit_is_seen_through_memory_that_stays_read_only() {
         let expected = 1 << bit;
         assert_eq!(host.view(&memory)[offset as usize], expected);
     }
-    assert_eq!(mapping(address(&memory)).unwrap().0, "r--s");
+    assert_eq!(mapping(address(&memory)).unwrap().0, "r--p");
     assert_eq!(
         host.view(&memory).iter().filter(|byte| **byte != 0).count(),
         4

@@ -327,6 +327,10 @@ const FIELDS: &[(&str, &str)] = &[
         "ignored_unverifiable_anchors",
         "anchors of which an unsigned checkpoint is ignored",
     ),
+    (
+        "inherited",
+        "whether the process forked while it had the memory: a child that still lives keeps a copy, which was not wiped",
+    ),
     ("injected", "true: a test made this happen"),
     (
         "kernel_sha256",
