@@ -380,7 +380,7 @@ fn closing_on_a_full_disk_says_how_much_is_lost() {
     let place = Place::new();
     let (builder, faults) = place.faulty();
     let trail = builder
-        .critical_deadline(Duration::from_millis(200))
+        .critical_deadline(Duration::from_millis(1000))
         .open_or_create()
         .unwrap();
     faults.fail(Step::Write, StorageError::NoSpace, u32::MAX);
