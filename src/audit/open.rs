@@ -69,7 +69,11 @@ impl AuditTrailBuilder {
         let segments = storage.segments().map_err(io("list segments in"))?;
         presence.check(&path, &segments)?;
         let end = match segments.last() {
-            None => End::new(&self.worker, &self.key)?,
+            None => {
+                // Where a trail seems to be absent, its segments may have been renamed.
+                self.signed_without_a_name(&storage, 0)?;
+                End::new(&self.worker, &self.key)?
+            }
             Some(&last) => self.find_end(&storage, last)?,
         };
         let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
