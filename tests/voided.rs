@@ -19,7 +19,7 @@ use support::{Place, VIOLATION, records_in, segments};
 use vram_residency::audit::faults::{Step, StorageError, StorageFaults};
 use vram_residency::audit::{
     Anchor, AnchorError, AnchorState, AuditTrailBuilder, Checkpoint, Missing, OpenError, Outcome,
-    UnanchoredEnd, Verdict, VerifierKey, newest_checkpoint,
+    PolicyViolation, UnanchoredEnd, Verdict, VerifierKey, newest_checkpoint,
 };
 use vram_residency::{AuditTrail, TrailKey};
 
@@ -262,7 +262,7 @@ fn an_opening_names_the_checkpoint_of_a_torn_batch() {
     assert_eq!(report.anchors[0].state, AnchorState::Voided, "{report}");
 }
 
-/// A crash need not stop at the end of a line, and what is gone of origin or signature can be completed.
+/// A crash may cut a line anywhere, and a missing part of the origin or signature can be completed.
 #[test]
 fn an_opening_names_a_checkpoint_whose_line_is_torn_at_either_edge() {
     // How many bytes are gone at the end, and how many are zero at the beginning: the origin begins
@@ -283,34 +283,41 @@ fn an_opening_names_a_checkpoint_whose_line_is_torn_at_either_edge() {
     }
 }
 
-/// A caller may record whatever looks like a checkpoint, and more of it than a header lists.
+/// A caller may record texts that look like checkpoints, and more of them than a header lists.
 #[test]
 fn what_callers_record_hides_no_checkpoint_that_was_signed() {
     let (place, signed) = (Place::new(), Signed::default());
     let faults = StorageFaults::dangerous_new();
-    let open = || builder(&place, &signed, &faults).durable_within(Duration::from_secs(600));
+    let open = || builder(&place, &signed, &faults);
     let trail = open().open_or_create().unwrap();
     let key = trail.verifier_key().clone();
-    for number in 0..100 {
-        let root = "A".repeat(43) + "=";
-        // Sizes below and above that of the checkpoint to come.
-        let text = format!("{}\n{}\n{root}\n\n", key.name(), 50 + number);
-        trail.note(text).unwrap();
-    }
-    let receipt = trail.policy_violation(VIOLATION).unwrap();
+    // The violation will be the second leaf. Half of the texts come before its checkpoint in any order by
+    // size and root, half behind it.
+    let text = |(size, letter): (u64, char)| format!("\n{size}\nA{letter}{}=\n\n", "A".repeat(41));
+    let texts = [2, 3].map(|size| ('A'..='S').map(|letter| text((size, letter))).collect());
+    let [before, behind]: [String; 2] = texts;
+    let texts = [2, 3].map(|size| ('a'..='q').map(|letter| text((size, letter))).collect());
+    let [more_before, more_behind]: [String; 2] = texts;
+    let violation = PolicyViolation {
+        policy: &[VIOLATION.policy, &before].concat(),
+        violation: &more_before,
+        details: &behind,
+        action: &more_behind,
+    };
+    let receipt = trail.policy_violation(violation).unwrap();
+    assert_eq!(receipt.checkpoint().size(), 2);
     let path = segments(&place.dir()).remove(0);
     let mut bytes = std::fs::read(&path).unwrap();
     trail.close().unwrap();
     damage_a_record(&mut bytes);
     std::fs::write(&path, bytes).unwrap();
     open().open().unwrap().close().unwrap();
-    let named = named(&place);
-    assert!(named.len() > 60, "{} are named", named.len());
+    assert_eq!(named(&place).len(), 64, "more than are listed");
     let report = place.verify(&key, &[receipt.checkpoint().clone()]);
     assert_eq!(report.anchors[0].state, AnchorState::Voided, "{report}");
 }
 
-/// What is in the way of nothing keeps nobody from opening the trail.
+/// Files without unacknowledged checkpoints do not prevent an opening.
 #[test]
 fn leftovers_that_hold_nothing_new_do_not_refuse_an_opening() {
     let (place, signed) = (Place::new(), Signed::default());

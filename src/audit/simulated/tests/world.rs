@@ -69,9 +69,9 @@ pub(super) struct World<'a> {
     changing: bool,
     /// None before the first opening that succeeded.
     origin: Option<String>,
-    /// What somebody has copied out of segments that had no name: a power cut may still take it.
+    /// Checkpoints copied out of segments without a name before the openings that failed.
     copied: Vec<Checkpoint>,
-    /// The same, of which an opening has heard that succeeded.
+    /// The same, before an opening that succeeded.
     kept: Vec<Checkpoint>,
     place: &'a Path,
 }
