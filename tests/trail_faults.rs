@@ -67,7 +67,7 @@ fn a_segment_that_is_given_up_while_closing_is_no_unclean_end() {
     assert!(of_event(&place.records(), "TailRecovered").is_empty());
 }
 
-/// The open segment can go on, and nobody waits for the next one.
+/// The open segment stays in use, and no record waits for the next one.
 #[test]
 fn a_segment_that_cannot_be_begun_keeps_no_record_waiting() {
     let place = Place::new();
@@ -380,7 +380,7 @@ fn closing_on_a_full_disk_says_how_much_is_lost() {
     let place = Place::new();
     let (builder, faults) = place.faulty();
     let trail = builder
-        .critical_deadline(Duration::from_millis(200))
+        .critical_deadline(Duration::from_millis(1000))
         .open_or_create()
         .unwrap();
     faults.fail(Step::Write, StorageError::NoSpace, u32::MAX);

@@ -19,7 +19,7 @@ use support::{Place, VIOLATION, records_in, segments};
 use vram_residency::audit::faults::{Step, StorageError, StorageFaults};
 use vram_residency::audit::{
     Anchor, AnchorError, AnchorState, AuditTrailBuilder, Checkpoint, Missing, OpenError, Outcome,
-    UnanchoredEnd, Verdict, VerifierKey, newest_checkpoint,
+    PolicyViolation, UnanchoredEnd, Verdict, VerifierKey, newest_checkpoint,
 };
 use vram_residency::{AuditTrail, TrailKey};
 
@@ -229,68 +229,95 @@ fn every_attempt_to_begin_a_segment_is_named_and_no_unsynced_checkpoint_leaves_t
     }
 }
 
-/// A power cut has kept the batch's checkpoint and not all of its records.
-#[test]
-fn an_opening_names_the_checkpoint_of_a_torn_batch() {
+/// A power cut has kept of a batch what `tear` leaves of it; the trail was opened again and closed.
+fn torn(tear: impl FnOnce(&mut Vec<u8>)) -> (Place, VerifierKey, Checkpoint) {
     let (place, signed) = (Place::new(), Signed::default());
     let faults = StorageFaults::dangerous_new();
     let trail = builder(&place, &signed, &faults).open_or_create().unwrap();
     let key = trail.verifier_key().clone();
     let receipt = trail.policy_violation(VIOLATION).unwrap();
-    let torn = receipt.checkpoint().clone();
     let path = segments(&place.dir()).remove(0);
     let mut bytes = std::fs::read(&path).unwrap();
     trail.close().unwrap();
+    tear(&mut bytes);
+    std::fs::write(&path, bytes).unwrap();
+    let trail = builder(&place, &signed, &faults).open().unwrap();
+    trail.close().unwrap();
+    (place, key, receipt.checkpoint().clone())
+}
+
+fn damage_a_record(bytes: &mut [u8]) {
     let policy = VIOLATION.policy.as_bytes();
     let at = bytes.windows(policy.len()).rposition(|part| part == policy);
     bytes[at.unwrap()] = 0;
-    std::fs::write(&path, bytes).unwrap();
+}
 
-    let trail = builder(&place, &signed, &faults).open().unwrap();
-    trail.close().unwrap();
-    assert_eq!(named(&place), BTreeSet::from([stated(&torn.to_string())]));
-    let report = place.verify(&key, &[torn]);
+#[test]
+fn an_opening_names_the_checkpoint_of_a_torn_batch() {
+    let (place, key, checkpoint) = torn(|bytes| damage_a_record(bytes));
+    let expected = BTreeSet::from([stated(&checkpoint.to_string())]);
+    assert_eq!(named(&place), expected);
+    let report = place.verify(&key, &[checkpoint]);
     assert_eq!(report.outcome, Outcome::Holds, "{report}");
     assert_eq!(report.anchors[0].state, AnchorState::Voided, "{report}");
 }
 
-/// A crash need not stop at the end of a line. Whoever completes what is left has a signed checkpoint.
+/// A crash may cut a line anywhere, and a missing part of the origin or signature can be completed.
 #[test]
 fn an_opening_names_a_checkpoint_whose_line_is_torn_at_either_edge() {
-    let cut = |bytes: &mut Vec<u8>, count: usize| bytes.truncate(bytes.len() - count);
-    let clear = |bytes: &mut [u8], count: usize| {
-        let lines = bytes.strip_suffix(b"\n").unwrap();
-        let start = lines.iter().rposition(|byte| *byte == b'\n').unwrap() + 1;
-        bytes[start..start + count].fill(0);
-    };
-    // How many bytes are gone at the end, and how many are zero at the beginning.
-    let torn = [1, 2, 5, 7, 60].map(|count| (count, 0));
-    for (gone, zero) in torn.into_iter().chain([1, 14, 15].map(|count| (0, count))) {
-        let (place, signed) = (Place::new(), Signed::default());
-        let faults = StorageFaults::dangerous_new();
-        let trail = builder(&place, &signed, &faults).open_or_create().unwrap();
-        let key = trail.verifier_key().clone();
-        let receipt = trail.policy_violation(VIOLATION).unwrap();
-        let torn = receipt.checkpoint().clone();
-        let path = segments(&place.dir()).remove(0);
-        let mut bytes = std::fs::read(&path).unwrap();
-        trail.close().unwrap();
-        // Of the records before it not everything is left, either.
-        let policy = VIOLATION.policy.as_bytes();
-        let at = bytes.windows(policy.len()).rposition(|part| part == policy);
-        bytes[at.unwrap()] = 0;
-        clear(&mut bytes, zero);
-        cut(&mut bytes, gone);
-        std::fs::write(&path, bytes).unwrap();
-        let trail = builder(&place, &signed, &faults).open().unwrap();
-        trail.close().unwrap();
-        let report = place.verify(&key, &[torn]);
+    // How many bytes are gone at the end, and how many are zero at the beginning: the origin begins
+    // behind 15.
+    let at_the_end = [1, 2, 5, 7, 60].map(|count| (count, 0));
+    let at_the_beginning = [1, 14, 15, 16, 30, 40].map(|count| (0, count));
+    for (gone, zero) in at_the_end.into_iter().chain(at_the_beginning) {
+        let (place, key, checkpoint) = torn(|bytes| {
+            damage_a_record(bytes);
+            let lines = bytes.strip_suffix(b"\n").unwrap();
+            let start = lines.iter().rposition(|byte| *byte == b'\n').unwrap() + 1;
+            bytes[start..start + zero].fill(0);
+            bytes.truncate(bytes.len() - gone);
+        });
+        let report = place.verify(&key, &[checkpoint]);
         assert_eq!(report.outcome, Outcome::Holds, "{gone}, {zero}: {report}");
         assert_eq!(report.anchors[0].state, AnchorState::Voided, "{report}");
     }
 }
 
-/// What is in the way of nothing keeps nobody from opening the trail.
+/// A caller may record texts that look like checkpoints, and more of them than a header lists.
+#[test]
+fn what_callers_record_hides_no_checkpoint_that_was_signed() {
+    let (place, signed) = (Place::new(), Signed::default());
+    let faults = StorageFaults::dangerous_new();
+    let open = || builder(&place, &signed, &faults);
+    let trail = open().open_or_create().unwrap();
+    let key = trail.verifier_key().clone();
+    // The violation will be the second leaf. Half of the texts come before its checkpoint in any order by
+    // size and root, half behind it.
+    let text = |(size, letter): (u64, char)| format!("\n{size}\nA{letter}{}=\n\n", "A".repeat(41));
+    let texts = [2, 3].map(|size| ('A'..='S').map(|letter| text((size, letter))).collect());
+    let [before, behind]: [String; 2] = texts;
+    let texts = [2, 3].map(|size| ('a'..='q').map(|letter| text((size, letter))).collect());
+    let [more_before, more_behind]: [String; 2] = texts;
+    let violation = PolicyViolation {
+        policy: &[VIOLATION.policy, &before].concat(),
+        violation: &more_before,
+        details: &behind,
+        action: &more_behind,
+    };
+    let receipt = trail.policy_violation(violation).unwrap();
+    assert_eq!(receipt.checkpoint().size(), 2);
+    let path = segments(&place.dir()).remove(0);
+    let mut bytes = std::fs::read(&path).unwrap();
+    trail.close().unwrap();
+    damage_a_record(&mut bytes);
+    std::fs::write(&path, bytes).unwrap();
+    open().open().unwrap().close().unwrap();
+    assert_eq!(named(&place).len(), 64, "more than are listed");
+    let report = place.verify(&key, &[receipt.checkpoint().clone()]);
+    assert_eq!(report.anchors[0].state, AnchorState::Voided, "{report}");
+}
+
+/// Files without unacknowledged checkpoints do not prevent an opening.
 #[test]
 fn leftovers_that_hold_nothing_new_do_not_refuse_an_opening() {
     let (place, signed) = (Place::new(), Signed::default());
@@ -300,8 +327,18 @@ fn leftovers_that_hold_nothing_new_do_not_refuse_an_opening() {
     std::fs::create_dir(place.dir().join("000007.jsonl.new")).unwrap();
     std::os::unix::fs::symlink("nowhere", place.dir().join("000008.jsonl.new")).unwrap();
     // More than a process may have open.
-    for number in 1..1100 {
-        std::fs::write(place.dir().join(format!("000001.jsonl.{number}.new")), "").unwrap();
+    for number in 1..=1100 {
+        let (segment, others) = (number / 64, number % 64 + 1);
+        let name = format!("{segment:06}.jsonl.{others}.new");
+        std::fs::write(place.dir().join(name), "").unwrap();
+    }
+    // No writer gives such names.
+    for strange in [
+        "000001.jsonl.20260714.new",
+        "000001.jsonl..new",
+        "1.jsonl.new",
+    ] {
+        std::fs::write(place.dir().join(strange), "").unwrap();
     }
     // A second name, made a file of its own by whoever restored the directory.
     let path = segments(&place.dir()).remove(0);
@@ -310,8 +347,8 @@ fn leftovers_that_hold_nothing_new_do_not_refuse_an_opening() {
     let left = std::fs::read_dir(place.dir()).unwrap().count();
     assert_eq!(
         left,
-        2 + 1 + 2,
-        "two segments, the lock, and what is no file"
+        2 + 1 + 2 + 3,
+        "segments, the lock, what is not the trail's"
     );
 }
 
@@ -321,17 +358,25 @@ fn a_segment_that_somebody_puts_aside_refuses_the_opening_and_is_welcome_back() 
     let (place, signed) = (Place::new(), Signed::default());
     let faults = StorageFaults::dangerous_new();
     let open = || builder(&place, &signed, &faults);
-    open().create().unwrap().close().unwrap();
-    open().open().unwrap().close().unwrap();
-    let path = segments(&place.dir()).remove(1);
-    for aside in ["000001.jsonl.new", "000001.jsonl.7.new", "000000.jsonl.new"] {
-        let aside = place.dir().join(aside);
-        std::fs::rename(&path, &aside).unwrap();
-        let error = open().open().unwrap_err();
+    let refused = |path: &std::path::Path, name: &str| {
+        let aside = place.dir().join(name);
+        std::fs::rename(path, &aside).unwrap();
+        let error = open().open_or_create().unwrap_err();
         assert!(matches!(error, OpenError::Damaged { .. }), "{error}");
-        let name = aside.file_name().unwrap().to_str().unwrap();
         assert!(error.to_string().contains(name), "{error}");
-        std::fs::rename(&aside, &path).unwrap();
+        std::fs::rename(&aside, path).unwrap();
+    };
+    open().create().unwrap().close().unwrap();
+    let path = segments(&place.dir()).remove(0);
+    // The only one: nothing else says that there is a trail.
+    refused(&path, "000000.jsonl.new");
+    open().open().unwrap().close().unwrap();
+    // The first of two, which no opening reads otherwise.
+    refused(&path, "000000.jsonl.new");
+    refused(&path, "000001.jsonl.new");
+    let path = segments(&place.dir()).remove(1);
+    for name in ["000001.jsonl.new", "000001.jsonl.7.new", "000000.jsonl.new"] {
+        refused(&path, name);
     }
     // Where there is no rename that overwrites nothing, a crash may leave a second name.
     let second = path.with_extension("jsonl.new");

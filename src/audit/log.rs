@@ -190,8 +190,8 @@ impl<S: Storage> Log<S> {
     /// Makes the file of the next segment, so that beginning it fails less often.
     pub(super) fn prepare_segment(&mut self) -> Result<(), LogError> {
         if self.next.is_none() {
-            // Its checkpoint is void once the next one is signed, so nobody may find it under the segment's
-            // name: the next header declares it void, and cannot if the trail goes on behind it.
+            // The next attempt's header declares this file's checkpoint void. An opening that found the
+            // file under the segment's name would continue the trail behind it.
             if let Some(refused) = &self.refused {
                 let discarded = self.storage.discard(self.next_segment(), refused);
                 discarded.map_err(failed("remove an unfinished segment"))?;

@@ -78,7 +78,11 @@ impl AuditTrailBuilder {
         presence.check(&path, &segments)?;
         let custody = self.key.custody();
         let end = match segments.last() {
-            None => End::new(&self.worker, &self.key)?,
+            None => {
+                // Where a trail seems to be absent, its segments may have been renamed.
+                self.signed_without_a_name(&storage, 0)?;
+                End::new(&self.worker, &self.key)?
+            }
             Some(&last) => self.find_end(&storage, last)?,
         };
         let boot = boot_id().map_err(|error| OpenError::Random(error.to_string()))?;

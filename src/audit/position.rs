@@ -147,13 +147,6 @@ impl Voided {
         self.listed.push((size, root));
     }
 
-    /// The same for what was found, perhaps more than once.
-    pub(crate) fn push_once(&mut self, size: u64, root: Node) {
-        if !self.listed.contains(&(size, root)) {
-            self.push(size, root);
-        }
-    }
-
     fn named(&self) -> Vec<VoidedCheckpoint> {
         let name = |(size, root): &(u64, Node)| VoidedCheckpoint {
             size: *size,

@@ -157,15 +157,17 @@ pub(super) fn unfinished_name(segment: u64, others: u32) -> String {
 
 /// Whether this is the name of a segment that has none yet.
 pub(super) fn is_unfinished(name: &str) -> bool {
-    let is_number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
-    let Some(name) = name.strip_suffix(".new") else {
+    if !name.ends_with(".new") {
+        return false;
+    }
+    let Some(segment) = name
+        .split('.')
+        .next()
+        .and_then(|number| number.parse().ok())
+    else {
         return false;
     };
-    let name = match name.rsplit_once('.') {
-        Some((name, others)) if is_number(others) => name,
-        _ => name,
-    };
-    parse_segment_name(OsStr::new(name)).is_some()
+    (0..=MAX_UNFINISHED).any(|others| unfinished_name(segment, others) == name)
 }
 
 /// Whether a trail must be there already.
@@ -314,7 +316,13 @@ impl Storage for Directory {
     }
 
     fn publish(&self, segment: u64, file: &AppendFile) -> io::Result<()> {
-        Ok(self.rename_new(&file.name, &segment_name(segment))?)
+        match self.rename_new(&file.name, &segment_name(segment)) {
+            // An earlier call has failed and done its work, or a server repeats it.
+            Err(Errno::EXIST) if self.find(segment)?.is_some_and(|found| found.id == file.id) => {
+                Ok(())
+            }
+            other => Ok(other?),
+        }
     }
 
     fn discard(&self, segment: u64, file: &AppendFile) -> io::Result<()> {
@@ -348,6 +356,7 @@ impl Storage for Directory {
         let names = names.filter_map(|name| name.into_string().ok());
         let mut names: Vec<String> = names.filter(|name| is_unfinished(name)).collect();
         // No writer has made what is no file.
+        names.sort_unstable();
         names.retain(|name| {
             let stat = rustix::fs::statat(&self.dir, name, AtFlags::SYMLINK_NOFOLLOW);
             stat.is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile)

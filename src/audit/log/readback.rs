@@ -1,11 +1,13 @@
 //! A batch is compared where it lies in memory with what was hashed and signed, before it is written.
 //!
-//! What is hashed, signed and written are three readings of the same bytes, and a bit may flip between
-//! them. What is written is what was hashed and signed. To hash all lines again would take as long as the
-//! first time, on the one thread that every record waits for; a parity, taken before the hash, finds each
-//! single bit, and the tree is grown once more from the leaves. The signature is not verified once more: the
-//! key has done that, and the text that it signed is compared. A bit that flips while a record is encoded,
-//! before its parity is taken, is not found. This module does not write.
+//! Hashing, signing and writing read the same bytes three times, and a bit may flip in between. Hashing all
+//! lines again would take as long as the first time, on the one thread that every record waits for. So a
+//! parity, taken before the hash, finds each single bit that flips in a line, and the tree is grown once more
+//! from the leaves. The signature is not verified once more: the key has done that, and the text that it
+//! signed is compared.
+//!
+//! Not found: a bit that flips while a record is encoded, before its parity is taken, or inside the
+//! computation of a hash. This module does not write.
 
 use super::Log;
 use crate::audit::checkpoint::Checkpoint;

@@ -64,7 +64,7 @@ pub enum AnchorState {
     ///
     /// A writer hands out no checkpoint before its sync has succeeded. So an anchor that has it from
     /// the worker, its log, a receipt or `vram-audit anchor` shows that acknowledged records are gone.
-    /// Whoever holds the trail's key can declare anything void. Whoever can write to its disk can make an
+    /// The holder of the trail's key can declare anything void. A process that can write to its disk can make an
     /// opening that asks no anchor take an acknowledged end for a torn one.
     Voided,
 }

@@ -71,6 +71,6 @@ pub mod with_cubecl {
 
     /// Both use the primary context.
     pub fn open(device: &CudaDevice) -> Result<Cuda, CudaError> {
-        Cuda::builder(device.index as u32).open_or_create()
+        Cuda::builder(device.index as u32).open()
     }
 }

@@ -225,17 +225,19 @@ pub(super) fn signed_in_void(contents: &BTreeMap<u64, Vec<u8>>) -> Vec<Checkpoin
     found
 }
 
-/// Signed notes among bytes of which some may be anything: text in five fields, the last of which ends
-/// with a signature of 92 characters. What a line has around that may be gone.
+/// Signed notes among bytes of which some may be anything, found by their signatures. The origin stands in
+/// the signature's line again, so it may be gone from the beginning.
 pub(super) fn checkpoints_in(bytes: &[u8]) -> Vec<Checkpoint> {
     let text = String::from_utf8_lossy(bytes);
-    let starts = text.match_indices("vram-residency/w/");
-    let notes = starts.filter_map(|(start, _)| {
-        let fields: Vec<&str> = text[start..].splitn(5, "\\n").collect();
-        let signed = fields.get(4).filter(|_| !fields[0].contains('"'))?;
-        let end = signed.match_indices(' ').nth(1)?.0 + 1 + 92;
-        let note = [&fields[..4], &[signed.get(..end)?]].concat().join("\n");
-        (note + "\n").parse().ok()
+    let signatures = text.match_indices(r"\n\n— ");
+    let notes = signatures.filter_map(|(at, mark)| {
+        let mut before = text[..at].rsplitn(3, r"\n");
+        let (root, size) = (before.next()?, before.next()?);
+        before.next()?;
+        let (origin, rest) = text[at + mark.len()..].split_once(' ')?;
+        let signature = rest.get(..92)?;
+        let note = format!("{origin}\n{size}\n{root}\n\n— {origin} {signature}\n");
+        note.parse().ok()
     });
     notes.collect()
 }

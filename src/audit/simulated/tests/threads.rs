@@ -25,6 +25,10 @@
 //! runs each test makes (4 000). A run that fails prints its seed: `SHUTTLE_RANDOM_SEED` repeats it,
 //! with `VRAM_THREADS_RUNS=1` and the name of the test.
 
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
 use shuttle::rand::{Rng, thread_rng};
 use shuttle::scheduler::RandomScheduler;
 use shuttle::sync::atomic::{AtomicBool, Ordering};
@@ -32,13 +36,20 @@ use shuttle::thread::{JoinHandle, spawn, yield_now};
 use shuttle::{Config, Runner};
 use tempfile::TempDir;
 
-use super::model::{Given, acknowledged};
-use super::*;
+use super::super::Disk;
+use super::model::{Given, Model, acknowledged};
+use super::number;
+use super::world::LONG;
+use crate::audit::builder::AuditTrailBuilder;
 use crate::audit::event::{Event, Seq, Violation};
 use crate::audit::queue::Lane;
-use crate::audit::sync::{self, World as Limits};
-use crate::audit::writer::StopOnDrop;
-use crate::audit::{AuditTrail, CloseError, NotDurable, Receipt, Recorder};
+use crate::audit::storage::Presence;
+use crate::audit::sync::{self, Instant, World as Limits};
+use crate::audit::writer::{StopOnDrop, Writer};
+use crate::audit::{
+    AuditTrail, Checkpoint, CloseError, NotDurable, Receipt, Recorder, Shared, VerifierKey, verify,
+};
+use crate::key::TrailKey;
 
 /// What a run is about.
 #[derive(Clone, Copy)]

@@ -192,8 +192,8 @@ impl Report {
                     "          segment {segment:06} says that this checkpoint was signed and never \
                      acknowledged, as after a failed write or a crash. A worker hands out no such \
                      checkpoint: if the anchor has it from the worker, its log, a receipt or \
-                     `vram-audit anchor`, acknowledged records are gone. Then whoever holds the key \
-                     has replaced them, or whoever can write to the disk has damaged them or put \
+                     `vram-audit anchor`, acknowledged records are gone. Then the holder of the key \
+                     has replaced them, or a process with access to the disk has damaged them or put \
                      their segment aside before the trail was opened again. Ask where it comes from"
                 )?;
             }
