@@ -21,6 +21,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use indicatif::{ProgressBar, ProgressStyle};
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 use vram_residency::audit::{self, Checkpoint, Outcome, Reason, Receipt, VerifierKey};
 use vram_residency::device::Device;
 use vram_residency::digest::{Digest, Progress, Stream, StreamDigest};
@@ -38,9 +41,13 @@ const USAGE: &str = "usage: worker [MODEL] [--device host|cuda:N] \
 type Failure = Box<dyn Error>;
 
 fn main() -> ExitCode {
-    tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::WARN)
-        .with_writer(io::stderr)
+    // The log is an anchor, too: checkpoints come at INFO.
+    let filter = Targets::new()
+        .with_default(LevelFilter::WARN)
+        .with_target("vram_residency::checkpoint", LevelFilter::INFO);
+    tracing_subscriber::registry()
+        .with(tracing_subscriber::fmt::layer().with_writer(io::stderr))
+        .with(filter)
         .init();
     let plan = match Plan::from_args(std::env::args_os().skip(1)) {
         Ok(plan) => plan,

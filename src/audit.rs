@@ -40,8 +40,9 @@ pub use verify::{
     Runs, Unacknowledged, UnanchoredEnd, Verdict, verify, verify_with_progress,
 };
 
+use crate::foreign;
 use crate::health::hook::HookThread;
-use crate::health::{self, AuditCounts};
+use crate::health::{AuditCounts, Vitals};
 use crate::id::{ShardId, WorkerId};
 use crate::key::TrailKey;
 use crate::process;
@@ -117,6 +118,7 @@ pub(crate) struct Shared {
     live: Mutex<Live>,
     watched: Mutex<Vec<Weak<dyn Watched>>>,
     anchors: Anchors,
+    vitals: Vitals,
     /// Whether a record was refused because the trail is closed.
     refused: AtomicBool,
 }
@@ -243,11 +245,13 @@ impl AuditTrail {
             });
         }
         // Nobody comes after the writer who would take back what it said last.
-        self.shared.publish_gauges(false);
+        self.shared.vitals.end();
+        self.shared.publish_all();
         let outcome = writer.join().unwrap_or(Err(CloseError::WriterStopped));
         if let Some(hook) = self.hook.take() {
             hook.wait(deadline);
         }
+        foreign::settle(deadline);
         outcome
     }
 }
@@ -263,7 +267,10 @@ impl Drop for AuditTrail {
             return;
         }
         if let Err(error) = self.finish() {
-            tracing::error!(%error, "the audit trail was dropped and did not close well");
+            foreign::log(move || {
+                tracing::error!(%error, "the audit trail was dropped and did not close well");
+            });
+            foreign::settle_briefly();
         }
     }
 }
@@ -301,6 +308,9 @@ impl Recorder {
         }
         let (mark, queued) = self.0.push(event, Lane::Critical);
         let outcome = match (queued, mark.seq) {
+            (Ok(()), Some(seq)) if foreign::is_inside() => {
+                return (mark, Err(NotDurable::NotAwaited { seq }));
+            }
             (Ok(()), Some(seq)) => queue.wait_durable(seq, self.0.settings.critical_deadline),
             (Ok(()), None) => Err(NotDurable::Closed),
             (Err(error), _) => Err(error),
@@ -309,16 +319,19 @@ impl Recorder {
             queue.count_critical_failure();
             // The writer may hang, or be gone.
             self.0.publish_counters();
-            tracing::error!(%error, "a record that must be durable is not");
+            let error = error.clone();
+            foreign::log(move || tracing::error!(%error, "a record that must be durable is not"));
         }
         (mark, outcome)
     }
 
-    /// Waits until everything recorded so far is durable, at most the critical deadline.
+    /// Waits until everything recorded so far is durable, at most the critical deadline; not at all
+    /// inside foreign code.
     pub(crate) fn flush(&self) -> Result<(), NotDurable> {
         process::check()?;
         match self.0.queue.hurry() {
             None => Ok(()),
+            Some(last) if foreign::is_inside() => Err(NotDurable::NotAwaited { seq: last }),
             Some(last) => self
                 .0
                 .queue
@@ -389,7 +402,7 @@ impl Recorder {
 impl Shared {
     /// Numbers and queues a record. One that comes when the trail is closed has no writer any more
     /// that would log and publish the loss: that is done here, the former once.
-    fn push(&self, event: Event, lane: Lane) -> (Mark, Result<(), NotDurable>) {
+    fn push(self: &Arc<Self>, event: Event, lane: Lane) -> (Mark, Result<(), NotDurable>) {
         match self.queue.push(event, lane) {
             Ok((seq, time)) => {
                 let seq = Some(seq);
@@ -401,7 +414,7 @@ impl Shared {
 
     /// What [`AuditTrail::note`] is for every kind of text. It is the record that a worker makes by
     /// itself, maybe one now and then, so its way through the code is short.
-    fn note(&self, text: Arc<str>) -> Result<Seq, RecordError> {
+    fn note(self: &Arc<Self>, text: Arc<str>) -> Result<Seq, RecordError> {
         check_length(&text)?;
         self.queue.check_process().map_err(NotDurable::Forked)?;
         match self.queue.push(Event::Note { text }, Lane::Ordinary) {
@@ -411,14 +424,18 @@ impl Shared {
     }
 
     #[cold]
-    fn tell_refused(&self, refused: Refused) -> NotDurable {
+    fn tell_refused(self: &Arc<Self>, refused: Refused) -> NotDurable {
         let Refused { event, error, .. } = refused;
         if matches!(
             error,
             NotDurable::Closed | NotDurable::Displaced | NotDurable::WriterStopped
         ) {
-            if !self.refused.swap(true, Ordering::Relaxed) {
-                tracing::error!(event, %error, "records are lost from now on");
+            // What foreign code hears of here it is not told again.
+            if !foreign::is_inside() && !self.refused.swap(true, Ordering::Relaxed) {
+                let error = error.clone();
+                foreign::log(move || {
+                    tracing::error!(event, %error, "records are lost from now on");
+                });
             }
             self.publish_counters();
         }
@@ -427,16 +444,6 @@ impl Shared {
 
     fn counts(&self) -> AuditCounts {
         self.queue.counters.read()
-    }
-
-    fn publish_counters(&self) {
-        health::guarded(|| health::publish_counters(&self.worker, &self.queue.counters));
-    }
-
-    fn publish_gauges(&self, degraded: bool) {
-        let backlog = self.queue.backlog();
-        let unanchored = self.anchors.unanchored(backlog.oldest);
-        health::guarded(|| health::publish_gauges(&self.worker, degraded, backlog, unanchored));
     }
 
     fn tick_watched(&self) {
@@ -460,6 +467,15 @@ impl Shared {
         Event::TrailClosed {
             live_shards,
             live: shards,
+        }
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // What was refused since the trail was closed has nobody else who waits until that is heard.
+        if *self.refused.get_mut() {
+            foreign::settle_briefly();
         }
     }
 }

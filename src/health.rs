@@ -1,7 +1,7 @@
 //! How the recording of the trail is doing: counters and gauges, how they reach a metrics exporter,
 //! and whether too much was lost of late.
 //!
-//! The truth is in the trail's own counters; the writer's thread copies them to whatever recorder
+//! The truth is in the trail's own counters; a thread beside the writer copies them to whatever recorder
 //! the [`metrics`] facade has at that time, so it does not matter whether an exporter is installed
 //! before or after the trail is opened. All of them are published from the start: an alert on a
 //! metric that does not exist stays silent. `ops/alerts.yml` has alerts for each of them.
@@ -9,8 +9,7 @@
 //! This module knows nothing of queues, files or exporters.
 
 use std::collections::VecDeque;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use metrics::Unit;
@@ -25,7 +24,7 @@ pub(crate) mod hook;
 pub const EMIT_ATTEMPTS: &str = "vram.audit.emit_attempts";
 /// Those of the attempts that were lost at any stage.
 pub const EMIT_FAILURES: &str = "vram.audit.emit_failures";
-/// Records that had to be durable, and whose caller was told that they are not.
+/// Records that had to be durable, and whose caller was told that they are not, after waiting for them.
 pub const CRITICAL_EMIT_FAILURES: &str = "vram.audit.critical_emit_failures";
 /// Verifications that failed: each is a `SealVerificationFailed`, whether or not it is on disk.
 pub const VERIFICATION_FAILURES: &str = "vram.audit.verification_failures";
@@ -80,6 +79,40 @@ pub struct Backlog {
     pub records: u64,
     /// See [`OLDEST_NOT_DURABLE_SECONDS`].
     pub oldest: Duration,
+}
+
+/// What is to be published of one trail besides its counters, and whether a call for that waits.
+#[derive(Debug, Default)]
+pub(crate) struct Vitals {
+    /// In milliseconds since 1970.
+    heartbeat: AtomicU64,
+    is_degraded: AtomicBool,
+    /// A call that publishes everything waits, or one that publishes the counters.
+    pub(crate) all_wait: AtomicBool,
+    pub(crate) counters_wait: AtomicBool,
+}
+
+impl Vitals {
+    /// The writer's thread is at work now: for that thread alone.
+    pub(crate) fn beat(&self, is_degraded: bool) {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let now = u64::try_from(now.unwrap_or_default().as_millis()).unwrap_or(u64::MAX);
+        self.heartbeat.store(now, Ordering::Relaxed);
+        self.is_degraded.store(is_degraded, Ordering::Relaxed);
+    }
+
+    /// The trail is closed, and degraded no more.
+    pub(crate) fn end(&self) {
+        self.is_degraded.store(false, Ordering::Relaxed);
+    }
+
+    pub(crate) fn heartbeat(&self) -> Duration {
+        Duration::from_millis(self.heartbeat.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn is_degraded(&self) -> bool {
+        self.is_degraded.load(Ordering::Relaxed)
+    }
 }
 
 /// The counters of one trail, as they change. They do so under the queue's lock only, so a load and a
@@ -175,11 +208,9 @@ pub(crate) fn publish_gauges(
     }
 }
 
-/// The writer's thread is at work now: for that thread alone.
-pub(crate) fn publish_heartbeat(worker: &WorkerId) {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    let now = now.unwrap_or_default().as_secs_f64();
-    metrics::gauge!(HEARTBEAT, "worker" => worker.as_str().to_owned()).set(now);
+/// When the writer's thread was last at work.
+pub(crate) fn publish_heartbeat(worker: &WorkerId, at: Duration) {
+    metrics::gauge!(HEARTBEAT, "worker" => worker.as_str().to_owned()).set(at.as_secs_f64());
 }
 
 /// Tells the installed recorder what the metrics mean. A recorder that comes later has not heard it,
@@ -232,15 +263,6 @@ pub(crate) fn describe() {
         Unit::Count,
         "Audit records that are not on disk"
     );
-}
-
-/// Lets the installed recorder, which is not ours, panic without harm to the trail.
-pub(crate) fn guarded(publish: impl FnOnce()) {
-    if catch_unwind(AssertUnwindSafe(publish)).is_err() {
-        tracing::error!(
-            "the metrics recorder has panicked; metrics of the audit trail are missing"
-        );
-    }
 }
 
 /// The share of lost records has crossed the threshold.

@@ -7,7 +7,6 @@
 use std::error::Error;
 use std::fmt;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use ed25519_dalek::pkcs8::spki::der::pem::LineEnding;
@@ -24,6 +23,7 @@ pub(crate) use self::file::{advice, cannot_sync};
 use self::file::{file_error, read_secret, sync_directory, write_new};
 use self::local::LocalKey;
 use crate::audit::{NoteError, VerifierKey};
+use crate::foreign::{self, Held};
 use crate::id::WorkerId;
 
 pub use access::FileAccess;
@@ -85,7 +85,7 @@ enum Kind {
     Here(Box<LocalKey>),
     Supplied {
         public: VerifyingKey,
-        signer: Box<SignerFn>,
+        signer: Held<Box<SignerFn>>,
     },
 }
 
@@ -268,7 +268,8 @@ impl TrailKey {
     /// A key that stays where it is (an HSM, an agent): its public half, and what signs with it.
     ///
     /// Each signature is verified before it is used. The signer is called from the trail's writer
-    /// thread; while it takes its time, nothing becomes durable.
+    /// thread; while it takes its time, nothing becomes durable. If it panics, the write has failed and is
+    /// tried again.
     pub fn from_signer(
         public_key: [u8; 32],
         signer: impl FnMut(&[u8]) -> Result<[u8; 64], Box<dyn Error + Send + Sync>> + Send + 'static,
@@ -277,7 +278,7 @@ impl TrailKey {
             Ok(public) if !public.is_weak() => Ok(Self {
                 kind: Kind::Supplied {
                     public,
-                    signer: Box::new(signer),
+                    signer: Held::new(Box::new(signer)),
                 },
                 custody: Custody::Signer,
             }),
@@ -328,10 +329,12 @@ impl TrailKey {
         match &mut self.kind {
             Kind::Here(key) => key.sign(message),
             Kind::Supplied { public, signer } => {
-                // The trail must outlive a signer that panics.
-                let signed = catch_unwind(AssertUnwindSafe(|| signer(message)));
+                // The trail must outlive a signer that panics, and an error that does when it is asked.
+                let words = |error: Box<dyn Error + Send + Sync>| foreign::words(&*error);
+                let signed = signer.call(|signer| signer(message).map_err(words));
                 let signed = signed.map_err(|_panic| SignError::Failed("it panicked".into()))?;
-                let signature = Signature::from_bytes(&signed.map_err(SignError::Failed)?);
+                let signed = signed.map_err(|words| SignError::Failed(words.into()))?;
+                let signature = Signature::from_bytes(&signed);
                 match public.verify_strict(message, &signature) {
                     Ok(()) => Ok(signature),
                     Err(_) => Err(SignError::Wrong),

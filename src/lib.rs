@@ -33,6 +33,7 @@ pub mod audit;
 pub mod device;
 pub mod digest;
 pub mod error;
+mod foreign;
 pub mod health;
 pub mod id;
 pub mod key;

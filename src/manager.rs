@@ -12,6 +12,7 @@ use crate::audit::event::{Event, Subject, Violation};
 use crate::audit::{AuditTrail, NotDurable, Receipt, Recorder};
 use crate::device::{Available, Bound, Device};
 use crate::error::{AllocateAllError, AllocateError, BuildError};
+use crate::foreign;
 use crate::id::{ModelRef, ShardId};
 use crate::key::{Custody, KeyError, KeyId, SealKey, WorkerToken, fill_random};
 use crate::process;
@@ -193,7 +194,10 @@ impl<D: Device> Drop for VramManager<D> {
             return;
         }
         if let Err(error) = self.home.recorder.flush() {
-            tracing::error!(%error, "a manager was dropped, and its last records are not durable");
+            foreign::log(move || {
+                tracing::error!(%error, "a manager was dropped, and its last records are not durable");
+            });
+            foreign::settle_briefly();
         }
     }
 }

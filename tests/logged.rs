@@ -124,7 +124,7 @@ fn what_comes_after_closing_is_logged_once_and_counted() {
     assert!(log.lines("ERROR").is_empty());
     shard.release().unwrap();
     drop(manager);
-    let lost = log.lines("records are lost from now on");
+    let lost = log.wait_for("records are lost from now on");
     assert_eq!(lost.len(), 1, "{lost:?}");
     assert!(lost[0].contains("ERROR") && lost[0].contains("VramDeallocated"));
 }

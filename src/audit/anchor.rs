@@ -24,8 +24,11 @@ use std::io;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use tracing::subscriber::NoSubscriber;
+
 use super::checkpoint::Checkpoint;
 use super::event::Event;
+use crate::foreign;
 
 pub use compare::Contradiction;
 pub use file::SameHostCopy;
@@ -221,6 +224,14 @@ pub(super) fn are_named_well(anchors: &[Box<dyn Anchor>]) -> bool {
 pub(super) struct LogCollector;
 
 impl LogCollector {
+    const FILTERED: &str = "the log's filter leaves checkpoints out: let INFO of the target vram_residency::checkpoint through";
+
+    /// Whether there is a log at all: without one, nobody expects checkpoints there.
+    fn is_there() -> bool {
+        tracing::dispatcher::get_default(|log| !log.is::<NoSubscriber>())
+    }
+
+    /// Whether checkpoints get through.
     fn is_heard() -> bool {
         tracing::enabled!(target: "vram_residency::checkpoint", tracing::Level::INFO)
     }
@@ -232,6 +243,9 @@ impl Anchor for LogCollector {
     }
 
     fn keep(&mut self, checkpoint: &Checkpoint) -> Result<(), AnchorError> {
+        if Self::is_there() && !Self::is_heard() {
+            return Err(AnchorError::Other(Self::FILTERED.into()));
+        }
         tracing::info!(
             target: "vram_residency::checkpoint",
             size = checkpoint.size(),
@@ -246,9 +260,14 @@ impl Anchor for LogCollector {
     }
 }
 
-/// Logs what goes on record. Never under a lock: whoever collects logs may take its time, or record
-/// something itself.
+/// Logs what goes on record, and waits for nobody.
 fn tell(event: Option<Event>) {
+    if event.is_some() {
+        foreign::log(move || log(event));
+    }
+}
+
+fn log(event: Option<Event>) {
     match event {
         Some(Event::AnchorContradicted {
             anchor,

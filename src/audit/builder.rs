@@ -18,6 +18,7 @@ use super::anchor::{
 use super::event::{Configuration, MAX_TEXT_BYTES};
 use super::open::OpenError;
 use super::storage::{Directory, Medium, Presence};
+use crate::foreign;
 use crate::health::hook::Hook;
 use crate::health::{DEFAULT_FAILURE_THRESHOLD_PER_MILLE, DEFAULT_FAILURE_WINDOW, Degradation};
 use crate::id::WorkerId;
@@ -331,6 +332,11 @@ impl AuditTrailBuilder {
         }
         process::watch_for_forks().map_err(|source| OpenError::ForkGuard { source })?;
         process::check()?;
+        foreign::start().map_err(|source| OpenError::Io {
+            path: self.dir.clone(),
+            operation: "start the threads that log and publish for",
+            source,
+        })?;
         let directory = Directory::open(&self.dir, presence, self.settings.directory_access)?;
         #[cfg(feature = "fault-injection")]
         if let Some(faults) = self.faults.clone() {

@@ -4,7 +4,6 @@
 //! is given up: after a failed write or sync nobody knows what the disk has. This module knows lines,
 //! checkpoints and the order of the steps; it does not know who waits for them.
 
-use std::error::Error;
 use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
@@ -20,6 +19,7 @@ use super::position::Position;
 use super::queue::WriteFailure;
 use super::record::Record;
 use super::storage::{SegmentFile, SegmentReader, Storage};
+use crate::foreign;
 use crate::id::WorkerId;
 use crate::key::{SignError, TrailKey};
 
@@ -228,7 +228,9 @@ impl<S: Storage> Log<S> {
     /// Removes segments that never got a name. They mean nothing any more, so it may fail.
     pub(crate) fn remove_unfinished(&self) {
         if let Err(error) = self.storage.remove_unfinished() {
-            tracing::warn!(%error, "segments without a name cannot be removed from the audit trail's directory");
+            foreign::log(move || {
+                tracing::warn!(%error, "segments without a name cannot be removed from the audit trail's directory");
+            });
         }
     }
 
@@ -378,9 +380,11 @@ impl<S: Storage> Log<S> {
     ) -> Result<(Frontier, Arc<Checkpoint>), LogError> {
         let mut batch = self.fill(offset, records.clone())?;
         if !self.is_as_hashed(offset, &batch) {
-            tracing::error!(
-                "a bit has flipped in a batch of the audit trail before it was written; it is made again: check the machine's memory"
-            );
+            foreign::log(|| {
+                tracing::error!(
+                    "a bit has flipped in a batch of the audit trail before it was written; it is made again: check the machine's memory"
+                );
+            });
             batch = self.fill(offset, records)?;
             if !self.is_as_hashed(offset, &batch) {
                 return Err(failed("check memory")(Cause::Memory));
@@ -459,21 +463,9 @@ impl LogError {
     pub(super) fn to_failure(&self) -> WriteFailure {
         WriteFailure {
             operation: self.operation,
-            cause: shorten(&with_sources(&self.cause)),
+            cause: shorten(&foreign::words(&self.cause)),
         }
     }
-}
-
-/// An error and what caused it.
-fn with_sources(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
-    }
-    text
 }
 
 /// A cause as it may stand in a record.

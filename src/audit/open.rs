@@ -24,7 +24,7 @@ use super::storage::{Presence, Storage, segment_name};
 use super::sync;
 use super::writer::Writer;
 use super::{AuditTrail, Live, Shared};
-use crate::health::hook::Hook;
+use crate::health::{Vitals, hook::Hook};
 use crate::id::WorkerId;
 use crate::key::{TrailKey, fill_random};
 
@@ -145,6 +145,7 @@ impl AuditTrailBuilder {
             live: Mutex::new(Live::default()),
             watched: Mutex::new(Vec::new()),
             anchors,
+            vitals: Vitals::default(),
         });
         Ok((Writer::new(log, Arc::clone(&shared)), shared))
     }

@@ -17,6 +17,7 @@ use super::event::{Event, LossCause, Lost, Mark, Seq, Severity};
 use super::record::Record;
 use super::sync::{Condvar, Instant, Mutex, MutexGuard};
 use super::{NotDurable, Receipt};
+use crate::foreign;
 use crate::health::Counters;
 use crate::process::{ForkMark, Forked};
 
@@ -29,7 +30,7 @@ use numbers::Numbers;
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Lane {
     Ordinary,
-    /// May use the reserved room, and wakes the writer.
+    /// May use the reserved room, and wakes the writer unless foreign code records.
     Critical,
 }
 
@@ -226,11 +227,14 @@ impl Queue {
             event,
         });
         let is_worth_writing = state.records.len() == self.worth_writing();
-        if lane == Lane::Critical {
+        // What foreign code records does not hurry: an anchor that is given each critical record's
+        // checkpoint, and records that, would keep the writer and itself at work for ever.
+        let is_urgent = lane == Lane::Critical && !foreign::is_inside();
+        if is_urgent {
             state.urgent = true;
         }
         drop(state);
-        if lane == Lane::Critical || is_worth_writing {
+        if is_urgent || is_worth_writing {
             self.work.notify_one();
         }
         Ok((seq, time))
@@ -312,7 +316,7 @@ impl Queue {
     }
 
     /// The number of the last record that was accepted and is not known to be durable. Asks the
-    /// writer to hurry.
+    /// writer to hurry, unless foreign code asks.
     pub(crate) fn hurry(&self) -> Option<Seq> {
         let mut state = self.lock();
         let last = state.numbers.next().checked_sub(1)?;
@@ -321,6 +325,9 @@ impl Queue {
         }
         if state.records.is_empty() && state.in_flight == 0 && state.lost.is_empty() {
             return None;
+        }
+        if foreign::is_inside() {
+            return Some(Seq(last));
         }
         state.urgent = true;
         // The answer wanted is that of the attempt asked for here, not of an earlier one.

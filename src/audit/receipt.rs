@@ -47,6 +47,17 @@ pub enum NotDurable {
         "a record is lost, without a number: the disk has taken nothing for so long that the trail's numbers are used up; see why it does not"
     )]
     NoNumber,
+    /// The call was made from inside code that the trail calls: a `tracing` subscriber, a metrics
+    /// recorder, an anchor, a hook, a signer. The record is queued; it is durable within the time set by
+    /// [`durable_within`](super::AuditTrailBuilder::durable_within) if the disk works. Nothing is
+    /// counted as a failure.
+    #[error(
+        "record {seq} is queued and not durable yet: code that the trail calls does not wait for the trail"
+    )]
+    NotAwaited {
+        /// The record's number.
+        seq: Seq,
+    },
     /// Even the room that is reserved for critical records is full. The number is accounted for by
     /// a later `RecordsLost`.
     #[error("record {seq} is lost: the trail's queue is full; see why the disk does not keep up")]

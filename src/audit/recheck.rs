@@ -19,7 +19,7 @@ use super::position::Position;
 use super::segment;
 use super::storage::SegmentReader;
 use super::sync::{self, Condvar, Instant, JoinHandle, Mutex, MutexGuard};
-use crate::process;
+use crate::{foreign, process};
 
 /// The most segments that wait: those of a writer that is at its fastest for some minutes.
 const MAX_WAITING: usize = 1024;
@@ -76,10 +76,12 @@ impl Recheck {
         if state.waiting.len() >= MAX_WAITING {
             let segment = position.segment;
             drop(state);
-            tracing::warn!(
-                segment,
-                "a finished segment of the audit trail is not read again: too many wait for that"
-            );
+            foreign::log(move || {
+                tracing::warn!(
+                    segment,
+                    "a finished segment of the audit trail is not read again: too many wait for that"
+                );
+            });
             return;
         }
         state.waiting.push_back(Finished { position, key });
@@ -94,7 +96,9 @@ impl Recheck {
         match started {
             Ok(thread) => self.0.lock().thread = Some(thread),
             Err(error) => {
-                tracing::warn!(%error, "finished segments of the audit trail wait to be read again: no thread can be started");
+                foreign::log(move || {
+                    tracing::warn!(%error, "finished segments of the audit trail wait to be read again: no thread can be started");
+                });
                 self.0.lock().is_working = false;
             }
         }

@@ -2,15 +2,17 @@
 //! lost.
 //!
 //! For a worker that acts on it, in its check of readiness for instance. The same reaches a metrics
-//! exporter through [`health`](crate::health).
+//! exporter through [`health`](crate::health): what is published there is handed over here, without
+//! waiting.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::anchor::Anchored;
-use super::{AuditTrail, Checkpoint};
-use crate::health::{AuditCounts, Backlog};
-use crate::process;
+use super::{AuditTrail, Checkpoint, Shared};
+use crate::health::{self, AuditCounts, Backlog};
+use crate::{foreign, process};
 
 impl AuditTrail {
     /// The newest checkpoint that is on disk; none in a forked child.
@@ -55,5 +57,47 @@ impl AuditTrail {
     /// What was given to the trail, and what was lost, since it was opened.
     pub fn counts(&self) -> AuditCounts {
         self.shared.counts()
+    }
+}
+
+impl Shared {
+    /// Lets the counters be published. One call that waits is enough: it reads them when its turn comes.
+    pub(super) fn publish_counters(self: &Arc<Self>) {
+        if self.vitals.counters_wait.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let shared = Arc::downgrade(self);
+        foreign::publish(move || {
+            if let Some(shared) = shared.upgrade() {
+                shared.vitals.counters_wait.store(false, Ordering::Release);
+                health::publish_counters(&shared.worker, &shared.queue.counters);
+            }
+        });
+    }
+
+    /// Lets the gauges be published, too, and looks for a log.
+    pub(super) fn publish_all(self: &Arc<Self>) {
+        if self.vitals.all_wait.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let shared = Arc::downgrade(self);
+        foreign::publish(move || {
+            if let Some(shared) = shared.upgrade() {
+                shared.vitals.all_wait.store(false, Ordering::Release);
+                shared.publish();
+            }
+        });
+    }
+
+    /// On the thread that publishes.
+    fn publish(&self) {
+        let vitals = &self.vitals;
+        let backlog = self.queue.backlog();
+        self.anchors.look_for_log();
+        let unanchored = self.anchors.unanchored(backlog.oldest);
+        health::publish_counters(&self.worker, &self.queue.counters);
+        health::publish_gauges(&self.worker, vitals.is_degraded(), backlog, unanchored);
+        health::publish_heartbeat(&self.worker, vitals.heartbeat());
+        health::describe();
     }
 }

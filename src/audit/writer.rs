@@ -6,6 +6,9 @@
 //! segment is opened behind the last checkpoint that *was* synced, and all records since then are
 //! written again from memory. If that fails too, the records stay in memory, the callers learn it,
 //! and the next attempt comes with the next critical record or the next tick.
+//!
+//! The thread calls no foreign code but a signer that was supplied: what is to be logged or published is
+//! handed to [`foreign`](crate::foreign).
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -21,8 +24,9 @@ use super::record::Record;
 use super::storage::Storage;
 use super::sync::{self, Instant};
 use super::{CloseError, Receipt, Shared};
+use crate::foreign;
 use crate::health::hook::Bell;
-use crate::health::{self, Backlog, Degradation, FailureRatio};
+use crate::health::{Backlog, Degradation, FailureRatio};
 
 pub(super) use closing::StopOnDrop;
 
@@ -157,7 +161,7 @@ impl<S: Storage> Writer<S> {
     /// What is due about twice in each durability interval, and every few seconds at least.
     pub(super) fn tick(&mut self) {
         if let Some(step_ns) = self.clock.step() {
-            tracing::warn!(step_ns, "the wall clock was stepped");
+            foreign::log(move || tracing::warn!(step_ns, "the wall clock was stepped"));
             self.own.push(Event::ClockStepped { step_ns });
         }
         if let Some(crossing) = self.ratio.look(Uptime::now(), self.shared.counts()) {
@@ -173,12 +177,8 @@ impl<S: Storage> Writer<S> {
             self.shared.anchors.settled(checkpoint, now, false);
         }
         self.shared.tick_watched();
-        self.shared.publish_counters();
-        self.shared.publish_gauges(self.ratio.is_degraded());
-        health::guarded(|| {
-            health::publish_heartbeat(&self.shared.worker);
-            health::describe();
-        });
+        self.shared.vitals.beat(self.ratio.is_degraded());
+        self.shared.publish_all();
     }
 
     /// The share of lost records has crossed the threshold. The record of it does not hurry; the log
@@ -191,21 +191,23 @@ impl<S: Storage> Writer<S> {
             failures,
         } = crossing;
         let window_s = window.as_secs();
-        if degraded {
-            tracing::error!(
-                window_s,
-                attempts,
-                failures,
-                "the audit trail loses more records than it may: see whether its disk is full, slow or failing"
-            );
-        } else {
-            tracing::warn!(
-                window_s,
-                attempts,
-                failures,
-                "the audit trail loses no more records than it may again"
-            );
-        }
+        foreign::log(move || {
+            if degraded {
+                tracing::error!(
+                    window_s,
+                    attempts,
+                    failures,
+                    "the audit trail loses more records than it may: see whether its disk is full, slow or failing"
+                );
+            } else {
+                tracing::warn!(
+                    window_s,
+                    attempts,
+                    failures,
+                    "the audit trail loses no more records than it may again"
+                );
+            }
+        });
         self.own.push(Event::AuditDegraded {
             degraded,
             window_s,
@@ -237,7 +239,7 @@ impl<S: Storage> Writer<S> {
 
     fn take(&mut self) {
         for gap in self.shared.queue.take(&mut self.pending, &mut self.own) {
-            log_gap(&gap);
+            foreign::log(move || log_gap(&gap));
         }
     }
 
@@ -316,7 +318,10 @@ impl<S: Storage> Writer<S> {
             .position
             .as_ref()
             .map_or(0, |position| position.segment);
-        tracing::error!(segment, %error, "the audit trail's segment is given up; its unsynced records are written again");
+        let words = error.to_string();
+        foreign::log(move || {
+            tracing::error!(segment, error = %words, "the audit trail's segment is given up; its unsynced records are written again");
+        });
         self.given_up = self.given_up.saturating_add(1);
         self.failed(error);
         self.disturbed = error.is_disturbance();
@@ -415,7 +420,9 @@ impl<S: Storage> Writer<S> {
                     self.failed(&error);
                 }
                 if !std::mem::replace(&mut self.cannot_rotate, true) {
-                    tracing::error!(%error, "the audit trail cannot begin its next segment, and tries again");
+                    foreign::log(move || {
+                        tracing::error!(%error, "the audit trail cannot begin its next segment, and tries again");
+                    });
                 }
             }
         }
@@ -460,7 +467,7 @@ impl<S: Storage> Writer<S> {
             self.reminded = None;
             return;
         }
-        let Some(WriteFailure { operation, cause }) = &self.failure else {
+        let Some(WriteFailure { operation, cause }) = self.failure.clone() else {
             return;
         };
         if self.reminded.is_some_and(|at| at.elapsed() < REMINDER) {
@@ -468,12 +475,15 @@ impl<S: Storage> Writer<S> {
         }
         self.reminded = Some(Instant::now());
         let Backlog { records, oldest } = queue.backlog();
-        tracing::error!(
-            error = %format_args!("{operation}: {cause}"),
-            records,
-            since = %Time::now().before(oldest),
-            "the audit trail cannot be written; its records stay in memory and are tried again"
-        );
+        let since = Time::now().before(oldest);
+        foreign::log(move || {
+            tracing::error!(
+                error = %format_args!("{operation}: {cause}"),
+                records,
+                %since,
+                "the audit trail cannot be written; its records stay in memory and are tried again"
+            );
+        });
     }
 }
 

@@ -6,13 +6,13 @@
 
 use std::fmt;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::Degradation;
 use crate::audit::sync::{self, Instant};
+use crate::foreign::{self, Held};
 
 /// How many crossings may wait for a hook that takes its time.
 const WAITING: usize = 64;
@@ -21,7 +21,9 @@ const WAITING: usize = 64;
 const LOOK_EVERY: Duration = Duration::from_millis(1);
 
 /// What the user wants to be called.
-pub(crate) struct Hook(Box<dyn FnMut(&Degradation) + Send>);
+pub(crate) struct Hook(Held<Box<HookFn>>);
+
+type HookFn = dyn FnMut(&Degradation) + Send;
 
 /// The writer's end. The thread ends, once it has told everything, when this is dropped.
 #[derive(Debug)]
@@ -33,7 +35,7 @@ pub(crate) struct HookThread(JoinHandle<()>);
 
 impl Hook {
     pub(crate) fn new(hook: impl FnMut(&Degradation) + Send + 'static) -> Self {
-        Self(Box::new(hook))
+        Self(Held::new(Box::new(hook)))
     }
 
     /// Starts the thread that calls the hook, once for each crossing.
@@ -47,11 +49,13 @@ impl Hook {
 
     fn run(mut self, crossings: &Receiver<Degradation>) {
         while let Ok(crossing) = crossings.recv() {
-            if catch_unwind(AssertUnwindSafe(|| (self.0)(&crossing))).is_err() {
-                tracing::error!(
-                    degraded = crossing.degraded,
-                    "the hook for a degraded audit trail has panicked; it is called again for the next crossing"
-                );
+            if self.0.call(|hook| hook(&crossing)).is_err() {
+                foreign::log(move || {
+                    tracing::error!(
+                        degraded = crossing.degraded,
+                        "the hook for a degraded audit trail has panicked; it is called again for the next crossing"
+                    );
+                });
             }
         }
     }
@@ -61,10 +65,12 @@ impl Bell {
     /// Hands a crossing over, without waiting.
     pub(crate) fn ring(&self, crossing: Degradation) {
         if self.0.try_send(crossing).is_err() {
-            tracing::error!(
-                degraded = crossing.degraded,
-                "the hook for a degraded audit trail does not return, and is not told of this"
-            );
+            foreign::log(move || {
+                tracing::error!(
+                    degraded = crossing.degraded,
+                    "the hook for a degraded audit trail does not return, and is not told of this"
+                );
+            });
         }
     }
 }
@@ -74,9 +80,11 @@ impl HookThread {
     pub(crate) fn wait(self, deadline: Instant) {
         while !self.0.is_finished() {
             if Instant::now() >= deadline {
-                tracing::error!(
-                    "the hook for a degraded audit trail does not return, and is left to itself"
-                );
+                foreign::log(|| {
+                    tracing::error!(
+                        "the hook for a degraded audit trail does not return, and is left to itself"
+                    );
+                });
                 return;
             }
             sync::sleep(LOOK_EVERY);

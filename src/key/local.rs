@@ -14,6 +14,7 @@ use graviola::signing::eddsa::{Ed25519SigningKey, Ed25519VerifyingKey};
 use graviola::util::is_cpu_supported;
 
 use super::SignError;
+use crate::foreign;
 
 /// What both sign when a key is loaded.
 const PROBE: &[u8] = b"vram-residency: both signatures of this text must be equal\n";
@@ -81,9 +82,11 @@ impl LocalKey {
 
     #[cold]
     fn give_up_fast(&mut self) {
-        tracing::error!(
-            "the faster signer of the trail's key made a wrong signature, which was thrown away; the trail is signed by the portable one: check the machine's memory and processor"
-        );
+        foreign::log(|| {
+            tracing::error!(
+                "the faster signer of the trail's key made a wrong signature, which was thrown away; the trail is signed by the portable one: check the machine's memory and processor"
+            );
+        });
         self.fast = None;
     }
 
@@ -128,9 +131,11 @@ fn fast_key(key: &SigningKey) -> Option<Fast> {
     let verifies = fast.public.verify(&expected, PROBE).is_ok();
     let refuses = fast.public.verify(&expected, &[]).is_err();
     if !(signs && verifies && refuses) {
-        tracing::error!(
-            "two implementations of Ed25519 sign or verify the same text differently on this processor; the trail is signed by the portable one: check some of it, and the machine"
-        );
+        foreign::log(|| {
+            tracing::error!(
+                "two implementations of Ed25519 sign or verify the same text differently on this processor; the trail is signed by the portable one: check some of it, and the machine"
+            );
+        });
         return None;
     }
     Some(fast)

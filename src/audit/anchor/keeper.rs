@@ -18,6 +18,7 @@ use super::book::Offer;
 use super::compare::{Misfit, Stop, Walk};
 use super::post::{Next, Post, Refuted};
 use super::{Anchor, AnchorError, Contradiction, Earlier, Listing};
+use crate::foreign::{Held, Panicked};
 
 /// The pause after a first failure. It doubles with each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -42,7 +43,7 @@ pub(in super::super) struct Known {
 
 /// What the thread owns.
 pub(super) struct Keeper {
-    anchor: Box<dyn Anchor>,
+    anchor: Held<Box<dyn Anchor>>,
     post: Arc<Post>,
     known: Option<Arc<Known>>,
     memory: Memory,
@@ -79,7 +80,7 @@ impl Keeper {
             None => Memory::Compared,
         };
         Self {
-            anchor,
+            anchor: Held::new(anchor),
             post,
             known,
             memory,
@@ -90,11 +91,8 @@ impl Keeper {
     /// Runs until the trail is closed, or the anchor must not be called any more.
     pub(super) fn run(mut self) {
         let post = Arc::clone(&self.post);
-        // The destructor is the caller's, too.
-        let _panicked = catch_unwind(AssertUnwindSafe(move || {
-            self.serve();
-            drop(self);
-        }));
+        // Of a panic of ours, whoever closes the trail is told as well.
+        let _ours = catch_unwind(AssertUnwindSafe(move || self.serve()));
         post.end();
     }
 
@@ -336,14 +334,16 @@ impl Keeper {
         &mut self,
         call: impl FnOnce(&mut dyn Anchor) -> Result<T, AnchorError>,
     ) -> Result<T, Trouble> {
-        let anchor = self.anchor.as_mut();
         self.post.asks();
-        let answer = catch_unwind(AssertUnwindSafe(|| call(anchor)));
+        // The error may be foreign, too.
+        let answer = self
+            .anchor
+            .call(|anchor| call(anchor.as_mut()).map_err(|error| shorten(&error.to_string())));
         self.post.answered();
         match answer {
             Ok(Ok(value)) => Ok(value),
-            Ok(Err(error)) => Err(Trouble::Failed(shorten(&error.to_string()))),
-            Err(_) => Err(Trouble::Panicked),
+            Ok(Err(words)) => Err(Trouble::Failed(words)),
+            Err(Panicked) => Err(Trouble::Panicked),
         }
     }
 }

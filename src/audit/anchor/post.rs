@@ -6,6 +6,7 @@
 //! knows who waits for what; it does not call an anchor.
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use super::super::sync::{self, Condvar, Instant, Mutex, MutexGuard};
 use super::book::{Book, Offer, Schedule};
 use super::keeper::{Keeper, Known};
 use super::{Anchor, Anchored, Contradiction, LogCollector, tell};
-use crate::process;
+use crate::{foreign, process};
 
 /// The most events that wait for the writer; outages beyond that go on record as one.
 const MAX_REPORTS: usize = 64;
@@ -27,6 +28,7 @@ pub(in super::super) struct Anchors {
     posts: Vec<Arc<Post>>,
     book: Arc<Mutex<Book>>,
     schedule: Schedule,
+    log_is_there: AtomicBool,
 }
 
 /// One anchor's slot, and what is known of the anchor.
@@ -103,6 +105,7 @@ impl Anchors {
             posts: Vec::new(),
             book: Arc::new(Mutex::new(Book::new(durable, Uptime::now()))),
             schedule,
+            log_is_there: AtomicBool::new(true),
         };
         this.add(Box::new(LogCollector), true, None)?;
         let known = Arc::new(known);
@@ -179,9 +182,20 @@ impl Anchors {
         let due = self.book().settle(checkpoint, made, urgent, &self.schedule);
         let Some(offer) = due else { return };
         // Without anybody who collects logs, its thread is not woken for nothing.
-        let log = urgent && LogCollector::is_heard();
+        let log = urgent && self.log_is_there.load(Ordering::Relaxed);
         for post in self.posts.iter().filter(|post| log || !post.is_log) {
             post.offer(offer.clone());
+        }
+    }
+
+    /// Looks whether there is a log, and whether it takes checkpoints: calls foreign code.
+    pub(in super::super) fn look_for_log(&self) {
+        let is_there = LogCollector::is_there();
+        self.log_is_there.store(is_there, Ordering::Relaxed);
+        if is_there && !LogCollector::is_heard() {
+            for post in self.posts.iter().filter(|post| post.is_log) {
+                post.failed(LogCollector::FILTERED.into(), false);
+            }
         }
     }
 
@@ -203,7 +217,10 @@ impl Anchors {
             let left = left.map(|offer| offer.checkpoint.size());
             drop(state);
             if let Some(size) = left {
-                tracing::error!(anchor = %post.name, size, "the anchor does not answer; the trail's last checkpoint may not be anchored");
+                let anchor = Arc::clone(&post.name);
+                foreign::log(move || {
+                    tracing::error!(%anchor, size, "the anchor does not answer; the trail's last checkpoint may not be anchored");
+                });
             }
         }
     }
@@ -412,7 +429,10 @@ impl Post {
         let mut state = self.answer(Ok(()));
         if is_last {
             drop(state);
-            tracing::error!(anchor = %self.name, %cause, "the trail's last checkpoint is not anchored");
+            let anchor = Arc::clone(&self.name);
+            foreign::log(move || {
+                tracing::error!(%anchor, %cause, "the trail's last checkpoint is not anchored");
+            });
         } else {
             let failed = self.fail(&mut state, cause);
             drop(state);

@@ -18,6 +18,7 @@ use serde::Deserialize;
 use super::super::checkpoint::MAX_CHECKPOINT_LINE_BYTES;
 use super::super::segment::parse_checkpoint;
 use super::{Anchor, AnchorError, Checkpoint, Listing};
+use crate::foreign;
 
 /// How long one question may take, unless configured.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -142,12 +143,11 @@ impl SocketAnchor {
         if self.knows_lists || self.newest(newest).is_err() {
             return Err(error);
         }
-        tracing::warn!(
-            anchor = %self.name,
-            question = question.split(' ').next(),
-            %error,
-            "the anchor's server does not know this question"
-        );
+        let anchor = self.name.clone();
+        let question = question.split(' ').next().unwrap_or_default().to_owned();
+        foreign::log_of_own_anchor(move || {
+            tracing::warn!(%anchor, question, %error, "the anchor's server does not know this question");
+        });
         Ok(Listing::NotSupported)
     }
 

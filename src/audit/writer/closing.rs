@@ -9,6 +9,7 @@ use crate::audit::record::Record;
 use crate::audit::storage::Storage;
 use crate::audit::sync::{self, Instant};
 use crate::audit::{CloseError, Receipt, Shared};
+use crate::foreign;
 
 /// The most segments that are given up while the trail is closed: a disk that fails so often is not
 /// worth more of them.
@@ -60,13 +61,16 @@ impl<S: Storage> Writer<S> {
             operation: "close",
             cause: "the disk was too slow".into(),
         });
-        tracing::error!(
-            records,
-            operation = failure.operation,
-            cause = &*failure.cause,
-            failures,
-            "the audit trail's writer has ended and the trail's end is not on record; these records are lost"
-        );
+        let WriteFailure { operation, cause } = failure.clone();
+        foreign::log(move || {
+            tracing::error!(
+                records,
+                operation,
+                cause = &*cause,
+                failures,
+                "the audit trail's writer has ended and the trail's end is not on record; these records are lost"
+            );
+        });
         self.shared.publish_counters();
         if self.displaced {
             return CloseError::Displaced { records };
@@ -92,10 +96,12 @@ impl Drop for StopOnDrop {
     fn drop(&mut self) {
         let records = self.0.queue.stop(self.0.queue.in_flight());
         if records.is_some_and(|records| records > 0) {
-            tracing::error!(
-                records,
-                "the audit trail's writer has stopped; these records are lost"
-            );
+            foreign::log(move || {
+                tracing::error!(
+                    records,
+                    "the audit trail's writer has stopped; these records are lost"
+                );
+            });
             self.0.publish_counters();
         }
     }

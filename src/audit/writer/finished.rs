@@ -1,6 +1,8 @@
 //! What the writer makes of segments that were read again: a record of what does not hold, and a new
 //! segment if it is the open one.
 
+use std::sync::Arc;
+
 use super::Writer;
 use crate::audit::checkpoint::VerifierKey;
 use crate::audit::event::Event;
@@ -8,6 +10,7 @@ use crate::audit::position::Position;
 use crate::audit::recheck::{Recheck, Unsound};
 use crate::audit::storage::Storage;
 use crate::audit::sync::Instant;
+use crate::foreign;
 
 impl<S: Storage> Writer<S> {
     /// Lets finished segments be read again, beside this thread.
@@ -43,7 +46,11 @@ impl<S: Storage> Writer<S> {
             .checked_add(left.checked_div(2).unwrap_or(left))
             .unwrap_or(deadline);
         if !recheck.wait(limit) {
-            tracing::warn!("the audit trail is closed before its last segments were read again");
+            foreign::log(|| {
+                tracing::warn!(
+                    "the audit trail is closed before its last segments were read again"
+                );
+            });
         }
         self.recheck = Some(recheck);
         let is_sound = !self.look_at_finished();
@@ -58,7 +65,10 @@ impl<S: Storage> Writer<S> {
         let found = self.recheck.as_ref().map(Recheck::take_found);
         let mut is_open_one = false;
         for Unsound { segment, words } in found.into_iter().flatten() {
-            tracing::error!(segment, cause = %words, "a segment of the audit trail does not hold what was acknowledged there: verify the trail, and check the machine's memory");
+            let cause = Arc::clone(&words);
+            foreign::log(move || {
+                tracing::error!(segment, %cause, "a segment of the audit trail does not hold what was acknowledged there: verify the trail, and check the machine's memory");
+            });
             let open = self.log.position.as_ref().map(|position| position.segment);
             if open == Some(segment) {
                 self.log.give_up();

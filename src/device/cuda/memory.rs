@@ -25,7 +25,7 @@ use super::packing::{self, Place};
 use super::slab::Slab;
 use crate::device::DeviceError;
 use crate::device::backend::AllOrNone;
-use crate::process;
+use crate::{foreign, process};
 
 const READ_ONLY: u32 = 1;
 pub(super) const READ_WRITE: u32 = 3;
@@ -351,7 +351,10 @@ impl Drop for CudaMemory {
             && let Err(error) = self.zero().and_then(|()| self.give_back())
         {
             // Of a shard it would be on record: this was none yet.
-            tracing::error!(%error, bytes = self.taken, "memory of a GPU could not be given back, and is kept");
+            let bytes = self.taken;
+            foreign::log(move || {
+                tracing::error!(%error, bytes, "memory of a GPU could not be given back, and is kept");
+            });
         }
         // SAFETY: it is taken here alone, and `self` is gone afterwards.
         let slice = unsafe { ManuallyDrop::take(&mut self.lent) };

@@ -41,7 +41,12 @@ pub(super) struct Given {
 }
 
 impl Model {
-    pub(super) fn give(&mut self, shared: &Shared, critical: bool, length: usize) -> Option<Seq> {
+    pub(super) fn give(
+        &mut self,
+        shared: &Arc<Shared>,
+        critical: bool,
+        length: usize,
+    ) -> Option<Seq> {
         let text = format!("{} {}", self.given.len(), "x".repeat(length));
         let (event, lane) = if critical {
             let violation = Box::new(Violation {

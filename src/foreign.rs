@@ -1,0 +1,192 @@
+//! Calls into code that is not ours: the process's log (`tracing`), its metrics recorder, anchors,
+//! hooks, signers.
+//!
+//! Such code may panic, hang, or record something itself. Three rules keep that away from the trail:
+//!
+//! * [`call`] lets no panic through, nor one of the payload's destructor.
+//! * [`log`] and [`publish`] hand the call to a thread of its own and never wait. The trail's writer
+//!   reaches `tracing` and `metrics` in no other way.
+//! * Inside such a call [`is_inside`] is true: a record made there is queued, and neither waits for the
+//!   writer nor wakes it; a message made there is counted and not logged.
+//!
+//! This module does not know what is logged or published. Not defended: `panic = "abort"`, and a panic
+//! hook that ends the process.
+
+use std::cell::Cell;
+use std::error::Error;
+use std::io;
+use std::mem::ManuallyDrop;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
+
+use outlet::Outlet;
+
+mod outlet;
+
+/// How long destructors wait for the log, so that a process that ends has said why.
+pub(crate) const LAST_WORDS: Duration = Duration::from_millis(100);
+
+/// The log gets what one writer has to say in hours, and no more: a log that hangs keeps it in memory.
+static LOG: Outlet = Outlet::new("vram-log", 1024, |missed| {
+    call(|| {
+        tracing::error!(
+            messages = missed,
+            "the log did not take messages about an audit trail: it is too slow, it panicked, or it made them itself"
+        );
+    })
+    .is_ok()
+});
+
+/// Each trail has at most one call waiting here.
+static METRICS: Outlet = Outlet::new("vram-metrics", 64, |missed| {
+    log(move || {
+        tracing::error!(
+            missed,
+            "the metrics recorder has panicked or does not return; metrics of the audit trail are missing"
+        );
+    });
+    true
+});
+
+thread_local! {
+    static INSIDE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Foreign code has panicked; the panic's payload is gone.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Panicked;
+
+/// Calls foreign code and stops its panic. The payload is foreign, too: if its destructor panics, what
+/// that leaves is leaked.
+pub(crate) fn call<T>(call: impl FnOnce() -> T) -> Result<T, Panicked> {
+    let outside = INSIDE.replace(true);
+    let outcome = catch_unwind(AssertUnwindSafe(call));
+    let outcome = outcome.map_err(|payload| {
+        if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+            let _leaked = ManuallyDrop::new(again);
+        }
+        Panicked
+    });
+    INSIDE.set(outside);
+    outcome
+}
+
+/// Whether this thread is inside foreign code that this crate has called.
+pub(crate) fn is_inside() -> bool {
+    INSIDE.get()
+}
+
+/// Starts the threads of [`log`] and [`publish`], if this process has none. Until then both call on the
+/// caller's thread.
+pub(crate) fn start() -> io::Result<()> {
+    LOG.start()?;
+    METRICS.start()
+}
+
+/// Lets `message` be logged, without waiting.
+pub(crate) fn log(message: impl FnOnce() + Send + 'static) {
+    if is_inside() {
+        return LOG.miss();
+    }
+    LOG.hand_over(Box::new(message));
+}
+
+/// [`log`] for an anchor of this crate, which is called like a foreign one.
+pub(crate) fn log_of_own_anchor(message: impl FnOnce() + Send + 'static) {
+    LOG.hand_over(Box::new(message));
+}
+
+/// Lets `values` be given to the metrics recorder, without waiting.
+pub(crate) fn publish(values: impl FnOnce() + Send + 'static) {
+    if is_inside() {
+        return METRICS.miss();
+    }
+    METRICS.hand_over(Box::new(values));
+}
+
+/// Waits until all that was published and logged so far has come through, at most until `deadline`, or
+/// [`LAST_WORDS`] if that is later.
+pub(crate) fn settle(deadline: Instant) {
+    let least = Instant::now().checked_add(LAST_WORDS).unwrap_or(deadline);
+    let deadline = deadline.max(least);
+    METRICS.settle(deadline);
+    LOG.settle(deadline);
+}
+
+/// Waits [`LAST_WORDS`] at most.
+pub(crate) fn settle_briefly() {
+    settle(Instant::now());
+}
+
+/// What an error says, and what it says of its causes. To be asked inside a [`call`] if it is foreign.
+pub(crate) fn words(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
+}
+
+/// A foreign value whose destructor does no harm.
+pub(crate) struct Held<T>(Option<T>);
+
+impl<T> Held<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Self(Some(value))
+    }
+
+    /// Calls foreign code with the value.
+    pub(crate) fn call<R>(&mut self, with: impl FnOnce(&mut T) -> R) -> Result<R, Panicked> {
+        let Some(value) = &mut self.0 else {
+            return Err(Panicked);
+        };
+        call(|| with(value))
+    }
+}
+
+impl<T> Drop for Held<T> {
+    fn drop(&mut self) {
+        let value = self.0.take();
+        let _panicked = call(move || drop(value));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::panic_any;
+
+    use super::*;
+
+    /// Panics when dropped, as often as it says.
+    struct Hostile(u32);
+
+    impl Drop for Hostile {
+        fn drop(&mut self) {
+            if let Some(again) = self.0.checked_sub(1) {
+                panic_any(Hostile(again));
+            }
+        }
+    }
+
+    #[test]
+    fn no_panic_of_a_payload_or_of_a_value_gets_through() {
+        for depth in 0..3 {
+            assert!(call(|| panic_any(Hostile(depth))).is_err());
+            drop(Held::new(Hostile(depth)));
+        }
+        assert!(!is_inside());
+    }
+
+    #[test]
+    fn a_call_inside_a_call_ends_inside_the_first() {
+        call(|| {
+            let _panicked = call(|| panic!("inside"));
+            assert!(is_inside());
+        })
+        .unwrap();
+        assert!(!is_inside());
+    }
+}

@@ -1,0 +1,144 @@
+//! A thread that calls foreign code for all trails of the process, and the bounded queue before it.
+//!
+//! Handing over never waits. What finds no room, and what panicked, is counted, and told before the
+//! next call. The thread lives as long as the process does. A forked child has no such thread, and
+//! nothing is handed over there. This module does not know what it calls.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use super::{call, is_inside};
+use crate::process;
+
+type Job = Box<dyn FnOnce() + Send>;
+
+pub(super) struct Outlet {
+    name: &'static str,
+    most: usize,
+    /// Tells how many calls came to nothing, and returns whether that was told.
+    tell_missed: fn(u64) -> bool,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+struct State {
+    is_started: bool,
+    jobs: VecDeque<Job>,
+    /// How many were ever handed over, and how many of them are over.
+    handed: u64,
+    done: u64,
+    missed: u64,
+}
+
+impl Outlet {
+    pub(super) const fn new(name: &'static str, most: usize, tell_missed: fn(u64) -> bool) -> Self {
+        Self {
+            name,
+            most,
+            tell_missed,
+            state: Mutex::new(State {
+                is_started: false,
+                jobs: VecDeque::new(),
+                handed: 0,
+                done: 0,
+                missed: 0,
+            }),
+            changed: Condvar::new(),
+        }
+    }
+
+    /// No code panics while it holds the lock, so a poisoned lock protects consistent data.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn start(&'static self) -> io::Result<()> {
+        let mut state = self.lock();
+        if !state.is_started {
+            std::thread::Builder::new()
+                .name(self.name.into())
+                .spawn(move || self.run())?;
+            state.is_started = true;
+        }
+        Ok(())
+    }
+
+    pub(super) fn hand_over(&self, job: Job) {
+        // In a forked child the lock may be held for ever.
+        if process::check().is_err() {
+            return;
+        }
+        let mut state = self.lock();
+        if state.jobs.len() >= self.most {
+            state.missed = state.missed.saturating_add(1);
+        } else if state.is_started {
+            state.handed = state.handed.saturating_add(1);
+            state.jobs.push_back(job);
+            self.changed.notify_all();
+        } else {
+            drop(state);
+            let _panicked = call(job);
+        }
+    }
+
+    /// Counts a call that is not made.
+    pub(super) fn miss(&self) {
+        if process::check().is_ok() {
+            let mut state = self.lock();
+            state.missed = state.missed.saturating_add(1);
+        }
+    }
+
+    /// Waits until all that was handed over is done, at most until `deadline`.
+    pub(super) fn settle(&self, deadline: Instant) {
+        if process::check().is_err() || is_inside() {
+            return;
+        }
+        let mut state = self.lock();
+        let handed = state.handed;
+        while state.done < handed {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            state = self
+                .changed
+                .wait_timeout(state, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+    }
+
+    /// The thread.
+    fn run(&self) {
+        loop {
+            let (job, missed) = self.next();
+            let told = missed > 0 && (self.tell_missed)(missed);
+            let outcome = call(job);
+            let mut state = self.lock();
+            state.done = state.done.saturating_add(1);
+            if told {
+                state.missed = state.missed.saturating_sub(missed);
+            }
+            if outcome.is_err() {
+                state.missed = state.missed.saturating_add(1);
+            }
+            self.changed.notify_all();
+        }
+    }
+
+    fn next(&self) -> (Job, u64) {
+        let mut state = self.lock();
+        loop {
+            if let Some(job) = state.jobs.pop_front() {
+                return (job, state.missed);
+            }
+            state = self
+                .changed
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
