@@ -23,7 +23,7 @@ pub(super) fn parse(line: &str) -> Option<Common<'_>> {
     rest.skip(r#","time":""#)?;
     let time = rest.text()?;
     rest.skip(r#","mono_us":"#)?;
-    rest.number()?;
+    rest.any_number()?;
     rest.skip(r#","boot":""#)?;
     rest.text()?;
     rest.skip(r#","worker":""#)?;
@@ -38,13 +38,9 @@ pub(super) fn parse(line: &str) -> Option<Common<'_>> {
     while rest.0 != "}" {
         let before = rest.0;
         rest.skip(",\"")?;
-        let name = rest.text()?;
-        if COMMON.contains(&name) {
-            return None;
-        }
+        names.add(rest.text()?, before)?;
         rest.skip(":")?;
         rest.value()?;
-        names.add(name, before)?;
     }
     let mut common = Common::new(seq, time, worker, event, severity, outcome)?;
     common.in_one_form = !names.twice;
@@ -54,43 +50,39 @@ pub(super) fn parse(line: &str) -> Option<Common<'_>> {
 /// The most names of own fields; a record with more goes to a parser. It has to look at each pair.
 const MAX_NAMES: usize = 64;
 
-/// The names of a record's own fields, to notice one that stands twice.
+/// The names of a record's own fields, to notice one that stands twice, or is a common field's.
 struct Names<'a> {
     /// The fields, from the first one on.
     fields: &'a str,
-    /// A bit for each name, by a few of its bytes.
-    seen: [u64; 4],
+    /// The marks of all names so far, also of the common fields'.
+    seen: u128,
     count: usize,
     twice: bool,
 }
 
 impl<'a> Names<'a> {
     fn new(fields: &'a str) -> Self {
+        const SEEN: u128 = marks(&COMMON);
         Self {
             fields,
-            seen: [0; 4],
+            seen: SEEN,
             count: 0,
             twice: false,
         }
     }
 
-    /// Adds a name; `before` is what begins with its field. None if there are too many.
+    /// Adds a name; `before` is what begins with its field. None if it is a common field's, or if there
+    /// are too many.
     fn add(&mut self, name: &str, before: &str) -> Option<()> {
         self.count = self.count.saturating_add(1);
-        let bytes = name.as_bytes();
-        let at = |index: usize| bytes.get(index).copied().unwrap_or_default();
-        let length = bytes.len();
-        let mixed = at(0).wrapping_mul(7)
-            ^ at(length / 2).wrapping_mul(29)
-            ^ at(length.saturating_sub(1)).wrapping_mul(67)
-            ^ length.to_le_bytes().first()?.wrapping_mul(151);
-        let bit = 1 << (mixed % 64);
-        let bits = self.seen.get_mut(usize::from(mixed / 64))?;
-        let may_stand_before = *bits & bit != 0;
-        *bits |= bit;
-        if may_stand_before {
+        let mark = mark(name);
+        if self.seen & mark != 0 {
+            if COMMON.contains(&name) {
+                return None;
+            }
             self.twice |= self.stands_before(name, before)?;
         }
+        self.seen |= mark;
         (self.count <= MAX_NAMES).then_some(())
     }
 
@@ -107,6 +99,29 @@ impl<'a> Names<'a> {
         }
         Some(false)
     }
+}
+
+/// One bit for a name. Equal names have the same; of others in a record of the writer hardly any do.
+const fn mark(name: &str) -> u128 {
+    let [length, ..] = name.len().to_le_bytes();
+    let (first, last) = match name.as_bytes() {
+        [first, .., last] => (*first, *last),
+        _ => (0, 0),
+    };
+    let mixed = first
+        .wrapping_mul(5)
+        .wrapping_add(last.wrapping_mul(15))
+        .wrapping_add(length.wrapping_mul(11));
+    1 << (mixed % 128)
+}
+
+const fn marks(mut names: &[&str]) -> u128 {
+    let mut marks = 0;
+    while let [name, rest @ ..] = names {
+        marks |= mark(name);
+        names = rest;
+    }
+    marks
 }
 
 /// What was not read yet of a line without escapes.
@@ -126,15 +141,29 @@ impl<'a> Rest<'a> {
         Some(text)
     }
 
-    /// A whole number that fits; JSON allows no leading zero.
-    fn number(&mut self) -> Option<u64> {
+    /// The digits of a whole number; JSON allows no leading zero.
+    fn digits(&mut self) -> Option<&'a str> {
         let end = self.0.bytes().position(|byte| !byte.is_ascii_digit())?;
         let (digits, rest) = self.0.split_at_checked(end)?;
         if digits.len() > 1 && digits.starts_with('0') {
             return None;
         }
         self.0 = rest;
-        digits.parse().ok()
+        Some(digits)
+    }
+
+    /// A whole number that fits.
+    fn number(&mut self) -> Option<u64> {
+        self.digits()?.parse().ok()
+    }
+
+    /// A whole number that fits and is not needed.
+    fn any_number(&mut self) -> Option<()> {
+        /// Every number of so many digits fits.
+        const FITS: usize = u64::MAX.ilog10() as usize;
+        let digits = self.digits()?;
+        let fits = matches!(digits.len(), 1..=FITS) || digits.parse::<u64>().is_ok();
+        fits.then_some(())
     }
 
     fn value(&mut self) -> Option<()> {
@@ -143,7 +172,7 @@ impl<'a> Rest<'a> {
         } else if self.skip("true").is_some() || self.skip("false").is_some() {
             Some(())
         } else {
-            self.number().map(drop)
+            self.any_number()
         }
     }
 }
@@ -211,10 +240,14 @@ mod tests {
     #[test]
     fn records_of_the_writer_are_plain() {
         assert_eq!(parse(GOOD).unwrap().seq, 17);
+        assert!(parse(&GOOD.replace(":10,", ":18446744073709551615,")).is_some());
         for wrong in [
             GOOD.replace("17", "017"),
             GOOD.replace("17", "-1"),
             GOOD.replace("17", "18446744073709551616"),
+            GOOD.replace(":10,", ":18446744073709551616,"),
+            GOOD.replace(":10,", ":,"),
+            GOOD.replace(":0,", ":18446744073709551616,"),
             GOOD.replace("shard", "seq"),
             GOOD.replace("shard", "sh\\u0061rd"),
             GOOD.replace("true", "null"),
