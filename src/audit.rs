@@ -49,7 +49,7 @@ use crate::process;
 use anchor::Anchors;
 use builder::Settings;
 use clock::Time;
-use event::{Event, LiveShard, MAX_LISTED_SHARDS, Mark, Subject, Violation};
+use event::{By, Event, LiveShard, MAX_LISTED_SHARDS, Mark, Subject, Violation};
 use queue::{Lane, Queue, Refused};
 use sync::{Instant, JoinHandle};
 
@@ -194,6 +194,7 @@ impl AuditTrail {
         }
         let event = Event::PolicyViolation {
             violation: Box::new(Violation {
+                by: By::Caller,
                 shard: None,
                 policy: policy.into(),
                 violation: violation.into(),
@@ -417,7 +418,10 @@ impl Shared {
     fn note(self: &Arc<Self>, text: Arc<str>) -> Result<Seq, RecordError> {
         check_length(&text)?;
         self.queue.check_process().map_err(NotDurable::Forked)?;
-        match self.queue.push(Event::Note { text }, Lane::Ordinary) {
+        match self
+            .queue
+            .push(Event::Note { text: text.into() }, Lane::Ordinary)
+        {
             Ok((seq, _)) => Ok(seq),
             Err(refused) => Err(self.tell_refused(refused).into()),
         }

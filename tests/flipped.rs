@@ -8,6 +8,7 @@
 
 mod support;
 
+use std::error::Error as _;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -150,7 +151,8 @@ fn a_flip_in_the_first_batch_of_a_segment_is_found_before_it_is_written() {
         let (builder, faults) = place.faulty();
         faults.flip(memory, 2);
         let error = builder.open().unwrap_err();
-        assert!(error.to_string().contains("a bit has flipped"), "{error}");
+        let cause = error.source().unwrap().to_string();
+        assert!(cause.contains("a bit has flipped"), "{error}: {cause}");
         assert_eq!(segments(&place.dir()).len(), 1);
     }
 }

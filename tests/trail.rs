@@ -59,6 +59,8 @@ fn a_record_has_its_common_fields_in_the_order_of_the_format() {
         names,
         ["TrailOpened", "Note", "PolicyViolation", "TrailClosed"]
     );
+    let by: Vec<&str> = records.iter().map(|r| r["by"].as_str().unwrap()).collect();
+    assert_eq!(by, ["library", "caller", "caller", "library"]);
     let seqs: Vec<u64> = records.iter().map(|r| r["seq"].as_u64().unwrap()).collect();
     assert_eq!(seqs, [0, 1, 2, 3]);
     assert_eq!(

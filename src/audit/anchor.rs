@@ -28,7 +28,7 @@ use tracing::subscriber::NoSubscriber;
 
 use super::checkpoint::Checkpoint;
 use super::event::Event;
-use crate::foreign;
+use crate::foreign::{self, Held};
 
 pub use compare::Contradiction;
 pub use file::SameHostCopy;
@@ -76,7 +76,8 @@ pub(super) const MAX_NAME_BYTES: usize = 256;
 /// opened again.
 pub trait Anchor: Send + 'static {
     /// What the trail's records call it: 1 to 256 printable characters, without secrets, always the
-    /// same, and another for each anchor of a trail.
+    /// same, and another for each anchor of a trail. It is asked once, when the anchor is given to the
+    /// trail.
     fn name(&self) -> &str;
 
     /// Keeps `checkpoint`. Returns when it is as safe there as it will ever be.
@@ -204,20 +205,40 @@ impl Anchored {
     }
 }
 
-/// Whether anchors can be told apart in the trail's records.
-pub(super) fn are_named_well(anchors: &[Box<dyn Anchor>]) -> bool {
-    let is_good = |name: &str| {
-        (1..=MAX_NAME_BYTES).contains(&name.len())
-            && name != LogCollector.name()
-            && !name.chars().any(char::is_control)
-    };
-    anchors.iter().enumerate().all(|(place, anchor)| {
-        let earlier = anchors.iter().take(place);
-        is_good(anchor.name())
-            && earlier
-                .into_iter()
-                .all(|other| other.name() != anchor.name())
-    })
+/// An anchor, and what it is called: its name is asked for once, since it may change.
+pub(super) struct Named {
+    name: Arc<str>,
+    anchor: Held<Box<dyn Anchor>>,
+}
+
+impl Named {
+    pub(super) fn new(anchor: impl Anchor) -> Self {
+        // Without a name, as after a panic, it is refused.
+        let name = foreign::call(|| anchor.name().into());
+        Self {
+            name: name.unwrap_or_else(|_panic| "".into()),
+            anchor: Held::new(Box::new(anchor)),
+        }
+    }
+
+    /// Whether all can be told apart in the trail's records.
+    pub(super) fn are_good(anchors: &[Self]) -> bool {
+        let is_good = |name: &str| {
+            (1..=MAX_NAME_BYTES).contains(&name.len())
+                && name != LogCollector.name()
+                && !name.chars().any(char::is_control)
+        };
+        anchors.iter().enumerate().all(|(place, anchor)| {
+            let mut earlier = anchors.iter().take(place);
+            is_good(&anchor.name) && earlier.all(|other| other.name != anchor.name)
+        })
+    }
+}
+
+impl fmt::Debug for Named {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Anchor").field(&self.name).finish()
+    }
 }
 
 /// Gives checkpoints to whoever collects logs: an anchor for nothing.
@@ -291,11 +312,5 @@ fn log(event: Option<Event>) {
             tracing::info!(%anchor, size, "an anchor works again");
         }
         _ => {}
-    }
-}
-
-impl fmt::Debug for dyn Anchor {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Anchor").field(&self.name()).finish()
     }
 }

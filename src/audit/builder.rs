@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::AuditTrail;
 use super::anchor::{
-    self, Anchor, DEFAULT_ANCHOR_EVERY, DEFAULT_ANCHOR_EVERY_RECORDS, MAX_ANCHORS, MAX_NAME_BYTES,
+    Anchor, DEFAULT_ANCHOR_EVERY, DEFAULT_ANCHOR_EVERY_RECORDS, MAX_ANCHORS, MAX_NAME_BYTES, Named,
     Schedule,
 };
 use super::event::{Configuration, MAX_TEXT_BYTES};
@@ -65,7 +65,7 @@ pub struct AuditTrailBuilder {
     pub(super) previous_key: Option<TrailKey>,
     pub(super) settings: Settings,
     pub(super) hook: Option<Hook>,
-    pub(super) anchors: Vec<Box<dyn Anchor>>,
+    pub(super) anchors: Vec<Named>,
     #[cfg(feature = "fault-injection")]
     faults: Option<super::faults::StorageFaults>,
 }
@@ -265,7 +265,7 @@ impl AuditTrailBuilder {
     /// until all that the anchors remember has been compared with the trail, at most the critical
     /// deadline. What is left then is compared beside the writer, and a contradiction goes on record.
     pub fn anchor(mut self, anchor: impl Anchor) -> Self {
-        self.anchors.push(Box::new(anchor));
+        self.anchors.push(Named::new(anchor));
         self
     }
 
@@ -324,7 +324,7 @@ impl AuditTrailBuilder {
 
     fn begin(self, presence: Presence) -> Result<AuditTrail, OpenError> {
         self.settings.check()?;
-        if self.anchors.len() > MAX_ANCHORS || !anchor::are_named_well(&self.anchors) {
+        if self.anchors.len() > MAX_ANCHORS || !Named::are_good(&self.anchors) {
             return Err(OpenError::Configuration {
                 setting: "anchor",
                 allowed: "at most 16 with different names of 1 to 256 printable characters, none of them `tracing`",
@@ -368,7 +368,7 @@ impl Default for Settings {
 }
 
 impl Settings {
-    fn check(&self) -> Result<(), OpenError> {
+    pub(super) fn check(&self) -> Result<(), OpenError> {
         let wrong = |setting, allowed| Err(OpenError::Configuration { setting, allowed });
         if !(Duration::from_millis(1)..=LONGEST).contains(&self.critical_deadline) {
             return wrong("critical_deadline", "from 1 ms to 1 hour");

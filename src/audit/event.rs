@@ -13,14 +13,16 @@ use serde::Serialize;
 
 pub use self::fields::Reason;
 pub(crate) use self::fields::{
-    AnyDigest, Configuration, FORMAT, Failure, Header, History, LiveShard, LossCause, Lost,
+    AnyDigest, By, Configuration, FORMAT, Failure, Header, History, LiveShard, LossCause, Lost,
     Previous, Sealing, Subject, Violation, VoidedCheckpoint,
 };
+pub(crate) use self::text::Text;
 use super::clock::Time;
 use crate::digest::Digest;
 use crate::id::{ModelRef, ShardId};
 
 mod fields;
+mod text;
 
 /// The most bytes that the text of a [`note`](super::AuditTrail::note) or one field of a
 /// [`policy_violation`](super::AuditTrail::policy_violation) may have.
@@ -88,7 +90,7 @@ pub(crate) enum Event {
     },
     AnchorFailed {
         anchor: Arc<str>,
-        cause: Arc<str>,
+        cause: Text,
         /// The size of the checkpoint that it does not keep.
         size: u64,
     },
@@ -116,15 +118,15 @@ pub(crate) enum Event {
         #[serde(flatten)]
         subject: Subject,
         operation: &'static str,
-        cause: Arc<str>,
+        cause: Text,
     },
     /// A manager was built for a device whose identity and residency are to be on record.
     DeviceOpened {
         device: Arc<str>,
-        identity: Arc<str>,
+        identity: Text,
         /// What was found out about where its memory lies, and what could not be.
-        proven: Arc<str>,
-        unproven: Arc<str>,
+        proven: Text,
+        unproven: Text,
     },
     /// The last record under a trail's old key: what follows is signed with another one.
     KeyChanged {
@@ -132,7 +134,7 @@ pub(crate) enum Event {
         key: Arc<str>,
     },
     Note {
-        text: Arc<str>,
+        text: Text,
     },
     /// No number from here on is given before a later record raises the bound.
     NumbersReserved {
@@ -166,7 +168,7 @@ pub(crate) enum Event {
     SegmentPoisoned {
         segment: u64,
         operation: &'static str,
-        cause: Arc<str>,
+        cause: Text,
     },
     TailRecovered {
         segment: u64,
@@ -189,7 +191,7 @@ pub(crate) enum Event {
         #[serde(flatten)]
         subject: Subject,
         operation: &'static str,
-        cause: Arc<str>,
+        cause: Text,
     },
     VerificationOverdue {
         #[serde(flatten)]
@@ -219,7 +221,7 @@ pub(crate) enum Event {
         requested_bytes: u64,
         #[serde(serialize_with = "fields::or_unknown")]
         available_bytes: Option<u64>,
-        reason: Arc<str>,
+        reason: Text,
     },
     VramDeallocated {
         #[serde(flatten)]
@@ -302,6 +304,15 @@ impl Event {
             | Self::VramAllocated { .. }
             | Self::VramDeallocated { .. }
             | Self::VramSealed { .. } => Severity::Info,
+        }
+    }
+
+    /// Who makes such a record. Only a policy violation can be either's.
+    pub(crate) fn by(&self) -> By {
+        match self {
+            Self::Note { .. } => By::Caller,
+            Self::PolicyViolation { violation } => violation.by,
+            _ => By::Library,
         }
     }
 

@@ -8,10 +8,9 @@
 //! latter.
 
 use std::ops::Range;
-use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::event::{AnyDigest, Event, Failure, History, Mark, Reason, Sealing, Seq, Subject};
+use super::event::{AnyDigest, Event, Failure, History, Mark, Reason, Sealing, Seq, Subject, Text};
 use super::{NotDurable, Receipt, Recorder};
 use crate::digest::Digest;
 use crate::id::ShardId;
@@ -35,7 +34,7 @@ pub(crate) struct Findings {
     pub(crate) expected: Option<AnyDigest>,
     pub(crate) actual: Option<AnyDigest>,
     pub(crate) damaged: Vec<Range<u64>>,
-    pub(crate) detail: Option<Arc<str>>,
+    pub(crate) detail: Option<Text>,
 }
 
 /// A failed verification: what was found, and the proof that it is on record.
@@ -104,7 +103,7 @@ impl OpenVerification {
     }
 
     /// There is no answer, and that says nothing about the bytes.
-    pub(crate) fn inconclusive(mut self, cause: Arc<str>) -> Mark {
+    pub(crate) fn inconclusive(mut self, cause: Text) -> Mark {
         self.open = false;
         self.give_up(cause)
     }
@@ -125,7 +124,7 @@ impl OpenVerification {
         }
     }
 
-    fn give_up(&self, cause: Arc<str>) -> Mark {
+    fn give_up(&self, cause: Text) -> Mark {
         self.recorder.emit(Event::VerificationInconclusive {
             subject: self.subject.clone(),
             operation: self.operation,

@@ -18,6 +18,7 @@ use super::open::OpenError;
 use super::position::Position;
 use super::queue::WriteFailure;
 use super::record::Record;
+use super::segment::MAX_LINE_BYTES;
 use super::storage::{SegmentFile, SegmentReader, Storage};
 use crate::foreign;
 use crate::id::WorkerId;
@@ -26,9 +27,6 @@ use crate::key::{SignError, TrailKey};
 use readback::Batch;
 
 mod readback;
-
-/// The longest cause of a failure in a record.
-const MAX_CAUSE_CHARS: usize = 256;
 
 /// The end of a trail, and the means to move it.
 #[derive(Debug)]
@@ -76,6 +74,8 @@ enum Cause {
     Memory,
     #[error("no segment is open")]
     NotOpen,
+    #[error("a record's line has {0} bytes, and no line may have more than {MAX_LINE_BYTES}")]
+    TooLong(usize),
     #[error(transparent)]
     Sign(#[from] SignError),
     #[error(transparent)]
@@ -414,6 +414,9 @@ impl<S: Storage> Log<S> {
                 .write_to(&self.boot, &self.worker, offset, &mut self.buffer)
                 .map_err(failed("encode"))?;
             let line = self.buffer.get(start..).unwrap_or_default();
+            if line.len() > MAX_LINE_BYTES {
+                return Err(failed("encode")(Cause::TooLong(line.len())));
+            }
             parity ^= readback::parity(line);
             let leaf = leaf_hash(line);
             leaves.push(leaf);
@@ -463,15 +466,7 @@ impl LogError {
     pub(super) fn to_failure(&self) -> WriteFailure {
         WriteFailure {
             operation: self.operation,
-            cause: shorten(&foreign::words(&self.cause)),
+            cause: foreign::words(&self.cause).into(),
         }
     }
-}
-
-/// A cause as it may stand in a record.
-pub(super) fn shorten(text: &str) -> Arc<str> {
-    text.chars()
-        .take(MAX_CAUSE_CHARS)
-        .collect::<String>()
-        .into()
 }

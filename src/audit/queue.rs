@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use super::checkpoint::Checkpoint;
 use super::clock::{Time, Uptime};
-use super::event::{Event, LossCause, Lost, Mark, Seq, Severity};
+use super::event::{Event, LossCause, Lost, Mark, Seq, Severity, Text};
 use super::record::Record;
 use super::sync::{Condvar, Instant, Mutex, MutexGuard};
 use super::{NotDurable, Receipt};
@@ -112,7 +112,7 @@ struct Gap {
 #[derive(Clone, Debug)]
 pub(crate) struct WriteFailure {
     pub(crate) operation: &'static str,
-    pub(crate) cause: Arc<str>,
+    pub(crate) cause: Text,
 }
 
 impl WriteFailure {
@@ -121,7 +121,7 @@ impl WriteFailure {
         NotDurable::WriteFailed {
             seq,
             operation: self.operation,
-            cause: Arc::clone(&self.cause),
+            cause: self.cause.clone().into(),
         }
     }
 }

@@ -14,7 +14,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use super::checkpoint::VerifierKey;
-use super::log::shorten;
+use super::event::Text;
 use super::position::Position;
 use super::segment;
 use super::storage::SegmentReader;
@@ -58,7 +58,7 @@ struct Finished {
 #[derive(Clone, Debug)]
 pub(super) struct Unsound {
     pub(super) segment: u64,
-    pub(super) words: Arc<str>,
+    pub(super) words: Text,
 }
 
 impl Recheck {
@@ -190,7 +190,7 @@ impl Desk {
         !rested.unwrap_or_else(PoisonError::into_inner).0.stopped
     }
 
-    fn read(&self, finished: &Finished) -> Result<(), Arc<str>> {
+    fn read(&self, finished: &Finished) -> Result<(), Text> {
         let Finished { position, key } = finished;
         let segment = position.segment;
         let source = (self.reader)(segment).map(|source| Paced {
@@ -202,10 +202,10 @@ impl Desk {
         let end = Some(position.end);
         let summary = source
             .and_then(|source| segment::read_alone(source, segment, keys, end, &mut |_| {}))
-            .map_err(|error| shorten(&format!("it cannot be read again: {error}")))?;
+            .map_err(|error| Text::from(format!("it cannot be read again: {error}")))?;
         if let Some(damage) = summary.damage.first() {
             let line = damage.place.line;
-            return Err(shorten(&format!("line {line}: {}", damage.words)));
+            return Err(format!("line {line}: {}", damage.words).into());
         }
         if summary.checkpoint.as_ref() != Some(&*position.checkpoint) {
             return Err("it ends with another checkpoint than was written".into());

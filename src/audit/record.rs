@@ -6,7 +6,7 @@
 use serde::Serialize;
 
 use super::clock::Time;
-use super::event::{Event, Outcome, Seq, Severity};
+use super::event::{By, Event, Outcome, Seq, Severity};
 use crate::id::WorkerId;
 
 /// An event with its number and times: one leaf of the trail.
@@ -29,6 +29,7 @@ struct Line<'a> {
     event: &'static str,
     severity: Severity,
     outcome: Outcome,
+    by: By,
     #[serde(flatten)]
     fields: &'a Event,
     /// Where the line starts in its segment: said by a trail's last record, so that whoever deletes
@@ -57,6 +58,7 @@ impl Record {
                 event: self.event.name(),
                 severity: self.event.severity(),
                 outcome: self.event.outcome(),
+                by: self.event.by(),
                 fields: &self.event,
                 offset: matches!(self.event, Event::TrailClosed { .. }).then_some(offset),
             },
@@ -112,3 +114,6 @@ impl Record {
             )
     }
 }
+
+#[cfg(test)]
+mod tests;

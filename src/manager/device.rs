@@ -6,7 +6,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::Home;
-use crate::audit::event::{Event, Subject, Violation};
+use crate::audit::event::{By, Event, Subject, Violation};
 use crate::device::Device;
 use crate::error::BuildError;
 use crate::process;
@@ -41,9 +41,9 @@ impl<D: Device> Home<D> {
         }
         self.recorder.emit(Event::DeviceOpened {
             device: Arc::clone(&self.device_name),
-            identity: Arc::clone(self.device.identity()),
-            proven: residency.proven,
-            unproven: residency.unproven,
+            identity: self.device.identity().into(),
+            proven: residency.proven.into(),
+            unproven: residency.unproven.into(),
         });
         Ok(())
     }
@@ -62,7 +62,7 @@ impl<D: Device> Home<D> {
             self.recorder.emit(Event::DeviceFailed {
                 subject,
                 operation: "serve",
-                cause: Arc::clone(&cause),
+                cause: (&cause).into(),
             });
         }
         let is_own = |subject: &Subject| own.is_some_and(|own| own.is(subject));
@@ -109,10 +109,11 @@ fn served() -> MutexGuard<'static, Vec<Weak<dyn Served>>> {
 
 pub(super) fn violation_of_residency(cause: &Arc<str>) -> Violation {
     Violation {
+        by: By::Library,
         shard: None,
         policy: "shards lie in the device's own memory".into(),
         violation: "it cannot be said that they do".into(),
-        details: Arc::clone(cause),
+        details: cause.into(),
         action: "refused".into(),
     }
 }

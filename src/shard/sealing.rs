@@ -10,7 +10,7 @@ use super::state::{Allocated, Content, Sealed};
 use super::{Core, Shard};
 use crate::audit::NotDurable;
 use crate::audit::clock::Time;
-use crate::audit::event::{AnyDigest, History, Reason, Sealing, Violation};
+use crate::audit::event::{AnyDigest, By, History, Reason, Sealing, Violation};
 use crate::audit::guard::{Findings, Incident, OpenVerification};
 use crate::device::{Device, DeviceError};
 use crate::digest::{Progress, Tree};
@@ -99,6 +99,7 @@ impl<D: Device> Shard<Allocated, D> {
 
     fn refuse_unpinned(&self) -> NotSealed {
         let record = self.core.region.home().record_violation(Violation {
+            by: By::Library,
             shard: Some(self.id().clone()),
             policy: "require_pinned".into(),
             violation: "sealing with provenance unpinned_first_use".into(),

@@ -9,6 +9,7 @@ mod opening;
 mod outage;
 mod server;
 mod shipped;
+mod words;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};

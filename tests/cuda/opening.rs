@@ -242,6 +242,7 @@ fn below_windows_a_gpu_gets_no_manager_and_that_is_on_record() {
         let violations = of_event(&place.records(), "PolicyViolation");
         assert_eq!(violations[0]["seq"], record.unwrap().seq().value());
         assert_eq!(violations[0]["severity"], "CRITICAL");
+        assert_eq!(violations[0]["by"], "library");
         assert_eq!(violations[0]["details"], *cause);
     });
 }
@@ -286,6 +287,7 @@ fn an_integrated_gpu_gets_no_manager_and_that_is_on_record() {
         let violations = of_event(&place.records(), "PolicyViolation");
         assert_eq!(violations[0]["seq"], record.unwrap().seq().value());
         assert_eq!(violations[0]["severity"], "CRITICAL");
+        assert_eq!(violations[0]["by"], "library");
         assert_eq!(violations[0]["details"], *cause);
     });
 }

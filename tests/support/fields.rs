@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::of_event;
 
-const COMMON: &str = "seq time mono_us boot worker event severity outcome";
+const COMMON: &str = "seq time mono_us boot worker event severity outcome by";
 
 /// The one record of this event, after its field names, severity and outcome were compared.
 #[track_caller]

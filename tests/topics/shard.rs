@@ -88,7 +88,7 @@ fn a_shard_is_allocated_sealed_verified_read_and_released_and_all_of_it_is_on_re
             "shard": "s-0", "allocation": 1, "device": crate::backend::NAME, "model": "org/model:v1",
             "model_index": 1, "model_total": 3, "requested_bytes": 1_000_000,
             "allocated_bytes": backend::allocated_bytes(1_000_000), "used_bytes": 1_000_000, "worker": "worker-1",
-            "severity": "INFO", "outcome": "success",
+            "severity": "INFO", "outcome": "success", "by": "library",
         }),
     );
     assert!(
@@ -396,6 +396,7 @@ fn a_manager_that_requires_a_provenance_refuses_to_do_without() {
     let violations = worker.on_disk("PolicyViolation");
     assert_eq!(violations[0]["seq"], record.as_ref().unwrap().seq().value());
     assert_eq!(violations[0]["policy"], "require_pinned");
+    assert_eq!(violations[0]["by"], "library");
     assert_eq!(violations[0]["shard"], "s");
     assert_eq!(violations[0]["action"], "refused");
     let shard = error.into_shard().unwrap();

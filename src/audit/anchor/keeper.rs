@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use super::super::checkpoint::Checkpoint;
 use super::super::event::Event;
-use super::super::log::shorten;
+use super::super::event::Text;
 use super::super::sync::Instant;
 use super::book::Offer;
 use super::compare::{Misfit, Stop, Walk};
@@ -58,14 +58,14 @@ enum Memory {
     /// The newest checkpoint fits, or there is none; the others are being compared.
     Older(Box<Walk>),
     /// It holds something that neither fits nor is signed: nothing is given to it.
-    Doubtful(Arc<str>),
+    Doubtful(Text),
     Compared,
 }
 
 /// Why a call came to nothing.
 enum Trouble {
     /// It is worth another attempt.
-    Failed(Arc<str>),
+    Failed(Text),
     /// The anchor is in no state to be called again.
     Panicked,
     /// It knows another trail.
@@ -74,13 +74,17 @@ enum Trouble {
 
 impl Keeper {
     /// For an anchor that remembers nothing, `known` is nothing.
-    pub(super) fn new(anchor: Box<dyn Anchor>, post: Arc<Post>, known: Option<Arc<Known>>) -> Self {
+    pub(super) fn new(
+        anchor: Held<Box<dyn Anchor>>,
+        post: Arc<Post>,
+        known: Option<Arc<Known>>,
+    ) -> Self {
         let memory = match known {
             Some(_) => Memory::Unasked,
             None => Memory::Compared,
         };
         Self {
-            anchor: Held::new(anchor),
+            anchor,
             post,
             known,
             memory,
@@ -134,7 +138,7 @@ impl Keeper {
     fn hand_over(&mut self, offer: &Offer) -> Result<(), Trouble> {
         match &self.memory {
             Memory::Unasked => self.compare()?,
-            Memory::Doubtful(cause) => return Err(Trouble::Failed(Arc::clone(cause))),
+            Memory::Doubtful(cause) => return Err(Trouble::Failed(cause.clone())),
             Memory::Older(_) | Memory::Compared => {}
         }
         while self.is_broken_off && self.has_to_compare() {
@@ -171,7 +175,7 @@ impl Keeper {
         }
         match &self.memory {
             Memory::Compared => self.post.compared(),
-            Memory::Doubtful(cause) => return Err(Trouble::Failed(Arc::clone(cause))),
+            Memory::Doubtful(cause) => return Err(Trouble::Failed(cause.clone())),
             Memory::Unasked | Memory::Older(_) => {}
         }
         Ok(())
@@ -338,7 +342,7 @@ impl Keeper {
         // The error may be foreign, too.
         let answer = self
             .anchor
-            .call(|anchor| call(anchor.as_mut()).map_err(|error| shorten(&error.to_string())));
+            .call(|anchor| call(anchor.as_mut()).map_err(|error| Text::from(error.to_string())));
         self.post.answered();
         match answer {
             Ok(Ok(value)) => Ok(value),
@@ -354,7 +358,7 @@ impl From<Stop<Self>> for Trouble {
             Stop::Pages(trouble) => trouble,
             Stop::Read(error) => {
                 let cause = format!("the trail cannot be read to compare it: {error}");
-                Self::Failed(shorten(&cause))
+                Self::Failed(cause.into())
             }
         }
     }

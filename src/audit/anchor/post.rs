@@ -12,11 +12,11 @@ use std::time::Duration;
 
 use super::super::checkpoint::{Checkpoint, encode_base64};
 use super::super::clock::Uptime;
-use super::super::event::Event;
+use super::super::event::{Event, Text};
 use super::super::sync::{self, Condvar, Instant, Mutex, MutexGuard};
 use super::book::{Book, Offer, Schedule};
 use super::keeper::{Keeper, Known};
-use super::{Anchor, Anchored, Contradiction, LogCollector, tell};
+use super::{Anchored, Contradiction, LogCollector, Named, tell};
 use crate::{foreign, process};
 
 /// The most events that wait for the writer; outages beyond that go on record as one.
@@ -95,7 +95,7 @@ impl Anchors {
     /// Starts a thread for each anchor, and one for the log. Each anchor is asked first what it
     /// remembers.
     pub(in super::super) fn start(
-        anchors: Vec<Box<dyn Anchor>>,
+        anchors: Vec<Named>,
         known: Known,
         schedule: Schedule,
     ) -> io::Result<Self> {
@@ -107,7 +107,7 @@ impl Anchors {
             schedule,
             log_is_there: AtomicBool::new(true),
         };
-        this.add(Box::new(LogCollector), true, None)?;
+        this.add(Named::new(LogCollector), true, None)?;
         let known = Arc::new(known);
         for anchor in anchors {
             this.add(anchor, false, Some(Arc::clone(&known)))?;
@@ -115,14 +115,9 @@ impl Anchors {
         Ok(this)
     }
 
-    fn add(
-        &mut self,
-        anchor: Box<dyn Anchor>,
-        is_log: bool,
-        known: Option<Arc<Known>>,
-    ) -> io::Result<()> {
+    fn add(&mut self, anchor: Named, is_log: bool, known: Option<Arc<Known>>) -> io::Result<()> {
         let post = Arc::new(Post {
-            name: anchor.name().into(),
+            name: anchor.name,
             is_log,
             state: Mutex::new(State {
                 phase: Phase::Opening,
@@ -137,7 +132,7 @@ impl Anchors {
             book: Arc::clone(&self.book),
         });
         self.posts.push(Arc::clone(&post));
-        let keeper = Keeper::new(anchor, post, known);
+        let keeper = Keeper::new(anchor.anchor, post, known);
         sync::Builder::new()
             .name("vram-anchor".into())
             .spawn(move || keeper.run())
@@ -307,7 +302,7 @@ impl Post {
     }
 
     /// The outage to be told, if it has just begun.
-    fn fail(&self, state: &mut State, cause: Arc<str>) -> Option<Event> {
+    fn fail(&self, state: &mut State, cause: Text) -> Option<Event> {
         if std::mem::replace(&mut state.failing, true) {
             return None;
         }
@@ -425,7 +420,7 @@ impl Post {
 
     /// The anchor could not be asked what it remembers, answered nonsense, or does not keep what is in
     /// the slot.
-    pub(super) fn failed(&self, cause: Arc<str>, is_last: bool) {
+    pub(super) fn failed(&self, cause: Text, is_last: bool) {
         let mut state = self.answer(Ok(()));
         if is_last {
             drop(state);

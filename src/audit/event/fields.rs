@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 
-use super::{MAX_LISTED_RANGES, Seq};
+use super::{MAX_LISTED_RANGES, Seq, Text};
 use crate::audit::builder::Retention;
 use crate::audit::clock::Time;
 use crate::audit::storage::Medium;
@@ -108,7 +108,7 @@ pub(crate) struct Failure {
     #[serde(serialize_with = "ranges")]
     pub(crate) damaged: Vec<Range<u64>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) detail: Option<Arc<str>>,
+    pub(crate) detail: Option<Text>,
     /// The failure was made by the `fault-injection` feature.
     #[serde(skip_serializing_if = "is_false")]
     pub(crate) injected: bool,
@@ -126,7 +126,7 @@ impl Failure {
             history,
             damaged_windows: 0,
             damaged: Vec::new(),
-            detail: Some(Arc::clone(cause)),
+            detail: Some(cause.into()),
             injected: false,
         }
     }
@@ -283,15 +283,27 @@ pub(crate) struct Sealing {
     pub(crate) read_only: bool,
 }
 
+/// Who made a record.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum By {
+    /// Code that uses this crate, through a function that takes its words.
+    Caller,
+    /// This crate, of what it did or saw itself.
+    Library,
+}
+
 /// The fields of `PolicyViolation`.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Violation {
+    #[serde(skip)]
+    pub(crate) by: By,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) shard: Option<ShardId>,
-    pub(crate) policy: Arc<str>,
-    pub(crate) violation: Arc<str>,
-    pub(crate) details: Arc<str>,
-    pub(crate) action: Arc<str>,
+    pub(crate) policy: Text,
+    pub(crate) violation: Text,
+    pub(crate) details: Text,
+    pub(crate) action: Text,
 }
 
 #[allow(

@@ -78,7 +78,7 @@ impl<S: Storage> Writer<S> {
         CloseError::NotWritten {
             records,
             operation: failure.operation,
-            cause: failure.cause,
+            cause: failure.cause.into(),
             failures,
         }
     }

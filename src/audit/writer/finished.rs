@@ -1,8 +1,6 @@
 //! What the writer makes of segments that were read again: a record of what does not hold, and a new
 //! segment if it is the open one.
 
-use std::sync::Arc;
-
 use super::Writer;
 use crate::audit::checkpoint::VerifierKey;
 use crate::audit::event::Event;
@@ -65,7 +63,7 @@ impl<S: Storage> Writer<S> {
         let found = self.recheck.as_ref().map(Recheck::take_found);
         let mut is_open_one = false;
         for Unsound { segment, words } in found.into_iter().flatten() {
-            let cause = Arc::clone(&words);
+            let cause = words.clone();
             foreign::log(move || {
                 tracing::error!(segment, %cause, "a segment of the audit trail does not hold what was acknowledged there: verify the trail, and check the machine's memory");
             });

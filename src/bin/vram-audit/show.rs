@@ -211,7 +211,9 @@ fn show(
         out.text(format_args!(" {}", value(&Value::from(shard))))?;
     }
     for (name, field) in &record.fields {
-        if !NOT_REPEATED.contains(&name.as_str()) {
+        // Of most events everybody knows whose they are.
+        let is_plain = name == "by" && record.text("event") != "PolicyViolation";
+        if !is_plain && !NOT_REPEATED.contains(&name.as_str()) {
             out.coloured(
                 Colour::Dim,
                 format_args!(" {}=", value(&Value::from(name.as_str()))),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::super::super::event::{Event, Seq, Violation};
+use super::super::super::event::{By, Event, Seq, Violation};
 use super::super::super::queue::Lane;
 use super::super::super::{AnchorState, Checkpoint, NotDurable, Outcome, Report, Shared};
 
@@ -50,6 +50,7 @@ impl Model {
         let text = format!("{} {}", self.given.len(), "x".repeat(length));
         let (event, lane) = if critical {
             let violation = Box::new(Violation {
+                by: By::Caller,
                 shard: None,
                 policy: text.into(),
                 violation: "v".into(),

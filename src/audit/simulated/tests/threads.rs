@@ -41,7 +41,7 @@ use super::model::{Given, Model, acknowledged};
 use super::number;
 use super::world::LONG;
 use crate::audit::builder::AuditTrailBuilder;
-use crate::audit::event::{Event, Seq, Violation};
+use crate::audit::event::{By, Event, Seq, Violation};
 use crate::audit::queue::Lane;
 use crate::audit::storage::Presence;
 use crate::audit::sync::{self, Instant, World as Limits};
@@ -181,6 +181,7 @@ impl Stage {
     fn violation(&self) -> usize {
         let (number, text) = self.text();
         let violation = Box::new(Violation {
+            by: By::Caller,
             shard: None,
             policy: text.as_str().into(),
             violation: "v".into(),

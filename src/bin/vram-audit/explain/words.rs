@@ -74,7 +74,7 @@ const EVENTS: &[(&str, &str)] = &[
     ),
     (
         "PolicyViolation",
-        "Something against the operator's own policy.",
+        "Something against a policy: the operator's (by caller), or the library's (by library).",
     ),
     (
         "RecordsLost",
@@ -212,6 +212,10 @@ const FIELDS: &[(&str, &str)] = &[
     (
         "boot",
         "the kernel's boot id (/proc/sys/kernel/random/boot_id); `unknown-` and a random number where it cannot be read",
+    ),
+    (
+        "by",
+        "who made the record: the library, of what it did or saw itself, or its caller",
     ),
     ("bytes", "length in bytes"),
     (
