@@ -231,6 +231,15 @@ impl std::fmt::Display for Incident {
             "shard {} failed its verification: {}",
             self.failure.subject.shard, self.failure.reason
         )?;
+        match (&self.failure.expected, &self.failure.actual) {
+            (Some(expected), Some(actual)) => write!(f, ", expected {expected}, found {actual}")?,
+            (Some(expected), None) => write!(f, ", expected {expected}")?,
+            (None, Some(actual)) => write!(f, ", found {actual}")?,
+            (None, None) => {}
+        }
+        if let Some(detail) = &self.failure.detail {
+            write!(f, ": {detail}")?;
+        }
         match &self.record {
             Ok(receipt) => write!(f, " (durable as record {})", receipt.seq()),
             Err(error) => write!(f, " (NOT durable: {error})"),

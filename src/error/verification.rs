@@ -156,11 +156,11 @@ pub enum VerifyError<D: Device> {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CheckError {
-    /// An earlier check failed; nothing can make up for that.
+    /// An earlier check failed; nothing can make up for that. Like [`Revoked::Failed`], an answer and no
+    /// evidence, which anybody may build: what failed is in the [`Broken`](Self::Broken) of that check.
     #[error(
         "an earlier check of this shard failed: drop its leases, reclaim it, and load it again"
     )]
-    #[non_exhaustive]
     AlreadyFailed,
     /// The shard is not what was sealed, or its device failed. Leases are refused from now on.
     #[error(
