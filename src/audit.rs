@@ -32,7 +32,7 @@ pub use open::OpenError;
 pub use proof::{
     MAX_PROOF_BYTES, Proof, ProofError, ProveError, newest_checkpoint, prove, stated_keys,
 };
-pub use receipt::{CloseError, NotDurable, Receipt, RecordError};
+pub use receipt::{CloseError, NotDurable, Queued, Receipt, RecordError};
 pub use unchecked::{UncheckedLine, read_unchecked};
 pub use verify::{
     Accepted, AnchorReport, AnchorState, Finding, KeyReport, KilledRun, Missing, Outcome, Report,
@@ -186,7 +186,7 @@ impl AuditTrail {
     }
 
     /// Records a violation of the operator's policy, critical: returns once the record is durable,
-    /// or the reason why it is not.
+    /// or the reason why it was not yet, which can be [asked again](NotDurable::ask_again).
     pub fn policy_violation(&self, violation: PolicyViolation<'_>) -> Result<Receipt, RecordError> {
         let PolicyViolation {
             policy,
@@ -258,7 +258,8 @@ impl Recorder {
         self.shared.push(event, lane).0
     }
 
-    /// Records, and returns once the record is durable or proven not to be.
+    /// Records, and returns once the record is durable, the attempt to write it has failed, or the critical
+    /// deadline has passed. In the latter cases it may become durable later, and can be asked for.
     pub(crate) fn commit(&self, event: Event) -> (Mark, Result<Receipt, NotDurable>) {
         let queue = &self.shared.queue;
         if let Err(forked) = process::check() {
@@ -267,9 +268,11 @@ impl Recorder {
         let (mark, queued) = self.shared.push(event, Lane::Critical);
         let outcome = match (queued, mark.seq) {
             (Ok(()), Some(seq)) if foreign::is_inside() => {
-                return (mark, Err(NotDurable::NotAwaited { seq }));
+                return (mark, Err(not_awaited(seq).of_queued(&self.shared)));
             }
-            (Ok(()), Some(seq)) => queue.wait_durable(seq, self.shared.settings.critical_deadline),
+            (Ok(()), Some(seq)) => queue
+                .wait_durable(seq, self.shared.settings.critical_deadline)
+                .map_err(|error| error.of_queued(&self.shared)),
             (Ok(()), None) => Err(NotDurable::Closed),
             (Err(error), _) => Err(error),
         };
@@ -278,7 +281,9 @@ impl Recorder {
             // The writer may hang, or be gone.
             self.shared.publish_counters();
             let error = error.clone();
-            foreign::log(move || tracing::error!(%error, "a record that must be durable is not"));
+            foreign::log(
+                move || tracing::error!(%error, "a record that must be durable is not yet"),
+            );
         }
         (mark, outcome)
     }
@@ -289,7 +294,7 @@ impl Recorder {
         process::check()?;
         match self.shared.queue.hurry() {
             None => Ok(()),
-            Some(last) if foreign::is_inside() => Err(NotDurable::NotAwaited { seq: last }),
+            Some(last) if foreign::is_inside() => Err(not_awaited(last)),
             Some(last) => self
                 .shared
                 .queue
@@ -447,6 +452,13 @@ impl Drop for Shared {
         if *self.refused.get_mut() {
             foreign::settle_briefly();
         }
+    }
+}
+
+fn not_awaited(seq: Seq) -> NotDurable {
+    NotDurable::NotAwaited {
+        seq,
+        record: Queued::default(),
     }
 }
 
