@@ -13,7 +13,6 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
-use std::mem::ManuallyDrop;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -33,7 +32,7 @@ pub use open::OpenError;
 pub use proof::{
     MAX_PROOF_BYTES, Proof, ProofError, ProveError, newest_checkpoint, prove, stated_keys,
 };
-pub use receipt::{CloseError, NotDurable, Receipt, RecordError};
+pub use receipt::{CloseError, NotDurable, Queued, Receipt, RecordError};
 pub use unchecked::{UncheckedLine, read_unchecked};
 pub use verify::{
     Accepted, AnchorReport, AnchorState, Finding, KeyReport, KilledRun, Missing, Outcome, Report,
@@ -41,7 +40,6 @@ pub use verify::{
 };
 
 use crate::foreign;
-use crate::health::hook::HookThread;
 use crate::health::{AuditCounts, Vitals};
 use crate::id::{ShardId, WorkerId};
 use crate::key::TrailKey;
@@ -50,8 +48,8 @@ use anchor::Anchors;
 use builder::Settings;
 use clock::Time;
 use event::{By, Event, LiveShard, MAX_LISTED_SHARDS, Mark, Subject, Violation};
+use keeper::Keeper;
 use queue::{Lane, Queue, Refused};
-use sync::{Instant, JoinHandle};
 
 mod anchor;
 mod backoff;
@@ -65,6 +63,7 @@ pub mod faults;
 pub mod format {}
 mod files;
 pub(crate) mod guard;
+mod keeper;
 mod log;
 mod merkle;
 mod open;
@@ -86,8 +85,13 @@ mod writer;
 
 /// The owner of a trail.
 ///
-/// Dropping it closes it, too, and logs at ERROR what could not be written; only
-/// [`close`](Self::close) tells the caller.
+/// [`close`](Self::close) ends the trail at once, and alone tells the caller how that went. Without it the
+/// trail stays open until the last of its handle, managers, shards and leases is dropped, in any order.
+/// That drop writes `TrailClosed`, waits for it at most the critical deadline, and logs at ERROR what could
+/// not be written. Inside code that the trail calls, an anchor for instance, it leaves that to a thread.
+///
+/// A lease that is never dropped, in a `static` for instance, keeps the trail open for ever: the process ends
+/// without `TrailClosed`, and the next run records `TailRecovered`.
 ///
 /// ```no_run
 /// use vram_residency::{AuditTrail, TrailKey};
@@ -102,10 +106,7 @@ mod writer;
 /// ```
 pub struct AuditTrail {
     shared: Arc<Shared>,
-    /// None once the trail is closed.
-    writer: Option<JoinHandle<Result<Receipt, CloseError>>>,
-    /// None once the trail is closed, or if there is no hook.
-    hook: Option<HookThread>,
+    keeper: Arc<Keeper>,
 }
 
 /// What owner, recorders and writer share.
@@ -137,9 +138,13 @@ pub(crate) trait Watched: Send + Sync + fmt::Debug {
     fn tick(&self);
 }
 
-/// A handle on a trail, for the crate's own use.
+/// A handle on a trail, for the crate's own use. The trail stays open while there is one, unless its
+/// owner closes it.
 #[derive(Clone, Debug)]
-pub(crate) struct Recorder(Arc<Shared>);
+pub(crate) struct Recorder {
+    shared: Arc<Shared>,
+    _keeper: Arc<Keeper>,
+}
 
 /// A violation of the operator's own policy, to be put on record with
 /// [`AuditTrail::policy_violation`]. Each text has at most [`MAX_TEXT_BYTES`] bytes.
@@ -181,7 +186,7 @@ impl AuditTrail {
     }
 
     /// Records a violation of the operator's policy, critical: returns once the record is durable,
-    /// or the reason why it is not.
+    /// or the reason why it was not yet, which can be [asked again](NotDurable::ask_again).
     pub fn policy_violation(&self, violation: PolicyViolation<'_>) -> Result<Receipt, RecordError> {
         let PolicyViolation {
             policy,
@@ -211,67 +216,20 @@ impl AuditTrail {
     }
 
     /// Writes what is queued and `TrailClosed`, and returns the receipt of the latter: its
-    /// checkpoint is the one to anchor. Whatever is recorded afterwards is refused and counted.
+    /// checkpoint is the one to anchor. Shards that still live stay usable; whatever they record afterwards is
+    /// refused and counted.
     ///
     /// Then the anchors get that checkpoint, and are waited for; one that does not keep it is logged
     /// at ERROR, and is no reason to fail: the trail is closed, and its receipt can still be anchored
     /// by hand. Waits at most the critical deadline, even if the disk hangs.
-    pub fn close(mut self) -> Result<Receipt, CloseError> {
-        self.finish()
+    pub fn close(self) -> Result<Receipt, CloseError> {
+        self.keeper.close()
     }
 
     pub(crate) fn recorder(&self) -> Recorder {
-        Recorder(Arc::clone(&self.shared))
-    }
-
-    fn finish(&mut self) -> Result<Receipt, CloseError> {
-        process::check()?;
-        let Some(writer) = self.writer.take() else {
-            return Err(CloseError::WriterStopped);
-        };
-        let limit = self.shared.settings.critical_deadline;
-        let started = Instant::now();
-        let deadline = started.checked_add(limit).unwrap_or(started);
-        // The writer gives up earlier, so that it can still say what is lost; only a system call
-        // that hangs keeps it longer.
-        let margin = limit.checked_div(4).unwrap_or(limit);
-        self.shared
-            .queue
-            .close(deadline.checked_sub(margin).unwrap_or(deadline));
-        let stopped = self.shared.queue.wait_stopped(deadline);
-        self.shared.anchors.close(deadline);
-        if !stopped {
-            return Err(CloseError::TimedOut {
-                waited: started.elapsed(),
-            });
-        }
-        // Nobody comes after the writer who would take back what it said last.
-        self.shared.vitals.end();
-        self.shared.publish_all();
-        let outcome = writer.join().unwrap_or(Err(CloseError::WriterStopped));
-        if let Some(hook) = self.hook.take() {
-            hook.wait(deadline);
-        }
-        foreign::settle(deadline);
-        outcome
-    }
-}
-
-impl Drop for AuditTrail {
-    fn drop(&mut self) {
-        if process::check().is_err() {
-            // The threads are not in this process: their handles must not touch them.
-            let _left = ManuallyDrop::new((self.writer.take(), self.hook.take()));
-            return;
-        }
-        if self.writer.is_none() {
-            return;
-        }
-        if let Err(error) = self.finish() {
-            foreign::log(move || {
-                tracing::error!(%error, "the audit trail was dropped and did not close well");
-            });
-            foreign::settle_briefly();
+        Recorder {
+            shared: Arc::clone(&self.shared),
+            _keeper: Arc::clone(&self.keeper),
         }
     }
 }
@@ -287,41 +245,46 @@ impl fmt::Debug for AuditTrail {
 
 impl Recorder {
     pub(crate) fn worker(&self) -> &WorkerId {
-        &self.0.worker
+        &self.shared.worker
     }
 
     /// Records without waiting. Never blocks on the disk, never allocates; what does not fit is
     /// counted and accounted for. In a forked child nothing happens.
     pub(crate) fn emit(&self, event: Event) -> Mark {
-        if self.0.queue.check_process().is_err() {
+        if self.shared.queue.check_process().is_err() {
             return unnumbered();
         }
         // A loss is counted, logged and recorded by the queue and the writer.
         let lane = Lane::of(event.severity());
-        self.0.push(event, lane).0
+        self.shared.push(event, lane).0
     }
 
-    /// Records, and returns once the record is durable or proven not to be.
+    /// Records, and returns once the record is durable, the attempt to write it has failed, or the critical
+    /// deadline has passed. In the latter cases it may become durable later, and can be asked for.
     pub(crate) fn commit(&self, event: Event) -> (Mark, Result<Receipt, NotDurable>) {
-        let queue = &self.0.queue;
+        let queue = &self.shared.queue;
         if let Err(forked) = process::check() {
             return (unnumbered(), Err(forked.into()));
         }
-        let (mark, queued) = self.0.push(event, Lane::Critical);
+        let (mark, queued) = self.shared.push(event, Lane::Critical);
         let outcome = match (queued, mark.seq) {
             (Ok(()), Some(seq)) if foreign::is_inside() => {
-                return (mark, Err(NotDurable::NotAwaited { seq }));
+                return (mark, Err(not_awaited(seq).of_queued(&self.shared)));
             }
-            (Ok(()), Some(seq)) => queue.wait_durable(seq, self.0.settings.critical_deadline),
+            (Ok(()), Some(seq)) => queue
+                .wait_durable(seq, self.shared.settings.critical_deadline)
+                .map_err(|error| error.of_queued(&self.shared)),
             (Ok(()), None) => Err(NotDurable::Closed),
             (Err(error), _) => Err(error),
         };
         if let Err(error) = &outcome {
             queue.count_critical_failure();
             // The writer may hang, or be gone.
-            self.0.publish_counters();
+            self.shared.publish_counters();
             let error = error.clone();
-            foreign::log(move || tracing::error!(%error, "a record that must be durable is not"));
+            foreign::log(
+                move || tracing::error!(%error, "a record that must be durable is not yet"),
+            );
         }
         (mark, outcome)
     }
@@ -330,20 +293,24 @@ impl Recorder {
     /// inside foreign code.
     pub(crate) fn flush(&self) -> Result<(), NotDurable> {
         process::check()?;
-        match self.0.queue.hurry() {
+        match self.shared.queue.hurry() {
             None => Ok(()),
-            Some(last) if foreign::is_inside() => Err(NotDurable::NotAwaited { seq: last }),
+            Some(last) if foreign::is_inside() => Err(not_awaited(last)),
             Some(last) => self
-                .0
+                .shared
                 .queue
-                .wait_durable(last, self.0.settings.critical_deadline)
+                .wait_durable(last, self.shared.settings.critical_deadline)
                 .map(drop),
         }
     }
 
     /// Gives an allocation its number, unless a live shard has the same name.
     pub(crate) fn admit(&self, shard: &ShardId, device: &Arc<str>, bytes: u64) -> Option<Subject> {
-        let mut live = self.0.live.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut live = self
+            .shared
+            .live
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if live.shards.contains_key(shard) {
             return None;
         }
@@ -359,7 +326,11 @@ impl Recorder {
 
     /// The live shards on a device that is lost, of which that was not said before.
     pub(crate) fn take_lost(&self, device: &str, own: Option<&Subject>) -> Vec<Subject> {
-        let mut live = self.0.live.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut live = self
+            .shared
+            .live
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let Live { shards, lost, .. } = &mut *live;
         let mut fresh: Vec<Subject> = shards
             .values()
@@ -374,7 +345,11 @@ impl Recorder {
 
     /// The shard's memory is gone, and its name is free again.
     pub(crate) fn retire(&self, subject: &Subject) {
-        let mut live = self.0.live.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut live = self
+            .shared
+            .live
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let is_same = live
             .shards
             .get(&subject.shard)
@@ -391,7 +366,7 @@ impl Recorder {
             return;
         }
         let mut list = self
-            .0
+            .shared
             .watched
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
@@ -481,6 +456,13 @@ impl Drop for Shared {
         if *self.refused.get_mut() {
             foreign::settle_briefly();
         }
+    }
+}
+
+fn not_awaited(seq: Seq) -> NotDurable {
+    NotDurable::NotAwaited {
+        seq,
+        record: Queued::default(),
     }
 }
 

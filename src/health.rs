@@ -24,7 +24,7 @@ pub(crate) mod hook;
 pub const EMIT_ATTEMPTS: &str = "vram.audit.emit_attempts";
 /// Those of the attempts that were lost at any stage.
 pub const EMIT_FAILURES: &str = "vram.audit.emit_failures";
-/// Records that had to be durable, and whose caller was told that they are not, after waiting for them.
+/// Records that had to be durable, and whose caller was told that they were not yet. They may be by now.
 pub const CRITICAL_EMIT_FAILURES: &str = "vram.audit.critical_emit_failures";
 /// Verifications that failed: each is a `SealVerificationFailed`, whether or not it is on disk.
 pub const VERIFICATION_FAILURES: &str = "vram.audit.verification_failures";
@@ -223,7 +223,7 @@ pub(crate) fn describe() {
     metrics::describe_counter!(EMIT_FAILURES, "Audit records that were lost");
     metrics::describe_counter!(
         CRITICAL_EMIT_FAILURES,
-        "Critical audit records whose caller was told that they are not durable"
+        "Critical audit records whose caller was told that they are not durable yet"
     );
     metrics::describe_counter!(
         VERIFICATION_FAILURES,
@@ -237,7 +237,7 @@ pub(crate) fn describe() {
     metrics::describe_gauge!(
         LAST_CRITICAL_EMIT_FAILURE,
         Unit::Seconds,
-        "When a caller was last told that a critical audit record is not durable, in seconds since 1970, or 0"
+        "When a caller was last told that a critical audit record is not durable yet, in seconds since 1970, or 0"
     );
     metrics::describe_gauge!(
         DEGRADED,

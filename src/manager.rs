@@ -29,7 +29,8 @@ pub const DEFAULT_SHARD_LIMIT: u64 = 100_000_000_000;
 
 /// How sure an operation must be of its record before it succeeds.
 ///
-/// A *failed* verification is durable before its error exists under either.
+/// Under either, a *failed* verification is acknowledged before its error exists, or the error says that it was not
+/// yet: see [`Incident::record`](crate::audit::Incident::record).
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum Assurance {

@@ -2,12 +2,13 @@
 //!
 //! A verification is opened before the first byte is read and leaves with exactly one outcome.
 //! [`OpenVerification::broken`] is the only place where an [`Incident`] is made, and it is made from
-//! what the trail answered: there is no failure value before its record is durable, or proven not
-//! to be. If the guard goes out of scope without an outcome, its destructor records `interrupted`.
+//! what the trail answered: there is no failure value before its record is acknowledged, or its caller
+//! knows that it was not yet. If the guard goes out of scope without an outcome, its destructor records `interrupted`.
 //! A destructor can be skipped, a missing `Incident` cannot be invented: the promise rests on the
 //! latter.
 
 use std::ops::Range;
+use std::sync::OnceLock;
 use std::time::SystemTime;
 
 use super::event::{AnyDigest, Event, Failure, History, Mark, Reason, Sealing, Seq, Subject, Text};
@@ -37,15 +38,18 @@ pub(crate) struct Findings {
     pub(crate) detail: Option<Text>,
 }
 
-/// A failed verification: what was found, and the proof that it is on record.
+/// A failed verification: what was found, and what the trail has said of its record.
 ///
-/// It exists only after the trail has answered: [`record`](Self::record) holds the receipt, or the
-/// reason why there is none.
+/// It exists only after the trail has answered: the record is acknowledged, or was not durable yet when the
+/// critical deadline passed or writing failed. [`record`](Self::record) asks again.
 #[derive(Debug)]
 pub struct Incident {
     failure: Failure,
     mark: Mark,
+    /// What the trail has answered at first.
     record: Result<Receipt, NotDurable>,
+    /// What it has answered since, once that is final.
+    fate: OnceLock<Result<Receipt, NotDurable>>,
 }
 
 impl OpenVerification {
@@ -108,7 +112,7 @@ impl OpenVerification {
         self.give_up(cause)
     }
 
-    /// The verification failed. Returns once the record is durable, or proven not to be.
+    /// The verification failed. Returns once the trail has answered: the record is durable, or was not yet.
     pub(crate) fn broken(mut self, reason: Reason, findings: Findings) -> Incident {
         self.open = false;
         self.fail(reason, findings)
@@ -154,6 +158,7 @@ impl OpenVerification {
             failure,
             mark,
             record,
+            fate: OnceLock::new(),
         }
     }
 }
@@ -212,9 +217,21 @@ impl Incident {
         self.mark.seq
     }
 
-    /// The proof that the record is durable, or the reason why there is none.
+    /// The proof that the record is durable, or the reason why there is none yet.
+    ///
+    /// Asks the trail, without waiting, until the answer is final: a record that was late is durable once the disk answers.
+    /// A record that was refused never gets a receipt. An incident does not keep the trail open.
     pub fn record(&self) -> Result<&Receipt, &NotDurable> {
-        self.record.as_ref()
+        let Err(error) = &self.record else {
+            return self.record.as_ref();
+        };
+        match self.fate.get() {
+            Some(fate) => fate.as_ref(),
+            None => match error.fate() {
+                Some(fate) => self.fate.get_or_init(|| fate).as_ref(),
+                None => Err(error),
+            },
+        }
     }
 
     /// Whether the `fault-injection` feature made this failure.
@@ -230,7 +247,16 @@ impl std::fmt::Display for Incident {
             "shard {} failed its verification: {}",
             self.failure.subject.shard, self.failure.reason
         )?;
-        match &self.record {
+        match (&self.failure.expected, &self.failure.actual) {
+            (Some(expected), Some(actual)) => write!(f, ", expected {expected}, found {actual}")?,
+            (Some(expected), None) => write!(f, ", expected {expected}")?,
+            (None, Some(actual)) => write!(f, ", found {actual}")?,
+            (None, None) => {}
+        }
+        if let Some(detail) = &self.failure.detail {
+            write!(f, ": {detail}")?;
+        }
+        match self.record() {
             Ok(receipt) => write!(f, " (durable as record {})", receipt.seq()),
             Err(error) => write!(f, " (NOT durable: {error})"),
         }

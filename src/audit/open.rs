@@ -15,6 +15,7 @@ use super::builder::AuditTrailBuilder;
 use super::checkpoint::VerifierKey;
 use super::clock::{Uptime, boot_id};
 use super::event::{Event, FORMAT, Seq};
+use super::keeper::{Keeper, Threads};
 use super::log::{Log, LogError};
 use super::position::Position;
 use super::queue::Queue;
@@ -59,10 +60,10 @@ impl AuditTrailBuilder {
             let file_system = medium.file_system;
             tracing::warn!(path = %path.display(), %file_system, "{objection}: put it on a volume");
         }
+        let threads = Threads { writer, hook };
         Ok(AuditTrail {
+            keeper: Arc::new(Keeper::new(Arc::clone(&shared), threads)),
             shared,
-            writer: Some(writer),
-            hook,
         })
     }
 

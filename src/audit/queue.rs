@@ -16,7 +16,7 @@ use super::clock::{Time, Uptime};
 use super::event::{Event, LossCause, Lost, Mark, Seq, Severity, Text};
 use super::record::Record;
 use super::sync::{Condvar, Instant, Mutex, MutexGuard};
-use super::{NotDurable, Receipt};
+use super::{NotDurable, Queued, Receipt};
 use crate::foreign;
 use crate::health::Counters;
 use crate::process::{ForkMark, Forked};
@@ -122,6 +122,7 @@ impl WriteFailure {
             seq,
             operation: self.operation,
             cause: self.cause.clone().into(),
+            record: Queued::default(),
         }
     }
 }
@@ -287,18 +288,19 @@ impl Queue {
             {
                 return Err(failure.of(seq));
             }
-            if state.writer == Writer::Stopped {
-                return Err(match state.refuses {
-                    Some(Refusal::Displaced) => NotDurable::Displaced,
-                    _ => NotDurable::WriterStopped,
-                });
+            if let Some(stopped) = state.stopped() {
+                return Err(stopped);
             }
             let waited = started.elapsed();
             let Some(left) = limit.checked_sub(waited).filter(|left| !left.is_zero()) else {
                 // A disk that was left alone after a failure has not been too slow.
                 return Err(match &state.failure {
                     Some(failure) => failure.of(seq),
-                    None => NotDurable::DeadlineExceeded { seq, waited },
+                    None => NotDurable::DeadlineExceeded {
+                        seq,
+                        waited,
+                        record: Queued::default(),
+                    },
                 });
             };
             state = self
@@ -306,6 +308,15 @@ impl Queue {
                 .wait_timeout(state, left)
                 .unwrap_or_else(PoisonError::into_inner)
                 .0;
+        }
+    }
+
+    /// What has become of an accepted record, if that is final.
+    pub(crate) fn fate(&self, seq: Seq) -> Option<Result<Receipt, NotDurable>> {
+        let state = self.lock();
+        match state.durable(seq) {
+            Some(checkpoint) => Some(Ok(Receipt::new(seq, checkpoint))),
+            None => state.stopped().map(Err),
         }
     }
 
@@ -410,6 +421,14 @@ impl State {
                 self.lose(seq, time);
             }
         }
+    }
+
+    /// Why what is not durable will never be, if the writer has ended.
+    fn stopped(&self) -> Option<NotDurable> {
+        (self.writer == Writer::Stopped).then_some(match self.refuses {
+            Some(Refusal::Displaced) => NotDurable::Displaced,
+            _ => NotDurable::WriterStopped,
+        })
     }
 
     fn durable(&self, seq: Seq) -> Option<Arc<Checkpoint>> {

@@ -1,11 +1,13 @@
-//! What a caller learns about a record: the proof that it is durable, or the reason why it is not.
+//! What a caller learns about a record: the proof that it is durable, or the reason why it was not yet.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::Shared;
 use super::checkpoint::Checkpoint;
 use super::event::{MAX_TEXT_BYTES, Seq};
-use crate::process::Forked;
+use crate::process::{self, Forked};
 
 /// Proof that a record is durable: its number, and a checkpoint that covers it.
 #[derive(Clone, Debug)]
@@ -14,7 +16,13 @@ pub struct Receipt {
     checkpoint: Arc<Checkpoint>,
 }
 
-/// Why a record is not (yet) durable.
+/// A record that stays queued, by which [`NotDurable::ask_again`] asks for it. Keeps the trail's memory, and
+/// neither the trail open nor its writer alive.
+#[derive(Clone, Default)]
+pub struct Queued(Option<Arc<Shared>>);
+
+/// Why a record was not durable when its caller was answered. It may have become durable since:
+/// [`ask_again`](Self::ask_again).
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum NotDurable {
@@ -30,6 +38,8 @@ pub enum NotDurable {
         seq: Seq,
         /// How long the caller waited.
         waited: Duration,
+        /// For asking again.
+        record: Queued,
     },
     /// The name of the trail's next segment is taken by a file that this trail's writer has not put
     /// there. The writer has ended, so that no trail is written by two.
@@ -57,6 +67,8 @@ pub enum NotDurable {
     NotAwaited {
         /// The record's number.
         seq: Seq,
+        /// For asking again.
+        record: Queued,
     },
     /// Even the room that is reserved for critical records is full. The number is accounted for by
     /// a later `RecordsLost`.
@@ -76,6 +88,8 @@ pub enum NotDurable {
         operation: &'static str,
         /// The system's words.
         cause: Arc<str>,
+        /// For asking again.
+        record: Queued,
     },
     /// The writer's thread has ended.
     #[error(
@@ -88,7 +102,7 @@ pub enum NotDurable {
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RecordError {
-    /// The record is not durable, or, for a note, not even queued.
+    /// The record was not durable yet, or, for a note, not even queued.
     #[error(transparent)]
     NotDurable(#[from] NotDurable),
     /// A text is too long. Nothing was recorded.
@@ -139,6 +153,47 @@ pub enum CloseError {
     /// The writer's thread ended before the trail was closed.
     #[error("the trail's writer has stopped: its end is not on record")]
     WriterStopped,
+}
+
+impl NotDurable {
+    /// The record's receipt, if it has become durable since; otherwise why not. Does not wait.
+    ///
+    /// There is never a receipt for a record that was refused, for one whose writer ended before it was
+    /// durable, or for what [`flush`](super::AuditTrail::flush) waited for. A forked child gets the answer
+    /// from before.
+    pub fn ask_again(&self) -> Result<Receipt, Self> {
+        self.fate().unwrap_or_else(|| Err(self.clone()))
+    }
+
+    /// What has become of the record since, if that is final.
+    pub(super) fn fate(&self) -> Option<Result<Receipt, Self>> {
+        let (Self::DeadlineExceeded { seq, record, .. }
+        | Self::NotAwaited { seq, record }
+        | Self::WriteFailed { seq, record, .. }) = self
+        else {
+            return None;
+        };
+        let trail = record.0.as_ref()?;
+        process::check().ok()?;
+        trail.queue.fate(*seq)
+    }
+
+    /// Lets the record, which was accepted by this trail, be asked for.
+    pub(super) fn of_queued(mut self, trail: &Arc<Shared>) -> Self {
+        if let Self::DeadlineExceeded { record, .. }
+        | Self::NotAwaited { record, .. }
+        | Self::WriteFailed { record, .. } = &mut self
+        {
+            *record = Queued(Some(Arc::clone(trail)));
+        }
+        self
+    }
+}
+
+impl fmt::Debug for Queued {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Queued").finish_non_exhaustive()
+    }
 }
 
 impl Receipt {

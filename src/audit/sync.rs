@@ -11,7 +11,7 @@
 pub(crate) use std::{
     sync::atomic::AtomicU64,
     sync::{Condvar, Mutex, MutexGuard},
-    thread::{Builder, JoinHandle, sleep},
+    thread::{Builder, JoinHandle, current, sleep},
     time::Instant,
 };
 
@@ -29,7 +29,7 @@ mod model {
     pub(crate) use shuttle::sync::atomic::AtomicU64;
     use shuttle::sync::atomic::{AtomicBool, Ordering};
     pub(crate) use shuttle::sync::{Mutex, MutexGuard};
-    pub(crate) use shuttle::thread::{Builder, JoinHandle};
+    pub(crate) use shuttle::thread::{Builder, JoinHandle, current};
     use shuttle::thread::{spawn, yield_now};
 
     #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -88,10 +88,11 @@ pub enum NotSealed {
     #[error("this manager refuses `UnpinnedFirstUse`: give the digest that the weights must have")]
     #[non_exhaustive]
     Unpinned {
-        /// The proof that the violation is on record, or the reason why there is none.
+        /// The proof that the violation is on record, or the reason why there was none yet: see
+        /// [`NotDurable::ask_again`].
         record: Result<Receipt, NotDurable>,
     },
-    /// The record is not durable, and the manager's assurance demands that.
+    /// The record was not durable in time, and the manager's assurance demands that.
     #[error(
         "the sealing could not be put on record, which `Assurance::Durable` demands: seal again once the trail can write"
     )]

@@ -22,7 +22,8 @@ pub enum BuildError {
     NotResident {
         /// Why.
         cause: Arc<str>,
-        /// The proof that the refusal is on record, or the reason why there is none.
+        /// The proof that the refusal is on record, or the reason why there was none yet: see
+        /// [`NotDurable::ask_again`].
         record: Result<Receipt, NotDurable>,
     },
     /// The system's random generator, which gives a manager its epoch, failed.
@@ -74,7 +75,7 @@ pub enum AllocateError {
         /// Bytes that can be had by shards within that limit.
         available: u64,
     },
-    /// The record of the allocation is not durable, and the manager's assurance demands that. The
+    /// The record of the allocation was not durable in time, and the manager's assurance demands that. The
     /// memory was freed again.
     #[error("the allocation could not be put on record, which `Assurance::Durable` demands")]
     Unrecorded(#[source] NotDurable),

@@ -78,10 +78,11 @@ pub enum SealError<D: Device> {
     Unpinned {
         /// The shard as it was.
         shard: Box<Shard<Allocated, D>>,
-        /// The proof that the violation is on record, or the reason why there is none.
+        /// The proof that the violation is on record, or the reason why there was none yet: see
+        /// [`NotDurable::ask_again`].
         record: Result<Receipt, NotDurable>,
     },
-    /// The record is not durable, and the manager's assurance demands that.
+    /// The record was not durable in time, and the manager's assurance demands that.
     #[error(
         "the sealing could not be put on record, which `Assurance::Durable` demands: seal again once the trail can write"
     )]
@@ -138,7 +139,7 @@ pub enum VerifyError<D: Device> {
         /// How many there are.
         count: u64,
     },
-    /// The shard is what was sealed, but the record of it is not durable, and the manager's
+    /// The shard is what was sealed, but the record of it was not durable in time, and the manager's
     /// assurance demands that.
     #[error(
         "the verification could not be put on record, which `Assurance::Durable` demands: verify again once the trail can write"
@@ -156,11 +157,11 @@ pub enum VerifyError<D: Device> {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CheckError {
-    /// An earlier check failed; nothing can make up for that.
+    /// An earlier check failed; nothing can make up for that. Like [`Revoked::Failed`], an answer and no
+    /// evidence, which anybody may build: what failed is in the [`Broken`](Self::Broken) of that check.
     #[error(
         "an earlier check of this shard failed: drop its leases, reclaim it, and load it again"
     )]
-    #[non_exhaustive]
     AlreadyFailed,
     /// The shard is not what was sealed, or its device failed. Leases are refused from now on.
     #[error(
@@ -190,7 +191,7 @@ pub enum CheckError {
         /// How many there are.
         count: u64,
     },
-    /// The shard is what was sealed, but the record of it is not durable, and the manager's
+    /// The shard is what was sealed, but the record of it was not durable in time, and the manager's
     /// assurance demands that. The check does not count.
     #[error(
         "the check could not be put on record, which `Assurance::Durable` demands: check again once the trail can write"

@@ -224,6 +224,12 @@ pub fn recorded_incident(worker: &Worker, incident: &Incident) -> Value {
     assert_eq!(record["expected"].as_str(), incident.expected().as_deref());
     assert_eq!(record["actual"].as_str(), incident.actual().as_deref());
     assert_eq!(record["injected"] == true, incident.is_injected());
+    let words = incident.to_string();
+    let detail = incident.detail().map(str::to_owned);
+    for known in [incident.expected(), incident.actual(), detail] {
+        let known = known.unwrap_or_default();
+        assert!(words.contains(&known), "{words} without {known}");
+    }
     record.clone()
 }
 

@@ -328,6 +328,11 @@ fn a_wrong_provenance_is_an_incident_with_both_digests() {
     let error = shard
         .seal(Provenance::Sha256(wrong.parse().unwrap()))
         .unwrap_err();
+    let words = error.to_string();
+    assert!(
+        words.contains(&format!("expected {wrong}, found {SHA256_ABC}")),
+        "{words}"
+    );
     let (record, shard) = broken_seal(&worker, error);
     assert_eq!(record["reason"], "provenance_mismatch");
     assert_eq!(
@@ -341,6 +346,11 @@ fn a_wrong_provenance_is_an_incident_with_both_digests() {
     let error = shard
         .seal(Provenance::FsVerity(wrong.parse().unwrap()))
         .unwrap_err();
+    let words = error.to_string();
+    assert!(
+        words.contains(&format!("expected {wrong}, found {DIGEST_1_000_000}")),
+        "{words}"
+    );
     let (record, shard) = broken_seal(&worker, error);
     assert_eq!(record["reason"], "provenance_mismatch");
     assert_eq!(record["expected"], wrong);

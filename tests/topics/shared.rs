@@ -105,13 +105,10 @@ fn a_check_that_fails_revokes_leases_for_ever_and_is_on_disk_before_it_returns()
 
     // The bit flips back; that does not make up for it.
     shared.dangerous_flip_bit(4999, 0).unwrap();
-    assert!(matches!(
-        shared.check(),
-        Err(CheckError::AlreadyFailed { .. })
-    ));
+    assert!(matches!(shared.check(), Err(CheckError::AlreadyFailed)));
     assert!(matches!(
         shared.check_window(0..1),
-        Err(CheckError::AlreadyFailed { .. })
+        Err(CheckError::AlreadyFailed)
     ));
     assert!(shared.lease().is_err());
 

@@ -90,8 +90,11 @@ pub enum OpenError {
         /// The system's answer.
         source: std::io::Error,
     },
-    /// Another process has the trail open, or this one has.
-    #[error("{path} is open already: a trail has one writer; use a directory for each worker")]
+    /// Another process has the trail open, or this one has: a trail that was dropped without
+    /// [`close`](crate::AuditTrail::close) is open until its last shard or lease is gone.
+    #[error(
+        "{path} is open already: a trail has one writer; close it first, or use a directory for each worker"
+    )]
     Locked {
         /// The trail's directory.
         path: PathBuf,

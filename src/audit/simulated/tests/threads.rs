@@ -42,6 +42,7 @@ use super::number;
 use super::world::LONG;
 use crate::audit::builder::AuditTrailBuilder;
 use crate::audit::event::{By, Event, Seq, Violation};
+use crate::audit::keeper::{Keeper, Threads};
 use crate::audit::queue::Lane;
 use crate::audit::storage::Presence;
 use crate::audit::sync::{self, Instant, World as Limits};
@@ -116,15 +117,24 @@ impl Stage {
         self.model.lock().unwrap()
     }
 
+    /// A handle that does not keep the trail open.
+    fn recorder(&self) -> Recorder {
+        Recorder {
+            shared: Arc::clone(&self.shared),
+            _keeper: Arc::new(Keeper::of_none(Arc::clone(&self.shared))),
+        }
+    }
+
     /// Whether nothing can keep a record from the disk.
     fn is_kind(&self) -> bool {
         self.story.limits == Limits::Patient && !self.story.weather && !self.story.dies
     }
 
-    /// A thread that records.
-    fn actor(&self) -> JoinHandle<()> {
+    /// A thread that records, and keeps the trail open meanwhile if it has a keeper.
+    fn actor(&self, keeper: Option<Arc<Keeper>>) -> JoinHandle<()> {
         let stage = self.clone();
         spawn(move || {
+            let _keeper = keeper;
             let mut own = Vec::new();
             for _ in 0..thread_rng().gen_range(1..5) {
                 match thread_rng().gen_range(0..7) {
@@ -188,7 +198,7 @@ impl Stage {
             details: "d".into(),
             action: "a".into(),
         });
-        let recorder = Recorder(Arc::clone(&self.shared));
+        let recorder = self.recorder();
         let (mark, outcome) = recorder.commit(Event::PolicyViolation { violation });
         if let Ok(receipt) = &outcome {
             assert!(self.is_on_medium(&text), "a receipt for nothing: {text}");
@@ -215,7 +225,7 @@ impl Stage {
 
     /// Everything that this thread has recorded is durable, or it learns that it is not.
     fn flush(&self, own: &[usize]) {
-        let recorder = Recorder(Arc::clone(&self.shared));
+        let recorder = self.recorder();
         match recorder.flush() {
             Ok(()) => {
                 let mut model = self.model();
@@ -348,15 +358,22 @@ impl Stage {
 fn play(story: Story, place: &Path) {
     let (stage, writer) = Stage::open(story, place);
     let key = stage.shared.verifier.clone();
+    let threads = Threads {
+        writer: spawn(move || writer.run()),
+        hook: None,
+    };
+    let keeper = Arc::new(Keeper::new(Arc::clone(&stage.shared), threads));
+    let users = thread_rng().gen_bool(0.5).then(|| Arc::clone(&keeper));
     let trail = AuditTrail {
         shared: Arc::clone(&stage.shared),
-        writer: Some(spawn(move || writer.run())),
-        hook: None,
+        keeper,
     };
     let weather = story.weather.then(|| stage.weather());
     let mut actors: Vec<_> = (0..thread_rng().gen_range(1..4))
-        .map(|_| stage.actor())
+        .map(|_| stage.actor(users.clone()))
         .collect();
+    let has_users = users.is_some();
+    drop(users);
     let early = thread_rng().gen_bool(0.5);
     let later = actors.split_off(if early { 0 } else { actors.len() });
     for actor in actors {
@@ -369,8 +386,13 @@ fn play(story: Story, place: &Path) {
         stage.model().closed = stage.is_kind().then_some(true);
         None
     };
+    let is_dropped = given_up.is_none();
     for thread in later.into_iter().chain(weather) {
         thread.join().unwrap();
+    }
+    if has_users && is_dropped && stage.is_kind() {
+        let turned_away = *stage.turned_away.lock().unwrap();
+        assert_eq!(turned_away, 0, "closed while it had users");
     }
     stage.check(given_up, &key, place);
 }
@@ -389,7 +411,7 @@ fn play_death(story: Story, place: &Path) {
             yield_now();
         }
     });
-    let actors: Vec<_> = (0..3).map(|_| stage.actor()).collect();
+    let actors: Vec<_> = (0..3).map(|_| stage.actor(None)).collect();
     for thread in actors.into_iter().chain([writer]).chain(weather) {
         thread.join().unwrap();
     }

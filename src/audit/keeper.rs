@@ -1,0 +1,188 @@
+//! The end of a trail: who closes it, and when.
+//!
+//! [`close`](super::AuditTrail::close) ends a trail at once. Without it the trail ends with its last user:
+//! its owner, a manager, a shard, a lease. Each holds the [`Keeper`], and the last one to go waits until
+//! `TrailClosed` is written. This module does not know what the writer does to close a trail.
+
+use std::fmt;
+use std::mem::ManuallyDrop;
+use std::sync::{Arc, PoisonError};
+
+use super::sync::{self, Instant, JoinHandle, Mutex};
+use super::{CloseError, Receipt, Shared};
+use crate::health::hook::HookThread;
+use crate::{foreign, process};
+
+/// Closes the trail when its last user goes, unless it is closed.
+pub(crate) struct Keeper {
+    shared: Arc<Shared>,
+    /// None once the trail is closed.
+    threads: Mutex<Option<Threads>>,
+}
+
+/// The threads of an open trail.
+pub(super) struct Threads {
+    pub(super) writer: JoinHandle<Result<Receipt, CloseError>>,
+    pub(super) hook: Option<HookThread>,
+}
+
+impl Keeper {
+    pub(super) fn new(shared: Arc<Shared>, threads: Threads) -> Self {
+        Self {
+            shared,
+            threads: Mutex::new(Some(threads)),
+        }
+    }
+
+    /// One that keeps nothing open.
+    #[cfg(all(test, shuttle))]
+    pub(super) fn of_none(shared: Arc<Shared>) -> Self {
+        Self {
+            shared,
+            threads: Mutex::new(None),
+        }
+    }
+
+    /// Closes the trail now.
+    pub(super) fn close(&self) -> Result<Receipt, CloseError> {
+        process::check()?;
+        let threads = self
+            .threads
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        threads.map_or(Err(CloseError::WriterStopped), |threads| {
+            threads.finish(&self.shared)
+        })
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        let threads = self
+            .threads
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner);
+        let Some(threads) = threads.take() else {
+            return;
+        };
+        if process::check().is_err() {
+            // The threads are not in this process: their handles must not touch them.
+            let _left = ManuallyDrop::new(threads);
+            return;
+        }
+        if !threads.is_waited_for_here() {
+            return threads.conclude(&self.shared);
+        }
+        let shared = Arc::clone(&self.shared);
+        let closing = sync::Builder::new()
+            .name("vram-audit-end".into())
+            .spawn(move || threads.conclude(&shared));
+        if closing.is_err() {
+            // The writer closes by itself; nobody hears how that ends.
+            self.shared.queue.close(self.shared.deadline().1);
+        }
+    }
+}
+
+impl Threads {
+    /// Whether closing waits for this very thread: for the writer, or for foreign code to return.
+    fn is_waited_for_here(&self) -> bool {
+        foreign::is_inside() || self.writer.thread().id() == sync::current().id()
+    }
+
+    /// Closes, and logs what went wrong: no caller hears it.
+    fn conclude(self, shared: &Arc<Shared>) {
+        if let Err(error) = self.finish(shared) {
+            foreign::log(move || {
+                tracing::error!(%error, "the audit trail was dropped and did not close well");
+            });
+            foreign::settle_briefly();
+        }
+    }
+
+    fn finish(self, shared: &Arc<Shared>) -> Result<Receipt, CloseError> {
+        let (started, deadline) = shared.deadline();
+        // The writer gives up earlier, so that it can still say what is lost; only a system call
+        // that hangs keeps it longer.
+        let limit = shared.settings.critical_deadline;
+        let margin = limit.checked_div(4).unwrap_or(limit);
+        shared
+            .queue
+            .close(deadline.checked_sub(margin).unwrap_or(deadline));
+        let stopped = shared.queue.wait_stopped(deadline);
+        shared.anchors.close(deadline);
+        if !stopped {
+            return Err(CloseError::TimedOut {
+                waited: started.elapsed(),
+            });
+        }
+        // Nobody comes after the writer who would take back what it said last.
+        shared.vitals.end();
+        shared.publish_all();
+        let outcome = self.writer.join().unwrap_or(Err(CloseError::WriterStopped));
+        if let Some(hook) = self.hook {
+            hook.wait(deadline);
+        }
+        foreign::settle(deadline);
+        outcome
+    }
+}
+
+impl Shared {
+    /// Now, and until when a call that waits for the writer may take.
+    fn deadline(&self) -> (Instant, Instant) {
+        let now = Instant::now();
+        let limit = self.settings.critical_deadline;
+        (now, now.checked_add(limit).unwrap_or(now))
+    }
+}
+
+impl fmt::Debug for Keeper {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Keeper").finish_non_exhaustive()
+    }
+}
+
+#[cfg(all(test, not(shuttle)))]
+mod tests {
+    use std::sync::{Mutex, Weak};
+
+    use super::*;
+    use crate::audit::{AuditTrail, Recorder, Watched, verify};
+    use crate::key::TrailKey;
+
+    /// Holds the last handle on a trail, and drops it when the writer calls.
+    #[derive(Debug)]
+    struct Last(Mutex<Option<Recorder>>);
+
+    impl Watched for Last {
+        fn tick(&self) {
+            self.0.lock().unwrap().take();
+        }
+    }
+
+    /// A shard that becomes overdue may lose its last handle in the middle of the writer's look at it.
+    #[test]
+    fn the_writer_that_drops_the_last_handle_closes_the_trail() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = temp.path().join("trail");
+        let key = TrailKey::open_or_create(temp.path().join("key.pem")).unwrap();
+        let trail = AuditTrail::builder("worker-1".parse().unwrap(), &dir, key)
+            .open_or_create()
+            .unwrap();
+        let key = trail.verifier_key().clone();
+        let recorder = trail.recorder();
+        drop(trail);
+        let last = Arc::new(Last(Mutex::new(None)));
+        let watched: Weak<Last> = Arc::downgrade(&last);
+        recorder.watch(watched);
+        *last.0.lock().unwrap() = Some(recorder);
+        let started = Instant::now();
+        while !verify(&dir, std::slice::from_ref(&key), &[]).closed {
+            let waited = started.elapsed();
+            assert!(waited < std::time::Duration::from_secs(4), "{waited:?}");
+            sync::sleep(std::time::Duration::from_millis(5));
+        }
+    }
+}
