@@ -54,6 +54,9 @@ pub enum Bound {
     AddressSpace,
     /// The memory limit of the process's cgroup, or of one above it.
     Cgroup,
+    /// `memory.high` of the process's cgroup, or of one above it: a process that needs more is not
+    /// killed, but is slowed down until hardly anything is left of it.
+    CgroupHigh,
     /// The memory of the GPU that nobody uses.
     DeviceMemory,
     /// A limit that the manager was built with.
@@ -74,6 +77,7 @@ impl fmt::Display for Bound {
         f.write_str(match self {
             Self::AddressSpace => "the address space",
             Self::Cgroup => "the memory limit of the cgroup",
+            Self::CgroupHigh => "`memory.high` of the cgroup",
             Self::DeviceMemory => "the free memory of the GPU",
             Self::ManagerLimit => "the manager's limit",
             Self::MemAvailable => "the memory that is available",
@@ -316,14 +320,7 @@ pub(crate) mod backend {
             &self,
             wanted: Vec<(u64, T)>,
             permit: Permit,
-        ) -> AllOrNone<Self::Memory, T> {
-            let Permit(()) = permit;
-            let allocate = |(len, tag)| match self.allocate(len, Permit(())) {
-                Ok(memory) => Ok((memory, tag)),
-                Err(error) => Err((tag, error)),
-            };
-            wanted.into_iter().map(allocate).collect()
-        }
+        ) -> AllOrNone<Self::Memory, T>;
 
         /// What is known about an allocation.
         fn facts(&self, memory: &Self::Memory) -> Facts;

@@ -22,10 +22,11 @@ mod tree;
 
 #[cfg(feature = "cuda")]
 pub(crate) use block::window_node;
-pub(crate) use parallel::nodes_of_windows;
 #[cfg(feature = "cuda")]
-pub(crate) use parallel::{helper, threads};
-pub(crate) use stream::{StreamError, Streamed, read_slice, read_stream};
+pub(crate) use parallel::helper;
+pub(crate) use parallel::nodes_of_windows;
+pub(crate) use parallel::threads;
+pub(crate) use stream::{BUFFERS, StreamError, Streamed, read_slice, read_stream};
 pub use tree::Tree;
 
 /// The unit that is hashed, in bytes: the block size of fs-verity.

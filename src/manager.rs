@@ -80,8 +80,10 @@ pub struct Capacity {
     /// What shards had that are gone and whose memory could not be given back: on record as
     /// `VramDeallocated` with `freed: false`, and used for ever.
     pub leaked: u64,
-    /// What could be allocated now: the least of what the limit leaves and what the device has. Where
-    /// nothing says how much memory there is (no `/proc/meminfo`, no cgroup) and no limit was given, this
+    /// What could be allocated now: the least of what the limit leaves and what the device has. In
+    /// the memory of this machine, what loading one shard takes beside it (buffers of 8 MiB, helping
+    /// threads, page tables, trees) is not part of it, nor is what shards have that nobody has filled
+    /// yet: Linux and the cgroup count memory only once it is touched. Where nothing says how much memory there is (no `/proc/meminfo`, no cgroup) and no limit was given, this
     /// is all that can be addressed, and records say `unknown`.
     pub available: u64,
     /// The most bytes that one shard may have.

@@ -33,6 +33,18 @@ impl<T> Slice<T> {
     }
 }
 
+/// Calls a control of the driver's, as `driver/exports.rs` declares it.
+macro_rules! control {
+    ($driver:expr, $name:ident($($argument:expr => $type:ty),* $(,)?) $(-> $out:ty)?) => {{
+        type Control = unsafe extern "C" fn($($type),*) $(-> $out)?;
+        // SAFETY: the name and the type are those of `driver/exports.rs`.
+        let control: Control = unsafe { $driver.symbol(stringify!($name)) };
+        // SAFETY: slices are made of slices of Rust that live through the call, and an address of room for
+        // bytes has its length beside it.
+        unsafe { control($($argument),*) }
+    }};
+}
+
 /// When an injected fault strikes, counted in calls of its function from now on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum When {
@@ -89,9 +101,10 @@ impl Driver {
         Self(LOADED.get_or_init(|| load(symbols)))
     }
 
-    fn symbol<T: Copy>(self, name: &str) -> T {
-        // SAFETY: the callers name functions of `driver/exports.rs`, with their types; `load` has checked
-        // that both sides have the same version.
+    /// # Safety
+    /// `T` is the type that `driver/exports.rs` gives the function of that name.
+    unsafe fn symbol<T: Copy>(self, name: &str) -> T {
+        // SAFETY: by the contract; `load` has checked that both sides have the same version.
         let symbol = unsafe { self.0.get::<T>(name.as_bytes()) };
         *symbol.unwrap_or_else(|error| panic!("the simulated driver lacks {name}: {error}"))
     }
@@ -102,10 +115,9 @@ impl Driver {
     /// After `cuInit`.
     pub fn set_devices(self, devices: &[Device]) {
         let devices: Vec<DeviceWire> = devices.iter().map(Device::to_wire).collect();
-        let set: extern "C" fn(Slice<DeviceWire>) -> u32 =
-            self.symbol("simulated_cuda_set_devices");
+        let devices = Slice::of(&devices);
         assert_eq!(
-            set(Slice::of(&devices)),
+            control!(self, simulated_cuda_set_devices(devices => Slice<DeviceWire>) -> u32),
             0,
             "devices are chosen before `cuInit`"
         );
@@ -113,14 +125,12 @@ impl Driver {
 
     /// Sets what `cuDriverGetVersion` answers: 12040 is 12.4. PTX newer than it is refused.
     pub fn set_driver_version(self, version: i32) {
-        let set: extern "C" fn(i32) = self.symbol("simulated_cuda_set_driver_version");
-        set(version);
+        control!(self, simulated_cuda_set_driver_version(version => i32));
     }
 
     /// Says when asynchronous copies to pageable host memory are carried out.
     pub fn set_pageable_reads(self, reads: PageableReads) {
-        let set: extern "C" fn(u32) = self.symbol("simulated_cuda_set_pageable_reads");
-        set(reads as u32);
+        control!(self, simulated_cuda_set_pageable_reads(reads as u32 => u32));
     }
 
     /// Makes calls of a function fail with a code, which need not be one that CUDA knows. The name `*` is
@@ -128,58 +138,53 @@ impl Driver {
     /// `execute:copy`, `execute:set` and `execute:kernel` make queued work fail when it is done; the
     /// context is lost by that in any case.
     pub fn fail(self, function: &str, when: When, code: u32, after: After) {
-        type Fail = extern "C" fn(Slice<u8>, u64, u32, u32, u32);
         let (nth, every) = match when {
             When::Always => (1, 1),
             When::Nth(nth) => (nth, 0),
         };
-        let fail: Fail = self.symbol("simulated_cuda_fail");
-        fail(
-            Slice::of(function.as_bytes()),
-            nth,
-            every,
-            code,
-            (after == After::Stays).into(),
+        control!(
+            self,
+            simulated_cuda_fail(
+                Slice::of(function.as_bytes()) => Slice<u8>,
+                nth => u64,
+                every => u32,
+                code => u32,
+                (after == After::Stays).into() => u32,
+            )
         );
     }
 
     /// How many faults have not struck yet, flipped bits included; one that strikes at every call always
     /// counts. A test that ends with some has not tested what it meant to.
     pub fn pending_faults(self) -> usize {
-        let pending: extern "C" fn() -> usize = self.symbol("simulated_cuda_pending_faults");
-        pending()
+        control!(self, simulated_cuda_pending_faults() -> usize)
     }
 
     /// Cancels every fault that has not struck, flipped bits included.
     pub fn clear_faults(self) {
-        let clear: extern "C" fn() = self.symbol("simulated_cuda_clear_faults");
-        clear();
+        control!(self, simulated_cuda_clear_faults());
     }
 
     /// Makes `cuDeviceGetAttribute` answer so. What the device can do does not change by it.
     pub fn set_attribute(self, device: u32, attribute: u32, value: i32) {
-        let set: extern "C" fn(u32, u32, i32) = self.symbol("simulated_cuda_set_attribute");
-        set(device, attribute, value);
+        control!(self, simulated_cuda_set_attribute(device => u32, attribute => u32, value => i32));
     }
 
     /// Makes `cuPointerGetAttribute` and its plural answer so for every address that they know, and
     /// `cuMemGetAccess` too for attribute 16. What may be done with the memory does not change by it.
     pub fn set_pointer_attribute(self, attribute: u32, value: u64) {
-        let set: extern "C" fn(u32, u64) = self.symbol("simulated_cuda_set_pointer_attribute");
-        set(attribute, value);
+        control!(self, simulated_cuda_set_pointer_attribute(attribute => u32, value => u64));
     }
 
     /// Loses the context of a device with an error, at once.
     pub fn lose_context(self, device: u32, code: u32) {
-        let lose: extern "C" fn(u32, u32) = self.symbol("simulated_cuda_lose_context");
-        lose(device, code);
+        control!(self, simulated_cuda_lose_context(device => u32, code => u32));
     }
 
     /// Flips a bit (modulo its length) of the `nth` copy in that direction, or memset, that is carried
     /// out from now on; 1 is the next.
     pub fn flip_copy(self, direction: Direction, nth: u64, bit: u64) {
-        let flip: extern "C" fn(u32, u64, u64) = self.symbol("simulated_cuda_flip_copy");
-        flip(direction as u32, nth, bit);
+        control!(self, simulated_cuda_flip_copy(direction as u32 => u32, nth => u64, bit => u64));
     }
 
     /// Flips bits of the byte at a device address, whatever its protection.
@@ -187,8 +192,8 @@ impl Driver {
     /// # Panics
     /// If nothing is mapped there.
     pub fn flip_memory(self, address: u64, mask: u8) {
-        let flip: extern "C" fn(u64, u8) -> u32 = self.symbol("simulated_cuda_flip_memory");
-        assert_eq!(flip(address, mask), 0, "{address:#x} is not mapped");
+        let flipped = control!(self, simulated_cuda_flip_memory(address => u64, mask => u8) -> u32);
+        assert_eq!(flipped, 0, "{address:#x} is not mapped");
     }
 
     /// Device memory as it is at this moment, whatever its protection; queued work is not done for it.
@@ -196,45 +201,50 @@ impl Driver {
     /// # Panics
     /// If not all of it is mapped.
     pub fn peek(self, address: u64, len: usize) -> Vec<u8> {
-        let peek: extern "C" fn(u64, *mut u8, usize) -> u32 = self.symbol("simulated_cuda_peek");
         let mut bytes = vec![0; len];
-        assert_eq!(
-            peek(address, bytes.as_mut_ptr(), len),
-            0,
-            "{address:#x} is not mapped"
+        let into = bytes.as_mut_ptr();
+        let peeked = control!(
+            self,
+            simulated_cuda_peek(address => u64, into => *mut u8, len => usize) -> u32
         );
+        assert_eq!(peeked, 0, "{address:#x} is not mapped");
         bytes
     }
 
     /// Lets kernels compute wrongly.
     pub fn corrupt_kernels(self, fault: KernelFault) {
-        let corrupt: extern "C" fn(u64, u64, u64, u64, u32) = self.symbol("simulated_cuda_corrupt");
         let thread = fault.thread.unwrap_or(u64::MAX);
-        corrupt(fault.launch, fault.launches, thread, fault.store, fault.bit);
+        control!(
+            self,
+            simulated_cuda_corrupt(
+                fault.launch => u64,
+                fault.launches => u64,
+                thread => u64,
+                fault.store => u64,
+                fault.bit => u32,
+            )
+        );
     }
 
     /// What there is, and what was done.
     pub fn counters(self) -> Counters {
-        let counters: extern "C" fn() -> Counters = self.symbol("simulated_cuda_counters");
-        counters()
+        control!(self, simulated_cuda_counters() -> Counters)
     }
 
     /// How often an entry point was called, whether it failed or not.
     pub fn calls(self, function: &str) -> u64 {
-        let calls: extern "C" fn(Slice<u8>) -> u64 = self.symbol("simulated_cuda_calls");
-        calls(Slice::of(function.as_bytes()))
+        let function = Slice::of(function.as_bytes());
+        control!(self, simulated_cuda_calls(function => Slice<u8>) -> u64)
     }
 
     /// How often all entry points together were called.
     pub fn all_calls(self) -> u64 {
-        let calls: extern "C" fn() -> u64 = self.symbol("simulated_cuda_all_calls");
-        calls()
+        control!(self, simulated_cuda_all_calls() -> u64)
     }
 
     /// Does all queued work, as if time passed.
     pub fn run_all(self) {
-        let run: extern "C" fn() = self.symbol("simulated_cuda_run_all");
-        run();
+        control!(self, simulated_cuda_run_all());
     }
 }
 

@@ -1,41 +1,137 @@
-//! How much memory this process can have: the least of what Linux has and what cgroups allow.
+//! How much memory a shard can have: the least of what Linux has and what cgroups allow, less what
+//! loading takes beside the shard, and less what was given out and not touched yet.
 //!
 //! `mmap` promises almost anything; the out-of-memory killer collects later. So the question is
-//! asked beforehand. The answer is a snapshot, and others allocate too: it prevents mistakes, not
-//! races.
+//! asked beforehand, once for all shards that are allocated together. The answer is a snapshot, and
+//! others allocate too: it prevents mistakes, not races.
 
-use std::fs;
+use std::fs::File;
+use std::io::Read;
 use std::path::{Component, Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use super::{Available, Bound};
+use crate::digest::{BUFFERS, CHUNK_BYTES, threads};
 
-/// What can be allocated now.
-pub(super) fn available() -> Available {
-    available_under(Path::new("/proc"), Path::new("/sys/fs/cgroup"))
+/// What one thread that helps to load takes: the part of its stack that it touches, and its
+/// allocator's.
+const THREAD_BYTES: u64 = 128 << 10;
+
+/// What the trail's threads, the allocator and the kernel (its own memory counts, too) take while a
+/// shard is loaded: 2 MiB were used up in one of 40 loads in a cgroup of 24 MiB.
+const BESIDE_BYTES: u64 = 4 << 20;
+
+/// Loading takes at most one byte for so many of the shard: page tables (8 bytes for 4096) and the
+/// nodes of two trees, in lists that grow (at most 32 bytes for 65 536).
+const BYTES_FOR_ONE: u64 = 400;
+
+/// Bytes given out that no page stands behind yet, so that neither Linux nor a cgroup counts them.
+static PROMISED: AtomicU64 = AtomicU64::new(0);
+
+/// Memory that is given out, until all of it has been touched.
+#[derive(Debug)]
+pub(super) struct Promise(AtomicU64);
+
+impl Promise {
+    /// Promises `bytes` if they can be had, or nothing; and what can be had. Two callers never get
+    /// the same bytes.
+    pub(super) fn of(bytes: u64) -> (Self, Available) {
+        static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+        let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+        let left = available();
+        let given = if bytes <= left.bytes { bytes } else { 0 };
+        PROMISED.fetch_add(given, Ordering::AcqRel);
+        (Self(AtomicU64::new(given)), left)
+    }
+
+    /// Splits off a promise of `bytes`, or of what is left.
+    pub(super) fn part(&self, bytes: u64) -> Self {
+        Self(AtomicU64::new(self.take(bytes)))
+    }
+
+    /// So many bytes have been touched: from here on the kernel counts them. Bytes that are written
+    /// twice count twice, at most until nothing is left.
+    pub(super) fn touched(&self, bytes: u64) {
+        PROMISED.fetch_sub(self.take(bytes), Ordering::AcqRel);
+    }
+
+    fn take(&self, bytes: u64) -> u64 {
+        let less = |left: u64| Some(left.saturating_sub(bytes));
+        let before = self
+            .0
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, less);
+        before.unwrap_or_else(|left| left).min(bytes)
+    }
 }
 
-fn available_under(proc: &Path, cgroups: &Path) -> Available {
+impl Drop for Promise {
+    fn drop(&mut self) {
+        self.touched(u64::MAX);
+    }
+}
+
+/// What shards can have now.
+pub(super) fn available() -> Available {
+    // Before the kernel is asked: what is touched meanwhile counts twice, and not never.
+    let promised = PROMISED.load(Ordering::Acquire);
+    let bare = bare_under(Path::new("/proc"), Path::new("/sys/fs/cgroup"));
+    for_shards(bare, promised)
+}
+
+/// What is left for shards when `promised` bytes are given out and untouched. One load at a time is
+/// counted: what others have begun has its memory.
+fn for_shards(bare: Available, promised: u64) -> Available {
+    let buffers = BUFFERS.saturating_mul(CHUNK_BYTES) as u64;
+    let helpers = (threads() as u64).saturating_mul(THREAD_BYTES);
+    let left = bare
+        .bytes
+        .saturating_sub(promised)
+        .saturating_sub(buffers)
+        .saturating_sub(helpers)
+        .saturating_sub(BESIDE_BYTES);
+    match bare.bound {
+        // Nobody knows how much there is.
+        Bound::AddressSpace => bare,
+        bound => Available {
+            bytes: left.saturating_sub(left.div_ceil(BYTES_FOR_ONE)),
+            bound,
+        },
+    }
+}
+
+/// What Linux and the cgroups leave to this process.
+fn bare_under(proc: &Path, cgroups: &Path) -> Available {
     let most = Available {
         bytes: isize::MAX as u64,
         bound: Bound::AddressSpace,
     };
-    [
-        (mem_available(proc), Bound::MemAvailable),
-        (left_in_cgroups(proc, cgroups), Bound::Cgroup),
-    ]
-    .into_iter()
-    .filter_map(|(bytes, bound)| bytes.map(|bytes| Available { bytes, bound }))
-    .fold(most, |least, next| {
-        if next.bytes < least.bytes {
-            next
-        } else {
-            least
-        }
-    })
+    let linux = mem_available(proc).map(|bytes| Available {
+        bytes,
+        bound: Bound::MemAvailable,
+    });
+    [linux, left_in_cgroups(proc, cgroups)]
+        .into_iter()
+        .flatten()
+        .fold(most, least)
+}
+
+fn least(one: Available, other: Available) -> Available {
+    if other.bytes < one.bytes { other } else { one }
+}
+
+/// A file of the kernel's, with one system call: it makes such a file whole when it is read. What is
+/// longer is none that is asked for here.
+fn text(path: &Path) -> Option<String> {
+    let mut bytes = vec![0; 8192];
+    let got = File::open(path).ok()?.read(&mut bytes).ok()?;
+    bytes.truncate(got);
+    String::from_utf8(bytes).ok()
 }
 
 fn mem_available(proc: &Path) -> Option<u64> {
-    let text = fs::read_to_string(proc.join("meminfo")).ok()?;
+    let text = text(&proc.join("meminfo"))?;
     let line = text
         .lines()
         .find_map(|line| line.strip_prefix("MemAvailable:"))?;
@@ -44,8 +140,8 @@ fn mem_available(proc: &Path) -> Option<u64> {
 }
 
 /// What is left in the process's cgroup and in each one above it, of version 2 and version 1.
-fn left_in_cgroups(proc: &Path, cgroups: &Path) -> Option<u64> {
-    let text = fs::read_to_string(proc.join("self/cgroup")).ok()?;
+fn left_in_cgroups(proc: &Path, cgroups: &Path) -> Option<Available> {
+    let text = text(&proc.join("self/cgroup"))?;
     text.lines()
         .filter_map(|line| {
             // hierarchy ":" controllers ":" path
@@ -59,7 +155,7 @@ fn left_in_cgroups(proc: &Path, cgroups: &Path) -> Option<u64> {
                 None
             }
         })
-        .min()
+        .reduce(least)
 }
 
 /// From here on a limit of version 1 is none: it says 2^63 less a page.
@@ -67,27 +163,31 @@ const NO_LIMIT: u64 = 1 << 60;
 
 /// The files that a version of cgroups has.
 struct Names {
-    limit: &'static str,
+    /// Limits, and what each is called.
+    limits: &'static [(&'static str, Bound)],
     usage: &'static str,
     /// In `memory.stat`: file pages that the kernel takes back when they are needed.
     reclaimable: &'static str,
 }
 
 const VERSION_1: Names = Names {
-    limit: "memory.limit_in_bytes",
+    limits: &[("memory.limit_in_bytes", Bound::Cgroup)],
     usage: "memory.usage_in_bytes",
     reclaimable: "total_inactive_file",
 };
 
 const VERSION_2: Names = Names {
-    limit: "memory.max",
+    limits: &[
+        ("memory.max", Bound::Cgroup),
+        ("memory.high", Bound::CgroupHigh),
+    ],
     usage: "memory.current",
     reclaimable: "inactive_file",
 };
 
 /// Walks up from the cgroup to the root of what is mounted. In a container the path can be one that
 /// only the host sees; then the walk ends at the mounted root, which is the container's own.
-fn least_left(root: &Path, path: &str, names: &Names) -> Option<u64> {
+fn least_left(root: &Path, path: &str, names: &Names) -> Option<Available> {
     let inside: PathBuf = Path::new(path)
         .components()
         .filter(|part| matches!(part, Component::Normal(_)))
@@ -95,29 +195,37 @@ fn least_left(root: &Path, path: &str, names: &Names) -> Option<u64> {
     inside
         .ancestors()
         .filter_map(|group| left(&root.join(group), names))
-        .min()
+        .reduce(least)
 }
 
-fn left(group: &Path, names: &Names) -> Option<u64> {
-    let number = |name: &str| -> Option<u64> {
-        let text = fs::read_to_string(group.join(name)).ok()?;
-        text.trim().parse().ok()
-    };
+fn left(group: &Path, names: &Names) -> Option<Available> {
+    let number = |name: &str| -> Option<u64> { text(&group.join(name))?.trim().parse().ok() };
     // Without a limit, version 2 says `max`, and version 1 a number that is none.
-    let limit = number(names.limit).filter(|limit| *limit < NO_LIMIT)?;
+    let limits = names.limits.iter().filter_map(|(name, bound)| {
+        let bytes = number(name).filter(|limit| *limit < NO_LIMIT)?;
+        let bound = *bound;
+        Some(Available { bytes, bound })
+    });
+    let limit = limits.reduce(least)?;
     let usage = number(names.usage)?;
-    let stat = fs::read_to_string(group.join("memory.stat")).unwrap_or_default();
+    let stat = text(&group.join("memory.stat")).unwrap_or_default();
     let reclaimable = stat
         .lines()
         .filter_map(|line| line.split_once(' '))
         .find(|(name, _)| *name == names.reclaimable)
         .and_then(|(_, value)| value.parse().ok())
         .unwrap_or(0);
-    Some(limit.saturating_sub(usage.saturating_sub(reclaimable)))
+    let used = usage.saturating_sub(reclaimable);
+    Some(Available {
+        bytes: limit.bytes.saturating_sub(used),
+        ..limit
+    })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn tree(files: &[(&str, &str)]) -> tempfile::TempDir {
@@ -131,7 +239,7 @@ mod tests {
     }
 
     fn ask(root: &tempfile::TempDir) -> (u64, Bound) {
-        let answer = available_under(&root.path().join("proc"), &root.path().join("cgroup"));
+        let answer = bare_under(&root.path().join("proc"), &root.path().join("cgroup"));
         (answer.bytes, answer.bound)
     }
 
@@ -193,5 +301,60 @@ mod tests {
     #[test]
     fn where_nothing_is_known_the_address_space_is_the_limit() {
         assert_eq!(ask(&tree(&[])), (isize::MAX as u64, Bound::AddressSpace));
+    }
+
+    /// Above `memory.high` a process is not killed: the kernel stops it for as long as it takes to get
+    /// pages back, and there are none to get back from weights.
+    #[test]
+    fn what_memory_high_leaves_counts_like_what_the_limit_leaves() {
+        let group = |high, max| {
+            ask(&tree(&[
+                ("proc/meminfo", MEMINFO),
+                ("proc/self/cgroup", "0::/a/b\n"),
+                ("cgroup/a/b/memory.max", "60000\n"),
+                ("cgroup/a/b/memory.current", "0\n"),
+                ("cgroup/a/memory.max", max),
+                ("cgroup/a/memory.high", high),
+                ("cgroup/a/memory.current", "1000\n"),
+            ]))
+        };
+        assert_eq!(group("40000\n", "max\n"), (39000, Bound::CgroupHigh));
+        assert_eq!(group("40000\n", "30000\n"), (29000, Bound::Cgroup));
+        assert_eq!(group("max\n", "max\n"), (60000, Bound::Cgroup));
+    }
+
+    #[test]
+    fn what_loading_takes_and_what_is_promised_is_not_left_for_shards() {
+        let bare = |bytes| Available {
+            bytes,
+            bound: Bound::Cgroup,
+        };
+        let mib = 1 << 20;
+        let beside_24 = for_shards(bare(24 * mib), 0).bytes;
+        assert!(beside_24 < 15 * mib, "eight buffers: {beside_24}");
+        let large = for_shards(bare(1 << 40), 0).bytes;
+        assert!((1 << 40) - large > (1 << 40) / 512, "page tables: {large}");
+        let promised = for_shards(bare(1 << 40), 1 << 39).bytes;
+        assert!(promised < 1 << 39, "{promised}");
+        assert_eq!(for_shards(bare(1), 0).bytes, 0);
+        assert_eq!(for_shards(bare(24 * mib), 24 * mib).bytes, 0);
+    }
+
+    #[test]
+    fn a_promise_ends_as_its_bytes_are_touched_and_with_what_is_left_when_it_goes() {
+        let (whole, left) = Promise::of(1 << 20);
+        let rest = |promise: &Promise| promise.0.load(Ordering::Acquire);
+        assert!(rest(&whole) == 1 << 20 && left.bytes >= 1 << 20);
+        let part = whole.part(1 << 10);
+        assert_eq!(
+            (rest(&whole), rest(&part)),
+            ((1 << 20) - (1 << 10), 1 << 10)
+        );
+        part.touched(1 << 9);
+        assert_eq!(rest(&part), 1 << 9);
+        part.touched(1 << 60);
+        assert_eq!(rest(&part), 0);
+        assert_eq!(rest(&whole.part(u64::MAX)), (1 << 20) - (1 << 10));
+        assert_eq!(rest(&Promise::of(u64::MAX).0), 0, "cannot be had");
     }
 }

@@ -39,6 +39,7 @@ mod hash;
 mod memory;
 mod open;
 mod packing;
+mod pinned;
 mod share;
 mod slab;
 mod staging;

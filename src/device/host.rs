@@ -11,9 +11,9 @@
 //! entry for 2 MiB and not 512), are locked into memory where the limit allows it, and are
 //! overwritten before they are given back.
 //!
-//! All `unsafe` of memory is in this file. Its premises are few: a [`HostMemory`] is the only owner
-//! of its mapping, the mapping lives as long as the value, it is readable all that time, and
-//! writable unless `read_only` says otherwise. All of them hold in a forked child, too.
+//! All `unsafe` of memory is in this file and in `flip`. Its premises are few: a [`HostMemory`] is
+//! the only owner of its mapping, the mapping lives as long as the value, it is readable all that
+//! time, and writable unless `read_only` says otherwise. All of them hold in a forked child, too.
 
 #![allow(unsafe_code, reason = "mappings are made, protected and removed here")]
 
@@ -23,21 +23,27 @@ use std::hint::black_box;
 use std::ops::{ControlFlow, Range};
 use std::ptr::{self, NonNull};
 use std::slice;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags};
 use zeroize::Zeroize;
 
 #[cfg(feature = "fault-injection")]
 use super::Faults;
-use super::backend::{Backend, DigestFailure, Facts, Permit, Reading};
-use super::{Available, Device, DeviceError, Residency, available};
-use crate::digest::{CHUNK_BYTES, Node, Progress, Tree, nodes_of_windows};
+use super::available::{self, Promise};
+use super::backend::{AllOrNone, Backend, DigestFailure, Facts, Permit, Reading};
+use super::{Available, Device, DeviceError, Residency};
+use crate::digest::{Node, Progress, Tree, nodes_of_windows};
 use crate::process;
 
+mod fill;
+#[cfg(feature = "fault-injection")]
+mod flip;
 #[cfg(test)]
 mod tests;
+
+use fill::HostFiller;
 
 /// How many words are wiped before they are given back, 16 MiB. A multiple of every page size.
 ///
@@ -105,22 +111,31 @@ impl Backend for Host {
         if len == 0 {
             return Err(DeviceError::Empty);
         }
-        let Available { bytes, bound } = self.available();
-        let refused = || DeviceError::OutOfMemory {
-            needed: len,
-            available: bytes,
-            bound,
-        };
-        if len > bytes {
-            return Err(refused());
+        let (promise, left) = Promise::of(len);
+        if len > left.bytes {
+            return Err(out_of_memory(len, left));
         }
-        // `available` is at most `isize::MAX`, so what does not fit here is a page size off it.
-        let size = usize::try_from(len).map_err(|_| refused())?;
-        let mapped = size
-            .checked_next_multiple_of(rustix::param::page_size())
-            .filter(|mapped| isize::try_from(*mapped).is_ok())
-            .ok_or_else(refused)?;
-        HostMemory::map(size, mapped)
+        HostMemory::of(len, promise, left)
+    }
+
+    fn allocate_all<T>(&self, wanted: Vec<(u64, T)>, _permit: Permit) -> AllOrNone<HostMemory, T> {
+        let total = wanted.iter().map(|(len, _)| *len);
+        let total = total.fold(0, u64::saturating_add);
+        let (promise, left) = Promise::of(total);
+        let mut taken = 0u64;
+        let allocate = |(len, tag): (u64, T)| {
+            taken = taken.saturating_add(len);
+            let given = match len {
+                0 => Err(DeviceError::Empty),
+                _ if taken > left.bytes => Err(out_of_memory(total, left)),
+                _ => HostMemory::of(len, promise.part(len), left),
+            };
+            match given {
+                Ok(memory) => Ok((memory, tag)),
+                Err(error) => Err((tag, error)),
+            }
+        };
+        wanted.into_iter().map(allocate).collect()
     }
 
     fn facts(&self, memory: &HostMemory) -> Facts {
@@ -137,44 +152,23 @@ impl Backend for Host {
         process::check()?;
         let len = memory.len as u64;
         let end = offset.saturating_add(bytes.len() as u64);
-        let (place, wiped) = memory.bytes_mut()?;
+        let (place, marks) = memory.bytes_mut()?;
         let place = range(offset, end).and_then(|range| place.get_mut(range));
         let place = place.ok_or(DeviceError::OutOfRange { offset, end, len })?;
-        wiped.store(false, Ordering::Relaxed);
+        marks.written(bytes.len());
         place.copy_from_slice(bytes);
         Ok(())
     }
 
     fn filler<'a>(&self, memory: &'a mut HostMemory) -> Result<HostFiller<'a>, DeviceError> {
         process::check()?;
-        let len = memory.len as u64;
-        let (bytes, wiped) = memory.bytes_mut()?;
-        Ok(HostFiller {
-            len,
-            chunks: bytes.chunks_mut(CHUNK_BYTES).map(Mutex::new).collect(),
-            wiped,
-        })
+        let (bytes, marks) = memory.bytes_mut()?;
+        Ok(HostFiller::new(bytes, marks))
     }
 
     fn fill(&self, filler: &HostFiller<'_>, offset: u64, chunk: &[u8]) -> Result<(), DeviceError> {
-        const CHUNK: u64 = CHUNK_BYTES as u64;
         process::check()?;
-        let end = offset.saturating_add(chunk.len() as u64);
-        let outside = || DeviceError::OutOfRange {
-            offset,
-            end,
-            len: filler.len,
-        };
-        let index = usize::try_from(offset / CHUNK).map_err(|_| outside())?;
-        let place = filler.chunks.get(index).ok_or_else(outside)?;
-        let mut place = place.lock().unwrap_or_else(PoisonError::into_inner);
-        let start = offset % CHUNK;
-        let part = range(start, start.saturating_add(chunk.len() as u64));
-        let part = part.and_then(|part| place.get_mut(part));
-        let part = part.ok_or_else(outside)?;
-        filler.wiped.store(false, Ordering::Relaxed);
-        part.copy_from_slice(chunk);
-        Ok(())
+        filler.fill(offset, chunk)
     }
 
     fn synchronize(&self, _memory: &HostMemory) -> Result<(), DeviceError> {
@@ -257,12 +251,13 @@ impl Backend for Host {
     }
 }
 
-/// The bytes of a mapping that is being filled: each chunk can be had by one thread at a time.
+/// What writing changes beside the bytes.
 #[derive(Debug)]
-pub struct HostFiller<'a> {
-    len: u64,
-    chunks: Vec<Mutex<&'a mut [u8]>>,
-    wiped: &'a AtomicBool,
+struct Marks {
+    /// Also if nothing was ever written.
+    wiped: AtomicBool,
+    /// What is not touched yet.
+    promise: Promise,
 }
 
 /// One mapping. Wiped and unmapped when dropped, unless that was done before.
@@ -280,8 +275,7 @@ pub struct HostMemory {
     dumpable: bool,
     /// The number of forks before this memory was mapped.
     forks: u64,
-    /// Also if nothing was ever written.
-    wiped: AtomicBool,
+    marks: Marks,
 }
 
 // SAFETY: the mapping belongs to the process and not to a thread; whoever has the value has it alone.
@@ -290,9 +284,29 @@ unsafe impl Send for HostMemory {}
 // SAFETY: through `&HostMemory` the memory is only read.
 unsafe impl Sync for HostMemory {}
 
+impl Marks {
+    /// So many bytes are about to be written.
+    fn written(&self, bytes: usize) {
+        self.wiped.store(false, Ordering::Relaxed);
+        self.promise.touched(bytes as u64);
+    }
+}
+
 impl HostMemory {
+    /// Maps `len` bytes, that are promised and fit into what is `left`.
+    fn of(len: u64, promise: Promise, left: Available) -> Result<Self, DeviceError> {
+        // What is left is at most `isize::MAX`, so what does not fit here is a page size off it.
+        let refused = || out_of_memory(len, left);
+        let size = usize::try_from(len).map_err(|_| refused())?;
+        let mapped = size
+            .checked_next_multiple_of(rustix::param::page_size())
+            .filter(|mapped| isize::try_from(*mapped).is_ok())
+            .ok_or_else(refused)?;
+        Self::map(size, mapped, promise)
+    }
+
     /// Maps `mapped` bytes, a multiple of the page size of which `len` are wanted.
-    fn map(len: usize, mapped: usize) -> Result<Self, DeviceError> {
+    fn map(len: usize, mapped: usize, promise: Promise) -> Result<Self, DeviceError> {
         process::watch_for_forks().map_err(|error| DeviceError::Os {
             operation: "watching for forks",
             code: error.raw_os_error().unwrap_or_default(),
@@ -315,7 +329,10 @@ impl HostMemory {
             read_only: false,
             dumpable: false,
             forks: process::forks(),
-            wiped: true.into(),
+            marks: Marks {
+                wiped: true.into(),
+                promise,
+            },
         };
         let kept_out = Advice::LinuxDontDump;
         // SAFETY: the range is exactly our mapping; the advice does not change what it holds.
@@ -327,6 +344,10 @@ impl HostMemory {
             unsafe { rustix::mm::madvise(memory.address(), mapped, Advice::LinuxHugepage) };
         // SAFETY: the range is exactly our mapping; locking changes nothing in it.
         memory.locked = unsafe { rustix::mm::mlock(memory.address(), mapped) }.is_ok();
+        if memory.locked {
+            // Locking has touched all of it.
+            memory.marks.promise.touched(u64::MAX);
+        }
         Ok(memory)
     }
 
@@ -342,16 +363,15 @@ impl HostMemory {
         unsafe { slice::from_raw_parts(self.base.as_ptr(), self.len) }
     }
 
-    /// The bytes, and whether they are wiped, which they are no longer once one is written. Refused while
-    /// the memory is read-only.
-    fn bytes_mut(&mut self) -> Result<(&mut [u8], &AtomicBool), DeviceError> {
+    /// The bytes, and what writing them changes. Refused while the memory is read-only.
+    fn bytes_mut(&mut self) -> Result<(&mut [u8], &Marks), DeviceError> {
         if self.read_only {
             return Err(DeviceError::ReadOnly);
         }
         // SAFETY: as in `bytes`; also writable (not `read_only`), and borrowed by nobody else, as
         // `self` is borrowed mutably.
         let bytes = unsafe { slice::from_raw_parts_mut(self.base.as_ptr(), self.len) };
-        Ok((bytes, &self.wiped))
+        Ok((bytes, &self.marks))
     }
 
     /// All that is mapped, in words, which are wiped faster. Refused while the memory is read-only.
@@ -386,7 +406,7 @@ impl HostMemory {
     /// Overwrites all that is mapped. Memory that was never written is zero already; touching it
     /// here would make the kernel find a page for each address first.
     fn wipe(&mut self) -> Result<(), DeviceError> {
-        if *self.wiped.get_mut() {
+        if *self.marks.wiped.get_mut() {
             return Ok(());
         }
         if self.read_only {
@@ -403,7 +423,7 @@ impl HostMemory {
             }
             give_back(piece, locked);
         }
-        *self.wiped.get_mut() = true;
+        *self.marks.wiped.get_mut() = true;
         Ok(())
     }
 
@@ -442,57 +462,6 @@ impl fmt::Debug for HostMemory {
     }
 }
 
-#[cfg(feature = "fault-injection")]
-impl HostMemory {
-    /// Flips one bit in place, as a failing cell would. A page that is read-only is writable meanwhile,
-    /// for a few microseconds.
-    ///
-    /// Views may be read meanwhile. As with real hardware, the language has no word for that.
-    fn flip_bit(&self, offset: u64, bit: u8) -> Result<(), DeviceError> {
-        use std::sync::atomic::AtomicU8;
-
-        /// One thread's end of a flip must not make the page of another's read-only.
-        static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-
-        let outside = || DeviceError::OutOfRange {
-            offset,
-            end: offset.saturating_add(1),
-            len: self.len as u64,
-        };
-        let offset = usize::try_from(offset).map_err(|_| outside())?;
-        if offset >= self.len {
-            return Err(outside());
-        }
-        let inside = offset
-            .checked_rem(rustix::param::page_size())
-            .ok_or_else(outside)?;
-        let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-        let start = offset.saturating_sub(inside);
-        if self.read_only {
-            self.protect_page(start, MprotectFlags::READ | MprotectFlags::WRITE)?;
-        }
-        // SAFETY: `offset` is below `len`, so the byte is inside the mapping.
-        let byte = unsafe { self.base.as_ptr().add(offset) };
-        // SAFETY: the byte is mapped, readable and writable; an `AtomicU8` has the layout of a byte; only
-        // atomic accesses go through this address.
-        let byte = unsafe { AtomicU8::from_ptr(byte) };
-        byte.fetch_xor(1u8.wrapping_shl(bit.into()), Ordering::SeqCst);
-        if self.read_only {
-            self.protect_page(start, MprotectFlags::READ)?;
-        }
-        Ok(())
-    }
-
-    /// Changes the access to the page at `start`, a multiple of the page size below `len`.
-    fn protect_page(&self, start: usize, access: MprotectFlags) -> Result<(), DeviceError> {
-        // SAFETY: `start` is below `len`, so the page is inside the mapping.
-        let page = unsafe { self.base.as_ptr().add(start) }.cast();
-        // SAFETY: the range is one page of our mapping, which stays readable.
-        unsafe { rustix::mm::mprotect(page, rustix::param::page_size(), access) }
-            .map_err(os("mprotect"))
-    }
-}
-
 /// Gives back the pages of words that are zero, and that the kernel makes zero again when they are
 /// touched. Best effort: what it refuses is given back when all is unmapped.
 fn give_back(zeros: &mut [u64], locked: bool) {
@@ -505,6 +474,14 @@ fn give_back(zeros: &mut [u64], locked: bool) {
     // SAFETY: the range is whole pages of one private anonymous mapping, borrowed mutably and zero, and
     // zero is what they hold afterwards.
     let _given = unsafe { rustix::mm::madvise(address, len, Advice::LinuxDontNeed) };
+}
+
+fn out_of_memory(needed: u64, left: Available) -> DeviceError {
+    DeviceError::OutOfMemory {
+        needed,
+        available: left.bytes,
+        bound: left.bound,
+    }
 }
 
 fn os(operation: &'static str) -> impl Fn(rustix::io::Errno) -> DeviceError {

@@ -21,7 +21,7 @@ use super::{CHUNK_BYTES, NODE_BYTES, Node, Progress, Stream, StreamDigest, Tree,
 mod tests;
 
 /// The most buffers in use at a time: 8 MiB.
-const BUFFERS: usize = 8;
+pub(crate) const BUFFERS: usize = 8;
 
 /// What was computed over a stream.
 #[derive(Debug)]

@@ -57,7 +57,8 @@ pub enum AllocateError {
         /// Bytes needed.
         needed: u64,
         /// Bytes that can be had: the least of what the manager's limit leaves, what Linux has and
-        /// what the cgroup leaves.
+        /// what the cgroup leaves, without what loading takes beside a shard (see
+        /// [`Capacity::available`](crate::manager::Capacity)).
         available: u64,
         /// Which of them that is.
         bound: Bound,

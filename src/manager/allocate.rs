@@ -55,7 +55,10 @@ impl<D: Device> Home<D> {
             .strike()
             .and_then(|()| self.device.allocate(len, Permit::mint()));
         match given {
-            Ok(memory) => self.put_on_record(reservation.used_for(memory), model),
+            Ok(memory) => {
+                let region = reservation.used_for(memory);
+                self.put_on_record(region, model, self.capacity_on_record())
+            }
             Err(error) => {
                 drop(reservation);
                 Err(self.refused(error))
@@ -94,11 +97,12 @@ impl<D: Device> Home<D> {
             drop(reservation);
             self.not_all(shard, len, self.refused(error))
         })?;
+        let capacity = self.capacity_on_record();
         let mut shards = Vec::with_capacity(given.len());
         for (memory, (reservation, model)) in given {
             let shard = reservation.subject.shard.clone();
             let len = reservation.len;
-            match self.put_on_record(reservation.used_for(memory), model) {
+            match self.put_on_record(reservation.used_for(memory), model, capacity) {
                 Ok(allocated) => shards.push(allocated),
                 Err(source) => return Err(self.not_all(shard, len, source)),
             }
@@ -189,20 +193,26 @@ impl<D: Device> Home<D> {
         AllocateError::from(error)
     }
 
+    /// What is used and left, once for all shards that are allocated together.
+    fn capacity_on_record(&self) -> (u64, Option<u64>) {
+        let used = self.account.used.load(Ordering::Acquire);
+        (used, self.available_beside(used).on_record())
+    }
+
     /// If that fails, the region's destructor takes the allocation back.
     fn put_on_record(
         &self,
         region: Region<D>,
         model: ModelRef,
+        (used_bytes, available_bytes): (u64, Option<u64>),
     ) -> Result<Shard<Allocated, D>, AllocateError> {
-        let used = self.account.used.load(Ordering::Acquire);
         let event = Event::VramAllocated {
             subject: region.subject().clone(),
             model: model.clone(),
             requested_bytes: region.len(),
             allocated_bytes: region.facts().allocated,
-            available_bytes: self.available_beside(used).on_record(),
-            used_bytes: used,
+            available_bytes,
+            used_bytes,
             memory_locked: region.facts().locked,
             dumpable: region.facts().dumpable,
         };

@@ -72,12 +72,14 @@ impl<D: Device> Shard<Allocated, D> {
         self.load(|write| read_stream(reader, len, stream, write, progress))
     }
 
-    /// Loads bytes that lie in memory, those of a mapped file for example: all cores copy and hash, and no
-    /// thread is the only one that reads. Otherwise as [`load_from`](Self::load_from).
+    /// Loads bytes that lie in memory: all cores copy and hash, and no thread is the only one that reads.
+    /// Otherwise as [`load_from`](Self::load_from), which it is with [`Stream::WithSha256`]: that digest is one
+    /// core's work.
     ///
-    /// With [`Stream::WithSha256`] it is `load_from`: that digest is one core's work, and it must be that of
-    /// the bytes that were copied, even if a mapped file is changed meanwhile. Without it such a change is
-    /// found at sealing, as a bad copy.
+    /// Not for mapped files. If one is truncated meanwhile, or its file system fails, the kernel ends the
+    /// process with SIGBUS, and there is neither an error nor a record; `load_from` returns an error. Requires
+    /// of a caller who maps a file all the same: nothing can change, truncate or replace its contents while
+    /// the slice lives.
     pub fn load_slice(
         &mut self,
         bytes: &[u8],

@@ -19,11 +19,13 @@ pub struct Slice<T> {
 }
 
 impl<T> Slice<T> {
-    fn get(&self) -> &[T] {
+    /// # Safety
+    /// It was made of a slice of Rust that lives as long as the borrow.
+    unsafe fn get(&self) -> &[T] {
         if self.len == 0 {
             return &[];
         }
-        // SAFETY: only the control side makes slices, from slices of Rust that live through the call.
+        // SAFETY: by the contract.
         unsafe { std::slice::from_raw_parts(self.start, self.len) }
     }
 }
@@ -38,8 +40,12 @@ fn control() -> MutexGuard<'static, State> {
     lock()
 }
 
-fn name_of(slice: &Slice<u8>) -> String {
-    String::from_utf8_lossy(slice.get()).into_owned()
+/// # Safety
+/// As for [`Slice::get`].
+unsafe fn name_of(slice: &Slice<u8>) -> String {
+    // SAFETY: by the contract.
+    let bytes = unsafe { slice.get() };
+    String::from_utf8_lossy(bytes).into_owned()
 }
 
 /// The version of this interface.
@@ -48,10 +54,14 @@ pub extern "C" fn simulated_cuda_version() -> u32 {
     VERSION
 }
 
+/// # Safety
+/// The slice was made of one of Rust that lives through the call.
 #[unsafe(no_mangle)]
-pub extern "C" fn simulated_cuda_set_devices(devices: Slice<DeviceWire>) -> Code {
+pub unsafe extern "C" fn simulated_cuda_set_devices(devices: Slice<DeviceWire>) -> Code {
+    // SAFETY: by the contract.
+    let devices = unsafe { devices.get() };
     control()
-        .plan(devices.get().to_vec())
+        .plan(devices.to_vec())
         .err()
         .unwrap_or(code::SUCCESS)
 }
@@ -83,8 +93,11 @@ pub extern "C" fn simulated_cuda_set_pointer_attribute(attribute: u32, value: u6
 }
 
 /// Makes the `nth` call from now on of a function fail, or each one from that on.
+///
+/// # Safety
+/// The slice was made of one of Rust that lives through the call.
 #[unsafe(no_mangle)]
-pub extern "C" fn simulated_cuda_fail(
+pub unsafe extern "C" fn simulated_cuda_fail(
     function: Slice<u8>,
     nth: u64,
     every: u32,
@@ -95,9 +108,9 @@ pub extern "C" fn simulated_cuda_fail(
         code,
         sticky: sticky != 0,
     };
-    control()
-        .faults
-        .order(name_of(&function), nth, every != 0, fault);
+    // SAFETY: by the contract.
+    let function = unsafe { name_of(&function) };
+    control().faults.order(function, nth, every != 0, fault);
 }
 
 #[unsafe(no_mangle)]
@@ -144,8 +157,11 @@ pub extern "C" fn simulated_cuda_flip_memory(address: u64, mask: u8) -> Code {
 }
 
 /// Reads memory, whatever its protection, as it is now: queued work is not done for it.
+///
+/// # Safety
+/// `into` is room for `len` bytes of the host's.
 #[unsafe(no_mangle)]
-pub extern "C" fn simulated_cuda_peek(address: u64, into: *mut u8, len: usize) -> Code {
+pub unsafe extern "C" fn simulated_cuda_peek(address: u64, into: *mut u8, len: usize) -> Code {
     let state = control();
     let mut done = 0;
     while done < len {
@@ -156,7 +172,7 @@ pub extern "C" fn simulated_cuda_peek(address: u64, into: *mut u8, len: usize) -
         let offset = at - start;
         let piece = (len - done).min((mapping.len - offset) as usize);
         let from = mapping.bytes.wrapping_add(offset as usize);
-        // SAFETY: inside the mapping; the control side gives room for `len` bytes, apart from it.
+        // SAFETY: inside the mapping; by the contract there is room for `len` bytes, apart from it.
         unsafe { std::ptr::copy_nonoverlapping(from, into.wrapping_add(done), piece) };
         done += piece;
     }
@@ -176,13 +192,14 @@ pub extern "C" fn simulated_cuda_counters() -> Counters {
 }
 
 /// How often a function was called, whether it failed or not.
+///
+/// # Safety
+/// The slice was made of one of Rust that lives through the call.
 #[unsafe(no_mangle)]
-pub extern "C" fn simulated_cuda_calls(function: Slice<u8>) -> u64 {
-    control()
-        .calls
-        .get(name_of(&function).as_str())
-        .copied()
-        .unwrap_or(0)
+pub unsafe extern "C" fn simulated_cuda_calls(function: Slice<u8>) -> u64 {
+    // SAFETY: by the contract.
+    let function = unsafe { name_of(&function) };
+    control().calls.get(function.as_str()).copied().unwrap_or(0)
 }
 
 /// How often any function was called.

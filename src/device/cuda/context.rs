@@ -9,16 +9,13 @@
 use std::ffi::{c_int, c_uint};
 use std::fmt;
 use std::mem::ManuallyDrop;
-use std::ops::Range;
-use std::ptr::NonNull;
-use std::slice;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use cudarc::driver::{CudaContext, CudaStream, DriverError};
 
 use super::CudaError;
 use super::code::{self, NOT_READY};
-use super::driver::{Called, Driver, Failed, Handle};
+use super::driver::{Called, Driver, Failed, Handle, Live, kind};
 use super::share::Partition;
 use crate::device::DeviceError;
 use crate::process;
@@ -127,8 +124,9 @@ impl Context {
     }
 
     /// The stream on which memory is copied and set.
-    pub(super) fn copies(&self) -> Handle {
-        self.copies
+    pub(super) fn copies(&self) -> Live<'_, kind::Stream> {
+        // SAFETY: the driver made it in `open`, or it is null until then; it goes when `self` does.
+        unsafe { Live::new(self.copies) }
     }
 
     /// Why nothing can be done in the context any more, if that is so.
@@ -192,7 +190,9 @@ impl Context {
     }
 
     fn call<T>(&self, work: impl FnOnce(&Driver) -> Called<T>) -> Called<T> {
-        let _current = Current::enter(self.driver, self.lending.cu_ctx().cast())?;
+        // SAFETY: cudarc has the primary context retained as long as `lending` lives.
+        let context = unsafe { Live::new(self.lending.cu_ctx().cast()) };
+        let _current = Current::enter(self.driver, context)?;
         work(self.driver)
     }
 
@@ -201,7 +201,7 @@ impl Context {
         if code::is_inconclusive(failed.code) || self.copies.is_null() {
             return failed;
         }
-        let asked = self.call(|driver| driver.query_stream(self.copies));
+        let asked = self.call(|driver| driver.query_stream(self.copies()));
         if let Err(again) = asked
             && again.code != NOT_READY
             && !code::is_inconclusive(again.code)
@@ -226,7 +226,10 @@ impl Drop for Context {
         }
         if !self.copies.is_null() {
             let copies = self.copies;
-            let _nobody_to_tell = self.call(|driver| driver.destroy_stream(copies));
+            let _nobody_to_tell = self.call(|driver| {
+                // SAFETY: `open` has made it, and `self`, which lends it, goes.
+                unsafe { driver.destroy_stream(copies) }
+            });
         }
         self.driver.keeping_current(|| {
             // SAFETY: it is dropped here alone, and not used afterwards.
@@ -247,7 +250,7 @@ impl fmt::Debug for Context {
 }
 
 impl<'a> Current<'a> {
-    fn enter(driver: &'a Driver, context: Handle) -> Called<Self> {
+    fn enter(driver: &'a Driver, context: Live<'_, kind::Context>) -> Called<Self> {
         const RELAXED: c_uint = 2;
         driver.push(context)?;
         // A driver that does not answer this leaves captures and us to each other.
@@ -291,7 +294,10 @@ impl Stream {
     }
 
     /// Takes over one that is held to a part of the multiprocessors.
-    pub(super) fn held(context: &Arc<Context>, handle: Handle, to: &Arc<Partition>) -> Self {
+    ///
+    /// # Safety
+    /// The driver made it in `to`, and nobody else destroys it.
+    pub(super) unsafe fn held(context: &Arc<Context>, handle: Handle, to: &Arc<Partition>) -> Self {
         Self {
             context: Arc::clone(context),
             handle,
@@ -299,17 +305,19 @@ impl Stream {
         }
     }
 
-    pub(super) fn handle(&self) -> Handle {
-        self.handle
+    pub(super) fn handle(&self) -> Live<'_, kind::Stream> {
+        // SAFETY: the driver made it for `self`, which has its context and destroys it when it goes.
+        unsafe { Live::new(self.handle) }
     }
 }
 
 impl Drop for Stream {
     fn drop(&mut self) {
         let handle = self.handle;
-        let _nobody_to_tell = self
-            .context
-            .within("destroy a stream", |driver| driver.destroy_stream(handle));
+        let _nobody_to_tell = self.context.within("destroy a stream", |driver| {
+            // SAFETY: the driver made it for `self`, which goes.
+            unsafe { driver.destroy_stream(handle) }
+        });
     }
 }
 
@@ -332,117 +340,18 @@ impl Event {
         })
     }
 
-    pub(super) fn handle(&self) -> Handle {
-        self.handle
+    pub(super) fn handle(&self) -> Live<'_, kind::Event> {
+        // SAFETY: the driver made it for `self`, which has its context and destroys it when it goes.
+        unsafe { Live::new(self.handle) }
     }
 }
 
 impl Drop for Event {
     fn drop(&mut self) {
         let handle = self.handle;
-        let _nobody_to_tell = self
-            .context
-            .within("destroy an event", |driver| driver.destroy_event(handle));
-    }
-}
-
-/// Host memory that the device copies from and to by itself, meanwhile.
-pub(super) struct Pinned {
-    context: Arc<Context>,
-    start: NonNull<u8>,
-    len: usize,
-}
-
-// SAFETY: the memory belongs to the process; whoever has the value has it alone, besides the device.
-unsafe impl Send for Pinned {}
-
-impl Pinned {
-    /// So many bytes, zero.
-    pub(super) fn new(context: &Arc<Context>, len: usize) -> Result<Self, DeviceError> {
-        let start = context.within("pin host memory", |driver| driver.allocate_host(len))?;
-        let start = NonNull::new(start.cast::<u8>()).ok_or_else(|| DeviceError::Busy {
-            operation: "pin host memory",
-            cause: "the driver gave none".into(),
-        })?;
-        // SAFETY: the driver gave `len` writable bytes at `start`, which nothing else uses.
-        unsafe { start.as_ptr().write_bytes(0, len) };
-        Ok(Self {
-            context: Arc::clone(context),
-            start,
-            len,
-        })
-    }
-
-    /// The bytes. What the device was asked to do with them must have been waited for, or the bytes
-    /// are whatever it made of them.
-    pub(super) fn bytes(&mut self) -> &mut [u8] {
-        // SAFETY: `start` points to `len` bytes, initialised by `new`, which live as long as `self`;
-        // `self` is borrowed mutably, so no other reference to them exists.
-        unsafe { slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
-    }
-
-    /// Has the device copy some of the bytes to an address of its own.
-    pub(super) fn upload(&self, bytes: Range<usize>, to: u64, stream: Handle) -> Called<()> {
-        let (from, len) = self.part(bytes)?;
-        // SAFETY: `part` is inside the memory, which is freed only after the context was waited for.
-        unsafe {
-            self.context
-                .driver
-                .copy_to_device(to, from.cast(), len, stream)
-        }
-    }
-
-    /// Has the device copy from an address of its own into some of the bytes.
-    pub(super) fn download(
-        &mut self,
-        bytes: Range<usize>,
-        from: u64,
-        stream: Handle,
-    ) -> Called<()> {
-        let (to, len) = self.part(bytes)?;
-        // SAFETY: as in `upload`; `self` is borrowed mutably, and its users wait for the stream before
-        // they look at the bytes.
-        unsafe {
-            self.context
-                .driver
-                .copy_to_host(to.cast(), from, len, stream)
-        }
-    }
-
-    fn part(&self, bytes: Range<usize>) -> Called<(*mut u8, usize)> {
-        if bytes.start > bytes.end || bytes.end > self.len {
-            return Err(Failed {
-                call: "a copy beyond pinned memory",
-                // Our own mistake says nothing about the bytes.
-                code: NOT_READY,
-            });
-        }
-        let start = self.start.as_ptr().wrapping_add(bytes.start);
-        Ok((start, bytes.len()))
-    }
-}
-
-impl Drop for Pinned {
-    /// What the device may still be copying is not freed. The bytes may be weights: they are wiped.
-    fn drop(&mut self) {
-        let waited = self.context.synchronize();
-        zeroize::Zeroize::zeroize(self.bytes());
-        if waited.is_err() {
-            return;
-        }
-        let start = self.start.as_ptr().cast();
-        let _nobody_to_tell = self.context.within("free pinned memory", |driver| {
-            // SAFETY: it came from `allocate_host`; the context was waited for; `self` goes.
-            unsafe { driver.free_host(start) }
+        let _nobody_to_tell = self.context.within("destroy an event", |driver| {
+            // SAFETY: the driver made it for `self`, which goes.
+            unsafe { driver.destroy_event(handle) }
         });
-    }
-}
-
-impl fmt::Debug for Pinned {
-    /// Without the address.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Pinned")
-            .field("len", &self.len)
-            .finish_non_exhaustive()
     }
 }

@@ -2,8 +2,11 @@
 //!
 //! A code that nobody has a name for must not be undefined behaviour, and a function that an old driver
 //! lacks must not be a panic; so the functions are looked up here, all at once, and codes stay numbers.
-//! What can be called with nothing but numbers is safe: a wrong device address is an error of the GPU,
-//! not of this process. Whoever passes host memory proves that it lives long enough.
+//! The driver follows a handle without checking it, so none comes in as it is: a [`Live`] handle proves
+//! that what it names lives, and what ends such a life is unsafe to call. Numbers are safe where a wrong
+//! one is an error of the GPU or takes away memory of the GPU, to which no reference of Rust leads.
+//! Addresses that are written to are not: the driver writes to pinned memory of the host by the same
+//! numbers. Whoever passes host memory proves that it lives long enough.
 
 use std::ffi::{CStr, c_int, c_uint, c_void};
 use std::ptr;
@@ -15,10 +18,12 @@ use self::functions::{
     AccessOf, Functions, INSTANCE_UUID, InstanceUuid, NEEDED_BY_CUDARC, Partitioning, symbol,
 };
 pub(super) use self::functions::{Location, Properties, Resource};
+pub(super) use self::live::{Live, Physical, kind};
 use super::CudaError;
 use super::code::Code;
 
 mod functions;
+mod live;
 
 /// `CUcontext`, `CUstream` and their like: addresses of things that the driver owns.
 pub(super) type Handle = *mut c_void;
@@ -53,8 +58,9 @@ macro_rules! call {
     };
     ($symbols:ident, $table:expr, $name:ident($($argument:expr),* $(,)?)) => {{
         let function = $table.$name;
-        // SAFETY: the arguments are those of cuda.h: numbers and handles, which the driver checks, or
-        // addresses of locals and of host memory that live as long as the method's contract says.
+        // SAFETY: the arguments are those of cuda.h: numbers, handles that are live (`Live`, `Physical`, or
+        // by the method's contract), or addresses of locals and of host memory that live as long as the
+        // method's contract says.
         let code = unsafe { function($($argument),*) };
         match code {
             0 => Ok(()),
@@ -191,8 +197,8 @@ impl Driver {
         call!(self, release_primary(device))
     }
 
-    pub(super) fn push(&self, context: Handle) -> Called<()> {
-        call!(self, push_context(context))
+    pub(super) fn push(&self, context: Live<'_, kind::Context>) -> Called<()> {
+        call!(self, push_context(context.handle()))
     }
 
     pub(super) fn pop(&self) -> Called<()> {
@@ -206,16 +212,13 @@ impl Driver {
         Ok(context)
     }
 
-    pub(super) fn set_current(&self, context: Handle) -> Called<()> {
-        call!(self, set_context(context))
-    }
-
-    /// Does what may make another context current, and makes the caller's current again.
+    /// Does what may make another context current, and makes the caller's current again. A primary one can be
+    /// made current also when its last user has released it.
     pub(super) fn keeping_current<T>(&self, work: impl FnOnce() -> T) -> T {
         let before = self.current();
         let done = work();
         if let Ok(before) = before {
-            let _nobody_to_tell = self.set_current(before);
+            let _nobody_to_tell = call!(self, set_context(before));
         }
         done
     }
@@ -252,13 +255,15 @@ impl Driver {
         Ok(bytes)
     }
 
-    pub(super) fn create(&self, bytes: usize, properties: &Properties) -> Called<u64> {
+    pub(super) fn create(&self, bytes: usize, properties: &Properties) -> Called<Physical> {
         let mut handle = 0;
         call!(self, create(&raw mut handle, bytes, properties, 0))?;
-        Ok(handle)
+        Ok(Physical::new(handle))
     }
 
-    pub(super) fn release(&self, handle: u64) -> Called<()> {
+    /// Whatever comes of it, the memory is not to be had by this handle any more: the driver refuses 0.
+    pub(super) fn release(&self, memory: &mut Physical) -> Called<()> {
+        let handle = memory.take();
         call!(self, release(handle))
     }
 
@@ -272,8 +277,8 @@ impl Driver {
         call!(self, unreserve(address, bytes))
     }
 
-    pub(super) fn map(&self, address: u64, bytes: usize, handle: u64) -> Called<()> {
-        call!(self, map(address, bytes, 0, handle, 0))
+    pub(super) fn map(&self, address: u64, bytes: usize, memory: &Physical) -> Called<()> {
+        call!(self, map(address, bytes, 0, memory.handle(), 0))
     }
 
     pub(super) fn unmap(&self, address: u64, bytes: usize) -> Called<()> {
@@ -333,15 +338,16 @@ impl Driver {
     }
 
     /// # Safety
-    /// `from` is readable for so many bytes until the stream has been waited for.
+    /// `from` is readable for so many bytes, and not written to, until the stream has been waited for. `to` is
+    /// memory of the GPU, or nothing's.
     pub(super) unsafe fn copy_to_device(
         &self,
         to: u64,
         from: *const c_void,
         bytes: usize,
-        stream: Handle,
+        stream: Live<'_, kind::Stream>,
     ) -> Called<()> {
-        call!(self, copy_to_device(to, from, bytes, stream))
+        call!(self, copy_to_device(to, from, bytes, stream.handle()))
     }
 
     /// # Safety
@@ -351,13 +357,21 @@ impl Driver {
         to: *mut c_void,
         from: u64,
         bytes: usize,
-        stream: Handle,
+        stream: Live<'_, kind::Stream>,
     ) -> Called<()> {
-        call!(self, copy_to_host(to, from, bytes, stream))
+        call!(self, copy_to_host(to, from, bytes, stream.handle()))
     }
 
-    pub(super) fn set(&self, address: u64, value: u8, bytes: usize, stream: Handle) -> Called<()> {
-        call!(self, set(address, value, bytes, stream))
+    /// # Safety
+    /// The address is one of memory of the GPU, or nothing's: no host memory is written to.
+    pub(super) unsafe fn set(
+        &self,
+        address: u64,
+        value: u8,
+        bytes: usize,
+        stream: Live<'_, kind::Stream>,
+    ) -> Called<()> {
+        call!(self, set(address, value, bytes, stream.handle()))
     }
 
     /// A stream that does not wait for the default stream.
@@ -368,15 +382,17 @@ impl Driver {
         Ok(stream)
     }
 
-    pub(super) fn synchronize_stream(&self, stream: Handle) -> Called<()> {
-        call!(self, synchronize_stream(stream))
+    pub(super) fn synchronize_stream(&self, stream: Live<'_, kind::Stream>) -> Called<()> {
+        call!(self, synchronize_stream(stream.handle()))
     }
 
-    pub(super) fn query_stream(&self, stream: Handle) -> Called<()> {
-        call!(self, query_stream(stream))
+    pub(super) fn query_stream(&self, stream: Live<'_, kind::Stream>) -> Called<()> {
+        call!(self, query_stream(stream.handle()))
     }
 
-    pub(super) fn destroy_stream(&self, stream: Handle) -> Called<()> {
+    /// # Safety
+    /// The handle came from this driver, for a stream, and nobody uses it any more.
+    pub(super) unsafe fn destroy_stream(&self, stream: Handle) -> Called<()> {
         call!(self, destroy_stream(stream))
     }
 
@@ -388,15 +404,21 @@ impl Driver {
         Ok(event)
     }
 
-    pub(super) fn record_event(&self, event: Handle, stream: Handle) -> Called<()> {
-        call!(self, record_event(event, stream))
+    pub(super) fn record_event(
+        &self,
+        event: Live<'_, kind::Event>,
+        stream: Live<'_, kind::Stream>,
+    ) -> Called<()> {
+        call!(self, record_event(event.handle(), stream.handle()))
     }
 
-    pub(super) fn synchronize_event(&self, event: Handle) -> Called<()> {
-        call!(self, synchronize_event(event))
+    pub(super) fn synchronize_event(&self, event: Live<'_, kind::Event>) -> Called<()> {
+        call!(self, synchronize_event(event.handle()))
     }
 
-    pub(super) fn destroy_event(&self, event: Handle) -> Called<()> {
+    /// # Safety
+    /// The handle came from this driver, for a event, and nobody uses it any more.
+    pub(super) unsafe fn destroy_event(&self, event: Handle) -> Called<()> {
         call!(self, destroy_event(event))
     }
 
@@ -407,13 +429,19 @@ impl Driver {
         Ok(module)
     }
 
-    pub(super) fn unload_module(&self, module: Handle) -> Called<()> {
+    /// # Safety
+    /// The handle came from this driver, for a module, and nobody uses it any more.
+    pub(super) unsafe fn unload_module(&self, module: Handle) -> Called<()> {
         call!(self, unload_module(module))
     }
 
-    pub(super) fn function(&self, module: Handle, name: &CStr) -> Called<Handle> {
+    /// A function of the module's, which goes with it.
+    pub(super) fn function(&self, module: Live<'_, kind::Module>, name: &CStr) -> Called<Handle> {
         let mut function = ptr::null_mut();
-        call!(self, function(&raw mut function, module, name.as_ptr()))?;
+        call!(
+            self,
+            function(&raw mut function, module.handle(), name.as_ptr())
+        )?;
         Ok(function)
     }
 
@@ -423,16 +451,16 @@ impl Driver {
     /// `parameters` has the address of a value for each of the kernel's parameters, of its size.
     pub(super) unsafe fn launch(
         &self,
-        function: Handle,
+        function: Live<'_, kind::Function>,
         blocks: u32,
         threads: u32,
-        stream: Handle,
+        stream: Live<'_, kind::Stream>,
         parameters: &mut [*mut c_void],
     ) -> Called<()> {
         call!(
             self,
             launch(
-                function,
+                function.handle(),
                 blocks,
                 1,
                 1,
@@ -440,7 +468,7 @@ impl Driver {
                 1,
                 1,
                 0,
-                stream,
+                stream.handle(),
                 parameters.as_mut_ptr(),
                 ptr::null_mut(),
             )
@@ -449,13 +477,13 @@ impl Driver {
 
     pub(super) fn blocks_per_multiprocessor(
         &self,
-        function: Handle,
+        function: Live<'_, kind::Function>,
         threads: c_int,
     ) -> Called<c_int> {
         let mut blocks = 0;
         call!(
             self,
-            blocks_per_multiprocessor(&raw mut blocks, function, threads, 0)
+            blocks_per_multiprocessor(&raw mut blocks, function.handle(), threads, 0)
         )?;
         Ok(blocks)
     }

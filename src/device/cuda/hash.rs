@@ -74,7 +74,7 @@ impl Hasher {
         share: Share,
     ) -> Result<Self, CudaError> {
         let kernel = Kernel::load(context)?;
-        let function = kernel.function;
+        let function = kernel.function();
         let fitting = context.within("load the kernel", |driver| {
             driver.blocks_per_multiprocessor(function, THREADS as c_int)
         })?;
@@ -309,15 +309,14 @@ impl Hasher {
             blocks = blocks.saturating_add(u32::try_from(count).unwrap_or(u32::MAX));
         }
         let place = table..table.saturating_add(entries.len());
-        let room = lane.pinned.bytes().get_mut(..RESULTS);
-        let Some(room) = room.and_then(|tables| tables.get_mut(place.clone())) else {
+        if place.end > RESULTS {
             return Err(Failed {
                 call: "more launches or ranges than there are tables",
                 // Our own mistake says nothing about the bytes.
                 code: NOT_READY,
             });
-        };
-        room.copy_from_slice(&entries);
+        }
+        lane.pinned.write(table, &entries)?;
         let mut ranges = lane.tables.saturating_add(table as u64);
         let stream = lane.stream.handle();
         lane.launched = lane.launched.saturating_add(1);
@@ -332,8 +331,15 @@ impl Hasher {
             (&raw mut out).cast(),
         ];
         // SAFETY: the kernel has four parameters: an address, two numbers of 32 bits, an address.
-        let launched =
-            unsafe { driver.launch(self.kernel.function, grid, THREADS, stream, &mut parameters) };
+        let launched = unsafe {
+            driver.launch(
+                self.kernel.function(),
+                grid,
+                THREADS,
+                stream,
+                &mut parameters,
+            )
+        };
         launched.map(|()| outputs)
     }
 }

@@ -20,7 +20,7 @@ use cudarc::driver::{CudaSlice, CudaStream};
 use super::Protection;
 use super::code;
 use super::context::Context;
-use super::driver::{Called, Driver, Location, Properties};
+use super::driver::{Called, Driver, Location, Physical, Properties};
 use super::packing::{self, Place};
 use super::slab::Slab;
 use crate::device::DeviceError;
@@ -144,7 +144,7 @@ impl CudaMemory {
     ) -> Result<Self, DeviceError> {
         let device = allocator.device;
         let start = context.allocating(len, |driver| {
-            map(driver, device, slab.size(), slab.handle())
+            map(driver, device, slab.size(), slab.memory())
         })?;
         let address = start.saturating_add(place.offset);
         let mapping = Mapping::Shared { start, slab };
@@ -295,7 +295,8 @@ impl CudaMemory {
     pub(super) fn overwrite(&self) -> Result<(), DeviceError> {
         let (address, size, stream) = (self.address, len_of(self.taken), self.context.copies());
         self.context.within("wipe", |driver| {
-            driver.set(address, 0, size, stream)?;
+            // SAFETY: `self` has that memory of the GPU, as much of it.
+            unsafe { driver.set(address, 0, size, stream) }?;
             driver.synchronize_stream(stream)
         })
     }
@@ -375,10 +376,10 @@ impl fmt::Debug for CudaMemory {
 
 /// New physical memory at addresses that were never used, readable and writable.
 fn map_new(driver: &Driver, device: i32, size: usize) -> Called<u64> {
-    let handle = driver.create(size, &Properties::pinned_on(device))?;
-    let mapped = map(driver, device, size, handle);
+    let mut memory = driver.create(size, &Properties::pinned_on(device))?;
+    let mapped = map(driver, device, size, &memory);
     // The mapping keeps the memory.
-    let released = driver.release(handle);
+    let released = driver.release(&mut memory);
     let start = mapped?;
     if let Err(failed) = released {
         let _nothing_else_to_do = driver.unmap(start, size);
@@ -388,9 +389,9 @@ fn map_new(driver: &Driver, device: i32, size: usize) -> Called<u64> {
 }
 
 /// Physical memory at addresses that were never used, readable and writable.
-fn map(driver: &Driver, device: i32, size: usize, handle: u64) -> Called<u64> {
+fn map(driver: &Driver, device: i32, size: usize, memory: &Physical) -> Called<u64> {
     let start = driver.reserve(size)?;
-    let mapped = driver.map(start, size, handle).and_then(|()| {
+    let mapped = driver.map(start, size, memory).and_then(|()| {
         let location = Location::device(device);
         let usable = driver.set_access(start, size, location, READ_WRITE);
         usable.inspect_err(|_| {

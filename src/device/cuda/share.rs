@@ -9,7 +9,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use super::context::{Context, Stream};
-use super::driver::Handle;
+use super::driver::{Handle, Live};
 use crate::device::DeviceError;
 
 /// How much of a GPU checks may use at a time.
@@ -84,10 +84,13 @@ impl Partition {
 
     /// A stream whose kernels run here and nowhere else.
     pub(super) fn stream(self: &Arc<Self>, priority: c_int) -> Result<Stream, DeviceError> {
+        // SAFETY: `new` has made it, and it is destroyed when `self` goes.
+        let partition = unsafe { Live::new(self.handle) };
         let handle = self.context.within("create a stream", |driver| {
-            driver.create_stream_in(self.handle, priority)
+            driver.create_stream_in(partition, priority)
         })?;
-        Ok(Stream::held(&self.context, handle, self))
+        // SAFETY: the driver has just made it in `self`, and nobody else has seen it.
+        Ok(unsafe { Stream::held(&self.context, handle, self) })
     }
 }
 
@@ -95,7 +98,8 @@ impl Drop for Partition {
     fn drop(&mut self) {
         let handle = self.handle;
         let _nobody_to_tell = self.context.within("give multiprocessors back", |driver| {
-            driver.destroy_partition(handle)
+            // SAFETY: `new` has made it; its streams hold `self`, so they are gone.
+            unsafe { driver.destroy_partition(handle) }
         });
     }
 }

@@ -7,7 +7,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::context::Context;
-use super::driver::{Called, Driver, Location, Properties};
+use super::driver::{Called, Driver, Location, Physical, Properties};
 use super::memory::READ_WRITE;
 use crate::device::DeviceError;
 use crate::process;
@@ -18,7 +18,7 @@ const NO_ACCESS: u32 = 0;
 pub(super) struct Slab {
     context: Arc<Context>,
     device: i32,
-    handle: u64,
+    memory: Physical,
     /// In bytes.
     size: usize,
     /// Where its own mapping begins. One wipes at a time.
@@ -32,26 +32,27 @@ impl Slab {
         device: i32,
         size: usize,
     ) -> Result<Self, DeviceError> {
-        let (handle, start) = context.allocating(size as u64, |driver| {
-            let handle = driver.create(size, &Properties::pinned_on(device))?;
-            let mapped = map_apart(driver, size, handle);
+        let (memory, start) = context.allocating(size as u64, |driver| {
+            let mut memory = driver.create(size, &Properties::pinned_on(device))?;
+            let mapped = map_apart(driver, size, &memory);
             let mapped = mapped.inspect_err(|_| {
-                let _nothing_else_to_do = driver.release(handle);
+                let _nothing_else_to_do = driver.release(&mut memory);
             });
-            Ok((handle, mapped?))
+            let start = mapped?;
+            Ok((memory, start))
         })?;
         Ok(Self {
             context: Arc::clone(context),
             device,
-            handle,
+            memory,
             size,
             wiping: Mutex::new(start),
             is_released: false,
         })
     }
 
-    pub(super) fn handle(&self) -> u64 {
-        self.handle
+    pub(super) fn memory(&self) -> &Physical {
+        &self.memory
     }
 
     pub(super) fn size(&self) -> usize {
@@ -72,9 +73,10 @@ impl Slab {
         };
         access(READ_WRITE)?;
         let to = start.saturating_add(offset);
-        let queued = self
-            .context
-            .within("wipe", |driver| driver.set(to, 0, len, stream));
+        let queued = self.context.within("wipe", |driver| {
+            // SAFETY: it is inside the slab's own mapping, memory of the GPU.
+            unsafe { driver.set(to, 0, len, stream) }
+        });
         // Zeros may be on their way: then the mapping stays as it is, and whoever wipes next waits for them.
         self.context
             .within("wipe", |driver| driver.synchronize_stream(stream))?;
@@ -87,14 +89,14 @@ impl Slab {
         self.give_back()
     }
 
-    fn give_back(&self) -> Result<(), DeviceError> {
+    fn give_back(&mut self) -> Result<(), DeviceError> {
         let start = *self.wiping.lock().unwrap_or_else(PoisonError::into_inner);
         let (reserved_at, reserved) = apart(start, self.size);
         self.context.within("free", |driver| {
             driver.unmap(start, self.size)?;
             // Nobody was given these addresses, and nothing uses them: they may be used again.
             driver.unreserve(reserved_at, reserved)?;
-            driver.release(self.handle)
+            driver.release(&mut self.memory)
         })
     }
 }
@@ -110,11 +112,11 @@ impl Drop for Slab {
 }
 
 /// Maps it where nobody may access it, with as many addresses before and behind it where nothing is.
-fn map_apart(driver: &Driver, size: usize, handle: u64) -> Called<u64> {
+fn map_apart(driver: &Driver, size: usize, memory: &Physical) -> Called<u64> {
     let (_, reserved) = apart(0, size);
     let reserved_at = driver.reserve(reserved)?;
     let start = reserved_at.saturating_add(size as u64);
-    let mapped = driver.map(start, size, handle);
+    let mapped = driver.map(start, size, memory);
     mapped.inspect_err(|_| {
         let _nothing_else_to_do = driver.unreserve(reserved_at, reserved);
     })?;

@@ -7,7 +7,8 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use super::context::{Context, Event, Pinned};
+use super::context::{Context, Event};
+use super::pinned::Pinned;
 use crate::device::DeviceError;
 use crate::digest::{CHUNK_BYTES, Node, WINDOW_BYTES, threads, window_node};
 use crate::process;
@@ -58,6 +59,9 @@ impl Piece {
             driver.synchronize_event(done)
         })?;
         self.is_stray = false;
+        // SAFETY: copies are begun in `with_piece`; the event was recorded behind them, or the stream has
+        // been waited for.
+        unsafe { self.pinned.settled() };
         Ok(())
     }
 }
@@ -76,14 +80,11 @@ impl Staging {
     pub(super) fn write(&self, mut to: u64, bytes: &[u8]) -> Result<(), DeviceError> {
         for bytes in bytes.chunks(CHUNK_BYTES) {
             self.with_piece(|context, piece| {
-                let len = bytes.len();
-                if let Some(place) = piece.pinned.bytes().get_mut(..len) {
-                    place.copy_from_slice(bytes);
-                }
                 let stream = context.copies();
                 piece.is_stray = true;
                 context.within("write", |driver| {
-                    piece.pinned.upload(0..len, to, stream)?;
+                    piece.pinned.write(0, bytes)?;
+                    piece.pinned.upload(0..bytes.len(), to, stream)?;
                     driver.record_event(piece.done.handle(), stream)
                 })?;
                 piece.is_stray = false;
@@ -105,13 +106,15 @@ impl Staging {
             let len = len.min(WINDOW_BYTES);
             let stream = context.copies();
             piece.is_stray = true;
-            context.within("copy back", |driver| {
+            let copied = context.within("copy back", |driver| {
                 piece.pinned.download(0..len, from, stream)?;
-                driver.synchronize_stream(stream)
-            })?;
-            piece.is_stray = false;
-            let bytes = piece.pinned.bytes().get(..len).unwrap_or_default();
-            Ok(window_node(window, bytes))
+                driver.synchronize_stream(stream)?;
+                // SAFETY: the piece was settled before, and the stream has been waited for.
+                unsafe { piece.pinned.settled() };
+                Ok(window_node(window, piece.pinned.bytes(0..len)?))
+            });
+            piece.is_stray = copied.is_err();
+            copied
         })
     }
 
@@ -124,9 +127,11 @@ impl Staging {
             context.within("flip a bit", |driver| {
                 piece.pinned.download(0..1, at, stream)?;
                 driver.synchronize_stream(stream)?;
-                if let Some(byte) = piece.pinned.bytes().first_mut() {
-                    *byte ^= 1u8.wrapping_shl(bit.into());
-                }
+                // SAFETY: the piece was settled before, and the stream has been waited for.
+                unsafe { piece.pinned.settled() };
+                let byte = piece.pinned.bytes(0..1)?.first().copied();
+                let flipped = byte.unwrap_or_default() ^ 1u8.wrapping_shl(bit.into());
+                piece.pinned.write(0, &[flipped])?;
                 piece.pinned.upload(0..1, at, stream)?;
                 driver.synchronize_stream(stream)
             })?;

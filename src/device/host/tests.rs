@@ -3,9 +3,11 @@
 use std::fs;
 use std::io::Read as _;
 use std::os::fd::AsRawFd as _;
+use std::sync::PoisonError;
 
 use super::super::Bound;
 use super::*;
+use crate::digest::CHUNK_BYTES;
 
 fn memory(host: &Host, len: u64) -> HostMemory {
     host.allocate(len, Permit::mint()).unwrap()
@@ -169,11 +171,11 @@ fn memory_that_was_to_be_filled_and_was_not_needs_no_wiping() {
     let host = Host::new();
     let mut memory = memory(&host, 3 << 20);
     drop(host.filler(&mut memory).unwrap());
-    assert!(*memory.wiped.get_mut());
+    assert!(*memory.marks.wiped.get_mut());
     let filler = host.filler(&mut memory).unwrap();
     host.fill(&filler, 1 << 20, &[1]).unwrap();
     drop(filler);
-    assert!(!*memory.wiped.get_mut());
+    assert!(!*memory.marks.wiped.get_mut());
     assert_eq!(host.view(&memory)[1 << 20], 1);
 }
 

@@ -4,7 +4,7 @@ use std::ffi::{c_int, c_uint};
 use std::ptr;
 
 use super::functions::{Partitioning, partitioning_symbol as symbol};
-use super::{Called, Driver, Failed, Handle, Resource};
+use super::{Called, Driver, Failed, Handle, Live, Resource, kind};
 use crate::device::cuda::code::NOT_SUPPORTED;
 
 impl Driver {
@@ -60,14 +60,17 @@ impl Driver {
         Ok(partition)
     }
 
-    pub(in super::super) fn destroy_partition(&self, partition: Handle) -> Called<()> {
+    /// # Safety
+    /// The handle came from [`create_partition`](Self::create_partition), and nobody uses it, or a stream in
+    /// it, any more.
+    pub(in super::super) unsafe fn destroy_partition(&self, partition: Handle) -> Called<()> {
         call!(symbol, self.table()?, destroy(partition))
     }
 
     /// As [`create_stream`](Self::create_stream), held to the partition.
     pub(in super::super) fn create_stream_in(
         &self,
-        partition: Handle,
+        partition: Live<'_, kind::Partition>,
         priority: c_int,
     ) -> Called<Handle> {
         const NON_BLOCKING: c_uint = 1;
@@ -75,7 +78,7 @@ impl Driver {
         call!(
             symbol,
             self.table()?,
-            create_stream(&raw mut stream, partition, NON_BLOCKING, priority)
+            create_stream(&raw mut stream, partition.handle(), NON_BLOCKING, priority)
         )?;
         Ok(stream)
     }

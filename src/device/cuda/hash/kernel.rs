@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::device::cuda::CudaError;
 use crate::device::cuda::context::Context;
-use crate::device::cuda::driver::Handle;
+use crate::device::cuda::driver::{Handle, Live, kind};
 
 /// As it ships.
 pub(in super::super) const PTX: &str = include_str!("../digest.ptx");
@@ -16,7 +16,7 @@ const NAME: &CStr = c"fsverity_blocks";
 pub(super) struct Kernel {
     context: Arc<Context>,
     module: Handle,
-    pub(super) function: Handle,
+    function: Handle,
 }
 
 // SAFETY: the handles are used with the context current, from whatever thread (see `Context`).
@@ -36,17 +36,25 @@ impl Kernel {
             module,
             function: std::ptr::null_mut(),
         };
+        // SAFETY: the driver has just loaded it, and `kernel` unloads it when it goes.
+        let module = unsafe { Live::new(module) };
         kernel.function =
             context.within("load the kernel", |driver| driver.function(module, NAME))?;
         Ok(kernel)
+    }
+
+    pub(super) fn function(&self) -> Live<'_, kind::Function> {
+        // SAFETY: it is the module's, which is unloaded when `self` goes.
+        unsafe { Live::new(self.function) }
     }
 }
 
 impl Drop for Kernel {
     fn drop(&mut self) {
         let module = self.module;
-        let _nobody_to_tell = self
-            .context
-            .within("unload the kernel", |driver| driver.unload_module(module));
+        let _nobody_to_tell = self.context.within("unload the kernel", |driver| {
+            // SAFETY: `load` has loaded it, and `self`, which lends its function, goes.
+            unsafe { driver.unload_module(module) }
+        });
     }
 }

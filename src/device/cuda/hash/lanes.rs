@@ -5,8 +5,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::{BLOCK, Bytes, FAN_OUT, NODE, SLICE_BLOCKS};
 use crate::device::DeviceError;
 use crate::device::backend::DigestFailure;
-use crate::device::cuda::context::{Context, Event, Pinned, Stream};
+use crate::device::cuda::context::{Context, Event, Stream};
 use crate::device::cuda::driver::{Called, Driver};
+use crate::device::cuda::pinned::Pinned;
 use crate::device::cuda::share::{Partition, Share};
 use crate::digest::{NODE_BYTES, Node};
 
@@ -185,7 +186,11 @@ impl Turn<'_> {
             let context = &self.owner.context;
             let waited = context.within(OPERATION, |driver| driver.synchronize_stream(stream));
             match waited {
-                Ok(()) => lane.launched = 0,
+                Ok(()) => {
+                    lane.launched = 0;
+                    // SAFETY: what is begun with it is in the lane's stream, which has been waited for.
+                    unsafe { lane.pinned.settled() };
+                }
                 Err(error) => outcome = Err(error),
             }
         }
@@ -247,6 +252,8 @@ impl Lane {
         let done = self.done.handle();
         context.within(OPERATION, |driver| driver.synchronize_event(done))?;
         self.launched = 0;
+        // SAFETY: what is begun with it is in the lane's stream, before the event that has been waited for.
+        unsafe { self.pinned.settled() };
         Ok(())
     }
 
@@ -264,8 +271,9 @@ impl Lane {
     }
 
     /// So many nodes that came back.
-    fn fetched(&mut self, nodes: usize) -> &[Node] {
-        let results = self.pinned.bytes().get(RESULTS..).unwrap_or_default();
+    fn fetched(&self, nodes: usize) -> &[Node] {
+        let end = RESULTS.saturating_add(NODES as usize);
+        let results = self.pinned.bytes(RESULTS..end).unwrap_or_default();
         results.as_chunks().0.get(..nodes).unwrap_or_default()
     }
 }

@@ -221,7 +221,7 @@ fn used_lanes(gpu: &Cuda) -> [bool; 2] {
     digest(gpu, &memory);
     let mut turn = gpu.hasher.lanes.turn().unwrap();
     turn.lanes().each_mut().map(|lane| {
-        let table = &lane.pinned.bytes()[..super::RANGE_BYTES];
+        let table = lane.pinned.bytes(0..super::RANGE_BYTES).unwrap();
         table.iter().any(|byte| *byte != 0)
     })
 }
