@@ -58,6 +58,7 @@ mod backoff;
 mod builder;
 pub(crate) mod checkpoint;
 pub(crate) mod clock;
+mod critical;
 pub(crate) mod event;
 #[cfg(feature = "fault-injection")]
 pub mod faults;
@@ -298,31 +299,6 @@ impl Recorder {
         // A loss is counted, logged and recorded by the queue and the writer.
         let lane = Lane::of(event.severity());
         self.0.push(event, lane).0
-    }
-
-    /// Records, and returns once the record is durable or proven not to be.
-    pub(crate) fn commit(&self, event: Event) -> (Mark, Result<Receipt, NotDurable>) {
-        let queue = &self.0.queue;
-        if let Err(forked) = process::check() {
-            return (unnumbered(), Err(forked.into()));
-        }
-        let (mark, queued) = self.0.push(event, Lane::Critical);
-        let outcome = match (queued, mark.seq) {
-            (Ok(()), Some(seq)) if foreign::is_inside() => {
-                return (mark, Err(NotDurable::NotAwaited { seq }));
-            }
-            (Ok(()), Some(seq)) => queue.wait_durable(seq, self.0.settings.critical_deadline),
-            (Ok(()), None) => Err(NotDurable::Closed),
-            (Err(error), _) => Err(error),
-        };
-        if let Err(error) = &outcome {
-            queue.count_critical_failure();
-            // The writer may hang, or be gone.
-            self.0.publish_counters();
-            let error = error.clone();
-            foreign::log(move || tracing::error!(%error, "a record that must be durable is not"));
-        }
-        (mark, outcome)
     }
 
     /// Waits until everything recorded so far is durable, at most the critical deadline; not at all
