@@ -3,10 +3,13 @@
 //! Between the two lies the record. [`settle`] is the way from one to the other, for sealing, verifying and
 //! checking, of one shard and of many. This module does not know how anything is found.
 
+use std::ops::ControlFlow;
+
 use crate::audit::event::Reason;
 use crate::audit::guard::{Findings, OpenVerification};
 use crate::audit::{Incident, NotDurable};
 use crate::device::DeviceError;
+use crate::digest::{Progress, Stopped};
 use crate::error::NoAnswer;
 
 /// What was found, and is not on record.
@@ -56,5 +59,31 @@ pub(super) fn settle<T>(
             open.inconclusive(cause.to_string().into());
             Err(Unproven::Inconclusive(cause))
         }
+    }
+}
+
+/// Calls `progress` on the way, and not at the end of reading: nothing is compared yet.
+pub(super) fn on_the_way(
+    progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+) -> impl FnMut(Progress) -> ControlFlow<()> {
+    |now| {
+        if now.done < now.total {
+            progress(now)
+        } else {
+            ControlFlow::Continue(())
+        }
+    }
+}
+
+/// Calls `progress` for the last time, with what is good. What is not must not be lost by its answer.
+pub(super) fn at_the_end<T>(
+    good: T,
+    total: u64,
+    progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+) -> Found<T> {
+    let done = total;
+    match progress(Progress { done, total }) {
+        ControlFlow::Continue(()) => Ok(good),
+        ControlFlow::Break(()) => Err(Failed::NoAnswer(NoAnswer::Stopped(Stopped))),
     }
 }

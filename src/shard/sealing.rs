@@ -5,7 +5,7 @@
 
 use std::ops::ControlFlow;
 
-use super::outcome::{Failed, Found, Unproven, settle};
+use super::outcome::{Failed, Found, Unproven, at_the_end, on_the_way, settle};
 use super::state::{Allocated, Content, Sealed};
 use super::{Core, Shard};
 use crate::audit::NotDurable;
@@ -32,7 +32,8 @@ impl<D: Device> Shard<Allocated, D> {
     }
 
     /// [`seal`](Self::seal), calling `progress` while the digest is computed.
-    /// [`ControlFlow::Break`] stops and gives the shard back.
+    /// [`ControlFlow::Break`] stops and gives the shard back. The last call, when all is done, comes after the
+    /// comparison and only if that found nothing bad.
     pub fn seal_with_progress(
         mut self,
         provenance: Provenance,
@@ -44,9 +45,10 @@ impl<D: Device> Shard<Allocated, D> {
         let open = self.core.begin(OPERATION, History::default());
         let found = self
             .protect()
-            .and_then(|()| self.core.region.tree(&mut progress))
+            .and_then(|()| self.core.region.tree(&mut on_the_way(&mut progress)))
             .map_err(Failed::from)
             .and_then(|tree| self.compare(tree, &provenance))
+            .and_then(|tree| at_the_end(tree, self.len(), &mut progress))
             .map_err(|failed| self.unseal(failed));
         let recorded = settle(open, found).and_then(|(open, tree)| {
             let recorded = self.put_on_record(open, &tree, provenance);

@@ -96,7 +96,8 @@ impl<D: Device> Shared<D> {
     }
 
     /// [`check`](Self::check), calling `progress` on the way. [`ControlFlow::Break`] stops; that is
-    /// recorded as inconclusive, and leases stay as they were.
+    /// recorded as inconclusive, and leases stay as they were. The last call, when all is done, comes after
+    /// the comparison and only if that found nothing bad.
     pub fn check_with_progress(
         &self,
         mut progress: impl FnMut(Progress) -> ControlFlow<()>,
@@ -123,7 +124,8 @@ impl<D: Device> Shared<D> {
             let started = started?;
             let reading = readings.next().unwrap_or_else(|| Err(NoAnswer::missing()));
             let core = &shared.served.core;
-            shared.pass(core.conclude(started, &shared.sealed, reading)?)
+            let go_on = &mut |_| ControlFlow::Continue(());
+            shared.pass(core.conclude(started, &shared.sealed, reading, go_on)?)
         };
         shared.iter().zip(started).map(conclude).collect()
     }

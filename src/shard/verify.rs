@@ -6,7 +6,7 @@
 
 use std::ops::{ControlFlow, Range};
 
-use super::outcome::{Failed, Found, Unproven, settle};
+use super::outcome::{Failed, Found, Unproven, at_the_end, on_the_way, settle};
 use super::state::{LastCheck, Sealed, Verified};
 use super::{Core, Region, Shard};
 use crate::audit::clock::Uptime;
@@ -48,7 +48,8 @@ impl<D: Device> Shard<Sealed, D> {
     }
 
     /// [`verify`](Self::verify), calling `progress` on the way. [`ControlFlow::Break`] stops, is
-    /// recorded as inconclusive, and gives the shard back.
+    /// recorded as inconclusive, and gives the shard back. The last call, when all is done, comes after the
+    /// comparison and only if that found nothing bad: no answer of the callback hides what was found.
     pub fn verify_with_progress(
         self,
         progress: impl FnMut(Progress) -> ControlFlow<()>,
@@ -74,7 +75,8 @@ impl<D: Device> Shard<Sealed, D> {
         let conclude = |(shard, started): (&Self, Result<_, _>)| {
             let started = started?;
             let reading = readings.next().unwrap_or_else(|| Err(NoAnswer::missing()));
-            shard.core.conclude(started, &shard.state, reading)
+            let go_on = &mut |_| ControlFlow::Continue(());
+            shard.core.conclude(started, &shard.state, reading, go_on)
         };
         let outcomes: Vec<_> = shards.iter().zip(started).map(conclude).collect();
         let answer = |(shard, outcome): (Self, Result<_, _>)| match outcome {
@@ -216,8 +218,8 @@ impl<D: Device> Core<D> {
         progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<Whole, Unproven> {
         let started = self.start(sealed, open)?;
-        let reading = self.region.digest(progress);
-        self.conclude(started, sealed, reading)
+        let reading = self.region.digest(&mut on_the_way(progress));
+        self.conclude(started, sealed, reading, progress)
     }
 
     /// What comes before the first byte is read.
@@ -241,6 +243,7 @@ impl<D: Device> Core<D> {
         started: Started<'_>,
         sealed: &Sealed,
         reading: Result<Reading, NoAnswer>,
+        progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<Whole, Unproven> {
         let Started {
             began,
@@ -248,7 +251,9 @@ impl<D: Device> Core<D> {
             authentic,
         } = started;
         let found = reading.map_err(Failed::from);
-        let found = found.and_then(|reading| self.compare_whole(authentic, sealed, reading));
+        let found = found
+            .and_then(|reading| self.compare_whole(authentic, sealed, reading))
+            .and_then(|good| at_the_end(good, self.region.len(), progress));
         let (open, (proof, digest, tree)) = settle(open, found)?;
         let mark = open
             .verified(digest, 0..self.windows(), self.region.len())
