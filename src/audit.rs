@@ -56,6 +56,7 @@ mod backoff;
 mod builder;
 pub(crate) mod checkpoint;
 pub(crate) mod clock;
+mod critical;
 pub(crate) mod event;
 #[cfg(feature = "fault-injection")]
 pub mod faults;
@@ -257,36 +258,6 @@ impl Recorder {
         // A loss is counted, logged and recorded by the queue and the writer.
         let lane = Lane::of(event.severity());
         self.shared.push(event, lane).0
-    }
-
-    /// Records, and returns once the record is durable, the attempt to write it has failed, or the critical
-    /// deadline has passed. In the latter cases it may become durable later, and can be asked for.
-    pub(crate) fn commit(&self, event: Event) -> (Mark, Result<Receipt, NotDurable>) {
-        let queue = &self.shared.queue;
-        if let Err(forked) = process::check() {
-            return (unnumbered(), Err(forked.into()));
-        }
-        let (mark, queued) = self.shared.push(event, Lane::Critical);
-        let outcome = match (queued, mark.seq) {
-            (Ok(()), Some(seq)) if foreign::is_inside() => {
-                return (mark, Err(not_awaited(seq).of_queued(&self.shared)));
-            }
-            (Ok(()), Some(seq)) => queue
-                .wait_durable(seq, self.shared.settings.critical_deadline)
-                .map_err(|error| error.of_queued(&self.shared)),
-            (Ok(()), None) => Err(NotDurable::Closed),
-            (Err(error), _) => Err(error),
-        };
-        if let Err(error) = &outcome {
-            queue.count_critical_failure();
-            // The writer may hang, or be gone.
-            self.shared.publish_counters();
-            let error = error.clone();
-            foreign::log(
-                move || tracing::error!(%error, "a record that must be durable is not yet"),
-            );
-        }
-        (mark, outcome)
     }
 
     /// Waits until everything recorded so far is durable, at most the critical deadline; not at all

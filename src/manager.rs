@@ -22,8 +22,6 @@ use crate::shard::{Allocated, Batch, Shard};
 mod allocate;
 mod device;
 
-pub(crate) use device::Served;
-
 /// The most bytes that one shard may have unless the builder says otherwise: 100 GB.
 pub const DEFAULT_SHARD_LIMIT: u64 = 100_000_000_000;
 

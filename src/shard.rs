@@ -26,6 +26,7 @@ use crate::seal::Context;
 
 mod batch;
 mod fill;
+mod outcome;
 mod region;
 mod sealing;
 mod shared;

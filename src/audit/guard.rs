@@ -6,11 +6,15 @@
 //! knows that it was not yet. If the guard goes out of scope without an outcome, its destructor records `interrupted`.
 //! A destructor can be skipped, a missing `Incident` cannot be invented: the promise rests on the
 //! latter.
+//!
+//! Every failure takes the same steps, whatever it is a failure of: record, wait for the trail's answer,
+//! end what is [`Served`], tell the caller. This module does not know what is served.
 
 use std::ops::Range;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
+use super::critical::Submitted;
 use super::event::{AnyDigest, Event, Failure, History, Mark, Reason, Sealing, Seq, Subject, Text};
 use super::{NotDurable, Receipt, Recorder};
 use crate::digest::Digest;
@@ -26,7 +30,20 @@ pub(crate) struct OpenVerification {
     operation: &'static str,
     history: History,
     injected: bool,
+    served: Option<Arc<dyn Served>>,
     open: bool,
+}
+
+/// What is served of a shard. It ends with the shard's first incident.
+pub(crate) trait Served: std::fmt::Debug + Send + Sync {
+    /// Which shard it is.
+    fn subject(&self) -> &Subject;
+
+    /// Opens a verification, unless what is served has ended.
+    fn open(self: Arc<Self>, operation: &'static str) -> Option<OpenVerification>;
+
+    /// Ends what is served: the incident is on record.
+    fn revoke(&self, incident: &Incident);
 }
 
 /// What a failed verification found.
@@ -69,8 +86,15 @@ impl OpenVerification {
             operation,
             history,
             injected,
+            served: None,
             open: true,
         }
+    }
+
+    /// An incident ends what is served.
+    pub(crate) fn of_served(mut self, served: Arc<dyn Served>) -> Self {
+        self.served = Some(served);
+        self
     }
 
     /// The bytes are what was sealed. Under [`Assurance::Durable`] this fails if the record does.
@@ -80,22 +104,22 @@ impl OpenVerification {
         windows: Range<u64>,
         bytes: u64,
     ) -> Result<Mark, NotDurable> {
-        self.open = false;
-        self.succeed(Event::SealVerified {
+        let outcome = self.succeed(Event::SealVerified {
             subject: self.subject.clone(),
             operation: self.operation,
             digest,
             first_window: windows.start,
             end_window: windows.end,
             bytes,
-        })
+        });
+        self.open = false;
+        outcome
     }
 
     /// The shard is sealed. Under [`Assurance::Durable`] this fails if the record does. Then there is
     /// no sealed shard, but its record may stay queued and be written later: another one, behind it,
     /// says that the sealing was given up.
     pub(crate) fn sealed(mut self, sealed: Sealing) -> Result<Mark, NotDurable> {
-        self.open = false;
         let outcome = self.succeed(Event::VramSealed {
             subject: self.subject.clone(),
             sealed: Box::new(sealed),
@@ -103,19 +127,34 @@ impl OpenVerification {
         if outcome.is_err() {
             self.give_up("the sealing was given up: its record was not durable in time".into());
         }
+        self.open = false;
         outcome
     }
 
     /// There is no answer, and that says nothing about the bytes.
     pub(crate) fn inconclusive(mut self, cause: Text) -> Mark {
+        let mark = self.give_up(cause);
         self.open = false;
-        self.give_up(cause)
+        mark
     }
 
-    /// The verification failed. Returns once the trail has answered: the record is durable, or was not yet.
+    /// The verification failed. Returns once the trail has answered (the record is durable, or was not yet), and
+    /// nothing is served any more.
     pub(crate) fn broken(mut self, reason: Reason, findings: Findings) -> Incident {
-        self.open = false;
-        self.fail(reason, findings)
+        let said = self.say(reason, findings);
+        self.conclude(said)
+    }
+
+    /// [`broken`](Self::broken) of many: all are queued before the first is waited for, and all wait no
+    /// longer than one.
+    pub(crate) fn broken_all(all: Vec<(Self, Reason, Findings)>) -> Vec<Incident> {
+        let say = |(open, reason, findings): (Self, _, _)| {
+            let said = open.say(reason, findings);
+            (open, said)
+        };
+        let said: Vec<_> = all.into_iter().map(say).collect();
+        let conclude = |(mut open, said): (Self, Said)| open.conclude(said);
+        said.into_iter().map(conclude).collect()
     }
 
     fn succeed(&self, event: Event) -> Result<Mark, NotDurable> {
@@ -136,7 +175,8 @@ impl OpenVerification {
         })
     }
 
-    fn fail(&self, reason: Reason, findings: Findings) -> Incident {
+    /// Queues the record of a failure.
+    fn say(&self, reason: Reason, findings: Findings) -> Said {
         let failure = Failure {
             subject: self.subject.clone(),
             reason,
@@ -151,14 +191,41 @@ impl OpenVerification {
             detail: findings.detail,
             injected: self.injected,
         };
-        let (mark, record) = self.recorder.commit(Event::SealVerificationFailed {
+        let record = self.recorder.submit(Event::SealVerificationFailed {
             failure: Box::new(failure.clone()),
         });
-        Incident {
-            failure,
+        Said { failure, record }
+    }
+
+    /// Waits for the record of a failure, and ends what is served.
+    fn conclude(&mut self, said: Said) -> Incident {
+        let (mark, record) = self.recorder.answer(said.record);
+        self.open = false;
+        let incident = Incident {
+            failure: said.failure,
             mark,
             record,
             fate: OnceLock::new(),
+        };
+        if let Some(served) = self.served.take() {
+            served.revoke(&incident);
+        }
+        incident
+    }
+}
+
+/// A failure whose record is queued.
+struct Said {
+    failure: Failure,
+    record: Submitted,
+}
+
+impl Findings {
+    /// What a failure of the device tells.
+    pub(crate) fn of_device(error: &impl std::fmt::Display) -> Self {
+        Self {
+            detail: Some(error.to_string().into()),
+            ..Self::default()
         }
     }
 }
@@ -166,7 +233,8 @@ impl OpenVerification {
 impl Drop for OpenVerification {
     fn drop(&mut self) {
         if self.open && crate::process::check().is_ok() {
-            let _recorded = self.fail(Reason::Interrupted, Findings::default());
+            let said = self.say(Reason::Interrupted, Findings::default());
+            let _recorded = self.conclude(said);
         }
     }
 }

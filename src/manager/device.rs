@@ -6,28 +6,14 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::Home;
-use crate::audit::event::{By, Event, Subject, Violation};
+use crate::audit::event::{By, Event, Reason, Subject, Violation};
+use crate::audit::guard::{Findings, OpenVerification, Served};
 use crate::device::Device;
 use crate::error::BuildError;
 use crate::process;
 
 /// The shared shards of this process.
 static SERVED: Mutex<Vec<Weak<dyn Served>>> = Mutex::new(Vec::new());
-
-/// A shared shard, as seen by its device.
-pub(crate) trait Served: Send + Sync + std::fmt::Debug {
-    /// Which shard it is.
-    fn subject(&self) -> &Subject;
-
-    /// The device is lost, and that is what is to be recorded.
-    fn fail(&self, cause: &Arc<str>);
-
-    /// Waits until what was recorded is durable.
-    fn flush(&self);
-
-    /// From here on no lease is current.
-    fn revoke(&self);
-}
 
 impl<D: Device> Home<D> {
     /// Puts the device on record; one whose memory may be elsewhere is refused.
@@ -74,17 +60,11 @@ impl<D: Device> Home<D> {
             })
             .filter_map(|entry| entry.upgrade())
             .collect();
-        for served in &lost {
-            served.fail(&cause);
-        }
-        // The incidents are on record before anybody can see what follows from them. If a trail
-        // cannot write, that is on record elsewhere, and serving from a lost device ends all the same.
-        for served in &lost {
-            served.flush();
-        }
-        for served in &lost {
-            served.revoke();
-        }
+        // If a trail cannot write, that is on record elsewhere, and serving from a lost device ends all the
+        // same.
+        let open = lost.into_iter().filter_map(|served| served.open("serve"));
+        let failed = open.map(|open| (open, Reason::DeviceError, Findings::of_device(&cause)));
+        OpenVerification::broken_all(failed.collect());
     }
 
     /// Asks for a shared shard to be told when the device is lost; it may be so already.

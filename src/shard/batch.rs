@@ -9,7 +9,8 @@ use std::io::Read;
 use std::ops::{ControlFlow, Deref};
 
 use super::fill::Loaded;
-use super::sealing::{Failed, OPERATION};
+use super::outcome::Failed;
+use super::sealing::OPERATION;
 use super::state::{Allocated, Sealed};
 use super::{Region, Shard};
 use crate::audit::event::{History, Reason};
@@ -212,7 +213,7 @@ fn read_all<D: Device>(
             Ok(tree) => read.push((candidate, tree)),
             Err(Failed::Broken(reason, findings)) => {
                 let Candidate { shard, open, .. } = candidate;
-                broken.push(shard.broken(open.broken(reason, findings)));
+                broken.push(shard.broken(Box::new(open.broken(reason, findings))));
             }
             Err(Failed::NoAnswer(cause)) => {
                 let stop = (candidate.shard.id().clone(), NotSealed::Inconclusive(cause));
@@ -227,7 +228,7 @@ fn read_all<D: Device>(
         };
         let Candidate { shard, open, .. } = candidate;
         let findings = Findings::of_device(&cause);
-        broken.push(shard.broken(open.broken(Reason::DeviceError, findings)));
+        broken.push(shard.broken(Box::new(open.broken(Reason::DeviceError, findings))));
         None
     };
     Ok(read.into_iter().filter_map(is_good).collect())
@@ -343,14 +344,18 @@ impl<D: Device> Unsealed<D> {
 
     fn all_broken(&mut self, failure: &str) -> Vec<Broken<D>> {
         let stopped = &self.shard;
-        let shards = self.shards.drain(..);
         let condemn = |(shard, open): (Shard<Allocated, D>, Option<OpenVerification>)| {
             let begin = || shard.core.begin(OPERATION, History::default());
             let open = open.unwrap_or_else(begin);
             let findings = Findings::of_device(&together(&shard, stopped, failure));
-            shard.broken(open.broken(Reason::DeviceError, findings))
+            (shard, (open, Reason::DeviceError, findings))
         };
-        shards.map(condemn).collect()
+        let (shards, failed): (Vec<_>, Vec<_>) = self.shards.drain(..).map(condemn).unzip();
+        let incidents = OpenVerification::broken_all(failed);
+        let broken = shards.into_iter().zip(incidents);
+        broken
+            .map(|(shard, incident)| shard.broken(Box::new(incident)))
+            .collect()
     }
 }
 

@@ -3,9 +3,9 @@
 //! The order is fixed: wait for the device, protect, digest what the device holds, compare it with
 //! the stream that was loaded and with the provenance, tag, record. The source's buffers take no part.
 
-use std::fmt;
 use std::ops::ControlFlow;
 
+use super::outcome::{Failed, Found, Unproven, at_the_end, on_the_way, settle};
 use super::state::{Allocated, Content, Sealed};
 use super::{Core, Shard};
 use crate::audit::NotDurable;
@@ -20,14 +20,6 @@ use crate::seal::{Provenance, Seal};
 
 pub(super) const OPERATION: &str = "seal";
 
-/// Why a shard that is to be sealed has no tree that it can be sealed with.
-pub(super) enum Failed {
-    /// It has failed its verification.
-    Broken(Reason, Findings),
-    /// That is not known.
-    NoAnswer(NoAnswer),
-}
-
 impl<D: Device> Shard<Allocated, D> {
     /// Seals the shard: makes it read-only, computes its digest from what the device holds, compares
     /// that with `provenance`, and authenticates it.
@@ -40,7 +32,8 @@ impl<D: Device> Shard<Allocated, D> {
     }
 
     /// [`seal`](Self::seal), calling `progress` while the digest is computed.
-    /// [`ControlFlow::Break`] stops and gives the shard back.
+    /// [`ControlFlow::Break`] stops and gives the shard back. The last call, when all is done, comes after the
+    /// comparison and only if that found nothing bad.
     pub fn seal_with_progress(
         mut self,
         provenance: Provenance,
@@ -50,26 +43,21 @@ impl<D: Device> Shard<Allocated, D> {
             return Err(objection.of(self));
         }
         let open = self.core.begin(OPERATION, History::default());
-        let read = self
+        let found = self
             .protect()
+            .and_then(|()| self.core.region.tree(&mut on_the_way(&mut progress)))
             .map_err(Failed::from)
-            .and_then(|()| Ok(self.core.region.tree(&mut progress)?))
-            .and_then(|tree| self.compare(tree, &provenance));
-        match read {
-            Ok(tree) => match self.put_on_record(open, &tree, provenance) {
-                Ok((seal, history)) => Ok(self.sealed(seal, tree, history)),
-                Err(source) => Err(match self.give_back(None, &source) {
-                    Ok(shard) => NotSealed::Unrecorded(source).of(shard),
-                    Err(broken) => broken.into(),
-                }),
-            },
-            Err(Failed::Broken(reason, findings)) => {
-                Err(self.broken(open.broken(reason, findings)).into())
-            }
-            Err(Failed::NoAnswer(cause)) => Err(match self.give_back(Some(open), &cause) {
-                Ok(shard) => NotSealed::Inconclusive(cause).of(shard),
-                Err(broken) => broken.into(),
-            }),
+            .and_then(|tree| self.compare(tree, &provenance))
+            .and_then(|tree| at_the_end(tree, self.len(), &mut progress))
+            .map_err(|failed| self.unseal(failed));
+        let recorded = settle(open, found).and_then(|(open, tree)| {
+            let recorded = self.put_on_record(open, &tree, provenance);
+            let (seal, history) = recorded.map_err(Unproven::Unrecorded)?;
+            Ok((seal, tree, history))
+        });
+        match recorded {
+            Ok((seal, tree, history)) => Ok(self.sealed(seal, tree, history)),
+            Err(unproven) => Err(self.unsealed(unproven)),
         }
     }
 
@@ -118,7 +106,7 @@ impl<D: Device> Shard<Allocated, D> {
 
     /// Whether the tree of what the memory holds is that of the stream and the provenance, and that of what is
     /// copied back.
-    pub(super) fn compare(&self, tree: Tree, provenance: &Provenance) -> Result<Tree, Failed> {
+    pub(super) fn compare(&self, tree: Tree, provenance: &Provenance) -> Found<Tree> {
         if let Some(findings) = self.state.content.differs_from(&tree, provenance) {
             return Err(Failed::Broken(Reason::ProvenanceMismatch, findings));
         }
@@ -158,27 +146,32 @@ impl<D: Device> Shard<Allocated, D> {
         }
     }
 
-    /// It is not sealed, and goes back to being filled, if it can be. That there is no answer is said on
-    /// record unless there is nothing open.
-    fn give_back(
-        mut self,
-        open: Option<OpenVerification>,
-        cause: &dyn fmt::Display,
-    ) -> Result<Self, Broken<D>> {
-        match self.make_writable() {
-            Ok(()) => {
-                if let Some(open) = open {
-                    open.inconclusive(cause.to_string().into());
+    /// What has no answer goes back to being filled. Memory that cannot be made writable again is no shard
+    /// to be filled, and not sealed either.
+    fn unseal(&mut self, failed: Failed) -> Failed {
+        match failed {
+            Failed::NoAnswer(cause) => match self.make_writable() {
+                Ok(()) => Failed::NoAnswer(cause),
+                Err(error) => Failed::Broken(Reason::DeviceError, Findings::of_device(&error)),
+            },
+            broken @ Failed::Broken(..) => broken,
+        }
+    }
+
+    fn unsealed(mut self, unproven: Unproven) -> SealError<D> {
+        match unproven {
+            Unproven::Broken(incident) => self.broken(incident).into(),
+            Unproven::Inconclusive(cause) => NotSealed::Inconclusive(cause).of(self),
+            // The memory is still as it was while it was to be sealed.
+            Unproven::Unrecorded(source) => match self.make_writable() {
+                Ok(()) => NotSealed::Unrecorded(source).of(self),
+                Err(error) => {
+                    let open = self.core.begin(OPERATION, History::default());
+                    let findings = Findings::of_device(&error);
+                    let incident = open.broken(Reason::DeviceError, findings);
+                    self.broken(Box::new(incident)).into()
                 }
-                Ok(self)
-            }
-            // Memory that cannot be made writable again is no shard to be filled, and not sealed either.
-            Err(error) => {
-                let begin = || self.core.begin(OPERATION, History::default());
-                let open = open.unwrap_or_else(begin);
-                let findings = Findings::of_device(&error);
-                Err(self.broken(open.broken(Reason::DeviceError, findings)))
-            }
+            },
         }
     }
 
@@ -186,21 +179,12 @@ impl<D: Device> Shard<Allocated, D> {
         self.core.region.unprotect()
     }
 
-    pub(super) fn broken(self, incident: Incident) -> Broken<D> {
+    pub(super) fn broken(self, incident: Box<Incident>) -> Broken<D> {
         let Self { core, state } = self;
         Broken {
-            incident: Box::new(incident),
+            incident,
             shard: core.quarantine(&state),
         }
-    }
-}
-
-impl From<NoAnswer> for Failed {
-    fn from(cause: NoAnswer) -> Self {
-        if cause.is_broken() {
-            return Self::Broken(Reason::DeviceError, Findings::of_device(&cause));
-        }
-        Self::NoAnswer(cause)
     }
 }
 

@@ -12,9 +12,11 @@ use std::sync::{Arc, Weak};
 use std::time::SystemTime;
 
 use self::standing::Standing;
+use super::outcome::Unproven;
 use super::state::{LastCheck, Sealed, StateFacts, Verified, private::Facts};
-use super::verify::{Started, Unproven, Whole};
+use super::verify::{Started, Whole};
 use super::{Core, Region, Shard, ShardHandle};
+use crate::audit::guard::OpenVerification;
 use crate::device::Device;
 use crate::digest::{Digest, Progress};
 use crate::error::{CheckError, NoAnswer, ReclaimError, Revoked};
@@ -94,18 +96,16 @@ impl<D: Device> Shared<D> {
     }
 
     /// [`check`](Self::check), calling `progress` on the way. [`ControlFlow::Break`] stops; that is
-    /// recorded as inconclusive, and leases stay as they were.
+    /// recorded as inconclusive, and leases stay as they were. The last call, when all is done, comes after
+    /// the comparison and only if that found nothing bad.
     pub fn check_with_progress(
         &self,
         mut progress: impl FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<(), CheckError> {
-        let latch = self.admit_check()?;
-        let history = self.served.standing.last().history;
-        let outcome = self
-            .served
-            .core
-            .verify_whole(&self.sealed, history, CHECK, &mut progress);
-        self.pass(latch.conclude(outcome)?)
+        let open = self.open(CHECK)?;
+        let core = &self.served.core;
+        let whole = core.verify_whole(&self.sealed, open, &mut progress)?;
+        self.pass(whole)
     }
 
     /// [`check`](Self::check) of many, read at once where they are on one device: a GPU hashes many
@@ -121,22 +121,18 @@ impl<D: Device> Shared<D> {
             .collect();
         let mut readings = Region::digests(&regions).into_iter();
         let conclude = |(shared, started): (&&Self, Result<_, _>)| {
-            let (latch, started): (Latch<'_>, _) = started?;
+            let started = started?;
             let reading = readings.next().unwrap_or_else(|| Err(NoAnswer::missing()));
             let core = &shared.served.core;
-            let outcome = core.conclude(started, &shared.sealed, reading);
-            shared.pass(latch.conclude(outcome)?)
+            let go_on = &mut |_| ControlFlow::Continue(());
+            shared.pass(core.conclude(started, &shared.sealed, reading, go_on)?)
         };
         shared.iter().zip(started).map(conclude).collect()
     }
 
-    fn start_check(&self) -> Result<(Latch<'_>, Started<'_>), CheckError> {
-        let latch = self.admit_check()?;
-        let history = self.served.standing.last().history;
-        match self.served.core.start(&self.sealed, history, CHECK) {
-            Ok(started) => Ok((latch, started)),
-            Err(unproven) => latch.conclude(Err(unproven)),
-        }
+    fn start_check(&self) -> Result<Started<'_>, CheckError> {
+        let open = self.open(CHECK)?;
+        Ok(self.served.core.start(&self.sealed, open)?)
     }
 
     fn pass(&self, whole: Whole) -> Result<(), CheckError> {
@@ -151,13 +147,10 @@ impl<D: Device> Shared<D> {
         if let Err(count) = self.served.core.check_windows(&windows) {
             return Err(CheckError::NoSuchWindow { windows, count });
         }
-        let latch = self.admit_check()?;
-        let history = self.served.standing.last().history;
-        let outcome =
-            self.served
-                .core
-                .verify_windows(&self.sealed, history, "check_window", windows);
-        latch.conclude(outcome).map(drop)
+        let open = self.open("check_window")?;
+        let core = &self.served.core;
+        core.verify_windows(&self.sealed, open, windows)?;
+        Ok(())
     }
 
     /// Takes the shard back, once no lease lives. It is as verified as the last check that passed.
@@ -234,17 +227,16 @@ impl<D: Device> Shared<D> {
         &self.served.core.region
     }
 
-    /// What every check begins with. From here on, leaving without an outcome revokes the leases.
-    fn admit_check(&self) -> Result<Latch<'_>, CheckError> {
+    /// What every check begins with. An incident ends the leases, also one for leaving without an outcome.
+    fn open(&self, operation: &'static str) -> Result<OpenVerification, CheckError> {
         process::check()?;
-        let standing = &*self.served.standing;
+        let standing = &self.served.standing;
         if standing.judge() == Err(Revoked::Failed) {
             return Err(CheckError::AlreadyFailed);
         }
-        Ok(Latch {
-            standing,
-            armed: true,
-        })
+        let history = standing.last().history;
+        let open = self.served.core.begin(operation, history);
+        Ok(open.of_served(Arc::<Standing>::clone(standing)))
     }
 }
 
@@ -280,29 +272,12 @@ impl<D: Device> Clone for Lease<D> {
     }
 }
 
-/// Revokes the leases when it goes, unless the check that holds it has another outcome. It goes
-/// after the open verification does, so the incident is on record first.
-struct Latch<'a> {
-    standing: &'a Standing,
-    armed: bool,
-}
-
-impl Latch<'_> {
-    /// A failure lets the latch fall; everything else leaves leases as they were.
-    fn conclude<T>(mut self, outcome: Result<T, Unproven>) -> Result<T, CheckError> {
-        self.armed = matches!(outcome, Err(Unproven::Broken(_)));
-        outcome.map_err(|unproven| match unproven {
-            Unproven::Broken(incident) => CheckError::Broken { incident },
-            Unproven::Inconclusive(source) => CheckError::Inconclusive { source },
-            Unproven::Unrecorded(source) => CheckError::Unrecorded { source },
-        })
-    }
-}
-
-impl Drop for Latch<'_> {
-    fn drop(&mut self) {
-        if self.armed {
-            self.standing.revoke();
+impl From<Unproven> for CheckError {
+    fn from(unproven: Unproven) -> Self {
+        match unproven {
+            Unproven::Broken(incident) => Self::Broken { incident },
+            Unproven::Inconclusive(source) => Self::Inconclusive { source },
+            Unproven::Unrecorded(source) => Self::Unrecorded { source },
         }
     }
 }

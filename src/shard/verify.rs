@@ -6,12 +6,12 @@
 
 use std::ops::{ControlFlow, Range};
 
+use super::outcome::{Failed, Found, Unproven, at_the_end, on_the_way, settle};
 use super::state::{LastCheck, Sealed, Verified};
 use super::{Core, Region, Shard};
 use crate::audit::clock::Uptime;
 use crate::audit::event::{AnyDigest, History, Mark, Reason};
 use crate::audit::guard::{Findings, OpenVerification};
-use crate::audit::{Incident, NotDurable};
 use crate::device::Device;
 use crate::device::backend::Reading;
 use crate::digest::{Digest, Node, Progress, Tree, WINDOW_BYTES};
@@ -37,13 +37,6 @@ pub(super) struct Started<'a> {
     authentic: Authentic<'a>,
 }
 
-/// Why there is no proof.
-pub(super) enum Unproven {
-    Broken(Box<Incident>),
-    Inconclusive(NoAnswer),
-    Unrecorded(NotDurable),
-}
-
 impl<D: Device> Shard<Sealed, D> {
     /// Reads the whole shard back from the device and compares it with the seal.
     ///
@@ -55,7 +48,8 @@ impl<D: Device> Shard<Sealed, D> {
     }
 
     /// [`verify`](Self::verify), calling `progress` on the way. [`ControlFlow::Break`] stops, is
-    /// recorded as inconclusive, and gives the shard back.
+    /// recorded as inconclusive, and gives the shard back. The last call, when all is done, comes after the
+    /// comparison and only if that found nothing bad: no answer of the callback hides what was found.
     pub fn verify_with_progress(
         self,
         progress: impl FnMut(Progress) -> ControlFlow<()>,
@@ -81,7 +75,8 @@ impl<D: Device> Shard<Sealed, D> {
         let conclude = |(shard, started): (&Self, Result<_, _>)| {
             let started = started?;
             let reading = readings.next().unwrap_or_else(|| Err(NoAnswer::missing()));
-            shard.core.conclude(started, &shard.state, reading)
+            let go_on = &mut |_| ControlFlow::Continue(());
+            shard.core.conclude(started, &shard.state, reading, go_on)
         };
         let outcomes: Vec<_> = shards.iter().zip(started).map(conclude).collect();
         let answer = |(shard, outcome): (Self, Result<_, _>)| match outcome {
@@ -92,8 +87,8 @@ impl<D: Device> Shard<Sealed, D> {
     }
 
     fn start_verification(&self) -> Result<Started<'_>, Unproven> {
-        let history = self.state.history;
-        self.core.start(&self.state, history, "verify")
+        let open = self.core.begin("verify", self.state.history);
+        self.core.start(&self.state, open)
     }
 
     fn attempt(
@@ -102,11 +97,8 @@ impl<D: Device> Shard<Sealed, D> {
         mut progress: impl FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<Shard<Verified, D>, VerifyError<D>> {
         let shard = self.outside_of_a_fork()?;
-        let history = shard.state.history;
-        match shard
-            .core
-            .verify_whole(&shard.state, history, operation, &mut progress)
-        {
+        let open = shard.core.begin(operation, shard.state.history);
+        match shard.core.verify_whole(&shard.state, open, &mut progress) {
             Ok(whole) => Ok(shard.proven(whole)),
             Err(unproven) => Err(shard.unproven(unproven)),
         }
@@ -186,11 +178,8 @@ impl<D: Device> Shard<Verified, D> {
                 count,
             });
         }
-        let history = shard.state.history;
-        match shard
-            .core
-            .verify_windows(&shard.state, history, "verify_window", windows)
-        {
+        let open = shard.core.begin("verify_window", shard.state.history);
+        match shard.core.verify_windows(&shard.state, open, windows) {
             Ok(proof) => Ok(Shard {
                 core: shard.core,
                 state: Verified::new(proof, shard.state, last),
@@ -225,25 +214,22 @@ impl<D: Device> Core<D> {
     pub(super) fn verify_whole(
         &self,
         sealed: &Sealed,
-        history: History,
-        operation: &'static str,
+        open: OpenVerification,
         progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<Whole, Unproven> {
-        let started = self.start(sealed, history, operation)?;
-        let reading = self.region.digest(progress);
-        self.conclude(started, sealed, reading)
+        let started = self.start(sealed, open)?;
+        let reading = self.region.digest(&mut on_the_way(progress));
+        self.conclude(started, sealed, reading, progress)
     }
 
     /// What comes before the first byte is read.
     pub(super) fn start<'a>(
         &self,
         sealed: &'a Sealed,
-        history: History,
-        operation: &'static str,
+        open: OpenVerification,
     ) -> Result<Started<'a>, Unproven> {
         let began = Uptime::now();
-        let open = self.begin(operation, history);
-        let (open, authentic) = self.authenticate(open, &sealed.seal)?;
+        let (open, authentic) = settle(open, self.authenticate(&sealed.seal))?;
         Ok(Started {
             began,
             open,
@@ -257,24 +243,18 @@ impl<D: Device> Core<D> {
         started: Started<'_>,
         sealed: &Sealed,
         reading: Result<Reading, NoAnswer>,
+        progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<Whole, Unproven> {
         let Started {
             began,
             open,
             authentic,
         } = started;
-        let (open, reading) = answer(open, reading)?;
-        let digest = reading.digest();
-        let Some(proof) = authentic.compare(&digest) else {
-            let damaged = self.damaged(sealed, reading);
-            return Err(mismatch(open, sealed, Some(digest), damaged));
-        };
-        let (open, tree) = answer(open, self.tree_to_keep(sealed, reading))?;
-        let kept = tree.as_ref().unwrap_or(&sealed.tree);
-        let (open, found) = answer(open, self.spot_check(kept))?;
-        if let Some(findings) = found {
-            return Err(broken(open, Reason::SpotCheckMismatch, findings));
-        }
+        let found = reading.map_err(Failed::from);
+        let found = found
+            .and_then(|reading| self.compare_whole(authentic, sealed, reading))
+            .and_then(|good| at_the_end(good, self.region.len(), progress));
+        let (open, (proof, digest, tree)) = settle(open, found)?;
         let mark = open
             .verified(digest, 0..self.windows(), self.region.len())
             .map_err(Unproven::Unrecorded)?;
@@ -282,31 +262,58 @@ impl<D: Device> Core<D> {
         Ok(Whole { proof, tree, last })
     }
 
+    fn compare_whole(
+        &self,
+        authentic: Authentic<'_>,
+        sealed: &Sealed,
+        reading: Reading,
+    ) -> Found<(Match, Digest, Option<Tree>)> {
+        let digest = reading.digest();
+        let Some(proof) = authentic.compare(&digest) else {
+            let damaged = self.damaged(sealed, reading);
+            return Err(mismatch(sealed, Some(digest), damaged));
+        };
+        let tree = self.tree_to_keep(sealed, reading)?;
+        let kept = tree.as_ref().unwrap_or(&sealed.tree);
+        match self.spot_check(kept)? {
+            None => Ok((proof, digest, tree)),
+            Some(findings) => Err(Failed::Broken(Reason::SpotCheckMismatch, findings)),
+        }
+    }
+
     /// Reads some windows back and compares what follows from them and the kept tree.
     pub(super) fn verify_windows(
         &self,
         sealed: &Sealed,
-        history: History,
-        operation: &'static str,
+        open: OpenVerification,
         windows: Range<u64>,
     ) -> Result<Match, Unproven> {
-        let open = self.begin(operation, history);
-        let (open, authentic) = self.authenticate(open, &sealed.seal)?;
-        let (open, nodes) = answer(open, self.region.windows(windows.clone()))?;
+        let (open, authentic) = settle(open, self.authenticate(&sealed.seal))?;
+        let found = self.compare_windows(authentic, sealed, &windows);
+        let (open, (proof, digest)) = settle(open, found)?;
+        open.verified(digest, windows.clone(), self.bytes_of(&windows))
+            .map_err(Unproven::Unrecorded)?;
+        Ok(proof)
+    }
+
+    fn compare_windows(
+        &self,
+        authentic: Authentic<'_>,
+        sealed: &Sealed,
+        windows: &Range<u64>,
+    ) -> Found<(Match, Digest)> {
+        let nodes = self.region.windows(windows.clone())?;
         // Nodes that do not fit the tree, more or fewer than were asked for, have no digest.
         let digest = sealed.tree.digest_with(windows.start, &nodes);
         let equal = digest.and_then(|digest| Some((authentic.compare(&digest)?, digest)));
         let Some((proof, digest)) = equal else {
-            let damaged = sealed.damaged(&windows, &nodes);
-            return Err(mismatch(open, sealed, digest, damaged));
+            let damaged = sealed.damaged(windows, &nodes);
+            return Err(mismatch(sealed, digest, damaged));
         };
-        let (open, found) = answer(open, self.spot_check_nodes(windows.start, &nodes, digest))?;
-        if let Some(findings) = found {
-            return Err(broken(open, Reason::SpotCheckMismatch, findings));
+        match self.spot_check_nodes(windows.start, &nodes, digest)? {
+            None => Ok((proof, digest)),
+            Some(findings) => Err(Failed::Broken(Reason::SpotCheckMismatch, findings)),
         }
-        open.verified(digest, windows.clone(), self.bytes_of(&windows))
-            .map_err(Unproven::Unrecorded)?;
-        Ok(proof)
     }
 
     /// Where the bytes differ from what was sealed. A device that has given its digest alone is asked
@@ -332,22 +339,15 @@ impl<D: Device> Core<D> {
         }
     }
 
-    fn authenticate<'a>(
-        &self,
-        open: OpenVerification,
-        seal: &'a Seal,
-    ) -> Result<(OpenVerification, Authentic<'a>), Unproven> {
-        match seal.authenticate(&self.context()) {
-            Ok(authentic) => Ok((open, authentic)),
-            Err(bad_tag) => Err(broken(
-                open,
-                Reason::SignatureInvalid,
-                Findings {
-                    detail: Some(bad_tag.to_string().into()),
-                    ..Findings::default()
-                },
-            )),
-        }
+    fn authenticate<'a>(&self, seal: &'a Seal) -> Found<Authentic<'a>> {
+        seal.authenticate(&self.context()).map_err(|bad_tag| {
+            let detail = Some(bad_tag.to_string().into());
+            let findings = Findings {
+                detail,
+                ..Findings::default()
+            };
+            Failed::Broken(Reason::SignatureInvalid, findings)
+        })
     }
 
     fn bytes_of(&self, windows: &Range<u64>) -> u64 {
@@ -390,53 +390,12 @@ impl LastCheck {
     }
 }
 
-impl Findings {
-    /// What a failure of the device tells.
-    pub(super) fn of_device(error: &impl std::fmt::Display) -> Self {
-        Self {
-            detail: Some(error.to_string().into()),
-            ..Self::default()
-        }
-    }
-}
-
-/// What the device answered, if it did; otherwise the end of the verification.
-fn answer<T>(
-    open: OpenVerification,
-    answer: Result<T, NoAnswer>,
-) -> Result<(OpenVerification, T), Unproven> {
-    match answer {
-        Ok(value) => Ok((open, value)),
-        Err(cause) if cause.is_broken() => Err(broken(
-            open,
-            Reason::DeviceError,
-            Findings::of_device(&cause),
-        )),
-        Err(cause) => {
-            open.inconclusive(cause.to_string().into());
-            Err(Unproven::Inconclusive(cause))
-        }
-    }
-}
-
-fn mismatch(
-    open: OpenVerification,
-    sealed: &Sealed,
-    actual: Option<Digest>,
-    damaged: Vec<Range<u64>>,
-) -> Unproven {
-    broken(
-        open,
-        Reason::DigestMismatch,
-        Findings {
-            expected: Some(AnyDigest::FsVerity(sealed.seal.digest())),
-            actual: actual.map(AnyDigest::FsVerity),
-            damaged,
-            detail: None,
-        },
-    )
-}
-
-fn broken(open: OpenVerification, reason: Reason, findings: Findings) -> Unproven {
-    Unproven::Broken(Box::new(open.broken(reason, findings)))
+fn mismatch(sealed: &Sealed, actual: Option<Digest>, damaged: Vec<Range<u64>>) -> Failed {
+    let findings = Findings {
+        expected: Some(AnyDigest::FsVerity(sealed.seal.digest())),
+        actual: actual.map(AnyDigest::FsVerity),
+        damaged,
+        detail: None,
+    };
+    Failed::Broken(Reason::DigestMismatch, findings)
 }

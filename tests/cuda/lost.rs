@@ -2,6 +2,8 @@
 //! anybody can see it.
 
 use std::ops::ControlFlow;
+use std::thread;
+use std::time::Duration;
 
 use simulated_cuda::{After, Device, Driver, When, in_child};
 use vram_residency::device::Cuda;
@@ -149,6 +151,29 @@ fn a_check_that_is_stopped_meanwhile_leaves_an_incident() {
         });
         assert!(matches!(stopped, Err(CheckError::Inconclusive { .. })));
         is_lost(&worker, &shard);
+    });
+}
+
+/// A disk that does not answer is waited for once, not once for each shard.
+#[test]
+fn the_incidents_are_on_disk_before_leases_end() {
+    in_child(|driver: Driver| {
+        let worker = worker(|builder| builder);
+        let shards = ["a", "b", "c"].map(|name| shared(&worker, name));
+        let leases = shards.each_ref().map(|shard| shard.lease().unwrap());
+        let current = || leases.iter().filter(|lease| lease.is_current()).count();
+        worker.trail.flush().unwrap();
+        driver.lose_context(0, 700);
+        worker.disk.hang();
+        thread::scope(|scope| {
+            let notice = scope.spawn(|| worker.manager.capacity());
+            thread::sleep(Duration::from_millis(200));
+            assert_eq!(current(), 3);
+            worker.disk.heal();
+            notice.join().unwrap();
+        });
+        assert_eq!(current(), 0);
+        assert_eq!(worker.on_disk("SealVerificationFailed").len(), 3);
     });
 }
 

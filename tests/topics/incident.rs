@@ -6,12 +6,13 @@ use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::backend::{self, Device};
-use crate::shards::{HandleJson, WINDOW, Worker, broken, pattern, places, stop};
+use crate::shards::{HandleJson, WINDOW, Worker, broken, broken_seal, pattern, places, stop};
 use crate::support::of_event;
 use serde_json::json;
 use vram_residency::audit::Reason;
 use vram_residency::device::{Culpability, Operation};
-use vram_residency::error::{NoAnswer, VerifyError};
+use vram_residency::digest::{Digest, Progress};
+use vram_residency::error::{CheckError, NoAnswer, VerifyError};
 use vram_residency::seal::Tamper;
 use vram_residency::shard::{Sealed, dangerous_swap_seals};
 use vram_residency::{Provenance, Shard};
@@ -228,6 +229,61 @@ fn stopping_gives_the_shard_back() {
     assert!(calls > 0);
     let error = shard.reverify_with_progress(stop).unwrap_err();
     drop(error.into_shard().unwrap().verify().unwrap());
+    assert_eq!(worker.recorded("VerificationInconclusive").len(), 2);
+}
+
+/// Stops, or panics, once all has been read.
+fn at_the_end(panics: bool) -> impl FnMut(Progress) -> ControlFlow<()> {
+    move |now| match now.done == now.total {
+        false => ControlFlow::Continue(()),
+        true if panics => panic!("on purpose"),
+        true => ControlFlow::Break(()),
+    }
+}
+
+#[test]
+fn no_answer_of_the_last_call_hides_what_was_found() {
+    let worker = Worker::new();
+    let data = pattern(WINDOW as usize + 1);
+    for panics in [false, true] {
+        let shard = worker.sealed("s", &data);
+        shard.dangerous_flip_bit(3, 0).unwrap();
+        let error = shard.verify_with_progress(at_the_end(panics)).unwrap_err();
+        assert_eq!(broken(&worker, error).0["reason"], "digest_mismatch");
+
+        let shard = worker.verified("s", &data);
+        shard.dangerous_flip_bit(3, 0).unwrap();
+        let error = shard
+            .reverify_with_progress(at_the_end(panics))
+            .unwrap_err();
+        assert_eq!(broken(&worker, error).0["reason"], "digest_mismatch");
+
+        let shard = worker.written("s", &data);
+        let wrong = Provenance::FsVerity(Digest::from_bytes([7; 32]));
+        let sealed = shard.seal_with_progress(wrong, at_the_end(panics));
+        let (record, _) = broken_seal(&worker, sealed.unwrap_err());
+        assert_eq!(record["reason"], "provenance_mismatch");
+
+        let shared = worker.verified("s", &data).share();
+        let lease = shared.lease().unwrap();
+        shared.dangerous_flip_bit(3, 0).unwrap();
+        let checked = shared.check_with_progress(at_the_end(panics));
+        assert!(matches!(checked, Err(CheckError::Broken { .. })));
+        assert!(!lease.is_current());
+    }
+    assert!(worker.recorded("VerificationInconclusive").is_empty());
+
+    // What is good can still be stopped then.
+    let error = worker
+        .sealed("s", &data)
+        .verify_with_progress(at_the_end(false));
+    let shard = error.unwrap_err().into_shard().unwrap();
+    shard.verify().unwrap().release().unwrap();
+    let sealed = worker
+        .written("s", &data)
+        .seal_with_progress(Provenance::UnpinnedFirstUse, at_the_end(false));
+    let mut shard = sealed.unwrap_err().into_shard().unwrap();
+    shard.write_at(0, &data).unwrap();
     assert_eq!(worker.recorded("VerificationInconclusive").len(), 2);
 }
 

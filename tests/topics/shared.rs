@@ -175,25 +175,58 @@ fn a_thousand_checks_beside_readers_pass() {
     assert!(of_event(&worker.close(), "SealVerificationFailed").is_empty());
 }
 
-/// Until the record is durable nothing is known to have failed; once it is, nobody gets a lease.
+/// Until the record is durable nothing is known to have failed; once it is, nobody gets a lease. Whatever
+/// fails, in whichever way.
 #[test]
 fn the_incident_is_durable_first_and_then_leases_are_refused() {
-    let worker = Worker::new();
-    let shared = shared(&worker, 5000);
-    worker.trail.flush().unwrap();
-    shared.dangerous_flip_bit(0, 0).unwrap();
-    worker.disk.hang();
-    thread::scope(|scope| {
-        let check = scope.spawn(|| shared.check());
-        thread::sleep(Duration::from_millis(200));
-        assert!(!check.is_finished());
-        assert!(worker.on_disk("SealVerificationFailed").is_empty());
-        assert!(shared.lease().is_ok());
-        worker.disk.heal();
-        assert!(check.join().unwrap().is_err());
-    });
-    assert_eq!(worker.on_disk("SealVerificationFailed").len(), 1);
-    assert!(shared.lease().is_err());
+    type Check = fn(&[&Shared<Device>]);
+    let checks: [(&str, Operation, Check); 3] = [
+        ("check", Operation::Digest, |all| {
+            all.iter().for_each(|one| drop(one.check()));
+        }),
+        ("check_window", Operation::Windows, |all| {
+            all.iter().for_each(|one| drop(one.check_window(0..1)));
+        }),
+        ("check_all", Operation::Digest, |all| {
+            drop(Shared::check_all(all))
+        }),
+    ];
+    for (name, operation, check) in checks {
+        for panics in [false, true] {
+            let worker = Worker::new();
+            let shards = ["a", "b"].map(|name| worker.verified(name, &pattern(5000)).share());
+            let leases = shards.each_ref().map(|shared| shared.lease().unwrap());
+            worker.trail.flush().unwrap();
+            match panics {
+                false => shards[0].dangerous_flip_bit(0, 0).unwrap(),
+                true => worker.faults.panic(operation, 0),
+            }
+            worker.disk.hang();
+            thread::scope(|scope| {
+                let check = scope.spawn(|| {
+                    let check = AssertUnwindSafe(|| check(&shards.each_ref()));
+                    catch_unwind(check).is_err()
+                });
+                thread::sleep(Duration::from_millis(200));
+                assert!(!check.is_finished());
+                assert!(worker.on_disk("SealVerificationFailed").is_empty());
+                for (shared, lease) in shards.iter().zip(&leases) {
+                    let (lent, current) = (shared.lease().is_ok(), lease.is_current());
+                    assert!(lent && current, "{name}, panics: {panics}");
+                }
+                worker.disk.heal();
+                assert_eq!(check.join().unwrap(), panics);
+            });
+            let reason = ["digest_mismatch", "interrupted"][usize::from(panics)];
+            let recorded = worker.on_disk("SealVerificationFailed");
+            assert!(recorded.iter().all(|record| record["reason"] == reason));
+            // A panic leaves all that were checked with the one without an outcome.
+            let failed = if panics && name == "check_all" { 2 } else { 1 };
+            assert_eq!(recorded.len(), failed, "{name}, panics: {panics}");
+            let revoked = leases.iter().filter(|lease| !lease.is_current()).count();
+            assert_eq!(revoked, failed, "{name}, panics: {panics}");
+        }
+    }
 }
 
 #[test]

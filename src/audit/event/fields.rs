@@ -114,24 +114,6 @@ pub(crate) struct Failure {
     pub(crate) injected: bool,
 }
 
-impl Failure {
-    /// The device of a shard that is being served was lost.
-    pub(crate) fn of_device(subject: Subject, history: History, cause: &Arc<str>) -> Self {
-        Self {
-            subject,
-            reason: Reason::DeviceError,
-            operation: "serve",
-            expected: None,
-            actual: None,
-            history,
-            damaged_windows: 0,
-            damaged: Vec::new(),
-            detail: Some(cause.into()),
-            injected: false,
-        }
-    }
-}
-
 /// When the shard was sealed and last verified: numbers and times of the records.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
 pub(crate) struct History {

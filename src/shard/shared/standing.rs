@@ -8,9 +8,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::audit::clock::{Time, Uptime};
-use crate::audit::event::{Event, Failure, History, Subject};
-use crate::audit::{Recorder, Watched};
+use crate::audit::event::{Event, History, Subject};
+use crate::audit::guard::{OpenVerification, Served};
+use crate::audit::{Incident, Recorder, Watched};
 use crate::error::Revoked;
+use crate::manager::Assurance;
 use crate::process::ForkMark;
 use crate::shard::state::LastCheck;
 
@@ -67,11 +69,6 @@ impl Standing {
                 overdue: false,
             }),
         }
-    }
-
-    /// From here on no lease is current.
-    pub(super) fn revoke(&self) {
-        self.good_until.store(FAILED, Ordering::Release);
     }
 
     /// Two atomic loads; the clock is read only if there is a maximum age.
@@ -144,28 +141,30 @@ impl Standing {
     }
 }
 
-impl crate::manager::Served for Standing {
+impl Served for Standing {
     fn subject(&self) -> &Subject {
         &self.subject
     }
 
-    fn fail(&self, cause: &Arc<str>) {
+    fn open(self: Arc<Self>, operation: &'static str) -> Option<OpenVerification> {
         if self.judge() == Err(Revoked::Failed) {
-            return;
+            return None;
         }
-        let history = self.last().history;
-        self.recorder.emit(Event::SealVerificationFailed {
-            failure: Box::new(Failure::of_device(self.subject.clone(), history, cause)),
-        });
+        let (subject, history) = (self.subject.clone(), self.last().history);
+        let open = OpenVerification::begin(
+            &self.recorder,
+            Assurance::Queued,
+            subject,
+            operation,
+            history,
+            false,
+        );
+        Some(open.of_served(self))
     }
 
-    fn flush(&self) {
-        // Whoever asked can do nothing about it, and it is counted and logged.
-        let _flushed = self.recorder.flush();
-    }
-
-    fn revoke(&self) {
-        Self::revoke(self);
+    /// From here on no lease is current.
+    fn revoke(&self, _on_record: &Incident) {
+        self.good_until.store(FAILED, Ordering::Release);
     }
 }
 
@@ -192,7 +191,8 @@ fn now() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::audit::event::{Mark, Seq};
+    use crate::audit::event::{Mark, Reason, Seq};
+    use crate::audit::guard::Findings;
     use crate::{AuditTrail, TrailKey};
 
     const MAX_AGE: Duration = Duration::from_secs(60);
@@ -256,7 +256,16 @@ mod tests {
         }
         let last = all.last().unwrap();
         assert_eq!(last.judge(), Ok(()));
-        last.revoke();
+        let (recorder, subject) = (trail.recorder(), last.subject.clone());
+        let open = OpenVerification::begin(
+            &recorder,
+            Assurance::Queued,
+            subject,
+            "check",
+            History::default(),
+            false,
+        );
+        last.revoke(&open.broken(Reason::Interrupted, Findings::default()));
         assert_eq!(last.judge(), Err(Revoked::Failed));
         last.pass(self::check(Duration::ZERO, 2));
         assert_eq!(last.judge(), Err(Revoked::Failed), "for good");

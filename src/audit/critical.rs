@@ -1,0 +1,75 @@
+//! Records that must be durable: queued at once, and then waited for.
+//!
+//! Whoever has many queues all of them first, and they wait no longer than one. This module does not know
+//! what is recorded.
+
+use super::event::{Event, Mark};
+use super::queue::Lane;
+use super::sync::Instant;
+use super::{NotDurable, Receipt, Recorder, not_awaited, unnumbered};
+use crate::{foreign, process};
+
+/// A record that must be durable, and was queued if it could be.
+#[derive(Debug)]
+pub(crate) struct Submitted {
+    mark: Mark,
+    queued: Result<(), NotDurable>,
+    since: Instant,
+}
+
+impl Recorder {
+    /// Records, and returns once the record is durable, the attempt to write it has failed, or the critical
+    /// deadline has passed. In the latter cases it may become durable later, and can be asked for.
+    pub(crate) fn commit(&self, event: Event) -> (Mark, Result<Receipt, NotDurable>) {
+        self.answer(self.submit(event))
+    }
+
+    /// Queues a record that must be durable, without waiting.
+    pub(crate) fn submit(&self, event: Event) -> Submitted {
+        let (mark, queued) = match process::check() {
+            Ok(()) => self.shared.push(event, Lane::Critical),
+            Err(forked) => (unnumbered(), Err(forked.into())),
+        };
+        let since = Instant::now();
+        Submitted {
+            mark,
+            queued,
+            since,
+        }
+    }
+
+    /// Returns as [`commit`](Self::commit) does, at the latest when the critical deadline has passed since the
+    /// record was queued.
+    pub(crate) fn answer(&self, submitted: Submitted) -> (Mark, Result<Receipt, NotDurable>) {
+        let Submitted { mark, since, .. } = submitted;
+        let outcome = match (submitted.queued, mark.seq) {
+            (Err(NotDurable::Forked(forked)), _) => return (mark, Err(forked.into())),
+            (Ok(()), Some(seq)) if foreign::is_inside() => {
+                return (mark, Err(not_awaited(seq).of_queued(&self.shared)));
+            }
+            (Ok(()), Some(seq)) => {
+                let left = self.shared.settings.critical_deadline;
+                let left = left.saturating_sub(since.elapsed());
+                let durable = self.shared.queue.wait_durable(seq, left);
+                durable.map_err(|mut error| {
+                    if let NotDurable::DeadlineExceeded { waited, .. } = &mut error {
+                        *waited = since.elapsed();
+                    }
+                    error.of_queued(&self.shared)
+                })
+            }
+            (Ok(()), None) => Err(NotDurable::Closed),
+            (Err(error), _) => Err(error),
+        };
+        if let Err(error) = &outcome {
+            self.shared.queue.count_critical_failure();
+            // The writer may hang, or be gone.
+            self.shared.publish_counters();
+            let error = error.clone();
+            foreign::log(
+                move || tracing::error!(%error, "a record that must be durable is not yet"),
+            );
+        }
+        (mark, outcome)
+    }
+}

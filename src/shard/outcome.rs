@@ -1,0 +1,89 @@
+//! What a verification comes to: first what was found, then what its caller is told.
+//!
+//! Between the two lies the record. [`settle`] is the way from one to the other, for sealing, verifying and
+//! checking, of one shard and of many. This module does not know how anything is found.
+
+use std::ops::ControlFlow;
+
+use crate::audit::event::Reason;
+use crate::audit::guard::{Findings, OpenVerification};
+use crate::audit::{Incident, NotDurable};
+use crate::device::DeviceError;
+use crate::digest::{Progress, Stopped};
+use crate::error::NoAnswer;
+
+/// What was found, and is not on record.
+pub(super) type Found<T> = Result<T, Failed>;
+
+/// Why nothing good was found.
+pub(super) enum Failed {
+    /// The shard has failed its verification.
+    Broken(Reason, Findings),
+    /// That is not known.
+    NoAnswer(NoAnswer),
+}
+
+/// Why there is no proof. It is on record, and what is served of the shard has ended if it is broken.
+pub(super) enum Unproven {
+    Broken(Box<Incident>),
+    Inconclusive(NoAnswer),
+    Unrecorded(NotDurable),
+}
+
+impl From<NoAnswer> for Failed {
+    fn from(cause: NoAnswer) -> Self {
+        if cause.is_broken() {
+            return Self::Broken(Reason::DeviceError, Findings::of_device(&cause));
+        }
+        Self::NoAnswer(cause)
+    }
+}
+
+impl From<DeviceError> for Failed {
+    fn from(error: DeviceError) -> Self {
+        NoAnswer::Device(error).into()
+    }
+}
+
+/// Goes on with what is good, and ends the verification otherwise.
+pub(super) fn settle<T>(
+    open: OpenVerification,
+    found: Found<T>,
+) -> Result<(OpenVerification, T), Unproven> {
+    match found {
+        Ok(good) => Ok((open, good)),
+        Err(Failed::Broken(reason, findings)) => {
+            Err(Unproven::Broken(Box::new(open.broken(reason, findings))))
+        }
+        Err(Failed::NoAnswer(cause)) => {
+            open.inconclusive(cause.to_string().into());
+            Err(Unproven::Inconclusive(cause))
+        }
+    }
+}
+
+/// Calls `progress` on the way, and not at the end of reading: nothing is compared yet.
+pub(super) fn on_the_way(
+    progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+) -> impl FnMut(Progress) -> ControlFlow<()> {
+    |now| {
+        if now.done < now.total {
+            progress(now)
+        } else {
+            ControlFlow::Continue(())
+        }
+    }
+}
+
+/// Calls `progress` for the last time, with what is good. What is not must not be lost by its answer.
+pub(super) fn at_the_end<T>(
+    good: T,
+    total: u64,
+    progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+) -> Found<T> {
+    let done = total;
+    match progress(Progress { done, total }) {
+        ControlFlow::Continue(()) => Ok(good),
+        ControlFlow::Break(()) => Err(Failed::NoAnswer(NoAnswer::Stopped(Stopped))),
+    }
+}
