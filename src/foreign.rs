@@ -21,6 +21,9 @@ use std::time::{Duration, Instant};
 
 use outlet::Outlet;
 
+#[cfg(all(test, shuttle))]
+use shuttle::thread_local;
+
 mod outlet;
 
 /// How long destructors wait for the log, so that a process that ends has said why.
@@ -59,7 +62,7 @@ pub(crate) struct Panicked;
 /// Calls foreign code and stops its panic. The payload is foreign, too: if its destructor panics, what
 /// that leaves is leaked.
 pub(crate) fn call<T>(call: impl FnOnce() -> T) -> Result<T, Panicked> {
-    let outside = INSIDE.replace(true);
+    let outside = INSIDE.with(|inside| inside.replace(true));
     let outcome = catch_unwind(AssertUnwindSafe(call));
     let outcome = outcome.map_err(|payload| {
         if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
@@ -67,13 +70,13 @@ pub(crate) fn call<T>(call: impl FnOnce() -> T) -> Result<T, Panicked> {
         }
         Panicked
     });
-    INSIDE.set(outside);
+    INSIDE.with(|inside| inside.set(outside));
     outcome
 }
 
 /// Whether this thread is inside foreign code that this crate has called.
 pub(crate) fn is_inside() -> bool {
-    INSIDE.get()
+    INSIDE.with(Cell::get)
 }
 
 /// Starts the threads of [`log`] and [`publish`], if this process has none. Until then both call on the
@@ -104,18 +107,18 @@ pub(crate) fn publish(values: impl FnOnce() + Send + 'static) {
     METRICS.hand_over(Box::new(values));
 }
 
-/// Waits until all that was published and logged so far has come through, at most until `deadline`, or
-/// [`LAST_WORDS`] if that is later.
-pub(crate) fn settle(deadline: Instant) {
-    let least = Instant::now().checked_add(LAST_WORDS).unwrap_or(deadline);
-    let deadline = deadline.max(least);
+/// Waits until all that was published and logged so far has come through, at most so long, or
+/// [`LAST_WORDS`] if that is longer.
+pub(crate) fn settle(limit: Duration) {
+    let now = Instant::now();
+    let deadline = now.checked_add(limit.max(LAST_WORDS)).unwrap_or(now);
     METRICS.settle(deadline);
     LOG.settle(deadline);
 }
 
 /// Waits [`LAST_WORDS`] at most.
 pub(crate) fn settle_briefly() {
-    settle(Instant::now());
+    settle(Duration::ZERO);
 }
 
 /// What an error says, and what it says of its causes. To be asked inside a [`call`] if it is foreign.

@@ -124,7 +124,7 @@ impl Threads {
         if let Some(hook) = self.hook {
             hook.wait(deadline);
         }
-        foreign::settle(deadline);
+        foreign::settle(deadline.saturating_duration_since(Instant::now()));
         outcome
     }
 }
