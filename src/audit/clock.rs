@@ -179,7 +179,7 @@ mod tests {
         record.write_to("boot", &worker, 0, &mut line).unwrap();
         let value: Value = serde_json::from_slice(&line).unwrap();
         let fields = value.as_object().unwrap();
-        assert_eq!(fields.len(), 9, "eight common fields and one of its own");
+        assert_eq!(fields.len(), 10, "nine of every record and one of its own");
         assert_eq!(fields["event"], "ClockStepped");
         assert_eq!(fields["severity"], "WARN");
         assert_eq!(fields["outcome"], "failure");
