@@ -251,12 +251,12 @@ const FIELDS: &[(&str, &str)] = &[
         "the device that holds the shard, by its own account",
     ),
     (
-        "directory_access",
-        "who may use the trail's directory: owner_only, or owner_and_group",
-    ),
-    (
         "digest",
         "fs-verity digest (SHA-256) of the device's bytes: `fsverity digest` of the same bytes",
+    ),
+    (
+        "directory_access",
+        "who may use the trail's directory: owner_only, or owner_and_group",
     ),
     (
         "dumpable",
@@ -310,12 +310,12 @@ const FIELDS: &[(&str, &str)] = &[
         "the first window checked (of 512 KiB, from 0)",
     ),
     (
-        "format",
-        "version of the trail's format that this run was written in",
-    ),
-    (
         "fork_guard",
         "what tells a forked child from its worker: wiped_on_fork (the kernel, for every child), or at_fork (the C library, and the process id: weaker)",
+    ),
+    (
+        "format",
+        "version of the trail's format that this run was written in",
     ),
     ("freed", "whether the device took the memory back"),
     ("freed_bytes", "bytes given back to the device"),
@@ -337,16 +337,16 @@ const FIELDS: &[(&str, &str)] = &[
     ),
     ("injected", "true: a test made this happen"),
     (
+        "kept",
+        "where what was synced is: on_disk, by_server (a server, or the host of a sandbox), overlay_layer (gone with its container), in_memory (gone at the next start), not_synced (no sync reaches the disk), unknown",
+    ),
+    (
         "kernel_sha256",
         "SHA-256 of the code with which GPUs hash, as PTX",
     ),
     (
         "key",
         "verifier key of this segment, for comfort: trust only a key that came to you otherwise",
-    ),
-    (
-        "kept",
-        "where what was synced is: on_disk, by_server (a server, or the host of a sandbox), overlay_layer (gone with its container), in_memory (gone at the next start), not_synced (no sync reaches the disk), unknown",
     ),
     (
         "key_access",
