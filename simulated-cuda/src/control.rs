@@ -187,6 +187,20 @@ impl Driver {
         control!(self, simulated_cuda_flip_copy(direction as u32 => u32, nth => u64, bit => u64));
     }
 
+    /// Flips bits of the byte at a device address behind the `nth` copy in that direction that is carried out from
+    /// now on; 1 is the next.
+    pub fn flip_behind(self, direction: Direction, nth: u64, address: u64, mask: u8) {
+        control!(
+            self,
+            simulated_cuda_flip_behind(
+                direction as u32 => u32,
+                nth => u64,
+                address => u64,
+                mask => u8,
+            )
+        );
+    }
+
     /// Flips bits of the byte at a device address, whatever its protection.
     ///
     /// # Panics

@@ -250,8 +250,11 @@ impl State {
         Ok(())
     }
 
-    /// Flips a bit of what was copied last, if a test has ordered it.
+    /// Flips a bit of what was copied last, or of memory at rest, if a test has ordered it.
     fn flip(&mut self, direction: Direction, pieces: &[(*mut u8, usize)]) {
+        if let Some((address, mask)) = self.faults.behind(direction) {
+            self.memory.flip(address, mask);
+        }
         let total = pieces.iter().map(|(_, bytes)| bytes).sum();
         if total == 0 {
             return;

@@ -132,28 +132,33 @@ pub extern "C" fn simulated_cuda_lose_context(device: u32, code: Code) {
 
 #[unsafe(no_mangle)]
 pub extern "C" fn simulated_cuda_flip_copy(direction: u32, nth: u64, bit: u64) {
-    let direction = match direction {
+    control().faults.flip(direction_of(direction), nth, bit);
+}
+
+/// Flips bits of the byte at `address` behind the `nth` copy from now.
+#[unsafe(no_mangle)]
+pub extern "C" fn simulated_cuda_flip_behind(direction: u32, nth: u64, address: u64, mask: u8) {
+    let direction = direction_of(direction);
+    control().faults.flip_behind(direction, nth, address, mask);
+}
+
+fn direction_of(number: u32) -> Direction {
+    match number {
         0 => Direction::HostToDevice,
         1 => Direction::DeviceToHost,
         2 => Direction::DeviceToDevice,
         _ => Direction::Memset,
-    };
-    control().faults.flip(direction, nth, bit);
+    }
 }
 
 /// Flips bits of a byte in memory at rest, whatever its protection. `NOT_FOUND`: nothing is mapped there.
 #[unsafe(no_mangle)]
 pub extern "C" fn simulated_cuda_flip_memory(address: u64, mask: u8) -> Code {
-    let state = control();
-    let Some((start, mapping)) = state.memory.find(address) else {
-        return code::NOT_FOUND;
-    };
-    let byte = mapping.bytes.wrapping_add((address - start) as usize);
-    // SAFETY: inside the mapping, whose bytes live as long as it (`find`).
-    let value = unsafe { byte.read() };
-    // SAFETY: the same byte; nobody else accesses device memory while the state is locked.
-    unsafe { byte.write(value ^ mask) };
-    code::SUCCESS
+    if control().memory.flip(address, mask) {
+        code::SUCCESS
+    } else {
+        code::NOT_FOUND
+    }
 }
 
 /// Reads memory, whatever its protection, as it is now: queued work is not done for it.

@@ -37,10 +37,20 @@ struct Flip {
     bit: u64,
 }
 
+/// Bits of a byte of device memory, to be flipped behind a copy.
+#[derive(Debug)]
+struct Behind {
+    direction: Direction,
+    passes: u64,
+    address: u64,
+    mask: u8,
+}
+
 #[derive(Debug, Default)]
 pub struct Faults {
     ordered: Vec<Ordered>,
     flips: Vec<Flip>,
+    behind: Vec<Behind>,
     /// Launches that pass, launches that are corrupted, and how.
     corruptions: Vec<(u64, u64, Corruption)>,
 }
@@ -50,6 +60,7 @@ impl Faults {
         Self {
             ordered: Vec::new(),
             flips: Vec::new(),
+            behind: Vec::new(),
             corruptions: Vec::new(),
         }
     }
@@ -66,7 +77,7 @@ impl Faults {
 
     /// Faults that have not struck, and those that strike at every call.
     pub fn pending(&self) -> usize {
-        self.ordered.len() + self.flips.len() + self.corruptions.len()
+        self.ordered.len() + self.flips.len() + self.behind.len() + self.corruptions.len()
     }
 
     pub fn clear(&mut self) {
@@ -113,6 +124,33 @@ impl Faults {
                 return true;
             }
             flipped = Some(flip.bit % (8 * bytes as u64).max(1));
+            false
+        });
+        flipped
+    }
+
+    /// Flips bits of the byte at `address` behind the `nth` copy from now.
+    pub fn flip_behind(&mut self, direction: Direction, nth: u64, address: u64, mask: u8) {
+        self.behind.push(Behind {
+            direction,
+            passes: nth.saturating_sub(1),
+            address,
+            mask,
+        });
+    }
+
+    /// The byte to flip, and its bits, behind a copy that was made.
+    pub fn behind(&mut self, direction: Direction) -> Option<(u64, u8)> {
+        let mut flipped = None;
+        self.behind.retain_mut(|behind| {
+            if behind.direction != direction || flipped.is_some() {
+                return true;
+            }
+            if behind.passes > 0 {
+                behind.passes -= 1;
+                return true;
+            }
+            flipped = Some((behind.address, behind.mask));
             false
         });
         flipped

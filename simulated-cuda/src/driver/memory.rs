@@ -122,6 +122,19 @@ impl Memory {
         (address - start < mapping.len).then_some((*start, mapping))
     }
 
+    /// Flips bits of the byte at an address, whatever its protection. False if nothing is mapped there.
+    pub fn flip(&self, address: u64, mask: u8) -> bool {
+        let Some((start, mapping)) = self.find(address) else {
+            return false;
+        };
+        let byte = mapping.bytes.wrapping_add((address - start) as usize);
+        // SAFETY: inside the mapping, whose bytes live as long as it (`find`).
+        let value = unsafe { byte.read() };
+        // SAFETY: the same byte; nobody else accesses device memory while the state is locked.
+        unsafe { byte.write(value ^ mask) };
+        true
+    }
+
     /// Whether all of the range is mapped, in whatever way.
     pub fn is_mapped(&self, address: u64, len: u64) -> bool {
         self.pieces(address, len, |_| true).is_ok()
