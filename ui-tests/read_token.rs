@@ -3,7 +3,7 @@
 use vram_residency::WorkerToken;
 
 fn leak(secret: &WorkerToken) {
-    let _leaked = &secret.0;
+    let _leaked = &secret.secret;
 }
 
 fn main() {}

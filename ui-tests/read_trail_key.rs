@@ -3,7 +3,7 @@
 use vram_residency::TrailKey;
 
 fn leak(secret: &TrailKey) {
-    let _leaked = &secret.0;
+    let _leaked = &secret.kind;
 }
 
 fn main() {}
