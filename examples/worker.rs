@@ -350,12 +350,15 @@ fn advise<D: Device>(
         _ => "",
     };
     match error {
-        SealError::Broken { incident, .. } => format!(
-            "{incident}\n  expected {}\n  found    {}{advice}",
-            incident.expected().unwrap_or_default(),
-            incident.actual().unwrap_or_default(),
-        )
-        .into(),
+        SealError::Broken(broken) => {
+            let incident = broken.incident();
+            format!(
+                "{incident}\n  expected {}\n  found    {}{advice}",
+                incident.expected().unwrap_or_default(),
+                incident.actual().unwrap_or_default(),
+            )
+            .into()
+        }
         other => other.into(),
     }
 }

@@ -114,6 +114,7 @@ pub enum Culpability {
 pub enum DeviceError {
     /// The device failed in a way that says something about its bytes.
     #[error("{operation}: the device is broken: {cause}")]
+    #[non_exhaustive]
     Broken {
         /// What was being done.
         operation: &'static str,
@@ -122,6 +123,7 @@ pub enum DeviceError {
     },
     /// The device could not do it now.
     #[error("{operation}: the device could not do it now, try again: {cause}")]
+    #[non_exhaustive]
     Busy {
         /// What was being done.
         operation: &'static str,
@@ -130,24 +132,34 @@ pub enum DeviceError {
     },
     /// An allocation without bytes was asked for.
     #[error("an allocation needs at least one byte")]
-    Empty,
+    #[non_exhaustive]
+    Empty {},
     /// The process is a forked child, which can read what it inherited and do nothing else.
     #[error(transparent)]
-    Forked(#[from] crate::process::Forked),
+    #[non_exhaustive]
+    Forked {
+        /// The proof.
+        #[from]
+        source: crate::process::Forked,
+    },
     /// The memory cannot be made read-only, and must be.
     #[error("the memory was not made read-only, which `Protection::Required` demands")]
-    NotProtected,
+    #[non_exhaustive]
+    NotProtected {},
     /// Memory that was given does not lie where it must.
     #[error("the memory is not where it must be: {cause}")]
+    #[non_exhaustive]
     NotResident {
         /// What was found.
         cause: Arc<str>,
     },
     /// What the memory held could not be wiped, and whoever gets it next would find that.
     #[error("the memory is not given back, since it was not wiped")]
-    NotWiped,
+    #[non_exhaustive]
+    NotWiped {},
     /// The system refused.
     #[error("{operation} failed: {}", io::Error::from_raw_os_error(*code))]
+    #[non_exhaustive]
     Os {
         /// The system call.
         operation: &'static str,
@@ -156,6 +168,7 @@ pub enum DeviceError {
     },
     /// There is not as much memory.
     #[error("{needed} bytes are needed, {available} can be had: the limit is {bound}")]
+    #[non_exhaustive]
     OutOfMemory {
         /// Bytes asked for.
         needed: u64,
@@ -166,6 +179,7 @@ pub enum DeviceError {
     },
     /// Something outside an allocation was meant.
     #[error("bytes {offset} to {end} are outside an allocation of {len} bytes")]
+    #[non_exhaustive]
     OutOfRange {
         /// The first byte meant.
         offset: u64,
@@ -176,28 +190,30 @@ pub enum DeviceError {
     },
     /// The memory is read-only.
     #[error("the memory is read-only: it is sealed")]
-    ReadOnly,
+    #[non_exhaustive]
+    ReadOnly {},
     /// Memory was not zero after it had been wiped.
     #[error("the memory does not keep what is written to it: it was not zero after wiping")]
-    WipeFailed,
+    #[non_exhaustive]
+    WipeFailed {},
 }
 
 impl DeviceError {
     /// What the failure says about the bytes.
     pub fn culpability(&self) -> Culpability {
         match self {
-            Self::Broken { .. } | Self::NotResident { .. } | Self::WipeFailed => {
+            Self::Broken { .. } | Self::NotResident { .. } | Self::WipeFailed {} => {
                 Culpability::Broken
             }
             Self::Busy { .. }
-            | Self::Empty
-            | Self::Forked(_)
-            | Self::NotProtected
-            | Self::NotWiped
+            | Self::Empty {}
+            | Self::Forked { .. }
+            | Self::NotProtected {}
+            | Self::NotWiped {}
             | Self::Os { .. }
             | Self::OutOfMemory { .. }
             | Self::OutOfRange { .. }
-            | Self::ReadOnly => Culpability::Inconclusive,
+            | Self::ReadOnly {} => Culpability::Inconclusive,
         }
     }
 }

@@ -10,6 +10,8 @@ mod batch;
 mod memory;
 mod verification;
 
-pub use batch::{AllocateAllError, Broken, NotSealed, SealAllError};
+pub use batch::{AllocateAllError, NotSealed, SealAllError};
 pub use memory::{AllocateError, BuildError, LoadError, ReleaseError, WriteError};
-pub use verification::{CheckError, NoAnswer, ReclaimError, Revoked, SealError, VerifyError};
+pub use verification::{
+    Broken, CheckError, NoAnswer, ReclaimError, Revoked, SealError, VerifyError,
+};

@@ -39,10 +39,10 @@ fn worker(
 
 fn fail(shard: Shard<Sealed, Host>) -> Box<Incident> {
     shard.dangerous_flip_bit(0, 0).unwrap();
-    let VerifyError::Broken { incident, .. } = shard.verify().unwrap_err() else {
+    let VerifyError::Broken(broken) = shard.verify().unwrap_err() else {
         panic!("missed");
     };
-    incident
+    broken.into_parts().0
 }
 
 /// The answer that comes within seconds of the disk's being well.

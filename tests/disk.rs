@@ -269,12 +269,10 @@ fn flipped(manager: &VramManager<Host>, id: &str) -> Shard<Sealed, Host> {
 
 fn find_out(shard: Shard<Sealed, Host>) -> (Box<Incident>, Box<Shard<Quarantined, Host>>) {
     let started = Instant::now();
-    let Err(VerifyError::Broken {
-        incident, shard, ..
-    }) = shard.verify()
-    else {
+    let Err(VerifyError::Broken(broken)) = shard.verify() else {
         panic!("the flipped bit was not found");
     };
+    let (incident, shard) = broken.into_parts();
     let took = started.elapsed();
     assert!(took < DEADLINE + Duration::from_secs(1), "took {took:?}");
     (incident, shard)

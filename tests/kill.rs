@@ -221,8 +221,9 @@ fn what_came_back_from_the_child_is_the_error_of_a_broken_shard() {
     let trail = place.open();
     let shard = sealed(&manager(&trail), "shard-1", 10_000);
     shard.dangerous_flip_bit(9_999, 7).unwrap();
-    let Err(VerifyError::Broken { incident, .. }) = shard.verify() else {
+    let Err(VerifyError::Broken(broken)) = shard.verify() else {
         panic!("a flipped bit was not found");
     };
+    let incident = broken.incident();
     assert!(incident.record().is_ok() && incident.is_injected());
 }

@@ -81,8 +81,8 @@ fn a_flipped_bit_is_found(
     let window = offset / WINDOW;
     shard.dangerous_flip_bit(offset, 6)?;
     match shard.reverify() {
-        Err(VerifyError::Broken { incident, .. })
-            if incident.damaged_windows() == [window..window + 1] => {}
+        Err(VerifyError::Broken(broken))
+            if broken.incident().damaged_windows() == [window..window + 1] => {}
         Ok(_) => table.wrong(format!("a flipped bit at {offset} was missed")),
         Err(error) => table.wrong(format!("a flipped bit in window {window} gave {error:?}")),
     }

@@ -173,7 +173,7 @@ impl Backend for Cuda {
     fn filler<'a>(&self, memory: &'a mut CudaMemory) -> Result<&'a CudaMemory, DeviceError> {
         process::check()?;
         if memory.read_only {
-            return Err(DeviceError::ReadOnly);
+            return Err(DeviceError::ReadOnly {});
         }
         memory.wiped = false;
         Ok(memory)
@@ -275,7 +275,7 @@ impl Backend for Cuda {
         };
         let roots = self.hasher.roots(&[all])?;
         if roots.first() != Some(&Tree::of_zeros(all.len).root()) {
-            return Err(DeviceError::WipeFailed);
+            return Err(DeviceError::WipeFailed {});
         }
         memory.wiped = true;
         Ok(())
@@ -284,7 +284,7 @@ impl Backend for Cuda {
     fn free(&self, memory: &mut CudaMemory) -> Result<(), DeviceError> {
         if !memory.wiped {
             memory.leak();
-            return Err(DeviceError::NotWiped);
+            return Err(DeviceError::NotWiped {});
         }
         // What was not given back is not given back by the destructor either: it is on record as kept.
         memory.give_back().inspect_err(|_| memory.leak())
@@ -326,7 +326,7 @@ impl fmt::Debug for Cuda {
 /// What can be hashed, and is something.
 fn check_len(len: u64) -> Result<(), DeviceError> {
     match len {
-        0 => Err(DeviceError::Empty),
+        0 => Err(DeviceError::Empty {}),
         1..=hash::MAX_LEN => Ok(()),
         _ => Err(DeviceError::OutOfMemory {
             needed: len,

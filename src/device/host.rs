@@ -109,7 +109,7 @@ impl Backend for Host {
 
     fn allocate(&self, len: u64, _permit: Permit) -> Result<HostMemory, DeviceError> {
         if len == 0 {
-            return Err(DeviceError::Empty);
+            return Err(DeviceError::Empty {});
         }
         let (promise, left) = Promise::of(len);
         if len > left.bytes {
@@ -126,7 +126,7 @@ impl Backend for Host {
         let allocate = |(len, tag): (u64, T)| {
             taken = taken.saturating_add(len);
             let given = match len {
-                0 => Err(DeviceError::Empty),
+                0 => Err(DeviceError::Empty {}),
                 _ if taken > left.bytes => Err(out_of_memory(total, left)),
                 _ => HostMemory::of(len, promise.part(len), left),
             };
@@ -366,7 +366,7 @@ impl HostMemory {
     /// The bytes, and what writing them changes. Refused while the memory is read-only.
     fn bytes_mut(&mut self) -> Result<(&mut [u8], &Marks), DeviceError> {
         if self.read_only {
-            return Err(DeviceError::ReadOnly);
+            return Err(DeviceError::ReadOnly {});
         }
         // SAFETY: as in `bytes`; also writable (not `read_only`), and borrowed by nobody else, as
         // `self` is borrowed mutably.
@@ -377,7 +377,7 @@ impl HostMemory {
     /// All that is mapped, in words, which are wiped faster. Refused while the memory is read-only.
     fn words_mut(&mut self) -> Result<&mut [u64], DeviceError> {
         if self.read_only {
-            return Err(DeviceError::ReadOnly);
+            return Err(DeviceError::ReadOnly {});
         }
         let words = self.base.as_ptr().cast();
         // SAFETY: `base` is aligned to a page and points to `mapped` bytes (a multiple of 8, at most
@@ -419,7 +419,7 @@ impl HostMemory {
             let piece: &mut [u64] = black_box(piece);
             let is_zero = |chunk: &[u64]| chunk.iter().fold(0, |all, word| all | word) == 0;
             if !piece.chunks(512).all(is_zero) {
-                return Err(DeviceError::WipeFailed);
+                return Err(DeviceError::WipeFailed {});
             }
             give_back(piece, locked);
         }

@@ -2,12 +2,12 @@
 
 use std::ops::Range;
 
-use super::{AllocateError, NoAnswer, SealError};
-use crate::audit::{Incident, NotDurable, Receipt};
+use super::{AllocateError, Broken, NoAnswer, SealError};
+use crate::audit::{NotDurable, Receipt};
 use crate::device::Device;
 use crate::id::ShardId;
 use crate::process::Forked;
-use crate::shard::{Allocated, Batch, Quarantined, Sealed, Shard};
+use crate::shard::{Allocated, Batch, Sealed, Shard};
 
 /// None of the shards of a batch was allocated.
 #[derive(Debug, thiserror::Error)]
@@ -18,16 +18,6 @@ pub struct AllocateAllError {
     pub shard: ShardId,
     /// Why.
     pub source: AllocateError,
-}
-
-/// A shard of a batch that failed its verification.
-#[derive(Debug)]
-#[non_exhaustive]
-pub struct Broken<D: Device> {
-    /// What was found, and its record.
-    pub incident: Box<Incident>,
-    /// The shard, which can be released.
-    pub shard: Box<Shard<Quarantined, D>>,
 }
 
 /// Not all shards of a batch were sealed.
@@ -116,14 +106,13 @@ impl NotSealed {
 
 impl<D: Device> From<Broken<D>> for SealError<D> {
     fn from(broken: Broken<D>) -> Self {
-        let Broken { incident, shard } = broken;
-        Self::Broken { incident, shard }
+        Self::Broken(broken)
     }
 }
 
 /// The first of those that failed, in words.
 fn first<D: Device>(broken: &[Broken<D>]) -> String {
     broken.first().map_or_else(String::new, |first| {
-        format!(", the first: {}", first.incident)
+        format!(", the first: {}", first.incident())
     })
 }

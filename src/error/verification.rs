@@ -15,10 +15,26 @@ use crate::shard::{Allocated, Quarantined, Sealed, Shard, Shared};
 pub enum NoAnswer {
     /// The device could not answer.
     #[error(transparent)]
-    Device(#[from] DeviceError),
+    #[non_exhaustive]
+    Device {
+        /// What it reported.
+        source: DeviceError,
+    },
     /// The progress callback stopped it.
     #[error(transparent)]
-    Stopped(Stopped),
+    #[non_exhaustive]
+    Stopped {
+        /// That it did.
+        source: Stopped,
+    },
+}
+
+/// A shard that failed its verification, and its incident. They stay together: an incident speaks of one
+/// shard.
+#[derive(Debug)]
+pub struct Broken<D: Device> {
+    incident: Box<Incident>,
+    shard: Box<Shard<Quarantined, D>>,
 }
 
 /// A shard was not sealed.
@@ -26,16 +42,8 @@ pub enum NoAnswer {
 #[non_exhaustive]
 pub enum SealError<D: Device> {
     /// The device does not hold what the stream or the provenance says, or failed.
-    #[error(
-        "{incident}; the shard is quarantined: release it, and load from a source that is right"
-    )]
-    #[non_exhaustive]
-    Broken {
-        /// What was found, and its record.
-        incident: Box<Incident>,
-        /// The shard, which can be released.
-        shard: Box<Shard<Quarantined, D>>,
-    },
+    #[error("{}; the shard is quarantined: release it, and load from a source that is right", .0.incident)]
+    Broken(Broken<D>),
     /// The call was made in a forked child.
     #[error("sealing is refused: the shard comes back as it was")]
     #[non_exhaustive]
@@ -100,16 +108,8 @@ pub enum SealError<D: Device> {
 #[non_exhaustive]
 pub enum VerifyError<D: Device> {
     /// The shard is not what was sealed, or its device failed.
-    #[error(
-        "{incident}; the shard is quarantined: stop using what was computed from it, release it, and load it again"
-    )]
-    #[non_exhaustive]
-    Broken {
-        /// What was found, and its record.
-        incident: Box<Incident>,
-        /// The shard, which can be released.
-        shard: Box<Shard<Quarantined, D>>,
-    },
+    #[error("{}; the shard is quarantined: stop using what was computed from it, release it, and load it again", .0.incident)]
+    Broken(Broken<D>),
     /// The call was made in a forked child.
     #[error("verifying is refused: the shard comes back as it was")]
     #[non_exhaustive]
@@ -248,10 +248,39 @@ pub enum ReclaimError<D: Device> {
     },
 }
 
+impl<D: Device> Broken<D> {
+    pub(crate) fn new(incident: Box<Incident>, shard: Box<Shard<Quarantined, D>>) -> Self {
+        Self { incident, shard }
+    }
+
+    /// What was found, and its record.
+    pub fn incident(&self) -> &Incident {
+        &self.incident
+    }
+
+    /// The shard, which can be released.
+    pub fn shard(&self) -> &Shard<Quarantined, D> {
+        &self.shard
+    }
+
+    /// What was found, and the shard.
+    pub fn into_parts(self) -> (Box<Incident>, Box<Shard<Quarantined, D>>) {
+        (self.incident, self.shard)
+    }
+}
+
 impl NoAnswer {
+    pub(crate) fn of_device(source: DeviceError) -> Self {
+        Self::Device { source }
+    }
+
+    pub(crate) fn stopped() -> Self {
+        Self::Stopped { source: Stopped }
+    }
+
     /// There is none where one was due.
     pub(crate) fn missing() -> Self {
-        Self::Device(DeviceError::Busy {
+        Self::of_device(DeviceError::Busy {
             operation: "digest",
             cause: "the device did not answer".into(),
         })
@@ -260,8 +289,8 @@ impl NoAnswer {
     /// Whether it is an answer after all, and a bad one.
     pub(crate) fn is_broken(&self) -> bool {
         match self {
-            Self::Device(error) => error.culpability() == Culpability::Broken,
-            Self::Stopped(_) => false,
+            Self::Device { source } => source.culpability() == Culpability::Broken,
+            Self::Stopped { .. } => false,
         }
     }
 }
@@ -270,7 +299,7 @@ impl<D: Device> SealError<D> {
     /// The shard: as it was, or quarantined.
     pub fn into_shard(self) -> Result<Shard<Allocated, D>, Box<Shard<Quarantined, D>>> {
         match self {
-            Self::Broken { shard, .. } => Err(shard),
+            Self::Broken(broken) => Err(broken.shard),
             Self::Forked { shard, .. }
             | Self::Incomplete { shard, .. }
             | Self::Inconclusive { shard, .. }
@@ -282,10 +311,10 @@ impl<D: Device> SealError<D> {
 
     /// The incident, if the shard failed.
     pub fn incident(&self) -> Option<&Incident> {
-        let Self::Broken { incident, .. } = self else {
+        let Self::Broken(broken) = self else {
             return None;
         };
-        Some(incident)
+        Some(&broken.incident)
     }
 }
 
@@ -293,7 +322,7 @@ impl<D: Device> VerifyError<D> {
     /// The shard: sealed, or quarantined.
     pub fn into_shard(self) -> Result<Shard<Sealed, D>, Box<Shard<Quarantined, D>>> {
         match self {
-            Self::Broken { shard, .. } => Err(shard),
+            Self::Broken(broken) => Err(broken.shard),
             Self::Forked { shard, .. }
             | Self::Inconclusive { shard, .. }
             | Self::NoSuchWindow { shard, .. }
@@ -303,10 +332,10 @@ impl<D: Device> VerifyError<D> {
 
     /// The incident, if the shard failed.
     pub fn incident(&self) -> Option<&Incident> {
-        let Self::Broken { incident, .. } = self else {
+        let Self::Broken(broken) = self else {
             return None;
         };
-        Some(incident)
+        Some(&broken.incident)
     }
 }
 
@@ -323,8 +352,8 @@ impl<D: Device> ReclaimError<D> {
 impl From<DigestFailure> for NoAnswer {
     fn from(failure: DigestFailure) -> Self {
         match failure {
-            DigestFailure::Device(error) => Self::Device(error),
-            DigestFailure::Stopped => Self::Stopped(Stopped),
+            DigestFailure::Device(error) => Self::of_device(error),
+            DigestFailure::Stopped => Self::stopped(),
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::audit::event::Reason;
 use crate::audit::guard::{Findings, OpenVerification};
 use crate::audit::{Incident, NotDurable};
 use crate::device::DeviceError;
-use crate::digest::{Progress, Stopped};
+use crate::digest::Progress;
 use crate::error::NoAnswer;
 
 /// What was found, and is not on record.
@@ -41,7 +41,7 @@ impl From<NoAnswer> for Failed {
 
 impl From<DeviceError> for Failed {
     fn from(error: DeviceError) -> Self {
-        NoAnswer::Device(error).into()
+        NoAnswer::of_device(error).into()
     }
 }
 
@@ -84,6 +84,6 @@ pub(super) fn at_the_end<T>(
     let done = total;
     match progress(Progress { done, total }) {
         ControlFlow::Continue(()) => Ok(good),
-        ControlFlow::Break(()) => Err(Failed::NoAnswer(NoAnswer::Stopped(Stopped))),
+        ControlFlow::Break(()) => Err(Failed::NoAnswer(NoAnswer::stopped())),
     }
 }

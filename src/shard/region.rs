@@ -154,7 +154,7 @@ impl<D: Device> Region<D> {
         &self,
         progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<Tree, NoAnswer> {
-        self.ready_to_read()?;
+        self.ready_to_read().map_err(NoAnswer::of_device)?;
         Ok(self.noticed(self.home.device().tree(&self.memory, progress))?)
     }
 
@@ -163,7 +163,7 @@ impl<D: Device> Region<D> {
         &self,
         progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<Reading, NoAnswer> {
-        self.ready_to_read()?;
+        self.ready_to_read().map_err(NoAnswer::of_device)?;
         Ok(self.noticed(self.home.device().digest(&self.memory, progress))?)
     }
 
@@ -201,11 +201,11 @@ impl<D: Device> Region<D> {
                 None => (Vec::new().into_iter(), None),
             };
             answers.extend(ready.into_iter().map(|ready| {
-                ready?;
+                ready.map_err(NoAnswer::of_device)?;
                 let failure = || {
                     failure
                         .clone()
-                        .map_or_else(NoAnswer::missing, NoAnswer::Device)
+                        .map_or_else(NoAnswer::missing, NoAnswer::of_device)
                 };
                 readings.next().ok_or_else(failure)
             }));
@@ -222,10 +222,12 @@ impl<D: Device> Region<D> {
 
     /// Reads some windows back from the device.
     pub(super) fn windows(&self, windows: Range<u64>) -> Result<Vec<Node>, NoAnswer> {
-        self.settle()?;
+        self.settle().map_err(NoAnswer::of_device)?;
         #[cfg(feature = "fault-injection")]
-        self.strike(Operation::Windows)?;
-        Ok(self.noticed(self.home.device().windows(&self.memory, windows))?)
+        self.strike(Operation::Windows)
+            .map_err(NoAnswer::of_device)?;
+        self.noticed(self.home.device().windows(&self.memory, windows))
+            .map_err(NoAnswer::of_device)
     }
 
     /// How many windows are to be hashed a second time, by this process.
@@ -236,7 +238,7 @@ impl<D: Device> Region<D> {
     /// A window's node, hashed by this process and not by the device.
     pub(super) fn window_hashed_here(&self, window: u64) -> Result<Node, NoAnswer> {
         let node = self.home.device().window_hashed_here(&self.memory, window);
-        Ok(self.noticed(node)?)
+        self.noticed(node).map_err(NoAnswer::of_device)
     }
 
     pub(super) fn view(&self) -> D::View<'_> {

@@ -100,8 +100,8 @@ impl<D: Device> Shard<Allocated, D> {
     /// After this the memory is read-only.
     pub(super) fn protect(&mut self) -> Result<(), NoAnswer> {
         let region = &mut self.core.region;
-        region.settle()?;
-        Ok(region.protect()?)
+        region.settle().map_err(NoAnswer::of_device)?;
+        region.protect().map_err(NoAnswer::of_device)
     }
 
     /// Whether the tree of what the memory holds is that of the stream and the provenance, and that of what is
@@ -181,10 +181,7 @@ impl<D: Device> Shard<Allocated, D> {
 
     pub(super) fn broken(self, incident: Box<Incident>) -> Broken<D> {
         let Self { core, state } = self;
-        Broken {
-            incident,
-            shard: core.quarantine(&state),
-        }
+        Broken::new(incident, core.quarantine(&state))
     }
 }
 

@@ -15,7 +15,7 @@ use crate::audit::guard::{Findings, OpenVerification};
 use crate::device::Device;
 use crate::device::backend::Reading;
 use crate::digest::{Digest, Node, Progress, Tree, WINDOW_BYTES};
-use crate::error::{NoAnswer, VerifyError};
+use crate::error::{Broken, NoAnswer, VerifyError};
 use crate::process;
 use crate::seal::{Authentic, Match, Seal};
 
@@ -130,10 +130,7 @@ impl<D: Device> Shard<Sealed, D> {
         match unproven {
             Unproven::Broken(incident) => {
                 let Self { core, state } = self;
-                VerifyError::Broken {
-                    incident,
-                    shard: core.quarantine(&state),
-                }
+                VerifyError::Broken(Broken::new(incident, core.quarantine(&state)))
             }
             Unproven::Inconclusive(source) => VerifyError::Inconclusive {
                 shard: Box::new(self),

@@ -125,9 +125,10 @@ fn a_copy_that_goes_wrong_on_its_way_in_is_found_at_sealing() {
             driver.flip_copy(Direction::HostToDevice, piece, 12_345);
             shard.load_from(&data[..], Stream::TreeOnly, go).unwrap();
             let error = shard.seal(Provenance::UnpinnedFirstUse).unwrap_err();
-            let SealError::Broken { incident, .. } = error else {
+            let SealError::Broken(broken) = error else {
                 panic!("{error:?}")
             };
+            let incident = broken.incident();
             assert_eq!(incident.reason(), Reason::ProvenanceMismatch);
             assert!(incident.detail().unwrap().contains("bad copy"));
         }

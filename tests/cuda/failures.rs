@@ -36,9 +36,10 @@ fn an_error_that_says_something_about_the_bytes_is_an_incident() {
                 let shard = worker.sealed("s", &pattern(5000));
                 driver.fail(call, When::Nth(1), code, After::Goes);
                 let error = shard.verify().unwrap_err();
-                let VerifyError::Broken { incident, .. } = &error else {
+                let VerifyError::Broken(broken) = &error else {
                     panic!("{call}, {code}: {error:?}")
                 };
+                let incident = broken.incident();
                 assert_eq!(incident.reason(), Reason::DeviceError);
                 let detail = incident.detail().unwrap();
                 assert!(

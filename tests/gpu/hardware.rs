@@ -274,9 +274,10 @@ fn a_shard_of_several_slices_has_the_cpus_digest_and_a_flipped_bit_is_found_in_i
         let (offset, bit) = (offset.min(len as u64 - 2), numbers.below(8) as u8);
         let window = offset / WINDOW;
         shard.dangerous_flip_bit(offset, bit).unwrap();
-        let VerifyError::Broken { incident, .. } = shard.reverify().unwrap_err() else {
+        let VerifyError::Broken(broken) = shard.reverify().unwrap_err() else {
             panic!("a flipped bit at {offset} is an incident")
         };
+        let incident = broken.incident();
         assert_eq!(incident.reason(), Reason::DigestMismatch);
         assert_eq!(incident.damaged_windows(), [window..window + 1]);
         let mut again = worker.allocated("s", len as u64);

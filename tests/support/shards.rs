@@ -184,12 +184,10 @@ pub fn broken(
     worker: &Worker,
     error: VerifyError<Device>,
 ) -> (Value, Box<Shard<Quarantined, Device>>) {
-    let VerifyError::Broken {
-        incident, shard, ..
-    } = error
-    else {
+    let VerifyError::Broken(broken) = error else {
         panic!("{error:?}")
     };
+    let (incident, shard) = broken.into_parts();
     let record = recorded_incident(worker, &incident);
     assert_eq!(shard.handle_json()["state"], "quarantined");
     (record, shard)
@@ -199,12 +197,10 @@ pub fn broken_seal(
     worker: &Worker,
     error: SealError<Device>,
 ) -> (Value, Box<Shard<Quarantined, Device>>) {
-    let SealError::Broken {
-        incident, shard, ..
-    } = error
-    else {
+    let SealError::Broken(broken) = error else {
         panic!("{error:?}")
     };
+    let (incident, shard) = broken.into_parts();
     (recorded_incident(worker, &incident), shard)
 }
 

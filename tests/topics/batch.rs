@@ -82,12 +82,14 @@ fn all_broken(worker: &Worker, error: SealAllError<Device>, lens: &[usize]) {
         panic!("{error:?}")
     };
     assert!(sealed.is_empty() && batch.is_empty());
-    let names = broken.iter().map(|one| one.shard.id().as_str().to_owned());
+    let names = broken
+        .iter()
+        .map(|one| one.shard().id().as_str().to_owned());
     assert!(names.eq(lens.iter().map(|len| name(*len))));
     for one in broken {
-        assert_eq!(one.incident.reason(), Reason::DeviceError);
-        recorded_incident(worker, &one.incident);
-        one.shard.release().unwrap();
+        assert_eq!(one.incident().reason(), Reason::DeviceError);
+        recorded_incident(worker, one.incident());
+        one.into_parts().1.release().unwrap();
     }
 }
 
@@ -281,10 +283,10 @@ fn those_that_are_not_what_they_should_be_are_incidents_and_all_others_are_seale
     };
     assert_eq!((broken.len(), batch.len()), (2, 0));
     for (broken, len) in broken.into_iter().zip(wrong) {
-        assert_eq!(broken.shard.id().as_str(), name(len));
-        assert_eq!(broken.incident.reason(), Reason::ProvenanceMismatch);
-        recorded_incident(&worker, &broken.incident);
-        broken.shard.release().unwrap();
+        assert_eq!(broken.shard().id().as_str(), name(len));
+        assert_eq!(broken.incident().reason(), Reason::ProvenanceMismatch);
+        recorded_incident(&worker, broken.incident());
+        broken.into_parts().1.release().unwrap();
     }
     assert_eq!(sealed.len(), LENGTHS.len() - 2);
     are_good(sealed);
@@ -356,7 +358,7 @@ fn a_device_that_breaks_while_it_reads_costs_that_shard() {
     let SealAllError::Broken { broken, sealed, .. } = error else {
         panic!("{error:?}")
     };
-    assert_eq!(broken[0].shard.id().as_str(), name(LENGTHS[1]));
+    assert_eq!(broken[0].shard().id().as_str(), name(LENGTHS[1]));
     are_good(sealed);
 }
 
@@ -402,7 +404,7 @@ fn an_incident_is_told_before_the_lack_of_an_answer() {
     else {
         panic!("{error:?}")
     };
-    assert_eq!(broken[0].shard.id().as_str(), "t-384");
+    assert_eq!(broken[0].shard().id().as_str(), "t-384");
     assert_eq!((broken.len(), sealed.len()), (1, 0));
     assert_eq!(batch.len(), LENGTHS.len() - 1);
     assert_eq!(worker.recorded("VerificationInconclusive").len(), 5);

@@ -128,8 +128,8 @@ fn a_forgotten_error_is_on_disk_already() {
 
     let shard = sealed(&manager, "incident", LEN);
     shard.dangerous_flip_bit(0, 0).unwrap();
-    if let Err(VerifyError::Broken { incident, .. }) = shard.verify() {
-        forget(incident);
+    if let Err(VerifyError::Broken(broken)) = shard.verify() {
+        forget(broken.into_parts().0);
     }
     let failures = of_event(&place.records(), "SealVerificationFailed");
     let shards: Vec<_> = failures.iter().map(|failure| &failure["shard"]).collect();

@@ -179,7 +179,7 @@ fn borrow_everything(everything: &Everything, spare: Device, place: &Path) {
     let told = serde_json::to_value(shared.handle()).unwrap();
     assert!(told["verified_time"].is_string());
     is(sealed.dangerous_flip_bit(0, 0), |error| {
-        matches!(error, DeviceError::Forked(_))
+        matches!(error, DeviceError::Forked { .. })
     });
     drop(sealed.dangerous_open_verification());
 }
@@ -275,7 +275,7 @@ fn a_reader_that_forks_loads_nothing_in_the_child() {
         let bytes = (&mut reader).take(LEN as u64);
         let loaded = shard.load_from(bytes, Stream::TreeOnly, |_| ControlFlow::Continue(()));
         if reader.is_child {
-            let forked = matches!(loaded, Err(LoadError::Device(DeviceError::Forked(_))));
+            let forked = matches!(loaded, Err(LoadError::Device(DeviceError::Forked { .. })));
             // SAFETY: as in `fork`.
             unsafe { libc::_exit(if forked { 0 } else { 1 }) }
         }

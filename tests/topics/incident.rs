@@ -176,7 +176,7 @@ fn a_device_that_breaks_is_an_incident_and_one_that_is_busy_is_not() {
         assert!(matches!(
             &error,
             VerifyError::Inconclusive {
-                source: NoAnswer::Device(_),
+                source: NoAnswer::Device { .. },
                 ..
             }
         ));
@@ -212,7 +212,7 @@ fn stopping_gives_the_shard_back() {
     assert!(matches!(
         &error,
         VerifyError::Inconclusive {
-            source: NoAnswer::Stopped(_),
+            source: NoAnswer::Stopped { .. },
             ..
         }
     ));

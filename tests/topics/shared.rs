@@ -258,7 +258,7 @@ fn a_check_without_an_answer_leaves_leases_as_they_were() {
     assert!(matches!(
         stopped,
         Err(CheckError::Inconclusive {
-            source: NoAnswer::Stopped(_),
+            source: NoAnswer::Stopped { .. },
             ..
         })
     ));

@@ -55,7 +55,8 @@ fn one_bad_shard_among_good_ones_is_the_only_incident() {
         for (index, outcome) in Shard::verify_all(sealed).into_iter().enumerate() {
             match outcome {
                 Ok(_) => assert_ne!(index, bad, "missed"),
-                Err(VerifyError::Broken { incident, .. }) => {
+                Err(VerifyError::Broken(broken)) => {
+                    let incident = broken.incident();
                     assert_eq!(index, bad);
                     assert_eq!(incident.reason(), Reason::DigestMismatch);
                     let window = place / WINDOW;

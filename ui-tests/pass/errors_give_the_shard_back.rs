@@ -25,9 +25,8 @@ fn seal(
 fn verify(shard: Shard<Sealed, Host>) -> Result<Shard<Verified, Host>, Box<dyn Error>> {
     match shard.verify() {
         Ok(shard) => Ok(shard),
-        Err(VerifyError::Broken {
-            incident, shard, ..
-        }) => {
+        Err(VerifyError::Broken(broken)) => {
+            let (incident, shard) = broken.into_parts();
             let durable = incident.record().is_ok();
             shard.release()?;
             Err(format!("{incident}; durable: {durable}").into())

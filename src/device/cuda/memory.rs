@@ -247,7 +247,7 @@ impl CudaMemory {
         if self.read_only || allocator.protection == Protection::WhereAvailable {
             return Ok(());
         }
-        Err(DeviceError::NotProtected)
+        Err(DeviceError::NotProtected {})
     }
 
     pub(super) fn unprotect(&mut self) -> Result<(), DeviceError> {

@@ -101,7 +101,10 @@ fn protected_memory_refuses_writes_until_it_is_unprotected() {
     host.protect(&mut memory).unwrap();
     assert!(host.facts(&memory).read_only);
     assert_eq!(mapping(address(&memory)).unwrap().0, "r--p");
-    assert_eq!(host.write(&mut memory, 0, b"x"), Err(DeviceError::ReadOnly));
+    assert_eq!(
+        host.write(&mut memory, 0, b"x"),
+        Err(DeviceError::ReadOnly {})
+    );
     // A system call that stores its answer where it may not.
     let zeros = fs::File::open("/dev/zero").unwrap();
     // SAFETY: the kernel writes to the page or refuses to; nobody borrows it.
@@ -295,7 +298,7 @@ fn what_is_outside_is_refused() {
 fn no_bytes_and_too_many_bytes_are_errors() {
     let host = Host::new();
     let ask = |len| host.allocate(len, Permit::mint()).unwrap_err();
-    assert_eq!(ask(0), DeviceError::Empty);
+    assert_eq!(ask(0), DeviceError::Empty {});
     for len in [1 << 50, isize::MAX as u64, u64::MAX - 1, u64::MAX] {
         match ask(len) {
             DeviceError::OutOfMemory {

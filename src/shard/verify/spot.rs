@@ -54,9 +54,11 @@ fn sample(windows: u64, count: usize) -> Result<BTreeSet<u64>, NoAnswer> {
     let mut chosen = BTreeSet::new();
     while chosen.len() < count {
         let mut random = [0; 8];
-        fill_random(&mut random).map_err(|error| DeviceError::Busy {
-            operation: "choosing windows to check",
-            cause: error.to_string().into(),
+        fill_random(&mut random).map_err(|error| {
+            NoAnswer::of_device(DeviceError::Busy {
+                operation: "choosing windows to check",
+                cause: error.to_string().into(),
+            })
         })?;
         // The bias is below 2^-20 for anything that fits a device.
         chosen.insert(u64::from_le_bytes(random).checked_rem(windows).unwrap_or(0));
