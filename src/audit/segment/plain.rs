@@ -257,6 +257,10 @@ mod tests {
         ] {
             assert!(parse(&wrong).is_none(), "{wrong}");
         }
+        for name in COMMON {
+            assert!(parse(&GOOD.replace("shard", name)).is_none(), "{name}");
+            assert!(parse(&GOOD.replace("wiped", name)).is_none(), "{name}");
+        }
     }
 
     proptest! {
