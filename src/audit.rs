@@ -14,7 +14,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 pub use anchor::{
@@ -48,6 +48,7 @@ use anchor::Anchors;
 use builder::Settings;
 use clock::Time;
 use event::{By, Event, LiveShard, MAX_LISTED_SHARDS, Mark, Subject, Violation};
+use guard::AllTimed;
 use keeper::Keeper;
 use queue::{Lane, Queue, Refused};
 
@@ -119,6 +120,9 @@ pub(crate) struct Shared {
     settings: Settings,
     live: Mutex<Live>,
     watched: Mutex<Vec<Weak<dyn Watched>>>,
+    timed: AllTimed,
+    /// How many verifications have no outcome yet.
+    open: AtomicU64,
     anchors: Anchors,
     vitals: Vitals,
     /// Whether a record was refused because the trail is closed.
@@ -218,7 +222,8 @@ impl AuditTrail {
 
     /// Writes what is queued and `TrailClosed`, and returns the receipt of the latter: its
     /// checkpoint is the one to anchor. Shards that still live stay usable; whatever they record afterwards is
-    /// refused and counted.
+    /// refused and counted. `TrailClosed` says how many verifications have no outcome then; a check that has
+    /// exceeded its deadline is on record before it, and leases end as they would have.
     ///
     /// Then the anchors get that checkpoint, and are waited for; one that does not keep it is logged
     /// at ERROR, and is no reason to fail: the trail is closed, and its receipt can still be anchored
@@ -330,6 +335,18 @@ impl Recorder {
         }
     }
 
+    pub(crate) fn verification_begins(&self) {
+        self.shared.open.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn verification_ends(&self) {
+        self.shared.open.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    fn timed(&self) -> &AllTimed {
+        &self.shared.timed
+    }
+
     /// Asks to be called from the writer's thread for as long as `watched` lives. A forked child has
     /// no such thread.
     pub(crate) fn watch(&self, watched: Weak<dyn Watched>) {
@@ -405,6 +422,7 @@ impl Shared {
         for entry in watched.iter().filter_map(Weak::upgrade) {
             entry.tick();
         }
+        self.timed.look();
     }
 
     /// `TrailClosed`, with the shards that still live: they were leaked, or outlive the trail.
@@ -417,6 +435,7 @@ impl Shared {
         Event::TrailClosed {
             live_shards,
             live: shards,
+            open_verifications: self.open.load(Ordering::Relaxed),
         }
     }
 }

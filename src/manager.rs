@@ -108,6 +108,7 @@ pub(crate) struct Home<D: Device> {
 pub(crate) struct Options {
     pub(crate) assurance: Assurance,
     pub(crate) max_age: Option<Duration>,
+    pub(crate) check_deadline: Option<Duration>,
     pub(crate) require_pinned: bool,
     pub(crate) shard_limit: u64,
 }
@@ -133,6 +134,7 @@ impl<D: Device> VramManager<D> {
             options: Options {
                 assurance: Assurance::default(),
                 max_age: None,
+                check_deadline: None,
                 require_pinned: false,
                 shard_limit: DEFAULT_SHARD_LIMIT,
             },
@@ -234,6 +236,27 @@ impl<D: Device> VramManagerBuilder<D> {
     /// check passes, and `VerificationOverdue` is recorded.
     pub fn max_age(mut self, max_age: Duration) -> Self {
         self.options.max_age = Some(max_age);
+        self
+    }
+
+    /// How long a check of a shared shard may take. Without this it may take any time, and a check whose callback
+    /// never returns leaves leases as they were.
+    ///
+    /// When the time is over, that is put on record while the check still runs:
+    ///
+    /// - with a [`max_age`](Self::max_age) as `VerificationInconclusive`. Leases end when the last check that
+    ///   passed is too old.
+    /// - without one as `SealVerificationFailed`, reason `deadline_exceeded`. Once the trail has answered, leases
+    ///   are refused for ever.
+    ///
+    /// A match that comes later changes nothing, and is an error for its caller. A mismatch that comes later is
+    /// an incident with a record of its own. The time counts from the call of `check`, `check_window` or
+    /// [`check_all`](crate::Shared::check_all).
+    ///
+    /// The trail's writer looks at the time twice in each durability interval, and every 5 seconds at least. It
+    /// does not after the trail was closed, nor while the disk hangs; `max_age` ends leases all the same.
+    pub fn check_deadline(mut self, limit: Duration) -> Self {
+        self.options.check_deadline = Some(limit);
         self
     }
 

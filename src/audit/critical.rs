@@ -3,6 +3,8 @@
 //! Whoever has many queues all of them first, and they wait no longer than one. This module does not know
 //! what is recorded.
 
+use std::time::Duration;
+
 use super::event::{Event, Mark};
 use super::queue::Lane;
 use super::sync::Instant;
@@ -41,6 +43,29 @@ impl Recorder {
     /// Returns as [`commit`](Self::commit) does, at the latest when the critical deadline has passed since the
     /// record was queued.
     pub(crate) fn answer(&self, submitted: Submitted) -> (Mark, Result<Receipt, NotDurable>) {
+        let limit = self.shared.settings.critical_deadline;
+        self.answer_within(submitted, limit)
+    }
+
+    /// Whether [`answer`](Self::answer) would return at once. Does not wait.
+    pub(crate) fn has_answer(&self, submitted: &Submitted) -> bool {
+        let (Ok(()), Some(seq)) = (&submitted.queued, submitted.mark.seq) else {
+            return true;
+        };
+        submitted.since.elapsed() >= self.shared.settings.critical_deadline
+            || self.shared.queue.has_answer(seq)
+    }
+
+    /// What [`answer`](Self::answer) would return if the time were over. Does not wait.
+    pub(crate) fn answer_now(&self, submitted: Submitted) -> (Mark, Result<Receipt, NotDurable>) {
+        self.answer_within(submitted, Duration::ZERO)
+    }
+
+    fn answer_within(
+        &self,
+        submitted: Submitted,
+        limit: Duration,
+    ) -> (Mark, Result<Receipt, NotDurable>) {
         let Submitted { mark, since, .. } = submitted;
         let outcome = match (submitted.queued, mark.seq) {
             (Err(NotDurable::Forked(forked)), _) => return (mark, Err(forked.into())),
@@ -48,8 +73,7 @@ impl Recorder {
                 return (mark, Err(not_awaited(seq).of_queued(&self.shared)));
             }
             (Ok(()), Some(seq)) => {
-                let left = self.shared.settings.critical_deadline;
-                let left = left.saturating_sub(since.elapsed());
+                let left = limit.saturating_sub(since.elapsed());
                 let durable = self.shared.queue.wait_durable(seq, left);
                 durable.map_err(|mut error| {
                     if let NotDurable::DeadlineExceeded { waited, .. } = &mut error {

@@ -180,6 +180,9 @@ pub(crate) enum Event {
     TrailClosed {
         live_shards: u64,
         live: Vec<LiveShard>,
+        /// How many had no outcome.
+        #[serde(skip_serializing_if = "fields::is_zero")]
+        open_verifications: u64,
     },
     TrailOpened {
         #[serde(flatten)]

@@ -8,11 +8,16 @@
 //! latter.
 //!
 //! Every failure takes the same steps, whatever it is a failure of: record, wait for the trail's answer,
-//! end what is [`Served`], tell the caller. This module does not know what is served.
+//! end what is [`Served`], tell the caller. A check that has a deadline and exceeds it takes them without its
+//! caller ([`deadline`]). This module does not know what is served.
 
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
+
+pub(super) use self::deadline::AllTimed;
+use self::deadline::Timed;
+pub(crate) use self::deadline::{Deadline, Late, Missed};
 
 use super::critical::Submitted;
 use super::event::{AnyDigest, Event, Failure, History, Mark, Reason, Sealing, Seq, Subject, Text};
@@ -21,17 +26,27 @@ use crate::digest::Digest;
 use crate::id::ShardId;
 use crate::manager::Assurance;
 
+mod deadline;
+
 /// A verification that has no outcome yet.
 #[must_use = "an open verification that is dropped is recorded as interrupted"]
 pub(crate) struct OpenVerification {
-    recorder: Recorder,
+    inquiry: Inquiry,
     assurance: Assurance,
+    /// None if it may take any time.
+    timed: Option<Arc<Timed>>,
+    open: bool,
+}
+
+/// What is verified, and where the outcome goes.
+#[derive(Clone, Debug)]
+struct Inquiry {
+    recorder: Recorder,
     subject: Subject,
     operation: &'static str,
     history: History,
     injected: bool,
     served: Option<Arc<dyn Served>>,
-    open: bool,
 }
 
 /// What is served of a shard. It ends with the shard's first incident.
@@ -79,22 +94,51 @@ impl OpenVerification {
         history: History,
         injected: bool,
     ) -> Self {
-        Self {
+        recorder.verification_begins();
+        let inquiry = Inquiry {
             recorder: recorder.clone(),
-            assurance,
             subject,
             operation,
             history,
             injected,
             served: None,
+        };
+        Self {
+            inquiry,
+            assurance,
+            timed: None,
             open: true,
         }
     }
 
     /// An incident ends what is served.
     pub(crate) fn of_served(mut self, served: Arc<dyn Served>) -> Self {
-        self.served = Some(served);
+        self.inquiry.served = Some(served);
         self
+    }
+
+    /// From now on it has so long to come to an outcome.
+    pub(crate) fn within(mut self, deadline: Deadline) -> Self {
+        self.timed = Some(Timed::begin(&self.inquiry, deadline));
+        self
+    }
+
+    /// The answer is there: what follows takes none of the time that the verification has.
+    pub(crate) fn stop_clock(&self) {
+        if let Some(timed) = &self.timed {
+            timed.stop();
+        }
+    }
+
+    /// Goes on if the verification was in time, or has no deadline. Otherwise it has its outcome: whatever
+    /// was found that is not a failure changes nothing.
+    pub(crate) fn in_time(mut self) -> Result<Self, Late> {
+        let outcome = self.timed.take().map_or(Ok(()), |timed| timed.outcome());
+        if let Err(late) = outcome {
+            self.open = false;
+            return Err(late);
+        }
+        Ok(self)
     }
 
     /// The bytes are what was sealed. Under [`Assurance::Durable`] this fails if the record does.
@@ -105,8 +149,8 @@ impl OpenVerification {
         bytes: u64,
     ) -> Result<Mark, NotDurable> {
         let outcome = self.succeed(Event::SealVerified {
-            subject: self.subject.clone(),
-            operation: self.operation,
+            subject: self.inquiry.subject.clone(),
+            operation: self.inquiry.operation,
             digest,
             first_window: windows.start,
             end_window: windows.end,
@@ -121,11 +165,12 @@ impl OpenVerification {
     /// says that the sealing was given up.
     pub(crate) fn sealed(mut self, sealed: Sealing) -> Result<Mark, NotDurable> {
         let outcome = self.succeed(Event::VramSealed {
-            subject: self.subject.clone(),
+            subject: self.inquiry.subject.clone(),
             sealed: Box::new(sealed),
         });
         if outcome.is_err() {
-            self.give_up("the sealing was given up: its record was not durable in time".into());
+            self.inquiry
+                .give_up("the sealing was given up: its record was not durable in time".into());
         }
         self.open = false;
         outcome
@@ -133,7 +178,7 @@ impl OpenVerification {
 
     /// There is no answer, and that says nothing about the bytes.
     pub(crate) fn inconclusive(mut self, cause: Text) -> Mark {
-        let mark = self.give_up(cause);
+        let mark = self.inquiry.give_up(cause);
         self.open = false;
         mark
     }
@@ -158,15 +203,32 @@ impl OpenVerification {
     }
 
     fn succeed(&self, event: Event) -> Result<Mark, NotDurable> {
+        let recorder = &self.inquiry.recorder;
         match self.assurance {
-            Assurance::Queued => Ok(self.recorder.emit(event)),
+            Assurance::Queued => Ok(recorder.emit(event)),
             Assurance::Durable => {
-                let (mark, outcome) = self.recorder.commit(event);
+                let (mark, outcome) = recorder.commit(event);
                 outcome.map(|_| mark)
             }
         }
     }
 
+    /// Queues the record of a failure, which is one also if it comes too late.
+    fn say(&self, reason: Reason, findings: Findings) -> Said {
+        if let Some(timed) = &self.timed {
+            timed.end();
+        }
+        self.inquiry.say(reason, findings)
+    }
+
+    fn conclude(&mut self, said: Said) -> Incident {
+        let incident = self.inquiry.conclude(said);
+        self.open = false;
+        incident
+    }
+}
+
+impl Inquiry {
     fn give_up(&self, cause: Text) -> Mark {
         self.recorder.emit(Event::VerificationInconclusive {
             subject: self.subject.clone(),
@@ -198,16 +260,27 @@ impl OpenVerification {
     }
 
     /// Waits for the record of a failure, and ends what is served.
-    fn conclude(&mut self, said: Said) -> Incident {
-        let (mark, record) = self.recorder.answer(said.record);
-        self.open = false;
+    fn conclude(&self, said: Said) -> Incident {
+        let answer = self.recorder.answer(said.record);
+        self.end(said.failure, answer)
+    }
+
+    /// The same with what the trail says now: for the thread that nobody may keep waiting.
+    fn conclude_now(&self, said: Said) -> Incident {
+        let answer = self.recorder.answer_now(said.record);
+        self.end(said.failure, answer)
+    }
+
+    /// The trail has answered: nothing is served any more.
+    fn end(&self, failure: Failure, answer: (Mark, Result<Receipt, NotDurable>)) -> Incident {
+        let (mark, record) = answer;
         let incident = Incident {
-            failure: said.failure,
+            failure,
             mark,
             record,
             fate: OnceLock::new(),
         };
-        if let Some(served) = self.served.take() {
+        if let Some(served) = &self.served {
             served.revoke(&incident);
         }
         incident
@@ -215,6 +288,7 @@ impl OpenVerification {
 }
 
 /// A failure whose record is queued.
+#[derive(Debug)]
 struct Said {
     failure: Failure,
     record: Submitted,
@@ -236,6 +310,7 @@ impl Drop for OpenVerification {
             let said = self.say(Reason::Interrupted, Findings::default());
             let _recorded = self.conclude(said);
         }
+        self.inquiry.recorder.verification_ends();
     }
 }
 

@@ -51,9 +51,12 @@ impl Keeper {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
-        threads.map_or(Err(CloseError::WriterStopped), |threads| {
-            threads.finish(&self.shared)
-        })
+        let threads = threads.ok_or(CloseError::WriterStopped)?;
+        // What is late is queued while that is still accepted, and leases end once it is answered.
+        self.shared.timed.look();
+        let outcome = threads.finish(&self.shared);
+        self.shared.timed.look();
+        outcome
     }
 }
 

@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex};
 
 use super::anchor::{Anchors, Contradiction};
@@ -15,6 +15,7 @@ use super::builder::AuditTrailBuilder;
 use super::checkpoint::VerifierKey;
 use super::clock::{Uptime, boot_id};
 use super::event::{Event, FORMAT, Seq};
+use super::guard::AllTimed;
 use super::keeper::{Keeper, Threads};
 use super::log::{Log, LogError};
 use super::position::Position;
@@ -145,6 +146,8 @@ impl AuditTrailBuilder {
             settings: self.settings,
             live: Mutex::new(Live::default()),
             watched: Mutex::new(Vec::new()),
+            timed: AllTimed::default(),
+            open: AtomicU64::new(0),
             anchors,
             vitals: Vitals::default(),
         });

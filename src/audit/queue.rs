@@ -280,16 +280,8 @@ impl Queue {
         let started = Instant::now();
         let mut state = self.lock();
         loop {
-            if let Some(checkpoint) = state.durable(seq) {
-                return Ok(Receipt::new(seq, checkpoint));
-            }
-            if state.failed_below > seq.0
-                && let Some(failure) = &state.failure
-            {
-                return Err(failure.of(seq));
-            }
-            if let Some(stopped) = state.stopped() {
-                return Err(stopped);
+            if let Some(answer) = state.answer(seq) {
+                return answer;
             }
             let waited = started.elapsed();
             let Some(left) = limit.checked_sub(waited).filter(|left| !left.is_zero()) else {
@@ -309,6 +301,11 @@ impl Queue {
                 .unwrap_or_else(PoisonError::into_inner)
                 .0;
         }
+    }
+
+    /// Whether the record is durable, the attempt to write it failed, or the writer has ended.
+    pub(crate) fn has_answer(&self, seq: Seq) -> bool {
+        self.lock().answer(seq).is_some()
     }
 
     /// What has become of an accepted record, if that is final.
@@ -429,6 +426,19 @@ impl State {
             Some(Refusal::Displaced) => NotDurable::Displaced,
             _ => NotDurable::WriterStopped,
         })
+    }
+
+    /// What there is to say to those who wait for a record.
+    fn answer(&self, seq: Seq) -> Option<Result<Receipt, NotDurable>> {
+        if let Some(checkpoint) = self.durable(seq) {
+            return Some(Ok(Receipt::new(seq, checkpoint)));
+        }
+        if self.failed_below > seq.0
+            && let Some(failure) = &self.failure
+        {
+            return Some(Err(failure.of(seq)));
+        }
+        self.stopped().map(Err)
     }
 
     fn durable(&self, seq: Seq) -> Option<Arc<Checkpoint>> {

@@ -1,6 +1,7 @@
 //! What can go wrong with the bytes, or with finding out about them.
 
 use std::ops::Range;
+use std::time::Duration;
 
 use crate::audit::{Incident, NotDurable, Receipt};
 use crate::device::backend::DigestFailure;
@@ -26,6 +27,15 @@ pub enum NoAnswer {
     Stopped {
         /// That it did.
         source: Stopped,
+    },
+    /// A check took longer than it may. What it found at last changes nothing.
+    #[error(
+        "the check took longer than its deadline of {limit:?}: see what delays its callback or its device, or set a longer deadline"
+    )]
+    #[non_exhaustive]
+    TimedOut {
+        /// How long it may take.
+        limit: Duration,
     },
 }
 
@@ -163,7 +173,8 @@ pub enum CheckError {
         "an earlier check of this shard failed: drop its leases, reclaim it, and load it again"
     )]
     AlreadyFailed,
-    /// The shard is not what was sealed, or its device failed. Leases are refused from now on.
+    /// The shard is not what was sealed, its device failed, or the check took longer than it may and nothing else
+    /// would end leases. They are refused from now on.
     #[error(
         "{incident}; no lease is current any more: stop using what was computed from it, drop the leases, and load it again"
     )]
@@ -278,6 +289,10 @@ impl NoAnswer {
         Self::Stopped { source: Stopped }
     }
 
+    pub(crate) fn timed_out(limit: Duration) -> Self {
+        Self::TimedOut { limit }
+    }
+
     /// There is none where one was due.
     pub(crate) fn missing() -> Self {
         Self::of_device(DeviceError::Busy {
@@ -290,7 +305,7 @@ impl NoAnswer {
     pub(crate) fn is_broken(&self) -> bool {
         match self {
             Self::Device { source } => source.culpability() == Culpability::Broken,
-            Self::Stopped { .. } => false,
+            Self::Stopped { .. } | Self::TimedOut { .. } => false,
         }
     }
 }

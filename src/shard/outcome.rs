@@ -3,13 +3,13 @@
 //! Between the two lies the record. [`settle`] is the way from one to the other, for sealing, verifying and
 //! checking, of one shard and of many. This module does not know how anything is found.
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 
-use crate::audit::event::Reason;
-use crate::audit::guard::{Findings, OpenVerification};
+use crate::audit::event::{Mark, Reason};
+use crate::audit::guard::{Findings, Late, OpenVerification};
 use crate::audit::{Incident, NotDurable};
 use crate::device::DeviceError;
-use crate::digest::Progress;
+use crate::digest::{Digest, Progress};
 use crate::error::NoAnswer;
 
 /// What was found, and is not on record.
@@ -45,6 +45,15 @@ impl From<DeviceError> for Failed {
     }
 }
 
+impl From<Late> for Unproven {
+    fn from(late: Late) -> Self {
+        match late {
+            Late::Failed(incident) => Self::Broken(incident),
+            Late::Lapsed { limit } => Self::Inconclusive(NoAnswer::timed_out(limit)),
+        }
+    }
+}
+
 /// Goes on with what is good, and ends the verification otherwise.
 pub(super) fn settle<T>(
     open: OpenVerification,
@@ -56,10 +65,23 @@ pub(super) fn settle<T>(
             Err(Unproven::Broken(Box::new(open.broken(reason, findings))))
         }
         Err(Failed::NoAnswer(cause)) => {
+            let open = open.in_time()?;
             open.inconclusive(cause.to_string().into());
             Err(Unproven::Inconclusive(cause))
         }
     }
+}
+
+/// Puts on record that the bytes are good, unless the verification was too late.
+pub(super) fn pass(
+    open: OpenVerification,
+    digest: Digest,
+    windows: Range<u64>,
+    bytes: u64,
+) -> Result<Mark, Unproven> {
+    let open = open.in_time()?;
+    open.verified(digest, windows, bytes)
+        .map_err(Unproven::Unrecorded)
 }
 
 /// Calls `progress` on the way, and not at the end of reading: nothing is compared yet.

@@ -16,7 +16,7 @@ use super::outcome::Unproven;
 use super::state::{LastCheck, Sealed, StateFacts, Verified, private::Facts};
 use super::verify::{Started, Whole};
 use super::{Core, Region, Shard, ShardHandle};
-use crate::audit::guard::OpenVerification;
+use crate::audit::guard::{Deadline, Missed, OpenVerification};
 use crate::device::Device;
 use crate::digest::{Digest, Progress};
 use crate::error::{CheckError, NoAnswer, ReclaimError, Revoked};
@@ -90,7 +90,8 @@ impl<D: Device> Shared<D> {
     ///
     /// If it fails, the incident is on record first, then leases are refused. If it panics (in a
     /// progress callback), the same with reason `interrupted`. A check that passes counts from its
-    /// beginning, and never makes up for one that failed.
+    /// beginning, and never makes up for one that failed. One that takes longer than
+    /// [`check_deadline`](crate::manager::VramManagerBuilder::check_deadline) does not count.
     pub fn check(&self) -> Result<(), CheckError> {
         self.check_with_progress(|_| ControlFlow::Continue(()))
     }
@@ -120,14 +121,19 @@ impl<D: Device> Shared<D> {
             .map(|(shared, _)| &shared.served.core.region)
             .collect();
         let mut readings = Region::digests(&regions).into_iter();
-        let conclude = |(shared, started): (&&Self, Result<_, _>)| {
+        let compare = |(shared, started): (&&Self, Result<_, CheckError>)| {
             let started = started?;
             let reading = readings.next().unwrap_or_else(|| Err(NoAnswer::missing()));
             let core = &shared.served.core;
             let go_on = &mut |_| ControlFlow::Continue(());
-            shared.pass(core.conclude(started, &shared.sealed, reading, go_on)?)
+            Ok(core.compare(started, &shared.sealed, reading, go_on))
         };
-        shared.iter().zip(started).map(conclude).collect()
+        // All are compared before one waits for its record, which takes none of the others' time.
+        let compared: Vec<_> = shared.iter().zip(started).map(compare).collect();
+        let settle = |(shared, compared): (&&Self, Result<_, CheckError>)| {
+            shared.pass(shared.served.core.settle_whole(compared?)?)
+        };
+        shared.iter().zip(compared).map(settle).collect()
     }
 
     fn start_check(&self) -> Result<Started<'_>, CheckError> {
@@ -227,6 +233,17 @@ impl<D: Device> Shared<D> {
         &self.served.core.region
     }
 
+    /// How long a check may take. Where leases do not become too old, one that takes longer ends them.
+    fn deadline(&self) -> Option<Deadline> {
+        let options = self.served.core.region.home().options();
+        let limit = options.check_deadline?;
+        let missed = match options.max_age {
+            Some(_) => Missed::Lapses,
+            None => Missed::Fails,
+        };
+        Some(Deadline { limit, missed })
+    }
+
     /// What every check begins with. An incident ends the leases, also one for leaving without an outcome.
     fn open(&self, operation: &'static str) -> Result<OpenVerification, CheckError> {
         process::check()?;
@@ -236,7 +253,11 @@ impl<D: Device> Shared<D> {
         }
         let history = standing.last().history;
         let open = self.served.core.begin(operation, history);
-        Ok(open.of_served(Arc::<Standing>::clone(standing)))
+        let open = open.of_served(Arc::<Standing>::clone(standing));
+        Ok(match self.deadline() {
+            Some(deadline) => open.within(deadline),
+            None => open,
+        })
     }
 }
 

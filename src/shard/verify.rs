@@ -6,7 +6,7 @@
 
 use std::ops::{ControlFlow, Range};
 
-use super::outcome::{Failed, Found, Unproven, at_the_end, on_the_way, settle};
+use super::outcome::{Failed, Found, Unproven, at_the_end, on_the_way, pass, settle};
 use super::state::{LastCheck, Sealed, Verified};
 use super::{Core, Region, Shard};
 use crate::audit::clock::Uptime;
@@ -35,6 +35,13 @@ pub(super) struct Started<'a> {
     began: Uptime,
     open: OpenVerification,
     authentic: Authentic<'a>,
+}
+
+/// A verification of the whole shard that has found something, which is not on record.
+pub(super) struct Compared {
+    began: Uptime,
+    open: OpenVerification,
+    found: Found<(Match, Digest, Option<Tree>)>,
 }
 
 impl<D: Device> Shard<Sealed, D> {
@@ -242,6 +249,17 @@ impl<D: Device> Core<D> {
         reading: Result<Reading, NoAnswer>,
         progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<Whole, Unproven> {
+        self.settle_whole(self.compare(started, sealed, reading, progress))
+    }
+
+    /// Compares what was read, and records nothing yet. What follows takes none of the time that a check has.
+    pub(super) fn compare(
+        &self,
+        started: Started<'_>,
+        sealed: &Sealed,
+        reading: Result<Reading, NoAnswer>,
+        progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+    ) -> Compared {
         let Started {
             began,
             open,
@@ -251,10 +269,15 @@ impl<D: Device> Core<D> {
         let found = found
             .and_then(|reading| self.compare_whole(authentic, sealed, reading))
             .and_then(|good| at_the_end(good, self.region.len(), progress));
+        open.stop_clock();
+        Compared { began, open, found }
+    }
+
+    /// Puts on record what was found.
+    pub(super) fn settle_whole(&self, compared: Compared) -> Result<Whole, Unproven> {
+        let Compared { began, open, found } = compared;
         let (open, (proof, digest, tree)) = settle(open, found)?;
-        let mark = open
-            .verified(digest, 0..self.windows(), self.region.len())
-            .map_err(Unproven::Unrecorded)?;
+        let mark = pass(open, digest, 0..self.windows(), self.region.len())?;
         let last = LastCheck { mark, began };
         Ok(Whole { proof, tree, last })
     }
@@ -288,8 +311,7 @@ impl<D: Device> Core<D> {
         let (open, authentic) = settle(open, self.authenticate(&sealed.seal))?;
         let found = self.compare_windows(authentic, sealed, &windows);
         let (open, (proof, digest)) = settle(open, found)?;
-        open.verified(digest, windows.clone(), self.bytes_of(&windows))
-            .map_err(Unproven::Unrecorded)?;
+        pass(open, digest, windows.clone(), self.bytes_of(&windows))?;
         Ok(proof)
     }
 

@@ -2,6 +2,7 @@
 //! `tests/gpu/main.rs`) runs all of it on its own device, which it defines in a module `backend`.
 
 mod batch;
+mod deadline;
 mod events;
 mod forget;
 mod fork;

@@ -60,6 +60,9 @@ impl std::ops::Deref for Subject {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Reason {
+    /// A check came to no outcome within its deadline, and there is no maximum age that would end leases.
+    /// Whether the bytes are good is not known.
+    DeadlineExceeded,
     /// The device failed in a way that says something about the bytes.
     DeviceError,
     /// The device's bytes have another digest than the one that was sealed.
@@ -78,6 +81,7 @@ pub enum Reason {
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::DeadlineExceeded => "deadline_exceeded",
             Self::DeviceError => "device_error",
             Self::DigestMismatch => "digest_mismatch",
             Self::Interrupted => "interrupted",
@@ -300,7 +304,7 @@ pub(super) fn is_false(value: &bool) -> bool {
     clippy::trivially_copy_pass_by_ref,
     reason = "the form that serde asks for"
 )]
-fn is_zero(value: &u64) -> bool {
+pub(super) fn is_zero(value: &u64) -> bool {
     *value == 0
 }
 

@@ -195,6 +195,7 @@ fn after(event: Option<&Event>, said: &str, accepted: &str) -> Option<Event> {
                 };
                 MAX_LISTED_SHARDS
             ],
+            open_verifications: u64::MAX,
         },
         Some(Event::TrailClosed { .. }) => {
             let public = ed25519_dalek::SigningKey::from_bytes(&[7; 32]).verifying_key();

@@ -52,6 +52,8 @@ use crate::audit::{
 };
 use crate::key::TrailKey;
 
+mod late;
+
 /// What a run is about.
 #[derive(Clone, Copy)]
 struct Story {

@@ -82,7 +82,7 @@ const EVENTS: &[(&str, &str)] = &[
     ),
     (
         "SealVerificationFailed",
-        "A shard's bytes or seal are not what they were proven to be; the shard is quarantined.",
+        "A shard's bytes or seal are not what they were proven to be, or nobody knows: see reason. It is served no more.",
     ),
     (
         "SealVerified",
@@ -107,7 +107,7 @@ const EVENTS: &[(&str, &str)] = &[
     ),
     (
         "VerificationInconclusive",
-        "A verification had no answer; nothing is said about the bytes.",
+        "A verification had no answer, or not in time; nothing is said about the bytes.",
     ),
     (
         "VerificationOverdue",
@@ -398,6 +398,7 @@ const FIELDS: &[(&str, &str)] = &[
         "offset",
         "byte at which this line starts in its segment: shows a line deleted before it",
     ),
+    ("open_verifications", "how many had no outcome then"),
     ("operation", "what was being done"),
     ("origin", ORIGIN),
     ("outcome", "success or failure"),
@@ -422,7 +423,7 @@ const FIELDS: &[(&str, &str)] = &[
     ),
     (
         "reason",
-        "why: digest_mismatch, signature_invalid, provenance_mismatch, spot_check_mismatch, device_error, interrupted",
+        "why: digest_mismatch, signature_invalid, provenance_mismatch, spot_check_mismatch, device_error, interrupted, deadline_exceeded (the bytes were not found bad: nothing was found in time)",
     ),
     (
         "refused_calls",
@@ -458,10 +459,7 @@ const FIELDS: &[(&str, &str)] = &[
         "name of the shard: one allocation that holds one part of a model",
     ),
     ("size", "number of leaves (records) of the checkpoint"),
-    (
-        "step_ns",
-        "how far it jumped, in nanoseconds; negative is back",
-    ),
+    ("step_ns", "its jump in nanoseconds; negative is back"),
     (
         "stream_sha256",
         "plain SHA-256 of the stream it was loaded from, as asked for: `sha256sum`",
