@@ -76,7 +76,7 @@ pub(crate) struct Findings {
 /// critical deadline passed or writing failed. [`record`](Self::record) asks again.
 #[derive(Debug)]
 pub struct Incident {
-    failure: Failure,
+    failure: Box<Failure>,
     mark: Mark,
     /// What the trail has answered at first.
     record: Result<Receipt, NotDurable>,
@@ -185,21 +185,15 @@ impl OpenVerification {
 
     /// The verification failed. Returns once the trail has answered (the record is durable, or was not yet), and
     /// nothing is served any more.
-    pub(crate) fn broken(mut self, reason: Reason, findings: Findings) -> Incident {
-        let said = self.say(reason, findings);
-        self.conclude(said)
+    pub(crate) fn broken(self, reason: Reason, findings: Findings) -> Incident {
+        self.fail(reason, findings).conclude()
     }
 
-    /// [`broken`](Self::broken) of many: all are queued before the first is waited for, and all wait no
-    /// longer than one.
-    pub(crate) fn broken_all(all: Vec<(Self, Reason, Findings)>) -> Vec<Incident> {
-        let say = |(open, reason, findings): (Self, _, _)| {
-            let said = open.say(reason, findings);
-            (open, said)
-        };
-        let said: Vec<_> = all.into_iter().map(say).collect();
-        let conclude = |(mut open, said): (Self, Said)| open.conclude(said);
-        said.into_iter().map(conclude).collect()
+    /// The verification failed. Queues the record; where there are many, all do so before the first is waited
+    /// for, and all wait no longer than one.
+    pub(crate) fn fail(self, reason: Reason, findings: Findings) -> Failing {
+        let said = self.say(reason, findings);
+        Failing { open: self, said }
     }
 
     fn succeed(&self, event: Event) -> Result<Mark, NotDurable> {
@@ -220,10 +214,21 @@ impl OpenVerification {
         }
         self.inquiry.say(reason, findings)
     }
+}
 
-    fn conclude(&mut self, said: Said) -> Incident {
-        let incident = self.inquiry.conclude(said);
-        self.open = false;
+/// A verification that failed. Its record is queued, and what is served has not ended.
+#[must_use = "what is served has not ended"]
+pub(crate) struct Failing {
+    open: OpenVerification,
+    said: Said,
+}
+
+impl Failing {
+    /// Returns once the trail has answered, and nothing is served any more.
+    pub(crate) fn conclude(self) -> Incident {
+        let Self { mut open, said } = self;
+        let incident = open.inquiry.conclude(said);
+        open.open = false;
         incident
     }
 }
@@ -239,7 +244,7 @@ impl Inquiry {
 
     /// Queues the record of a failure.
     fn say(&self, reason: Reason, findings: Findings) -> Said {
-        let failure = Failure {
+        let failure = Box::new(Failure {
             subject: self.subject.clone(),
             reason,
             operation: self.operation,
@@ -252,9 +257,9 @@ impl Inquiry {
             damaged: findings.damaged,
             detail: findings.detail,
             injected: self.injected,
-        };
+        });
         let record = self.recorder.submit(Event::SealVerificationFailed {
-            failure: Box::new(failure.clone()),
+            failure: failure.clone(),
         });
         Said { failure, record }
     }
@@ -272,7 +277,7 @@ impl Inquiry {
     }
 
     /// The trail has answered: nothing is served any more.
-    fn end(&self, failure: Failure, answer: (Mark, Result<Receipt, NotDurable>)) -> Incident {
+    fn end(&self, failure: Box<Failure>, answer: (Mark, Result<Receipt, NotDurable>)) -> Incident {
         let (mark, record) = answer;
         let incident = Incident {
             failure,
@@ -290,7 +295,7 @@ impl Inquiry {
 /// A failure whose record is queued.
 #[derive(Debug)]
 struct Said {
-    failure: Failure,
+    failure: Box<Failure>,
     record: Submitted,
 }
 
@@ -308,7 +313,7 @@ impl Drop for OpenVerification {
     fn drop(&mut self) {
         if self.open && crate::process::check().is_ok() {
             let said = self.say(Reason::Interrupted, Findings::default());
-            let _recorded = self.conclude(said);
+            let _recorded = self.inquiry.conclude(said);
         }
         self.inquiry.recorder.verification_ends();
     }

@@ -63,8 +63,12 @@ impl<D: Device> Home<D> {
         // If a trail cannot write, that is on record elsewhere, and serving from a lost device ends all the
         // same.
         let open = lost.into_iter().filter_map(|served| served.open("serve"));
-        let failed = open.map(|open| (open, Reason::DeviceError, Findings::of_device(&cause)));
-        OpenVerification::broken_all(failed.collect());
+        let fail =
+            |open: OpenVerification| open.fail(Reason::DeviceError, Findings::of_device(&cause));
+        let failing: Vec<_> = open.map(fail).collect();
+        failing
+            .into_iter()
+            .for_each(|failing| drop(failing.conclude()));
     }
 
     /// Asks for a shared shard to be told when the device is lost; it may be so already.

@@ -14,7 +14,7 @@ use super::sealing::OPERATION;
 use super::state::{Allocated, Sealed};
 use super::{Region, Shard};
 use crate::audit::event::{History, Reason};
-use crate::audit::guard::{Findings, OpenVerification};
+use crate::audit::guard::{Failing, Findings, OpenVerification};
 use crate::device::Device;
 use crate::digest::{Progress, Stream, Tree};
 use crate::error::{
@@ -115,7 +115,7 @@ impl<D: Device> Batch<D> {
             Err(unsealed) => Err(unsealed.give_back(broken)),
             Ok(sealed) if broken.is_empty() => Ok(sealed),
             Ok(sealed) => Err(SealAllError::Broken {
-                broken,
+                broken: conclude_all(broken),
                 sealed,
                 batch: Box::new(Self::new(Vec::new())),
             }),
@@ -197,7 +197,7 @@ fn protect_all<D: Device>(
 /// it has answered for.
 fn read_all<D: Device>(
     candidates: Vec<Candidate<D>>,
-    broken: &mut Vec<Broken<D>>,
+    broken: &mut Vec<(Shard<Allocated, D>, Failing)>,
 ) -> Result<Vec<(Candidate<D>, Tree)>, Unsealed<D>> {
     let regions: Vec<_> = candidates
         .iter()
@@ -213,7 +213,7 @@ fn read_all<D: Device>(
             Ok(tree) => read.push((candidate, tree)),
             Err(Failed::Broken(reason, findings)) => {
                 let Candidate { shard, open, .. } = candidate;
-                broken.push(shard.broken(Box::new(open.broken(reason, findings))));
+                broken.push((shard, open.fail(reason, findings)));
             }
             Err(Failed::NoAnswer(cause)) => {
                 let stop = (candidate.shard.id().clone(), NotSealed::Inconclusive(cause));
@@ -228,10 +228,18 @@ fn read_all<D: Device>(
         };
         let Candidate { shard, open, .. } = candidate;
         let findings = Findings::of_device(&cause);
-        broken.push(shard.broken(Box::new(open.broken(Reason::DeviceError, findings))));
+        broken.push((shard, open.fail(Reason::DeviceError, findings)));
         None
     };
     Ok(read.into_iter().filter_map(is_good).collect())
+}
+
+/// Waits for the records of all that failed, no longer than for one.
+fn conclude_all<D: Device>(broken: Vec<(Shard<Allocated, D>, Failing)>) -> Vec<Broken<D>> {
+    broken
+        .into_iter()
+        .map(|(shard, failing)| shard.broken(Box::new(failing.conclude())))
+        .collect()
 }
 
 /// Tags and records each.
@@ -286,7 +294,7 @@ impl<D: Device> Unsealed<D> {
 
     /// Makes all writable again, and says on record that they are not sealed. If that fails, or it was the
     /// device that broke, nobody knows which memory can be written to, and all have failed.
-    fn give_back(mut self, mut broken: Vec<Broken<D>>) -> SealAllError<D> {
+    fn give_back(mut self, mut broken: Vec<(Shard<Allocated, D>, Failing)>) -> SealAllError<D> {
         let mut failure = match &self.source {
             NotSealed::Inconclusive(cause) if cause.is_broken() => Some(cause.to_string()),
             _ => None,
@@ -303,12 +311,10 @@ impl<D: Device> Unsealed<D> {
         }
         if let Some(failure) = failure {
             broken.extend(self.all_broken(&failure));
-            let batch = Box::new(Batch::new(Vec::new()));
-            let sealed = Vec::new();
             return SealAllError::Broken {
-                broken,
-                sealed,
-                batch,
+                broken: conclude_all(broken),
+                sealed: Vec::new(),
+                batch: Box::new(Batch::new(Vec::new())),
             };
         }
         let batch = Box::new(self.all_back());
@@ -321,7 +327,7 @@ impl<D: Device> Unsealed<D> {
             };
         }
         SealAllError::Broken {
-            broken,
+            broken: conclude_all(broken),
             sealed: Vec::new(),
             batch,
         }
@@ -342,20 +348,15 @@ impl<D: Device> Unsealed<D> {
         Batch::new(back)
     }
 
-    fn all_broken(&mut self, failure: &str) -> Vec<Broken<D>> {
+    fn all_broken(&mut self, failure: &str) -> Vec<(Shard<Allocated, D>, Failing)> {
         let stopped = &self.shard;
         let condemn = |(shard, open): (Shard<Allocated, D>, Option<OpenVerification>)| {
             let begin = || shard.core.begin(OPERATION, History::default());
             let open = open.unwrap_or_else(begin);
             let findings = Findings::of_device(&together(&shard, stopped, failure));
-            (shard, (open, Reason::DeviceError, findings))
+            (shard, open.fail(Reason::DeviceError, findings))
         };
-        let (shards, failed): (Vec<_>, Vec<_>) = self.shards.drain(..).map(condemn).unzip();
-        let incidents = OpenVerification::broken_all(failed);
-        let broken = shards.into_iter().zip(incidents);
-        broken
-            .map(|(shard, incident)| shard.broken(Box::new(incident)))
-            .collect()
+        self.shards.drain(..).map(condemn).collect()
     }
 }
 

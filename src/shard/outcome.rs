@@ -1,15 +1,15 @@
 //! What a verification comes to: first what was found, then what its caller is told.
 //!
-//! Between the two lies the record. [`settle`] is the way from one to the other, for sealing, verifying and
+//! Between the two lies the record. [`Queued`] is the way from one to the other, for sealing, verifying and
 //! checking, of one shard and of many. This module does not know how anything is found.
 
-use std::ops::{ControlFlow, Range};
+use std::ops::ControlFlow;
 
-use crate::audit::event::{Mark, Reason};
-use crate::audit::guard::{Findings, Late, OpenVerification};
+use crate::audit::event::Reason;
+use crate::audit::guard::{Failing, Findings, Late, OpenVerification};
 use crate::audit::{Incident, NotDurable};
 use crate::device::DeviceError;
-use crate::digest::{Digest, Progress};
+use crate::digest::Progress;
 use crate::error::NoAnswer;
 
 /// What was found, and is not on record.
@@ -54,34 +54,37 @@ impl From<Late> for Unproven {
     }
 }
 
-/// Goes on with what is good, and ends the verification otherwise.
-pub(super) fn settle<T>(
-    open: OpenVerification,
-    found: Found<T>,
-) -> Result<(OpenVerification, T), Unproven> {
-    match found {
-        Ok(good) => Ok((open, good)),
-        Err(Failed::Broken(reason, findings)) => {
-            Err(Unproven::Broken(Box::new(open.broken(reason, findings))))
-        }
-        Err(Failed::NoAnswer(cause)) => {
-            let open = open.in_time()?;
-            open.inconclusive(cause.to_string().into());
-            Err(Unproven::Inconclusive(cause))
-        }
-    }
+/// What was found. The record of a failure is queued, and nothing is waited for: of many shards, all come here
+/// before one is settled.
+pub(super) enum Queued<T> {
+    Good(OpenVerification, T),
+    Failing(Failing),
+    NoAnswer(OpenVerification, NoAnswer),
 }
 
-/// Puts on record that the bytes are good, unless the verification was too late.
-pub(super) fn pass(
-    open: OpenVerification,
-    digest: Digest,
-    windows: Range<u64>,
-    bytes: u64,
-) -> Result<Mark, Unproven> {
-    let open = open.in_time()?;
-    open.verified(digest, windows, bytes)
-        .map_err(Unproven::Unrecorded)
+impl<T> Queued<T> {
+    /// What follows takes none of the time that the verification has.
+    pub(super) fn new(open: OpenVerification, found: Found<T>) -> Self {
+        open.stop_clock();
+        match found {
+            Ok(good) => Self::Good(open, good),
+            Err(Failed::Broken(reason, findings)) => Self::Failing(open.fail(reason, findings)),
+            Err(Failed::NoAnswer(cause)) => Self::NoAnswer(open, cause),
+        }
+    }
+
+    /// Goes on with what is good and in time, and ends the verification otherwise.
+    pub(super) fn settle(self) -> Result<(OpenVerification, T), Unproven> {
+        match self {
+            Self::Good(open, good) => Ok((open.in_time()?, good)),
+            Self::Failing(failing) => Err(Unproven::Broken(Box::new(failing.conclude()))),
+            Self::NoAnswer(open, cause) => {
+                let open = open.in_time()?;
+                open.inconclusive(cause.to_string().into());
+                Err(Unproven::Inconclusive(cause))
+            }
+        }
+    }
 }
 
 /// Calls `progress` on the way, and not at the end of reading: nothing is compared yet.

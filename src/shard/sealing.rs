@@ -5,7 +5,7 @@
 
 use std::ops::ControlFlow;
 
-use super::outcome::{Failed, Found, Unproven, at_the_end, on_the_way, settle};
+use super::outcome::{Failed, Found, Queued, Unproven, at_the_end, on_the_way};
 use super::state::{Allocated, Content, Sealed};
 use super::{Core, Shard};
 use crate::audit::NotDurable;
@@ -50,7 +50,7 @@ impl<D: Device> Shard<Allocated, D> {
             .and_then(|tree| self.compare(tree, &provenance))
             .and_then(|tree| at_the_end(tree, self.len(), &mut progress))
             .map_err(|failed| self.unseal(failed));
-        let recorded = settle(open, found).and_then(|(open, tree)| {
+        let recorded = Queued::new(open, found).settle().and_then(|(open, tree)| {
             let recorded = self.put_on_record(open, &tree, provenance);
             let (seal, history) = recorded.map_err(Unproven::Unrecorded)?;
             Ok((seal, tree, history))

@@ -14,7 +14,7 @@ use std::time::SystemTime;
 use self::standing::Standing;
 use super::outcome::Unproven;
 use super::state::{LastCheck, Sealed, StateFacts, Verified, private::Facts};
-use super::verify::{Started, Whole};
+use super::verify::{Compared, Passed, Started, Whole};
 use super::{Core, Region, Shard, ShardHandle};
 use crate::audit::guard::{Deadline, Missed, OpenVerification};
 use crate::device::Device;
@@ -117,28 +117,30 @@ impl<D: Device> Shared<D> {
         let regions: Vec<_> = shared
             .iter()
             .zip(&started)
-            .filter(|(_, started)| started.is_ok())
+            .filter(|(_, started)| started.as_ref().is_ok_and(Started::is_authentic))
             .map(|(shared, _)| &shared.served.core.region)
             .collect();
         let mut readings = Region::digests(&regions).into_iter();
-        let compare = |(shared, started): (&&Self, Result<_, CheckError>)| {
-            let started = started?;
-            let reading = readings.next().unwrap_or_else(|| Err(NoAnswer::missing()));
-            let core = &shared.served.core;
+        let compare = |(shared, started): (&&Self, Result<Started<'_>, CheckError>)| {
+            let mut reading = || readings.next().unwrap_or_else(|| Err(NoAnswer::missing()));
             let go_on = &mut |_| ControlFlow::Continue(());
-            Ok(core.compare(started, &shared.sealed, reading, go_on))
+            let core = &shared.served.core;
+            Ok(core.compare(started?, &shared.sealed, |_| reading(), go_on))
         };
-        // All are compared before one waits for its record, which takes none of the others' time.
+        // All are compared, and the records of all failures queued, before one is waited for; and leases of
+        // those that failed end before the others' records are made.
         let compared: Vec<_> = shared.iter().zip(started).map(compare).collect();
-        let settle = |(shared, compared): (&&Self, Result<_, CheckError>)| {
-            shared.pass(shared.served.core.settle_whole(compared?)?)
+        let settle = |compared: Result<Compared, CheckError>| Ok(compared?.settle()?);
+        let settled: Vec<_> = compared.into_iter().map(settle).collect();
+        let pass = |(shared, passed): (&&Self, Result<Passed, CheckError>)| {
+            shared.pass(shared.served.core.pass(passed?)?)
         };
-        shared.iter().zip(compared).map(settle).collect()
+        shared.iter().zip(settled).map(pass).collect()
     }
 
     fn start_check(&self) -> Result<Started<'_>, CheckError> {
         let open = self.open(CHECK)?;
-        Ok(self.served.core.start(&self.sealed, open)?)
+        Ok(self.served.core.start(&self.sealed, open))
     }
 
     fn pass(&self, whole: Whole) -> Result<(), CheckError> {

@@ -6,7 +6,7 @@
 
 use std::ops::{ControlFlow, Range};
 
-use super::outcome::{Failed, Found, Unproven, at_the_end, on_the_way, pass, settle};
+use super::outcome::{Failed, Found, Queued, Unproven, at_the_end, on_the_way};
 use super::state::{LastCheck, Sealed, Verified};
 use super::{Core, Region, Shard};
 use crate::audit::clock::Uptime;
@@ -34,15 +34,24 @@ pub(super) struct Started<'a> {
     /// When the first byte may have been read.
     began: Uptime,
     open: OpenVerification,
-    authentic: Authentic<'a>,
+    authentic: Found<Authentic<'a>>,
 }
 
-/// A verification of the whole shard that has found something, which is not on record.
+/// A verification of the whole shard that has found something.
 pub(super) struct Compared {
     began: Uptime,
-    open: OpenVerification,
-    found: Found<(Match, Digest, Option<Tree>)>,
+    queued: Queued<Good>,
 }
+
+/// A verification of the whole shard that found it good, which is not on record.
+pub(super) struct Passed {
+    began: Uptime,
+    open: OpenVerification,
+    good: Good,
+}
+
+/// The proof, the digest that was read, and the tree if the kept one was not the one to keep.
+type Good = (Match, Digest, Option<Tree>);
 
 impl<D: Device> Shard<Sealed, D> {
     /// Reads the whole shard back from the device and compares it with the seal.
@@ -75,25 +84,28 @@ impl<D: Device> Shard<Sealed, D> {
         let regions: Vec<_> = shards
             .iter()
             .zip(&started)
-            .filter(|(_, started)| started.is_ok())
+            .filter(|(_, started)| started.is_authentic())
             .map(|(shard, _)| &shard.core.region)
             .collect();
         let mut readings = Region::digests(&regions).into_iter();
-        let conclude = |(shard, started): (&Self, Result<_, _>)| {
-            let started = started?;
-            let reading = readings.next().unwrap_or_else(|| Err(NoAnswer::missing()));
+        let compare = |(shard, started): (&Self, Started<'_>)| {
+            let mut reading = || readings.next().unwrap_or_else(|| Err(NoAnswer::missing()));
             let go_on = &mut |_| ControlFlow::Continue(());
-            shard.core.conclude(started, &shard.state, reading, go_on)
+            let core = &shard.core;
+            core.compare(started, &shard.state, |_| reading(), go_on)
         };
-        let outcomes: Vec<_> = shards.iter().zip(started).map(conclude).collect();
-        let answer = |(shard, outcome): (Self, Result<_, _>)| match outcome {
+        let compared: Vec<_> = shards.iter().zip(started).map(compare).collect();
+        let settled: Vec<_> = compared.into_iter().map(Compared::settle).collect();
+        let answer = |(shard, settled): (Self, Result<Passed, _>)| match settled
+            .and_then(|passed| shard.core.pass(passed))
+        {
             Ok(whole) => Ok(shard.proven(whole)),
             Err(unproven) => Err(shard.unproven(unproven)),
         };
-        shards.into_iter().zip(outcomes).map(answer).collect()
+        shards.into_iter().zip(settled).map(answer).collect()
     }
 
-    fn start_verification(&self) -> Result<Started<'_>, Unproven> {
+    fn start_verification(&self) -> Started<'_> {
         let open = self.core.begin("verify", self.state.history);
         self.core.start(&self.state, open)
     }
@@ -200,6 +212,22 @@ impl<D: Device> Shard<Verified, D> {
     }
 }
 
+impl Started<'_> {
+    /// Whether there is a seal to compare with.
+    pub(super) fn is_authentic(&self) -> bool {
+        self.authentic.is_ok()
+    }
+}
+
+impl Compared {
+    /// Waits for the record of a failure, and for nothing else.
+    pub(super) fn settle(self) -> Result<Passed, Unproven> {
+        let (open, good) = self.queued.settle()?;
+        let began = self.began;
+        Ok(Passed { began, open, good })
+    }
+}
+
 impl<D: Device> Core<D> {
     /// Whether there are such windows, and at least one; otherwise how many there are.
     pub(super) fn check_windows(&self, windows: &Range<u64>) -> Result<(), u64> {
@@ -221,43 +249,31 @@ impl<D: Device> Core<D> {
         open: OpenVerification,
         progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<Whole, Unproven> {
-        let started = self.start(sealed, open)?;
-        let reading = self.region.digest(&mut on_the_way(progress));
-        self.conclude(started, sealed, reading, progress)
+        let started = self.start(sealed, open);
+        let compared = self.compare(
+            started,
+            sealed,
+            |progress| self.region.digest(&mut on_the_way(progress)),
+            progress,
+        );
+        self.pass(compared.settle()?)
     }
 
     /// What comes before the first byte is read.
-    pub(super) fn start<'a>(
-        &self,
-        sealed: &'a Sealed,
-        open: OpenVerification,
-    ) -> Result<Started<'a>, Unproven> {
-        let began = Uptime::now();
-        let (open, authentic) = settle(open, self.authenticate(&sealed.seal))?;
-        Ok(Started {
-            began,
+    pub(super) fn start<'a>(&self, sealed: &'a Sealed, open: OpenVerification) -> Started<'a> {
+        Started {
+            began: Uptime::now(),
             open,
-            authentic,
-        })
+            authentic: self.authenticate(&sealed.seal),
+        }
     }
 
-    /// What comes after all has been read.
-    pub(super) fn conclude(
-        &self,
-        started: Started<'_>,
-        sealed: &Sealed,
-        reading: Result<Reading, NoAnswer>,
-        progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
-    ) -> Result<Whole, Unproven> {
-        self.settle_whole(self.compare(started, sealed, reading, progress))
-    }
-
-    /// Compares what was read, and records nothing yet. What follows takes none of the time that a check has.
+    /// Reads if the seal is authentic, and compares. Waits for no record.
     pub(super) fn compare(
         &self,
         started: Started<'_>,
         sealed: &Sealed,
-        reading: Result<Reading, NoAnswer>,
+        read: impl FnOnce(&mut dyn FnMut(Progress) -> ControlFlow<()>) -> Result<Reading, NoAnswer>,
         progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
     ) -> Compared {
         let Started {
@@ -265,19 +281,20 @@ impl<D: Device> Core<D> {
             open,
             authentic,
         } = started;
-        let found = reading.map_err(Failed::from);
-        let found = found
-            .and_then(|reading| self.compare_whole(authentic, sealed, reading))
+        let found = authentic
+            .and_then(|authentic| self.compare_whole(authentic, sealed, read(progress)?))
             .and_then(|good| at_the_end(good, self.region.len(), progress));
-        open.stop_clock();
-        Compared { began, open, found }
+        let queued = Queued::new(open, found);
+        Compared { began, queued }
     }
 
-    /// Puts on record what was found.
-    pub(super) fn settle_whole(&self, compared: Compared) -> Result<Whole, Unproven> {
-        let Compared { began, open, found } = compared;
-        let (open, (proof, digest, tree)) = settle(open, found)?;
-        let mark = pass(open, digest, 0..self.windows(), self.region.len())?;
+    /// Puts on record that the shard was found good.
+    pub(super) fn pass(&self, passed: Passed) -> Result<Whole, Unproven> {
+        let Passed { began, open, good } = passed;
+        let (proof, digest, tree) = good;
+        let mark = open
+            .verified(digest, 0..self.windows(), self.region.len())
+            .map_err(Unproven::Unrecorded)?;
         let last = LastCheck { mark, began };
         Ok(Whole { proof, tree, last })
     }
@@ -287,7 +304,7 @@ impl<D: Device> Core<D> {
         authentic: Authentic<'_>,
         sealed: &Sealed,
         reading: Reading,
-    ) -> Found<(Match, Digest, Option<Tree>)> {
+    ) -> Found<Good> {
         let digest = reading.digest();
         let Some(proof) = authentic.compare(&digest) else {
             let damaged = self.damaged(sealed, reading);
@@ -308,10 +325,12 @@ impl<D: Device> Core<D> {
         open: OpenVerification,
         windows: Range<u64>,
     ) -> Result<Match, Unproven> {
-        let (open, authentic) = settle(open, self.authenticate(&sealed.seal))?;
-        let found = self.compare_windows(authentic, sealed, &windows);
-        let (open, (proof, digest)) = settle(open, found)?;
-        pass(open, digest, windows.clone(), self.bytes_of(&windows))?;
+        let found = self
+            .authenticate(&sealed.seal)
+            .and_then(|authentic| self.compare_windows(authentic, sealed, &windows));
+        let (open, (proof, digest)) = Queued::new(open, found).settle()?;
+        open.verified(digest, windows.clone(), self.bytes_of(&windows))
+            .map_err(Unproven::Unrecorded)?;
         Ok(proof)
     }
 

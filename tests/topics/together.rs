@@ -1,9 +1,13 @@
 //! Many shards verified or checked in one call: each has its own outcome and its own record.
 
-use vram_residency::audit::Reason;
+use std::time::{Duration, Instant};
+
+use vram_residency::audit::{Incident, NotDurable, Reason};
 use vram_residency::device::{Culpability, Operation};
-use vram_residency::error::{CheckError, VerifyError};
-use vram_residency::{Shard, Shared};
+use vram_residency::digest::Stream;
+use vram_residency::error::{CheckError, SealAllError, VerifyError};
+use vram_residency::seal::Tamper;
+use vram_residency::{Provenance, Shard, Shared};
 
 use crate::shards::{WINDOW, Worker, pattern};
 use crate::support::of_event;
@@ -72,8 +76,6 @@ fn one_bad_shard_among_good_ones_is_the_only_incident() {
 
 #[test]
 fn a_wrong_seal_among_good_ones_shifts_nobodys_answer() {
-    use vram_residency::seal::Tamper;
-
     let worker = Worker::new();
     let mut sealed: Vec<_> = LENGTHS
         .iter()
@@ -130,4 +132,116 @@ fn shared_shards_are_checked_together_beside_their_leases() {
     let again = Shared::check_all(&all);
     assert!(matches!(again[4], Err(CheckError::AlreadyFailed)));
     assert_eq!(again.iter().filter(|outcome| outcome.is_ok()).count(), 6);
+}
+
+const LIMIT: Duration = Duration::from_millis(500);
+
+/// Far more than can wait for the disk one after the other.
+const MANY: usize = 12;
+
+/// A worker whose disk hangs, and the time since it does. To be called with all shards at hand.
+fn hang(worker: &Worker) -> Instant {
+    worker.trail.flush().unwrap();
+    worker.disk.hang();
+    Instant::now()
+}
+
+/// Each incident was queued before one of them was waited for.
+fn have_waited_together(worker: &Worker, since: Instant, incidents: &[&Incident]) {
+    let waited = since.elapsed();
+    assert!(waited < LIMIT * (MANY as u32 / 2), "{waited:?}");
+    assert_eq!(incidents.len(), MANY);
+    for incident in incidents {
+        let error = incident.record().unwrap_err();
+        assert!(
+            matches!(error, NotDurable::DeadlineExceeded { .. }),
+            "{error}"
+        );
+    }
+    worker.disk.heal();
+    assert_eq!(worker.recorded("SealVerificationFailed").len(), MANY);
+    assert!(incidents.iter().all(|incident| incident.record().is_ok()));
+}
+
+fn worker_with_a_limit() -> Worker {
+    Worker::with_trail(|trail| trail.critical_deadline(LIMIT), |manager| manager)
+}
+
+fn sealed_wrongly(
+    worker: &Worker,
+) -> Vec<Shard<vram_residency::shard::Sealed, crate::backend::Device>> {
+    let seal = |index| {
+        let mut shard = worker.sealed(&format!("s-{index}"), &pattern(100));
+        // Found before anything is read, and after.
+        if index % 2 == 0 {
+            shard.dangerous_tamper(Tamper::Tag(0));
+        } else {
+            shard.dangerous_flip_bit(0, 0).unwrap();
+        }
+        shard
+    };
+    (0..MANY).map(seal).collect()
+}
+
+#[test]
+fn many_that_fail_wait_for_a_disk_that_hangs_no_longer_than_one() {
+    let worker = worker_with_a_limit();
+    let sealed = sealed_wrongly(&worker);
+    let since = hang(&worker);
+    let outcomes = Shard::verify_all(sealed);
+    let errors: Vec<_> = outcomes.into_iter().map(Result::unwrap_err).collect();
+    let incidents: Vec<_> = errors.iter().filter_map(VerifyError::incident).collect();
+    have_waited_together(&worker, since, &incidents);
+}
+
+#[test]
+fn leases_of_many_that_fail_end_together_although_the_disk_hangs() {
+    let worker = worker_with_a_limit();
+    let shared: Vec<_> = (0..MANY)
+        .map(|index| {
+            worker
+                .verified(&format!("s-{index}"), &pattern(100))
+                .share()
+        })
+        .collect();
+    for shared in &shared {
+        shared.dangerous_flip_bit(0, 0).unwrap();
+    }
+    let leases: Vec<_> = shared.iter().map(|one| one.lease().unwrap()).collect();
+    let since = hang(&worker);
+    let outcomes = Shared::check_all(&shared.iter().collect::<Vec<_>>());
+    assert!(!leases.iter().any(|lease| lease.is_current()));
+    let incidents: Vec<_> = outcomes
+        .iter()
+        .map(|outcome| match outcome {
+            Err(CheckError::Broken { incident, .. }) => &**incident,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    have_waited_together(&worker, since, &incidents);
+}
+
+#[test]
+fn a_batch_of_which_many_fail_waits_for_a_disk_that_hangs_no_longer_than_for_one() {
+    let worker = worker_with_a_limit();
+    let wanted = (0..MANY).map(|index| {
+        let id = format!("s-{index}").parse().unwrap();
+        (id, crate::support::model(), 100)
+    });
+    let mut batch = worker.manager.allocate_all(wanted).unwrap();
+    for mut member in batch.iter_mut() {
+        member
+            .load_slice(&pattern(100), Stream::TreeOnly, |_| {
+                std::ops::ControlFlow::Continue(())
+            })
+            .unwrap();
+    }
+    let since = hang(&worker);
+    let digest = vram_residency::Digest::of_reader(&b"another"[..]).unwrap();
+    let Err(SealAllError::Broken { broken, .. }) = batch.seal(|_| Provenance::FsVerity(digest))
+    else {
+        panic!("sealed, or given back");
+    };
+    let incidents: Vec<_> = broken.iter().map(|broken| broken.incident()).collect();
+    have_waited_together(&worker, since, &incidents);
 }
