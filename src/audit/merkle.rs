@@ -103,6 +103,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "hashes too much")]
     fn the_frontier_has_the_root_of_the_recursive_definition() {
         let leaves: Vec<Node> = (0..200u64).map(|i| leaf_hash(&i.to_le_bytes())).collect();
         let mut tree = Frontier::default();

@@ -40,7 +40,8 @@ use crate::process;
 mod fill;
 #[cfg(feature = "fault-injection")]
 mod flip;
-#[cfg(test)]
+// Miri maps no memory.
+#[cfg(all(test, not(miri)))]
 mod tests;
 
 use fill::HostFiller;

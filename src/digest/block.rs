@@ -112,6 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[cfg_attr(miri, ignore = "hashes too much")]
     fn blocks_that_take_turns_have_the_digests_of_sha2() {
         let bytes: Vec<u8> = (0..10 * BLOCK_BYTES)
             .map(|index| (index * index % 251) as u8)

@@ -37,6 +37,7 @@ fn a_token_has_at_least_32_bytes() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "modes of files")]
 fn a_token_file_must_be_closed_to_others_and_to_the_group_unless_named() {
     let directory = tempfile::tempdir().unwrap();
     for (mode, owner_only, with_group) in [
@@ -58,6 +59,7 @@ fn a_token_file_must_be_closed_to_others_and_to_the_group_unless_named() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "modes of files")]
 fn a_token_file_may_be_a_link_but_no_pipe_directory_or_large_file() {
     let directory = tempfile::tempdir().unwrap();
     let path = secret_file(&directory, &[9; 4096], 0o400);
@@ -118,6 +120,7 @@ fn another_token_or_worker_gives_another_key_and_name() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "modes of files")]
 fn a_trail_key_is_made_once_with_mode_600_and_read_by_openssl() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("trail.pem");
@@ -141,6 +144,7 @@ fn a_trail_key_is_made_once_with_mode_600_and_read_by_openssl() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "modes of files")]
 fn a_trail_key_file_open_to_others_or_without_a_key_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("trail.pem");
@@ -166,6 +170,7 @@ fn a_trail_key_file_open_to_others_or_without_a_key_is_refused() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "modes of files")]
 fn processes_that_race_for_a_key_end_with_the_same_one() {
     let directory = tempfile::tempdir().unwrap();
     for round in 0..50 {
@@ -186,6 +191,7 @@ fn processes_that_race_for_a_key_end_with_the_same_one() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "signs too much")]
 fn a_supplied_signature_is_verified_before_it_is_used() {
     let key = SigningKey::from_bytes(&[5; 32]);
     let public = key.verifying_key();
@@ -210,6 +216,7 @@ fn a_supplied_signature_is_verified_before_it_is_used() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "flags of opening a file")]
 fn no_secret_is_in_what_is_printed() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("trail.pem");

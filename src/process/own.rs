@@ -212,11 +212,13 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "forks")]
     fn a_child_that_is_forked_while_it_is_open_does_not_keep_it() {
         assert!(!is_kept_by_a_child(|_| {}, true));
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "forks")]
     fn a_child_that_is_forked_before_it_is_registered_does_not_keep_it() {
         let forks_once = |child: &Cell<Option<Pid>>| {
             if child.get().is_none() {

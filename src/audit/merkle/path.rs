@@ -126,6 +126,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "hashes too much")]
     fn every_leaf_of_every_tree_has_the_path_of_the_recursive_definition() {
         let leaves: Vec<Node> = (0..70u64).map(|i| leaf_hash(&i.to_le_bytes())).collect();
         for size in 1..=leaves.len() {
@@ -141,6 +142,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "hashes too much")]
     fn a_path_leads_to_the_root_from_no_other_place() {
         let leaves: Vec<Node> = (0..33u64).map(|i| leaf_hash(&i.to_le_bytes())).collect();
         for size in 1..=leaves.len() {

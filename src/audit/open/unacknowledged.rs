@@ -194,6 +194,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "hashes too much")]
     fn a_signed_text_is_found_whatever_a_crash_has_left_around_it() {
         let whole = line(1);
         let expected = |is_line| Text {

@@ -302,6 +302,7 @@ fn all_fit(said: &str, accepted: &str) {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "minutes, and safe code alone")]
 fn the_longest_texts_of_each_kind_fit_into_a_line() {
     for piece in PIECES {
         let accepted = piece.repeat(crate::audit::MAX_TEXT_BYTES / piece.len());
@@ -312,6 +313,7 @@ fn the_longest_texts_of_each_kind_fit_into_a_line() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(100))]
     #[test]
+    #[cfg_attr(miri, ignore = "minutes, and safe code alone")]
     fn whatever_is_said_every_line_fits(
         said in prop::collection::vec(prop_oneof![
             any::<char>().prop_map(String::from),

@@ -66,6 +66,7 @@ fn place() -> tempfile::TempDir {
 /// pair is rare.
 #[test]
 #[cfg_attr(shuttle, ignore = "its threads are the system's")]
+#[cfg_attr(miri, ignore = "hashes too much")]
 fn what_a_killed_opening_left_is_durable_before_the_next_one_goes_on() {
     let place = place();
     for (killed, cut) in (0..20).flat_map(|killed| (0..20).map(move |cut| (killed, cut))) {
@@ -93,6 +94,7 @@ fn what_a_killed_opening_left_is_durable_before_the_next_one_goes_on() {
 /// number is told twice, and every attempt is accounted for that the trail has heard of.
 #[test]
 #[cfg_attr(shuttle, ignore = "its threads are the system's")]
+#[cfg_attr(miri, ignore = "hashes too much")]
 fn on_a_disk_that_takes_nothing_numbers_end_below_the_durable_bound() {
     let place = place();
     for heals in [false, true] {
@@ -143,6 +145,7 @@ fn on_a_disk_that_takes_nothing_numbers_end_below_the_durable_bound() {
 
 #[test]
 #[cfg_attr(shuttle, ignore = "its threads are the system's")]
+#[cfg_attr(miri, ignore = "hashes too much")]
 fn what_has_a_receipt_survives_whatever_a_disk_may_do() {
     let from = number("VRAM_SIM_FROM", 0);
     let seeds = number("VRAM_SIM_SEEDS", 10_000);

@@ -232,6 +232,7 @@ mod tests {
 
     /// There is no number of shared shards from which on one looks as if its check had failed.
     #[test]
+    #[cfg_attr(miri, ignore = "opens a trail: the kernel and the C library")]
     fn as_many_shards_as_one_likes_have_standings_of_their_own() {
         const MANY: usize = (1 << 20) + 8;
         let temp = tempfile::tempdir().unwrap();
@@ -279,6 +280,7 @@ mod tests {
 
     /// A thread finds that leases have run out; before it can say so, a check passes.
     #[test]
+    #[cfg_attr(miri, ignore = "opens a trail: the kernel and the C library")]
     fn a_check_that_passes_meanwhile_is_not_called_overdue_and_is_once_it_is() {
         let temp = tempfile::tempdir().unwrap();
         let dir = temp.path().join("trail");

@@ -5,6 +5,7 @@ use super::sample;
 /// What the docs of spot checks state rests on this: `count` windows, none twice, each as likely as any
 /// other.
 #[test]
+#[cfg_attr(miri, ignore = "needs many rounds")]
 fn each_window_is_chosen_as_often_as_any_other() {
     const WINDOWS: u64 = 10;
     const COUNT: usize = 3;
