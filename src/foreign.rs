@@ -17,9 +17,12 @@ use std::error::Error;
 use std::io;
 use std::mem::ManuallyDrop;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use outlet::Outlet;
+
+use crate::process;
 
 #[cfg(all(test, shuttle))]
 use shuttle::thread_local;
@@ -147,6 +150,30 @@ impl<T> Held<T> {
             return Err(Panicked);
         };
         call(|| with(value))
+    }
+
+    /// Drops the value on a thread of its own, and waits for that as long as for [`LAST_WORDS`]: for threads that
+    /// others wait for.
+    pub(crate) fn discard(&mut self)
+    where
+        T: Send + 'static,
+    {
+        let value = Self(self.0.take());
+        // A forked child starts no threads.
+        if process::check().is_err() {
+            return;
+        }
+        let (is_over, over) = mpsc::channel::<()>();
+        // If there is no thread, this drops the value here.
+        let started = std::thread::Builder::new()
+            .name("vram-end".into())
+            .spawn(move || {
+                drop(value);
+                drop(is_over);
+            });
+        if started.is_ok() {
+            let _over = over.recv_timeout(LAST_WORDS);
+        }
     }
 }
 

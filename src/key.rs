@@ -85,8 +85,17 @@ enum Kind {
     Here(Box<LocalKey>),
     Supplied {
         public: VerifyingKey,
-        signer: Held<Box<SignerFn>>,
+        signer: Signer,
     },
+}
+
+/// What signs with a key that is elsewhere. Whoever closes a trail does not wait for its destructor.
+struct Signer(Held<Box<SignerFn>>);
+
+impl Drop for Signer {
+    fn drop(&mut self) {
+        self.0.discard();
+    }
 }
 
 /// What signs when the key is elsewhere: message in, 64 bytes of signature out.
@@ -269,7 +278,8 @@ impl TrailKey {
     ///
     /// Each signature is verified before it is used. The signer is called from the trail's writer
     /// thread; while it takes its time, nothing becomes durable. If it panics, the write has failed and is
-    /// tried again.
+    /// tried again. It is dropped on a thread of its own, for which closing does not wait. What it owns of its
+    /// trail (a manager, shard or lease) keeps that open until it is closed.
     pub fn from_signer(
         public_key: [u8; 32],
         signer: impl FnMut(&[u8]) -> Result<[u8; 64], Box<dyn Error + Send + Sync>> + Send + 'static,
@@ -278,7 +288,7 @@ impl TrailKey {
             Ok(public) if !public.is_weak() => Ok(Self {
                 kind: Kind::Supplied {
                     public,
-                    signer: Held::new(Box::new(signer)),
+                    signer: Signer(Held::new(Box::new(signer))),
                 },
                 custody: Custody::Signer,
             }),
@@ -331,7 +341,7 @@ impl TrailKey {
             Kind::Supplied { public, signer } => {
                 // The trail must outlive a signer that panics, and an error that does when it is asked.
                 let words = |error: Box<dyn Error + Send + Sync>| foreign::words(&*error);
-                let signed = signer.call(|signer| signer(message).map_err(words));
+                let signed = signer.0.call(|signer| signer(message).map_err(words));
                 let signed = signed.map_err(|_panic| SignError::Failed("it panicked".into()))?;
                 let signed = signed.map_err(|words| SignError::Failed(words.into()))?;
                 let signature = Signature::from_bytes(&signed);

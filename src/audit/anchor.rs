@@ -74,6 +74,9 @@ pub(super) const MAX_NAME_BYTES: usize = 256;
 ///
 /// If a call panics, that goes on record, and the anchor is not called again until the trail is
 /// opened again.
+///
+/// A trail that is dropped without [`close`](super::AuditTrail::close) stays open for as long as its anchors own
+/// a manager, shard or lease of it.
 pub trait Anchor: Send + 'static {
     /// What the trail's records call it: 1 to 256 printable characters, without secrets, always the
     /// same, and another for each anchor of a trail. It is asked once, when the anchor is given to the

@@ -255,7 +255,8 @@ impl AuditTrailBuilder {
     /// It has a thread of its own and may take its time or panic (which is logged, and it is called
     /// again for the next crossing). Closing waits for it, at most the critical deadline. In a forked
     /// child it is never called. While the writer hangs in a system call, nobody calls it: watch
-    /// [`HEARTBEAT`](crate::health::HEARTBEAT), too. Setting it again replaces it.
+    /// [`HEARTBEAT`](crate::health::HEARTBEAT), too. Setting it again replaces it. What it owns of this trail
+    /// (a manager, shard or lease) keeps that open until it is closed.
     pub fn on_degraded(mut self, hook: impl FnMut(&Degradation) + Send + 'static) -> Self {
         self.hook = Some(Hook::new(hook));
         self

@@ -233,6 +233,43 @@ impl Failing {
     }
 }
 
+/// Verifications that are left together if that happens, as by a panic: all are recorded as interrupted before
+/// the first record is waited for.
+pub(crate) struct Together<T> {
+    all: Vec<T>,
+    open: fn(T) -> Option<OpenVerification>,
+}
+
+impl<T> Together<T> {
+    pub(crate) fn new(all: Vec<T>, open: fn(T) -> Option<OpenVerification>) -> Self {
+        Self { all, open }
+    }
+
+    pub(crate) fn iter(&self) -> std::slice::Iter<'_, T> {
+        self.all.iter()
+    }
+
+    /// From here on each is left by itself.
+    pub(crate) fn part(mut self) -> Vec<T> {
+        std::mem::take(&mut self.all)
+    }
+}
+
+impl<T> Drop for Together<T> {
+    fn drop(&mut self) {
+        if crate::process::check().is_err() {
+            return;
+        }
+        let open = self.all.drain(..).filter_map(self.open);
+        let failing: Vec<_> = open
+            .map(|open| open.fail(Reason::Interrupted, Findings::default()))
+            .collect();
+        failing
+            .into_iter()
+            .for_each(|failing| drop(failing.conclude()));
+    }
+}
+
 impl Inquiry {
     fn give_up(&self, cause: Text) -> Mark {
         self.recorder.emit(Event::VerificationInconclusive {

@@ -1,18 +1,24 @@
 //! A thread that calls foreign code for all trails of the process, and the bounded queue before it.
 //!
 //! Handing over never waits. What finds no room, and what panicked, is counted, and told before the
-//! next call. The thread lives as long as the process does. A forked child has no such thread, and
+//! next call, or once nothing was called for [`QUIET`]. The thread lives as long as the process does. A forked child has no such thread, and
 //! nothing is handed over there. This module does not know what it calls.
 
 use std::collections::VecDeque;
 use std::io;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{call, is_inside};
 use crate::process;
 
 type Job = Box<dyn FnOnce() + Send>;
+
+/// How long the thread waits for the next call before it tells what was missed without one.
+const QUIET: Duration = Duration::from_secs(5);
+
+/// Whoever has something new wakes the thread.
+const FOR_EVER: Duration = Duration::from_secs(3600);
 
 pub(super) struct Outlet {
     name: &'static str,
@@ -74,8 +80,7 @@ impl Outlet {
         if state.jobs.len() >= self.most {
             state.missed = state.missed.saturating_add(1);
         } else if state.is_started {
-            state.handed = state.handed.saturating_add(1);
-            state.jobs.push_back(job);
+            state.push(job);
             self.changed.notify_all();
         } else {
             drop(state);
@@ -88,15 +93,21 @@ impl Outlet {
         if process::check().is_ok() {
             let mut state = self.lock();
             state.missed = state.missed.saturating_add(1);
+            self.changed.notify_all();
         }
     }
 
-    /// Waits until all that was handed over is done, at most until `deadline`.
+    /// Waits until all that was handed over is done, and what was missed is told, at most until `deadline`.
     pub(super) fn settle(&self, deadline: Instant) {
         if process::check().is_err() || is_inside() {
             return;
         }
         let mut state = self.lock();
+        if state.missed > 0 && state.is_started {
+            // What was missed is told before the next call.
+            state.push(Box::new(|| {}));
+            self.changed.notify_all();
+        }
         let handed = state.handed;
         while state.done < handed {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -116,12 +127,13 @@ impl Outlet {
         loop {
             let (job, missed) = self.next();
             let told = missed > 0 && (self.tell_missed)(missed);
-            let outcome = call(job);
+            let outcome = job.map(call);
             let mut state = self.lock();
-            state.done = state.done.saturating_add(1);
             if told {
                 state.missed = state.missed.saturating_sub(missed);
             }
+            let Some(outcome) = outcome else { continue };
+            state.done = state.done.saturating_add(1);
             if outcome.is_err() {
                 state.missed = state.missed.saturating_add(1);
             }
@@ -129,16 +141,29 @@ impl Outlet {
         }
     }
 
-    fn next(&self) -> (Job, u64) {
+    /// The next call, and how many were missed. None if it is quiet and some were.
+    fn next(&self) -> (Option<Job>, u64) {
         let mut state = self.lock();
         loop {
             if let Some(job) = state.jobs.pop_front() {
-                return (job, state.missed);
+                return (Some(job), state.missed);
             }
-            state = self
+            let wait = if state.missed > 0 { QUIET } else { FOR_EVER };
+            let (after, waited) = self
                 .changed
-                .wait(state)
+                .wait_timeout(state, wait)
                 .unwrap_or_else(PoisonError::into_inner);
+            state = after;
+            if waited.timed_out() && state.missed > 0 && state.jobs.is_empty() {
+                return (None, state.missed);
+            }
         }
+    }
+}
+
+impl State {
+    fn push(&mut self, job: Job) {
+        self.handed = self.handed.saturating_add(1);
+        self.jobs.push_back(job);
     }
 }

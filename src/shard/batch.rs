@@ -14,7 +14,7 @@ use super::sealing::OPERATION;
 use super::state::{Allocated, Sealed};
 use super::{Region, Shard};
 use crate::audit::event::{History, Reason};
-use crate::audit::guard::{Failing, Findings, OpenVerification};
+use crate::audit::guard::{Failing, Findings, OpenVerification, Together};
 use crate::device::Device;
 use crate::digest::{Progress, Stream, Tree};
 use crate::error::{
@@ -199,11 +199,13 @@ fn read_all<D: Device>(
     candidates: Vec<Candidate<D>>,
     broken: &mut Vec<(Shard<Allocated, D>, Failing)>,
 ) -> Result<Vec<(Candidate<D>, Tree)>, Unsealed<D>> {
+    let candidates = Together::new(candidates, |candidate| Some(candidate.open));
     let regions: Vec<_> = candidates
         .iter()
         .map(|one| &one.shard.core.region)
         .collect();
     let mut trees = Region::trees(&regions).into_iter();
+    let candidates = candidates.part();
     let mut read = Vec::with_capacity(candidates.len());
     let mut left = candidates.into_iter();
     while let Some(candidate) = left.next() {

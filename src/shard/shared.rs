@@ -16,7 +16,7 @@ use super::outcome::Unproven;
 use super::state::{LastCheck, Sealed, StateFacts, Verified, private::Facts};
 use super::verify::{Compared, Passed, Started, Whole};
 use super::{Core, Region, Shard, ShardHandle};
-use crate::audit::guard::{Deadline, Missed, OpenVerification};
+use crate::audit::guard::{Deadline, Missed, OpenVerification, Together};
 use crate::device::Device;
 use crate::digest::{Digest, Progress};
 use crate::error::{CheckError, NoAnswer, ReclaimError, Revoked};
@@ -113,10 +113,11 @@ impl<D: Device> Shared<D> {
     /// small shards in as few launches as a single one. The outcomes are in
     /// their order; a failure of the device itself is one of all that were read with it.
     pub fn check_all(shared: &[&Self]) -> Vec<Result<(), CheckError>> {
-        let started: Vec<_> = shared.iter().map(|shared| shared.start_check()).collect();
+        let started = shared.iter().map(|shared| shared.start_check()).collect();
+        let started = Together::new(started, |started| Some(started.ok()?.into_open()));
         let regions: Vec<_> = shared
             .iter()
-            .zip(&started)
+            .zip(started.iter())
             .filter(|(_, started)| started.as_ref().is_ok_and(Started::is_authentic))
             .map(|(shared, _)| &shared.served.core.region)
             .collect();
@@ -129,6 +130,7 @@ impl<D: Device> Shared<D> {
         };
         // All are compared, and the records of all failures queued, before one is waited for; and leases of
         // those that failed end before the others' records are made.
+        let started = started.part();
         let compared: Vec<_> = shared.iter().zip(started).map(compare).collect();
         let settle = |compared: Result<Compared, CheckError>| Ok(compared?.settle()?);
         let settled: Vec<_> = compared.into_iter().map(settle).collect();

@@ -11,7 +11,7 @@ use super::state::{LastCheck, Sealed, Verified};
 use super::{Core, Region, Shard};
 use crate::audit::clock::Uptime;
 use crate::audit::event::{AnyDigest, History, Mark, Reason};
-use crate::audit::guard::{Findings, OpenVerification};
+use crate::audit::guard::{Findings, OpenVerification, Together};
 use crate::device::Device;
 use crate::device::backend::Reading;
 use crate::digest::{Digest, Node, Progress, Tree, WINDOW_BYTES};
@@ -80,10 +80,11 @@ impl<D: Device> Shard<Sealed, D> {
         if process::check().is_err() {
             return shards.into_iter().map(Self::verify).collect();
         }
-        let started: Vec<_> = shards.iter().map(Self::start_verification).collect();
+        let started = shards.iter().map(Self::start_verification).collect();
+        let started = Together::new(started, |started: Started<'_>| Some(started.into_open()));
         let regions: Vec<_> = shards
             .iter()
-            .zip(&started)
+            .zip(started.iter())
             .filter(|(_, started)| started.is_authentic())
             .map(|(shard, _)| &shard.core.region)
             .collect();
@@ -94,6 +95,7 @@ impl<D: Device> Shard<Sealed, D> {
             let core = &shard.core;
             core.compare(started, &shard.state, |_| reading(), go_on)
         };
+        let started = started.part();
         let compared: Vec<_> = shards.iter().zip(started).map(compare).collect();
         let settled: Vec<_> = compared.into_iter().map(Compared::settle).collect();
         let answer = |(shard, settled): (Self, Result<Passed, _>)| match settled
@@ -216,6 +218,10 @@ impl Started<'_> {
     /// Whether there is a seal to compare with.
     pub(super) fn is_authentic(&self) -> bool {
         self.authentic.is_ok()
+    }
+
+    pub(super) fn into_open(self) -> OpenVerification {
+        self.open
     }
 }
 

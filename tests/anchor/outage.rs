@@ -5,7 +5,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use vram_residency::audit::{Anchor, AnchorError, Checkpoint, Outcome};
+use vram_residency::audit::{Anchor, AnchorError, Checkpoint, Listing, Outcome};
 
 use crate::support::{Place, VIOLATION, of_event};
 use crate::{Memory, until};
@@ -269,5 +269,57 @@ fn an_anchor_that_panics_is_on_record_and_is_called_no_more() {
         trail.close().unwrap();
         assert_eq!(*calls.lock().unwrap(), before);
         place.open().close().unwrap();
+    }
+}
+
+/// An anchor that is out of reach at first, and then of no use for good.
+struct Useless {
+    asked: usize,
+    then: fn() -> Result<Listing<String>, AnchorError>,
+}
+
+impl Anchor for Useless {
+    fn name(&self) -> &str {
+        "useless"
+    }
+
+    fn keep(&mut self, _: &Checkpoint) -> Result<(), AnchorError> {
+        Ok(())
+    }
+
+    fn newest(&mut self, _: &str) -> Result<Option<Checkpoint>, AnchorError> {
+        Ok(None)
+    }
+
+    fn origins(&mut self, _: &str) -> Result<Listing<String>, AnchorError> {
+        self.asked += 1;
+        match self.asked {
+            1 => Err(AnchorError::Other("connection refused".into())),
+            _ => (self.then)(),
+        }
+    }
+}
+
+/// What would have refused the opening is not hidden by an outage that came before it.
+#[test]
+fn an_outage_does_not_hide_that_nothing_more_comes_of_an_anchor() {
+    const OTHER: &str = "vram-residency/worker-1/0123456789abcdef";
+    let other = || Ok(Listing::Known(vec![OTHER.into()]));
+    let panics = || panic!("on purpose");
+    let cases: [(fn() -> _, _); 2] = [(other, OTHER), (panics, "it panicked")];
+    for (then, said) in cases {
+        let place = Place::new();
+        let useless = Useless { asked: 0, then };
+        let trail = place.builder().anchor(useless).open_or_create().unwrap();
+        let failed = until("both are on record", || {
+            let failed = of_event(&place.records(), "AnchorFailed");
+            (failed.len() == 2).then_some(failed)
+        });
+        assert_eq!(failed[0]["cause"], "connection refused");
+        let cause = failed[1]["cause"].as_str().unwrap();
+        assert!(cause.contains(said), "{cause}");
+        trail.close().unwrap();
+        let failed = of_event(&place.records(), "AnchorFailed");
+        assert_eq!(failed.len(), 2, "once each");
     }
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
 use tracing::span;
 use vram_residency::TrailKey;
-use vram_residency::audit::faults::{Step, StorageError};
-use vram_residency::audit::{Anchor, AnchorError, Checkpoint};
+use vram_residency::audit::faults::{Step, StorageError, StorageFaults};
+use vram_residency::audit::{Anchor, AnchorError, Checkpoint, CloseError};
 
 use crate::support::{VIOLATION, alone, builder_at, of_event, records};
 use crate::until;
@@ -156,7 +156,6 @@ fn no_payload_of_a_panic_reaches_the_writer() {
 fn a_signer_that_panics_is_a_disk_that_fails_and_not_the_writers_end() {
     static HOSTILE: AtomicUsize = AtomicUsize::new(0);
     static GONE: AtomicBool = AtomicBool::new(false);
-    /// Its destructor runs on the writer's thread.
     struct Noticed;
     impl Drop for Noticed {
         fn drop(&mut self) {
@@ -189,10 +188,61 @@ fn a_signer_that_panics_is_a_disk_that_fails_and_not_the_writers_end() {
             until("it signs again", || trail.policy_violation(VIOLATION).ok());
         }
         trail.close().unwrap();
-        assert!(GONE.load(Ordering::Relaxed), "the signer is dropped");
+        until("the signer is dropped", || {
+            GONE.load(Ordering::Relaxed).then_some(())
+        });
         assert_eq!(
             of_event(&records(&place.join("trail")), "TrailClosed").len(),
             1
         );
+    });
+}
+
+/// Whether or not the trail's end could be written.
+#[test]
+fn a_signer_whose_destructor_never_returns_keeps_nobody_who_closes() {
+    const LIMIT: Duration = Duration::from_millis(500);
+
+    struct Hangs;
+    impl Drop for Hangs {
+        fn drop(&mut self) {
+            loop {
+                std::thread::park();
+            }
+        }
+    }
+    let closes = |place: &std::path::Path, is_full: bool| {
+        let secret = ed25519_dalek::SigningKey::from_bytes(&[7; 32]);
+        let public = secret.verifying_key().to_bytes();
+        let hangs = Hangs;
+        let signer = move |message: &[u8]| {
+            let _held = &hangs;
+            Ok(ed25519_dalek::Signer::sign(&secret, message).to_bytes())
+        };
+        let key = TrailKey::from_signer(public, signer).unwrap();
+        std::fs::create_dir(place).unwrap();
+        let disk = StorageFaults::dangerous_new();
+        let worker = "worker-1".parse().unwrap();
+        let trail = vram_residency::AuditTrail::builder(worker, place.join("trail"), key)
+            .critical_deadline(LIMIT)
+            .dangerous_storage_faults(disk.clone())
+            .create()
+            .unwrap();
+        trail.policy_violation(VIOLATION).unwrap();
+        if is_full {
+            for step in [Step::Write, Step::Create] {
+                disk.fail(step, StorageError::NoSpace, u32::MAX);
+            }
+        }
+        let closed = trail.close();
+        assert_eq!(closed.is_err(), is_full, "{closed:?}");
+        assert!(
+            !matches!(closed, Err(CloseError::TimedOut { .. })),
+            "{closed:?}"
+        );
+    };
+    alone(|place| {
+        closes(&place.join("good"), false);
+        closes(&place.join("full"), true);
     });
 }

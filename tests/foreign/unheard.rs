@@ -99,6 +99,40 @@ fn messages_that_find_no_room_are_counted_and_told_later() {
     });
 }
 
+/// A log that panics at a message and then has nothing to take.
+#[test]
+fn a_message_that_was_missed_is_told_although_none_follows() {
+    use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
+
+    static TOLD: Mutex<Vec<&str>> = Mutex::new(Vec::new());
+    struct Once;
+    impl<S: tracing::Subscriber> Layer<S> for Once {
+        fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
+            let mut told = TOLD.lock().unwrap();
+            let is_missed = event.metadata().fields().field("messages").is_some();
+            told.push(if is_missed { "missed" } else { "another" });
+            let is_first = told.len() == 1;
+            drop(told);
+            assert!(!is_first, "once");
+        }
+    }
+    alone(|place| {
+        tracing::subscriber::set_global_default(tracing_subscriber::registry().with(Once)).unwrap();
+        let faults = StorageFaults::dangerous_new();
+        let trail = builder_at(place)
+            .dangerous_storage_faults(faults.clone())
+            .open_or_create()
+            .unwrap();
+        faults.fail(Step::Write, StorageError::NoSpace, 1);
+        trail.note("x").unwrap();
+        until("it is written", || trail.flush().ok());
+        until("it is told", || {
+            TOLD.lock().unwrap().contains(&"missed").then_some(())
+        });
+        drop(trail);
+    });
+}
+
 /// The anchors that failed on record, with the reason, of a trail whose log has such a level.
 fn failed(place: &Path, level: Option<LevelFilter>) -> Vec<(String, String)> {
     if let Some(level) = level {

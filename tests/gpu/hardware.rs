@@ -280,6 +280,7 @@ fn a_shard_of_several_slices_has_the_cpus_digest_and_a_flipped_bit_is_found_in_i
         let incident = broken.incident();
         assert_eq!(incident.reason(), Reason::DigestMismatch);
         assert_eq!(incident.damaged_windows(), [window..window + 1]);
+        drop(broken);
         let mut again = worker.allocated("s", len as u64);
         again.load_from(&data[..], Stream::TreeOnly, go).unwrap();
         let sealed = again.seal(Provenance::FsVerity(expected)).unwrap();

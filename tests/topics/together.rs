@@ -245,3 +245,31 @@ fn a_batch_of_which_many_fail_waits_for_a_disk_that_hangs_no_longer_than_for_one
     let incidents: Vec<_> = broken.iter().map(|broken| broken.incident()).collect();
     have_waited_together(&worker, since, &incidents);
 }
+
+#[test]
+fn leases_end_together_after_a_panic_although_the_disk_hangs() {
+    let worker = worker_with_a_limit();
+    let shared: Vec<_> = (0..MANY)
+        .map(|index| {
+            worker
+                .verified(&format!("s-{index}"), &pattern(100))
+                .share()
+        })
+        .collect();
+    let leases: Vec<_> = shared.iter().map(|one| one.lease().unwrap()).collect();
+    worker.faults.panic(Operation::Digest, 0);
+    let since = hang(&worker);
+    let check = || Shared::check_all(&shared.iter().collect::<Vec<_>>());
+    assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(check)).is_err());
+    let waited = since.elapsed();
+    assert!(waited < LIMIT * (MANY as u32 / 2), "{waited:?}");
+    assert!(!leases.iter().any(|lease| lease.is_current()));
+    worker.disk.heal();
+    let failed = worker.recorded("SealVerificationFailed");
+    assert_eq!(failed.len(), MANY);
+    assert!(
+        failed
+            .iter()
+            .all(|failed| failed["reason"] == "interrupted")
+    );
+}

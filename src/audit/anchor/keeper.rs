@@ -58,12 +58,14 @@ enum Memory {
     /// The newest checkpoint fits, or there is none; the others are being compared.
     Older(Box<Walk>),
     /// It holds something that neither fits nor is signed: nothing is given to it.
-    Doubtful(Text),
+    Doubtful,
     Compared,
 }
 
 /// Why a call came to nothing.
 enum Trouble {
+    /// It holds a checkpoint that neither fits nor is signed.
+    Doubtful,
     /// It is worth another attempt.
     Failed(Text),
     /// The anchor is in no state to be called again.
@@ -109,24 +111,26 @@ impl Keeper {
                 Next::Free => (self.compare(), false),
                 Next::Offer(offer, is_last) => (self.hand_over(&offer), is_last),
             };
+            let is_good = done.is_ok();
             match done {
-                Ok(()) => {
-                    pause = FIRST_PAUSE;
-                    not_before = None;
-                }
-                Err(Trouble::Failed(cause)) => {
-                    self.post.failed(cause, is_last);
-                    pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
-                    not_before = Instant::now().checked_add(pause);
-                }
+                Ok(()) => {}
+                Err(Trouble::Failed(cause)) => self.post.failed(cause, is_last),
+                Err(Trouble::Doubtful) => self.post.doubted(NOT_SIGNED.into(), is_last),
                 Err(Trouble::Panicked) => {
                     let cause = "it panicked and is given up";
-                    return self.post.failed(cause.into(), false);
+                    return self.post.failed_for_good(cause.into());
                 }
                 Err(Trouble::Refuted(refuted)) => return self.post.refuted(refuted),
             }
             if is_last {
                 return;
+            }
+            if is_good {
+                pause = FIRST_PAUSE;
+                not_before = None;
+            } else {
+                pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
+                not_before = Instant::now().checked_add(pause);
             }
         }
     }
@@ -138,7 +142,7 @@ impl Keeper {
     fn hand_over(&mut self, offer: &Offer) -> Result<(), Trouble> {
         match &self.memory {
             Memory::Unasked => self.compare()?,
-            Memory::Doubtful(cause) => return Err(Trouble::Failed(cause.clone())),
+            Memory::Doubtful => return Err(Trouble::Doubtful),
             Memory::Older(_) | Memory::Compared => {}
         }
         while self.is_broken_off && self.has_to_compare() {
@@ -175,7 +179,7 @@ impl Keeper {
         }
         match &self.memory {
             Memory::Compared => self.post.compared(),
-            Memory::Doubtful(cause) => return Err(Trouble::Failed(cause.clone())),
+            Memory::Doubtful => return Err(Trouble::Doubtful),
             Memory::Unasked | Memory::Older(_) => {}
         }
         Ok(())
@@ -245,7 +249,7 @@ impl Keeper {
             Err(misfit) => self.misfit(known, misfit),
             // What is beyond comparison and beyond verification may be anything.
             Ok(false) if !is_signed && !self.overlooks_unverifiable(known) => {
-                Err(Trouble::Failed(NOT_SIGNED.into()))
+                Err(Trouble::Doubtful)
             }
             Ok(_) => {
                 if is_signed {
@@ -266,7 +270,7 @@ impl Keeper {
                 self.post.report(self.partly("unverifiable_ignored"));
                 Ok(())
             }
-            Misfit::Unverifiable(_) => Err(Trouble::Failed(NOT_SIGNED.into())),
+            Misfit::Unverifiable(_) => Err(Trouble::Doubtful),
         }
     }
 
@@ -295,7 +299,7 @@ impl Keeper {
             Some(Ok(_)) => Ok(Memory::Compared),
             Some(Err(misfit)) => match self.misfit(known, misfit) {
                 Ok(()) => Ok(Memory::Compared),
-                Err(Trouble::Failed(cause)) => Ok(Memory::Doubtful(cause)),
+                Err(Trouble::Doubtful) => Ok(Memory::Doubtful),
                 Err(trouble) => Err(trouble),
             },
         }

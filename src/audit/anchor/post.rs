@@ -19,8 +19,9 @@ use super::keeper::{Keeper, Known};
 use super::{Anchored, Contradiction, LogCollector, Named, tell};
 use crate::{foreign, process};
 
-/// The most events that wait for the writer; outages beyond that go on record as one.
-const MAX_REPORTS: usize = 64;
+use state::{Phase, State};
+
+mod state;
 
 /// All anchors of a trail.
 #[derive(Debug)]
@@ -40,31 +41,6 @@ pub(super) struct Post {
     state: Mutex<State>,
     changed: Condvar,
     book: Arc<Mutex<Book>>,
-}
-
-#[derive(Debug)]
-struct State {
-    phase: Phase,
-    slot: Option<Offer>,
-    /// When the call that is not back yet was made.
-    asked: Option<Instant>,
-    failing: bool,
-    /// What came of the comparison with an earlier run's trail.
-    compared: Option<Result<(), Refuted>>,
-    reports: Vec<Event>,
-    /// The thread has ended.
-    ended: bool,
-}
-
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Phase {
-    /// The opening waits for the comparison.
-    Opening,
-    Running,
-    /// One more attempt for what is in the slot.
-    Closing,
-    /// The trail is gone.
-    Stopped,
 }
 
 /// What an anchor knows, so that the trail must not be opened.
@@ -124,6 +100,7 @@ impl Anchors {
                 slot: None,
                 asked: known.is_some().then(Instant::now),
                 failing: false,
+                doubted: false,
                 compared: known.is_none().then_some(Ok(())),
                 reports: Vec::new(),
                 ended: false,
@@ -306,12 +283,26 @@ impl Post {
         if std::mem::replace(&mut state.failing, true) {
             return None;
         }
+        let failed = self.failure(state, cause);
+        Some(state.report(failed))
+    }
+
+    /// Nothing more comes of the anchor. That is told also in the middle of an outage, which had another cause.
+    fn fail_for_good(&self, mut state: MutexGuard<'_, State>, cause: Text) {
+        state.failing = true;
+        let failed = self.failure(&state, cause);
+        state.reports.push(failed.clone());
+        drop(state);
+        tell(Some(failed));
+    }
+
+    fn failure(&self, state: &State, cause: Text) -> Event {
         let newest = state.slot.as_ref();
-        Some(state.report(Event::AnchorFailed {
+        Event::AnchorFailed {
             anchor: Arc::clone(&self.name),
             cause,
             size: newest.map_or(0, |offer| offer.checkpoint.size()),
-        }))
+        }
     }
 
     // What follows is the anchor's thread's side.
@@ -397,17 +388,16 @@ impl Post {
             Refuted::Unverifiable(checkpoint) => (checkpoint, "unverifiable"),
             Refuted::OtherOrigin(origin) => {
                 let cause = format!("it knows the trail {origin} of this worker, and not this one");
-                let failed = self.fail(&mut state, cause.into());
-                drop(state);
-                return tell(failed);
+                return self.fail_for_good(state, cause.into());
             }
         };
-        let contradicted = state.report(Event::AnchorContradicted {
+        let contradicted = Event::AnchorContradicted {
             anchor: Arc::clone(&self.name),
             contradiction,
             size: checkpoint.size(),
             root: encode_base64(&checkpoint.root()).into(),
-        });
+        };
+        state.reports.push(contradicted.clone());
         drop(state);
         tell(Some(contradicted));
     }
@@ -435,6 +425,22 @@ impl Post {
         }
     }
 
+    /// The anchor holds a checkpoint that neither fits nor is signed, and gets nothing for as long as it does.
+    pub(super) fn doubted(&self, cause: Text, is_last: bool) {
+        let mut state = self.answer(Ok(()));
+        let is_known = std::mem::replace(&mut state.doubted, true);
+        if is_last || is_known {
+            drop(state);
+            return self.failed(cause, is_last);
+        }
+        self.fail_for_good(state, cause);
+    }
+
+    /// The anchor must not be called any more.
+    pub(super) fn failed_for_good(&self, cause: Text) {
+        self.fail_for_good(self.answer(Ok(())), cause);
+    }
+
     /// The anchor keeps a checkpoint.
     pub(super) fn kept(&self, offer: &Offer) {
         let mut state = self.lock();
@@ -442,6 +448,7 @@ impl Post {
         state
             .slot
             .take_if(|newest| newest.checkpoint.size() <= size);
+        state.doubted = false;
         let recovered = std::mem::take(&mut state.failing).then(|| {
             state.report(Event::AnchorRecovered {
                 anchor: Arc::clone(&self.name),
@@ -462,19 +469,6 @@ impl Post {
         state.ended = true;
         state.compared.get_or_insert(Ok(()));
         self.changed.notify_all();
-    }
-}
-
-impl State {
-    /// Leaves an event for the writer. An anchor comes and goes, so the last two cancel each other
-    /// out where there are too many.
-    fn report(&mut self, event: Event) -> Event {
-        if self.reports.len() >= MAX_REPORTS && !matches!(event, Event::AnchorContradicted { .. }) {
-            self.reports.pop();
-        } else {
-            self.reports.push(event.clone());
-        }
-        event
     }
 }
 
