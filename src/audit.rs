@@ -340,7 +340,10 @@ impl Recorder {
     }
 
     pub(crate) fn verification_ends(&self) {
-        self.shared.open.fetch_sub(1, Ordering::Relaxed);
+        // From the first record on that was refused, its outcome may have been, too: it stays counted.
+        if !self.shared.refused.load(Ordering::Relaxed) {
+            self.shared.open.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 
     fn timed(&self) -> &AllTimed {

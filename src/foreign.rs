@@ -48,7 +48,7 @@ static METRICS: Outlet = Outlet::new("vram-metrics", 64, |missed| {
     log(move || {
         tracing::error!(
             missed,
-            "the metrics recorder has panicked or does not return; metrics of the audit trail are missing"
+            "the metrics recorder has panicked, does not return, or was called by itself; metrics of the audit trail are missing"
         );
     });
     true

@@ -89,7 +89,7 @@ enum Kind {
     },
 }
 
-/// What signs with a key that is elsewhere. Whoever closes a trail does not wait for its destructor.
+/// What signs with a key that is elsewhere. Whoever closes a trail hardly waits for its destructor.
 struct Signer(Held<Box<SignerFn>>);
 
 impl Drop for Signer {
@@ -278,7 +278,7 @@ impl TrailKey {
     ///
     /// Each signature is verified before it is used. The signer is called from the trail's writer
     /// thread; while it takes its time, nothing becomes durable. If it panics, the write has failed and is
-    /// tried again. It is dropped on a thread of its own, for which closing does not wait. What it owns of its
+    /// tried again. It is dropped on a thread of its own, for which closing waits 100 ms at most. What it owns of its
     /// trail (a manager, shard or lease) keeps that open until it is closed.
     pub fn from_signer(
         public_key: [u8; 32],

@@ -35,7 +35,14 @@ pub(crate) struct OpenVerification {
     assurance: Assurance,
     /// None if it may take any time.
     timed: Option<Arc<Timed>>,
-    open: bool,
+    stage: Stage,
+}
+
+enum Stage {
+    Open,
+    /// The record of its failure is queued.
+    Failing(Said),
+    Over,
 }
 
 /// What is verified, and where the outcome goes.
@@ -107,7 +114,7 @@ impl OpenVerification {
             inquiry,
             assurance,
             timed: None,
-            open: true,
+            stage: Stage::Open,
         }
     }
 
@@ -135,7 +142,7 @@ impl OpenVerification {
     pub(crate) fn in_time(mut self) -> Result<Self, Late> {
         let outcome = self.timed.take().map_or(Ok(()), |timed| timed.outcome());
         if let Err(late) = outcome {
-            self.open = false;
+            self.stage = Stage::Over;
             return Err(late);
         }
         Ok(self)
@@ -156,7 +163,7 @@ impl OpenVerification {
             end_window: windows.end,
             bytes,
         });
-        self.open = false;
+        self.stage = Stage::Over;
         outcome
     }
 
@@ -172,14 +179,14 @@ impl OpenVerification {
             self.inquiry
                 .give_up("the sealing was given up: its record was not durable in time".into());
         }
-        self.open = false;
+        self.stage = Stage::Over;
         outcome
     }
 
     /// There is no answer, and that says nothing about the bytes.
     pub(crate) fn inconclusive(mut self, cause: Text) -> Mark {
         let mark = self.inquiry.give_up(cause);
-        self.open = false;
+        self.stage = Stage::Over;
         mark
     }
 
@@ -191,9 +198,23 @@ impl OpenVerification {
 
     /// The verification failed. Queues the record; where there are many, all do so before the first is waited
     /// for, and all wait no longer than one.
-    pub(crate) fn fail(self, reason: Reason, findings: Findings) -> Failing {
-        let said = self.say(reason, findings);
-        Failing { open: self, said }
+    pub(crate) fn fail(mut self, reason: Reason, findings: Findings) -> Failing {
+        self.stage = Stage::Failing(self.say(reason, findings));
+        Failing(self)
+    }
+
+    /// It is left without an outcome.
+    pub(crate) fn interrupt(self) -> Failing {
+        self.fail(Reason::Interrupted, Findings::default())
+    }
+
+    /// Waits for the record of a failure, and ends what is served. Without one, it was interrupted.
+    fn conclude(&mut self) -> Incident {
+        let said = match std::mem::replace(&mut self.stage, Stage::Over) {
+            Stage::Failing(said) => said,
+            Stage::Open | Stage::Over => self.say(Reason::Interrupted, Findings::default()),
+        };
+        self.inquiry.conclude(said)
     }
 
     fn succeed(&self, event: Event) -> Result<Mark, NotDurable> {
@@ -209,27 +230,19 @@ impl OpenVerification {
 
     /// Queues the record of a failure, which is one also if it comes too late.
     fn say(&self, reason: Reason, findings: Findings) -> Said {
-        if let Some(timed) = &self.timed {
-            timed.end();
-        }
+        self.stop_clock();
         self.inquiry.say(reason, findings)
     }
 }
 
-/// A verification that failed. Its record is queued, and what is served has not ended.
+/// A verification that failed. Its record is queued. What is served ends when this is concluded, or dropped.
 #[must_use = "what is served has not ended"]
-pub(crate) struct Failing {
-    open: OpenVerification,
-    said: Said,
-}
+pub(crate) struct Failing(OpenVerification);
 
 impl Failing {
     /// Returns once the trail has answered, and nothing is served any more.
-    pub(crate) fn conclude(self) -> Incident {
-        let Self { mut open, said } = self;
-        let incident = open.inquiry.conclude(said);
-        open.open = false;
-        incident
+    pub(crate) fn conclude(mut self) -> Incident {
+        self.0.conclude()
     }
 }
 
@@ -237,12 +250,12 @@ impl Failing {
 /// the first record is waited for.
 pub(crate) struct Together<T> {
     all: Vec<T>,
-    open: fn(T) -> Option<OpenVerification>,
+    leave: fn(T) -> Option<Failing>,
 }
 
 impl<T> Together<T> {
-    pub(crate) fn new(all: Vec<T>, open: fn(T) -> Option<OpenVerification>) -> Self {
-        Self { all, open }
+    pub(crate) fn new(all: Vec<T>, leave: fn(T) -> Option<Failing>) -> Self {
+        Self { all, leave }
     }
 
     pub(crate) fn iter(&self) -> std::slice::Iter<'_, T> {
@@ -260,13 +273,8 @@ impl<T> Drop for Together<T> {
         if crate::process::check().is_err() {
             return;
         }
-        let open = self.all.drain(..).filter_map(self.open);
-        let failing: Vec<_> = open
-            .map(|open| open.fail(Reason::Interrupted, Findings::default()))
-            .collect();
-        failing
-            .into_iter()
-            .for_each(|failing| drop(failing.conclude()));
+        let failing: Vec<_> = self.all.drain(..).filter_map(self.leave).collect();
+        drop(failing);
     }
 }
 
@@ -348,9 +356,8 @@ impl Findings {
 
 impl Drop for OpenVerification {
     fn drop(&mut self) {
-        if self.open && crate::process::check().is_ok() {
-            let said = self.say(Reason::Interrupted, Findings::default());
-            let _recorded = self.inquiry.conclude(said);
+        if !matches!(self.stage, Stage::Over) && crate::process::check().is_ok() {
+            let _recorded = self.conclude();
         }
         self.inquiry.recorder.verification_ends();
     }

@@ -139,6 +139,7 @@ impl<S: Storage> Writer<S> {
             }
             if !self.backoff.is_resting() {
                 self.drain(next_tick);
+                self.shared.timed.look();
             }
             if self.displaced {
                 return Err(self.abandon(self.backoff.total()));

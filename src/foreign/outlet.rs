@@ -1,7 +1,7 @@
 //! A thread that calls foreign code for all trails of the process, and the bounded queue before it.
 //!
 //! Handing over never waits. What finds no room, and what panicked, is counted, and told before the
-//! next call, or once nothing was called for [`QUIET`]. The thread lives as long as the process does. A forked child has no such thread, and
+//! next call, or once nothing was called for a while. The thread lives as long as the process does. A forked child has no such thread, and
 //! nothing is handed over there. This module does not know what it calls.
 
 use std::collections::VecDeque;
@@ -14,11 +14,10 @@ use crate::process;
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// How long the thread waits for the next call before it tells what was missed without one.
+/// How long the thread waits for the next call before it tells what was missed without one. Each time that
+/// telling fails, or makes what is missed next, it waits twice as long, until a call has come through.
 const QUIET: Duration = Duration::from_secs(5);
-
-/// Whoever has something new wakes the thread.
-const FOR_EVER: Duration = Duration::from_secs(3600);
+const LONGEST_QUIET: Duration = Duration::from_secs(3600);
 
 pub(super) struct Outlet {
     name: &'static str,
@@ -103,7 +102,7 @@ impl Outlet {
             return;
         }
         let mut state = self.lock();
-        if state.missed > 0 && state.is_started {
+        if state.missed > 0 && state.is_started && state.jobs.is_empty() {
             // What was missed is told before the next call.
             state.push(Box::new(|| {}));
             self.changed.notify_all();
@@ -124,39 +123,51 @@ impl Outlet {
 
     /// The thread.
     fn run(&self) {
+        let mut quiet = QUIET;
         loop {
-            let (job, missed) = self.next();
+            let (job, missed) = self.next(quiet);
             let told = missed > 0 && (self.tell_missed)(missed);
             let outcome = job.map(call);
             let mut state = self.lock();
             if told {
                 state.missed = state.missed.saturating_sub(missed);
             }
-            let Some(outcome) = outcome else { continue };
+            let Some(outcome) = outcome else {
+                quiet = quiet.saturating_mul(2).min(LONGEST_QUIET);
+                continue;
+            };
             state.done = state.done.saturating_add(1);
             if outcome.is_err() {
                 state.missed = state.missed.saturating_add(1);
+            } else {
+                quiet = QUIET;
             }
             self.changed.notify_all();
         }
     }
 
     /// The next call, and how many were missed. None if it is quiet and some were.
-    fn next(&self) -> (Option<Job>, u64) {
+    fn next(&self, quiet: Duration) -> (Option<Job>, u64) {
         let mut state = self.lock();
+        let mut since = None;
         loop {
             if let Some(job) = state.jobs.pop_front() {
                 return (Some(job), state.missed);
             }
-            let wait = if state.missed > 0 { QUIET } else { FOR_EVER };
-            let (after, waited) = self
-                .changed
-                .wait_timeout(state, wait)
-                .unwrap_or_else(PoisonError::into_inner);
-            state = after;
-            if waited.timed_out() && state.missed > 0 && state.jobs.is_empty() {
+            let left = if state.missed > 0 {
+                let since: &Instant = since.get_or_insert_with(Instant::now);
+                quiet.saturating_sub(since.elapsed())
+            } else {
+                LONGEST_QUIET
+            };
+            if left.is_zero() {
                 return (None, state.missed);
             }
+            state = self
+                .changed
+                .wait_timeout(state, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
         }
     }
 }

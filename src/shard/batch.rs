@@ -199,7 +199,7 @@ fn read_all<D: Device>(
     candidates: Vec<Candidate<D>>,
     broken: &mut Vec<(Shard<Allocated, D>, Failing)>,
 ) -> Result<Vec<(Candidate<D>, Tree)>, Unsealed<D>> {
-    let candidates = Together::new(candidates, |candidate| Some(candidate.open));
+    let candidates = Together::new(candidates, |candidate| Some(candidate.open.interrupt()));
     let regions: Vec<_> = candidates
         .iter()
         .map(|one| &one.shard.core.region)

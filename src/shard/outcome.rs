@@ -66,10 +66,32 @@ impl<T> Queued<T> {
     /// What follows takes none of the time that the verification has.
     pub(super) fn new(open: OpenVerification, found: Found<T>) -> Self {
         open.stop_clock();
+        Self::early(open, found)
+    }
+
+    /// With what is good the verification goes on.
+    pub(super) fn early(open: OpenVerification, found: Found<T>) -> Self {
         match found {
             Ok(good) => Self::Good(open, good),
             Err(Failed::Broken(reason, findings)) => Self::Failing(open.fail(reason, findings)),
             Err(Failed::NoAnswer(cause)) => Self::NoAnswer(open, cause),
+        }
+    }
+
+    /// Goes on with what is good, to the end.
+    pub(super) fn then<U>(self, find: impl FnOnce(T) -> Found<U>) -> Queued<U> {
+        match self {
+            Self::Good(open, good) => Queued::new(open, find(good)),
+            Self::Failing(failing) => Queued::Failing(failing),
+            Self::NoAnswer(open, cause) => Queued::NoAnswer(open, cause),
+        }
+    }
+
+    /// It is left without an outcome, if it has none.
+    pub(super) fn leave(self) -> Failing {
+        match self {
+            Self::Good(open, _) | Self::NoAnswer(open, _) => open.interrupt(),
+            Self::Failing(failing) => failing,
         }
     }
 

@@ -90,7 +90,7 @@ impl<D: Device> Shared<D> {
     ///
     /// If it fails, the incident is on record first, then leases are refused. If it panics (in a
     /// progress callback), the same with reason `interrupted`. A check that passes counts from its
-    /// beginning, and never makes up for one that failed. One that takes longer than
+    /// beginning, and never makes up for one that failed. One that passes later than within
     /// [`check_deadline`](crate::manager::VramManagerBuilder::check_deadline) does not count.
     pub fn check(&self) -> Result<(), CheckError> {
         self.check_with_progress(|_| ControlFlow::Continue(()))
@@ -114,7 +114,7 @@ impl<D: Device> Shared<D> {
     /// their order; a failure of the device itself is one of all that were read with it.
     pub fn check_all(shared: &[&Self]) -> Vec<Result<(), CheckError>> {
         let started = shared.iter().map(|shared| shared.start_check()).collect();
-        let started = Together::new(started, |started| Some(started.ok()?.into_open()));
+        let started = Together::new(started, |started| Some(started.ok()?.leave()));
         let regions: Vec<_> = shared
             .iter()
             .zip(started.iter())

@@ -11,7 +11,7 @@ use super::state::{LastCheck, Sealed, Verified};
 use super::{Core, Region, Shard};
 use crate::audit::clock::Uptime;
 use crate::audit::event::{AnyDigest, History, Mark, Reason};
-use crate::audit::guard::{Findings, OpenVerification, Together};
+use crate::audit::guard::{Failing, Findings, OpenVerification, Together};
 use crate::device::Device;
 use crate::device::backend::Reading;
 use crate::digest::{Digest, Node, Progress, Tree, WINDOW_BYTES};
@@ -33,8 +33,7 @@ pub(super) struct Whole {
 pub(super) struct Started<'a> {
     /// When the first byte may have been read.
     began: Uptime,
-    open: OpenVerification,
-    authentic: Found<Authentic<'a>>,
+    authentic: Queued<Authentic<'a>>,
 }
 
 /// A verification of the whole shard that has found something.
@@ -81,7 +80,7 @@ impl<D: Device> Shard<Sealed, D> {
             return shards.into_iter().map(Self::verify).collect();
         }
         let started = shards.iter().map(Self::start_verification).collect();
-        let started = Together::new(started, |started: Started<'_>| Some(started.into_open()));
+        let started = Together::new(started, |started: Started<'_>| Some(started.leave()));
         let regions: Vec<_> = shards
             .iter()
             .zip(started.iter())
@@ -217,11 +216,11 @@ impl<D: Device> Shard<Verified, D> {
 impl Started<'_> {
     /// Whether there is a seal to compare with.
     pub(super) fn is_authentic(&self) -> bool {
-        self.authentic.is_ok()
+        matches!(self.authentic, Queued::Good(..))
     }
 
-    pub(super) fn into_open(self) -> OpenVerification {
-        self.open
+    pub(super) fn leave(self) -> Failing {
+        self.authentic.leave()
     }
 }
 
@@ -269,8 +268,7 @@ impl<D: Device> Core<D> {
     pub(super) fn start<'a>(&self, sealed: &'a Sealed, open: OpenVerification) -> Started<'a> {
         Started {
             began: Uptime::now(),
-            open,
-            authentic: self.authenticate(&sealed.seal),
+            authentic: Queued::early(open, self.authenticate(&sealed.seal)),
         }
     }
 
@@ -282,15 +280,11 @@ impl<D: Device> Core<D> {
         read: impl FnOnce(&mut dyn FnMut(Progress) -> ControlFlow<()>) -> Result<Reading, NoAnswer>,
         progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
     ) -> Compared {
-        let Started {
-            began,
-            open,
-            authentic,
-        } = started;
-        let found = authentic
-            .and_then(|authentic| self.compare_whole(authentic, sealed, read(progress)?))
-            .and_then(|good| at_the_end(good, self.region.len(), progress));
-        let queued = Queued::new(open, found);
+        let Started { began, authentic } = started;
+        let queued = authentic.then(|authentic| {
+            self.compare_whole(authentic, sealed, read(progress)?)
+                .and_then(|good| at_the_end(good, self.region.len(), progress))
+        });
         Compared { began, queued }
     }
 

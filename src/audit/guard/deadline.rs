@@ -85,14 +85,6 @@ impl Timed {
         }
     }
 
-    /// Stops the clock: there is a failure, which counts also if it comes too late.
-    pub(super) fn end(&self) {
-        self.stop();
-        if process::check().is_ok() {
-            *self.lock() = State::Ended;
-        }
-    }
-
     /// Stops the clock, and says what being late has come to. Waits for the trail if that is a failure.
     pub(super) fn outcome(&self) -> Result<(), Late> {
         if process::check().is_err() {

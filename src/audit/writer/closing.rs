@@ -104,5 +104,7 @@ impl Drop for StopOnDrop {
             });
             self.0.publish_counters();
         }
+        // What waits for the writer's answer has it.
+        self.0.timed.look();
     }
 }
