@@ -14,6 +14,8 @@ export ASAN_OPTIONS=detect_leaks=0
 # Tests fork while other threads run, and end with threads that hang on purpose. The child calls little more than
 # `_exit`.
 export TSAN_OPTIONS='die_after_fork=0 report_thread_leaks=0'
+# A backtrace takes seconds, and tests of panics have limits.
+export RUST_BACKTRACE=0
 export CARGO_PROFILE_DEV_DEBUG=${CARGO_PROFILE_DEV_DEBUG:-line-tables-only}
 # A disk in memory, one thread: the number of seeds finds bugs of the trail, and not of memory.
 export VRAM_SIM_SEEDS=${VRAM_SIM_SEEDS:-300}
