@@ -89,7 +89,7 @@ enum Kind {
     },
 }
 
-/// What signs with a key that is elsewhere. Whoever closes a trail hardly waits for its destructor.
+/// What signs with a key that is elsewhere. Its destructor runs on a thread of its own, and is waited for 100 ms at most.
 struct Signer(Held<Box<SignerFn>>);
 
 impl Drop for Signer {

@@ -315,7 +315,7 @@ impl Inquiry {
         self.end(said.failure, answer)
     }
 
-    /// The same with what the trail says now: for the thread that nobody may keep waiting.
+    /// Ends what is served with what the trail says now. Does not wait: the writer calls it.
     fn conclude_now(&self, said: Said) -> Incident {
         let answer = self.recorder.answer_now(said.record);
         self.end(said.failure, answer)

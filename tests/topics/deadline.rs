@@ -211,7 +211,7 @@ fn a_mismatch_that_comes_late_is_an_incident_of_its_own() {
             }
             ControlFlow::Continue(())
         });
-        assert!(slept, "nobody was called on the way");
+        assert!(slept, "progress was not called before the end");
         assert_eq!(reason(outcome), Reason::DigestMismatch);
         assert!(!lease.is_current());
         let reasons: Vec<_> = failures(&worker)

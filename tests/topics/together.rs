@@ -183,6 +183,14 @@ fn sealed_wrongly(
     (0..MANY).map(seal).collect()
 }
 
+fn many_shared(worker: &Worker) -> Vec<Shared<crate::backend::Device>> {
+    let share = |index| {
+        let shard = worker.verified(&format!("s-{index}"), &pattern(100));
+        shard.share()
+    };
+    (0..MANY).map(share).collect()
+}
+
 #[test]
 fn many_that_fail_wait_for_a_disk_that_hangs_no_longer_than_one() {
     let worker = worker_with_a_limit();
@@ -197,13 +205,7 @@ fn many_that_fail_wait_for_a_disk_that_hangs_no_longer_than_one() {
 #[test]
 fn leases_of_many_that_fail_end_together_although_the_disk_hangs() {
     let worker = worker_with_a_limit();
-    let shared: Vec<_> = (0..MANY)
-        .map(|index| {
-            worker
-                .verified(&format!("s-{index}"), &pattern(100))
-                .share()
-        })
-        .collect();
+    let shared = many_shared(&worker);
     for shared in &shared {
         shared.dangerous_flip_bit(0, 0).unwrap();
     }
@@ -249,13 +251,7 @@ fn a_batch_of_which_many_fail_waits_for_a_disk_that_hangs_no_longer_than_for_one
 #[test]
 fn leases_end_together_after_a_panic_although_the_disk_hangs() {
     let worker = worker_with_a_limit();
-    let shared: Vec<_> = (0..MANY)
-        .map(|index| {
-            worker
-                .verified(&format!("s-{index}"), &pattern(100))
-                .share()
-        })
-        .collect();
+    let shared = many_shared(&worker);
     let leases: Vec<_> = shared.iter().map(|one| one.lease().unwrap()).collect();
     worker.faults.panic(Operation::Digest, 0);
     let since = hang(&worker);

@@ -115,7 +115,7 @@ fn parse_mount(mounts: &str, id: u64) -> Option<(String, String)> {
     ))
 }
 
-/// Without `options`, nobody knows whether a sync reaches a disk.
+/// Where synced bytes are. Options can turn syncing off, so without them it is unknown whether a disk has the bytes.
 fn kept(file_system: &str, options: Option<&str>) -> Kept {
     // An overlay says `volatile`, and in newer kernels `fsync=volatile`.
     let is_unsynced = |option: &str| {
@@ -207,7 +207,7 @@ mod tests {
     fn without_a_list_of_mounts_the_number_of_statfs_names_it() {
         for (number, what) in [
             (0x0102_1994, Kept::InMemory),
-            // Whether with `nobarrier`, nobody has said.
+            // It could be mounted with `nobarrier`.
             (0xef53, Kept::Unknown),
             // Of a signed 32-bit field, extended.
             (0xffff_ffff_8584_58f6, Kept::InMemory),

@@ -82,7 +82,7 @@ const EVENTS: &[(&str, &str)] = &[
     ),
     (
         "SealVerificationFailed",
-        "A shard's bytes or seal are not what they were proven to be, or nobody knows: see reason. It is served no more.",
+        "A shard failed its verification, or was not verified in time or to the end (see reason). It is served no more.",
     ),
     (
         "SealVerified",
@@ -107,7 +107,7 @@ const EVENTS: &[(&str, &str)] = &[
     ),
     (
         "VerificationInconclusive",
-        "A verification had no answer, or not in time; nothing is said about the bytes.",
+        "A verification ended without an answer, or exceeded its deadline; whether the bytes are good is unknown.",
     ),
     (
         "VerificationOverdue",
