@@ -32,8 +32,11 @@ mod outlet;
 /// How long destructors wait for the log, so that a process that ends has said why.
 pub(crate) const LAST_WORDS: Duration = Duration::from_millis(100);
 
+/// How long nothing is called before what was missed is told all the same.
+const QUIET: Duration = Duration::from_secs(5);
+
 /// The log gets what one writer has to say in hours, and no more: a log that hangs keeps it in memory.
-static LOG: Outlet = Outlet::new("vram-log", 1024, |missed| {
+static LOG: Outlet = Outlet::new("vram-log", 1024, QUIET, |missed| {
     call(|| {
         tracing::error!(
             messages = missed,
@@ -44,7 +47,7 @@ static LOG: Outlet = Outlet::new("vram-log", 1024, |missed| {
 });
 
 /// Each trail has at most one call waiting here.
-static METRICS: Outlet = Outlet::new("vram-metrics", 64, |missed| {
+static METRICS: Outlet = Outlet::new("vram-metrics", 64, QUIET, |missed| {
     log(move || {
         tracing::error!(
             missed,
@@ -187,6 +190,7 @@ impl<T> Drop for Held<T> {
 #[cfg(test)]
 mod tests {
     use std::panic::panic_any;
+    use std::sync::atomic::{AtomicU64, Ordering};
 
     use super::*;
 
@@ -219,5 +223,20 @@ mod tests {
         })
         .unwrap();
         assert!(!is_inside());
+    }
+
+    #[test]
+    fn a_log_that_cannot_be_told_is_told_ever_more_seldom() {
+        static TOLD: AtomicU64 = AtomicU64::new(0);
+        static LOG: Outlet = Outlet::new("log", 1, Duration::from_millis(10), |_| {
+            TOLD.fetch_add(1, Ordering::Relaxed);
+            false
+        });
+        LOG.start().unwrap();
+        LOG.miss();
+        // After 10 ms, 30, 70, 150 and 310, and later on a machine that is busy; not each 10 ms.
+        std::thread::sleep(Duration::from_millis(600));
+        let told = TOLD.load(Ordering::Relaxed);
+        assert!((1..=5).contains(&told), "{told} times");
     }
 }

@@ -1,8 +1,9 @@
 //! A thread that calls foreign code for all trails of the process, and the bounded queue before it.
 //!
 //! Handing over never waits. What finds no room, and what panicked, is counted, and told before the
-//! next call, or once nothing was called for a while. The thread lives as long as the process does. A forked child has no such thread, and
-//! nothing is handed over there. This module does not know what it calls.
+//! next call, or once nothing was called for a while. The thread lives as long as the process does. A
+//! forked child has no such thread, and nothing is handed over there. This module does not know what it
+//! calls.
 
 use std::collections::VecDeque;
 use std::io;
@@ -14,14 +15,14 @@ use crate::process;
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// How long the thread waits for the next call before it tells what was missed without one. Each time that
-/// telling fails, or makes what is missed next, it waits twice as long, until a call has come through.
-const QUIET: Duration = Duration::from_secs(5);
 const LONGEST_QUIET: Duration = Duration::from_secs(3600);
 
 pub(super) struct Outlet {
     name: &'static str,
     most: usize,
+    /// How long the thread waits for the next call before it tells what was missed without one. Each time
+    /// that telling fails, or makes what is missed next, it waits twice as long, until a call has come through.
+    quiet: Duration,
     /// Tells how many calls came to nothing, and returns whether that was told.
     tell_missed: fn(u64) -> bool,
     state: Mutex<State>,
@@ -38,10 +39,16 @@ struct State {
 }
 
 impl Outlet {
-    pub(super) const fn new(name: &'static str, most: usize, tell_missed: fn(u64) -> bool) -> Self {
+    pub(super) const fn new(
+        name: &'static str,
+        most: usize,
+        quiet: Duration,
+        tell_missed: fn(u64) -> bool,
+    ) -> Self {
         Self {
             name,
             most,
+            quiet,
             tell_missed,
             state: Mutex::new(State {
                 is_started: false,
@@ -123,7 +130,7 @@ impl Outlet {
 
     /// The thread.
     fn run(&self) {
-        let mut quiet = QUIET;
+        let mut quiet = self.quiet;
         loop {
             let (job, missed) = self.next(quiet);
             let told = missed > 0 && (self.tell_missed)(missed);
@@ -140,7 +147,7 @@ impl Outlet {
             if outcome.is_err() {
                 state.missed = state.missed.saturating_add(1);
             } else {
-                quiet = QUIET;
+                quiet = self.quiet;
             }
             self.changed.notify_all();
         }

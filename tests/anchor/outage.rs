@@ -323,3 +323,33 @@ fn an_outage_does_not_hide_that_nothing_more_comes_of_an_anchor() {
         assert_eq!(failed.len(), 2, "once each");
     }
 }
+
+/// Neither is that what it remembers is nobody's: it gets nothing, and that is no outage.
+#[test]
+fn an_outage_does_not_hide_that_an_anchor_holds_what_nobody_signed() {
+    let other = Place::new();
+    let foreign = other.open().close().unwrap();
+    let place = Place::new();
+    let own = place.open().close().unwrap();
+    let origin = own.checkpoint().origin();
+    let memory = Memory::of(&crate::opening::renamed(foreign.checkpoint(), origin));
+    memory.trouble(Some("unplugged"));
+    let trail = place.builder().anchor(memory.clone()).open().unwrap();
+    let causes = || {
+        let failed = of_event(&place.records(), "AnchorFailed");
+        let cause = |failed: &serde_json::Value| failed["cause"].as_str().unwrap().to_owned();
+        failed.iter().map(cause).collect::<Vec<_>>()
+    };
+    until("the outage is on record", || causes().pop());
+    memory.trouble(None);
+    let both = until("so is what it holds", || {
+        Some(causes()).filter(|causes| causes.len() == 2)
+    });
+    assert_eq!(both[0], "unplugged");
+    let signed = "no key of this trail has signed";
+    assert!(both[1].contains(signed), "{}", both[1]);
+    trail.policy_violation(VIOLATION).unwrap();
+    trail.close().unwrap();
+    assert_eq!(causes(), both, "once each");
+    assert!(memory.sizes().is_empty());
+}

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::backend::{self, Device};
 use crate::shards::{WINDOW, Worker, pattern};
+use crate::support::of_event;
 use serde_json::Value;
 use vram_residency::audit::faults::{Step, StorageError};
 use vram_residency::audit::{NotDurable, Reason};
@@ -399,4 +400,39 @@ fn checks_in_time_are_what_they_are_without_a_deadline() {
         .iter()
         .filter(|record| record["outcome"] == "failure");
     assert_eq!(failed.count(), 1, "the one that was stopped");
+}
+
+/// Its record is refused, so the trail knows of none.
+#[test]
+fn an_outcome_that_comes_while_the_trail_is_closed_is_none() {
+    let worker = Worker::new();
+    let (shared, lease) = shared(&worker, "s");
+    worker.trail.flush().unwrap();
+    let disk = worker.disk.clone();
+    // The writer hangs before it comes to closing.
+    disk.hang();
+    worker.trail.note("x").unwrap();
+    let (called, is_called) = mpsc::channel();
+    let (go_on, goes_on) = mpsc::channel();
+    let check = thread::spawn(move || {
+        shared.check_with_progress(|_| {
+            called.send(()).unwrap();
+            goes_on.recv().unwrap();
+            ControlFlow::Continue(())
+        })
+    });
+    is_called.recv().unwrap();
+    let closing = thread::spawn(move || {
+        // Closing the manager would wait for the writer first.
+        worker.trail.close().unwrap();
+        worker.place.records()
+    });
+    thread::sleep(LATE);
+    go_on.send(()).unwrap();
+    check.join().unwrap().unwrap();
+    disk.heal();
+    let records = closing.join().unwrap();
+    assert_eq!(of_event(&records, "SealVerified").len(), 1, "the first");
+    assert_eq!(records.last().unwrap()["open_verifications"], 1);
+    assert!(lease.is_current());
 }

@@ -7,6 +7,7 @@ use vram_residency::device::{Culpability, Operation};
 use vram_residency::digest::Stream;
 use vram_residency::error::{CheckError, SealAllError, VerifyError};
 use vram_residency::seal::Tamper;
+use vram_residency::shard::Batch;
 use vram_residency::{Provenance, Shard, Shared};
 
 use crate::shards::{WINDOW, Worker, pattern};
@@ -223,9 +224,7 @@ fn leases_of_many_that_fail_end_together_although_the_disk_hangs() {
     have_waited_together(&worker, since, &incidents);
 }
 
-#[test]
-fn a_batch_of_which_many_fail_waits_for_a_disk_that_hangs_no_longer_than_for_one() {
-    let worker = worker_with_a_limit();
+fn loaded(worker: &Worker) -> Batch<crate::backend::Device> {
     let wanted = (0..MANY).map(|index| {
         let id = format!("s-{index}").parse().unwrap();
         (id, crate::support::model(), 100)
@@ -238,6 +237,13 @@ fn a_batch_of_which_many_fail_waits_for_a_disk_that_hangs_no_longer_than_for_one
             })
             .unwrap();
     }
+    batch
+}
+
+#[test]
+fn a_batch_of_which_many_fail_waits_for_a_disk_that_hangs_no_longer_than_for_one() {
+    let worker = worker_with_a_limit();
+    let batch = loaded(&worker);
     let since = hang(&worker);
     let digest = vram_residency::Digest::of_reader(&b"another"[..]).unwrap();
     let Err(SealAllError::Broken { broken, .. }) = batch.seal(|_| Provenance::FsVerity(digest))
@@ -248,24 +254,47 @@ fn a_batch_of_which_many_fail_waits_for_a_disk_that_hangs_no_longer_than_for_one
     have_waited_together(&worker, since, &incidents);
 }
 
-#[test]
-fn leases_end_together_after_a_panic_although_the_disk_hangs() {
-    let worker = worker_with_a_limit();
-    let shared = many_shared(&worker);
-    let leases: Vec<_> = shared.iter().map(|one| one.lease().unwrap()).collect();
+/// A panic of the device while many are read leaves all of them, and waits no longer than for one.
+fn are_left_together(worker: &Worker, read: impl FnOnce()) {
     worker.faults.panic(Operation::Digest, 0);
-    let since = hang(&worker);
-    let check = || Shared::check_all(&shared.iter().collect::<Vec<_>>());
-    assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(check)).is_err());
+    let since = hang(worker);
+    assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(read)).is_err());
     let waited = since.elapsed();
     assert!(waited < LIMIT * (MANY as u32 / 2), "{waited:?}");
-    assert!(!leases.iter().any(|lease| lease.is_current()));
     worker.disk.heal();
     let failed = worker.recorded("SealVerificationFailed");
-    assert_eq!(failed.len(), MANY);
+    assert_eq!(failed.len(), MANY, "once each");
     assert!(
         failed
             .iter()
             .all(|failed| failed["reason"] == "interrupted")
     );
+}
+
+#[test]
+fn leases_end_together_after_a_panic_although_the_disk_hangs() {
+    let worker = worker_with_a_limit();
+    let shared = many_shared(&worker);
+    let leases: Vec<_> = shared.iter().map(|one| one.lease().unwrap()).collect();
+    are_left_together(&worker, || {
+        let _outcomes = Shared::check_all(&shared.iter().collect::<Vec<_>>());
+    });
+    assert!(!leases.iter().any(|lease| lease.is_current()));
+}
+
+#[test]
+fn many_that_are_verified_are_left_together_after_a_panic_although_the_disk_hangs() {
+    let worker = worker_with_a_limit();
+    let seal = |index| worker.sealed(&format!("s-{index}"), &pattern(100));
+    let sealed: Vec<_> = (0..MANY).map(seal).collect();
+    are_left_together(&worker, || drop(Shard::verify_all(sealed)));
+}
+
+#[test]
+fn a_batch_is_left_together_after_a_panic_although_the_disk_hangs() {
+    let worker = worker_with_a_limit();
+    let batch = loaded(&worker);
+    are_left_together(&worker, || {
+        drop(batch.seal(|_| Provenance::UnpinnedFirstUse));
+    });
 }

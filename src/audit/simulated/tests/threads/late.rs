@@ -48,34 +48,40 @@ impl Stage {
         self.medium_holds(b"\"deadline_exceeded\"")
     }
 
+    /// A check, and whether leases have ended.
+    fn begin(&self) -> (OpenVerification, Arc<AtomicBool>) {
+        let subject = Subject::new("s".parse().unwrap(), 0, "host".into());
+        let ended = Arc::new(AtomicBool::new(false));
+        let leases = Leases {
+            stage: self.clone(),
+            subject: subject.clone(),
+            ended: Arc::clone(&ended),
+        };
+        let recorder = self.recorder();
+        let history = History::default();
+        let open = OpenVerification::begin(
+            &recorder,
+            Assurance::Queued,
+            subject,
+            "check",
+            history,
+            false,
+        );
+        let limit = match self.story.limits {
+            Limits::Patient => Duration::ZERO,
+            Limits::Hasty => Duration::from_millis(1),
+        };
+        let missed = Missed::Fails;
+        let open = open
+            .of_served(Arc::new(leases))
+            .within(Deadline { limit, missed });
+        (open, ended)
+    }
+
     fn check_slowly(&self) -> JoinHandle<()> {
         let stage = self.clone();
         spawn(move || {
-            let subject = Subject::new("s".parse().unwrap(), 0, "host".into());
-            let ended = Arc::new(AtomicBool::new(false));
-            let leases = Leases {
-                stage: stage.clone(),
-                subject: subject.clone(),
-                ended: Arc::clone(&ended),
-            };
-            let recorder = stage.recorder();
-            let history = History::default();
-            let open = OpenVerification::begin(
-                &recorder,
-                Assurance::Queued,
-                subject,
-                "check",
-                history,
-                false,
-            );
-            let limit = match stage.story.limits {
-                Limits::Patient => Duration::ZERO,
-                Limits::Hasty => Duration::from_millis(1),
-            };
-            let missed = Missed::Fails;
-            let open = open
-                .of_served(Arc::new(leases))
-                .within(Deadline { limit, missed });
+            let (open, ended) = stage.begin();
             for _ in 0..thread_rng().gen_range(0..30) {
                 sync::sleep(Duration::from_micros(100));
             }
@@ -127,4 +133,31 @@ fn a_late_check_and_the_writer_end_leases_once_that_is_recorded() {
         };
         explore(story, play_late);
     }
+}
+
+/// The check never comes back, and the writer ends by itself.
+fn play_late_death(story: Story, place: &Path) {
+    let (stage, mut writer) = Stage::open(story, place);
+    let (open, ended) = stage.begin();
+    let shared = Arc::clone(&stage.shared);
+    let writer = spawn(move || {
+        let _stopped = StopOnDrop(Arc::clone(&shared));
+        for _ in 0..thread_rng().gen_range(0..3) {
+            shared.tick_watched();
+            writer.drain(Instant::now() + LONG);
+        }
+    });
+    writer.join().unwrap();
+    assert!(ended.load(Ordering::Relaxed), "leases go on");
+    drop(open);
+}
+
+#[test]
+fn leases_end_with_a_late_check_although_the_writer_ends() {
+    let story = Story {
+        limits: Limits::Patient,
+        weather: false,
+        dies: true,
+    };
+    explore(story, play_late_death);
 }
