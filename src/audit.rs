@@ -11,11 +11,10 @@
 //!
 //! How it lies on the disk is in [`mod@format`]. This module knows when a record is durable. It does not know what a shard or a device is.
 
-use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 pub use anchor::{
     Anchor, AnchorError, Anchored, Contradiction, DEFAULT_ANCHOR_EVERY,
@@ -27,7 +26,6 @@ pub use builder::{
 };
 pub use checkpoint::{Checkpoint, NoteError, VerifierKey};
 pub use event::{MAX_TEXT_BYTES, Reason, Seq};
-pub use guard::Incident;
 pub use open::OpenError;
 pub use proof::{
     MAX_PROOF_BYTES, Proof, ProofError, ProveError, newest_checkpoint, prove, stated_keys,
@@ -39,16 +37,18 @@ pub use verify::{
     Runs, Unacknowledged, UnanchoredEnd, Verdict, verify, verify_with_progress,
 };
 
+pub use crate::verification::Incident;
+
 use crate::foreign;
 use crate::health::{AuditCounts, Vitals};
-use crate::id::{ShardId, WorkerId};
+use crate::id::WorkerId;
 use crate::key::TrailKey;
 use crate::process;
+use crate::registry::Registry;
 use anchor::Anchors;
 use builder::Settings;
 use clock::Time;
-use event::{By, Event, LiveShard, MAX_LISTED_SHARDS, Mark, Subject, Violation};
-use guard::AllTimed;
+use event::{By, Event, Mark, Violation};
 use keeper::Keeper;
 use queue::{Lane, Queue, Refused};
 
@@ -57,14 +57,13 @@ mod backoff;
 mod builder;
 pub(crate) mod checkpoint;
 pub(crate) mod clock;
-mod critical;
+pub(crate) mod critical;
 pub(crate) mod event;
 #[cfg(feature = "fault-injection")]
 pub mod faults;
 #[doc = include_str!("audit/FORMAT.md")]
 pub mod format {}
 mod files;
-pub(crate) mod guard;
 mod keeper;
 mod log;
 mod merkle;
@@ -118,29 +117,11 @@ pub(crate) struct Shared {
     worker: WorkerId,
     verifier: VerifierKey,
     settings: Settings,
-    live: Mutex<Live>,
-    watched: Mutex<Vec<Weak<dyn Watched>>>,
-    timed: AllTimed,
-    /// How many verifications have no outcome yet.
-    open: AtomicU64,
+    registry: Arc<Registry>,
     anchors: Anchors,
     vitals: Vitals,
     /// Whether a record was refused because the trail is closed.
     refused: AtomicBool,
-}
-
-#[derive(Debug, Default)]
-struct Live {
-    allocations: u64,
-    shards: HashMap<ShardId, LiveShard>,
-    /// The allocations whose device was lost, as far as that is on record.
-    lost: HashSet<u64>,
-}
-
-/// Something that can become overdue.
-pub(crate) trait Watched: Send + Sync + fmt::Debug {
-    /// Called by the writer's thread, twice in each durability interval; must not block.
-    fn tick(&self);
 }
 
 /// A handle on a trail, for the crate's own use. The trail stays open while there is one, unless its
@@ -280,89 +261,16 @@ impl Recorder {
         }
     }
 
-    /// Gives an allocation its number, unless a live shard has the same name.
-    pub(crate) fn admit(&self, shard: &ShardId, device: &Arc<str>, bytes: u64) -> Option<Subject> {
-        let mut live = self
-            .shared
-            .live
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if live.shards.contains_key(shard) {
-            return None;
-        }
-        live.allocations = live.allocations.saturating_add(1);
-        let subject = Subject::new(shard.clone(), live.allocations, Arc::clone(device));
-        let entry = LiveShard {
-            subject: subject.clone(),
-            bytes,
-        };
-        live.shards.insert(shard.clone(), entry);
-        Some(subject)
-    }
-
-    /// The live shards on a device that is lost, of which that was not said before.
-    pub(crate) fn take_lost(&self, device: &str, own: Option<&Subject>) -> Vec<Subject> {
-        let mut live = self
-            .shared
-            .live
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let Live { shards, lost, .. } = &mut *live;
-        let mut fresh: Vec<Subject> = shards
-            .values()
-            .map(|entry| &entry.subject)
-            .filter(|subject| &*subject.device == device && lost.insert(subject.allocation))
-            .filter(|subject| !own.is_some_and(|own| own.is(subject)))
-            .cloned()
-            .collect();
-        fresh.sort_by_key(|subject| subject.allocation);
-        fresh
-    }
-
-    /// The shard's memory is gone, and its name is free again.
-    pub(crate) fn retire(&self, subject: &Subject) {
-        let mut live = self
-            .shared
-            .live
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let is_same = live
-            .shards
-            .get(&subject.shard)
-            .is_some_and(|entry| entry.subject.allocation == subject.allocation);
-        if is_same {
-            live.shards.remove(&subject.shard);
-        }
-    }
-
-    pub(crate) fn verification_begins(&self) {
-        self.shared.open.fetch_add(1, Ordering::Relaxed);
+    /// The shards of this trail.
+    pub(crate) fn registry(&self) -> &Registry {
+        &self.shared.registry
     }
 
     pub(crate) fn verification_ends(&self) {
         // From the first record on that was refused, its outcome may have been, too: it stays counted.
         if !self.shared.refused.load(Ordering::Relaxed) {
-            self.shared.open.fetch_sub(1, Ordering::Relaxed);
+            self.registry().verification_ends();
         }
-    }
-
-    fn timed(&self) -> &AllTimed {
-        &self.shared.timed
-    }
-
-    /// Asks to be called from the writer's thread for as long as `watched` lives. A forked child has
-    /// no such thread.
-    pub(crate) fn watch(&self, watched: Weak<dyn Watched>) {
-        if process::check().is_err() {
-            return;
-        }
-        let mut list = self
-            .shared
-            .watched
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        list.retain(|entry| entry.strong_count() > 0);
-        list.push(watched);
     }
 }
 
@@ -414,32 +322,6 @@ impl Shared {
 
     fn counts(&self) -> AuditCounts {
         self.queue.counters.read()
-    }
-
-    fn tick_watched(&self) {
-        let watched = self
-            .watched
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
-        for entry in watched.iter().filter_map(Weak::upgrade) {
-            entry.tick();
-        }
-        self.timed.look();
-    }
-
-    /// `TrailClosed`, with the shards that still live: they were leaked, or outlive the trail.
-    fn closing_event(&self) -> Event {
-        let live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut shards: Vec<LiveShard> = live.shards.values().cloned().collect();
-        shards.sort_by_key(|shard| shard.subject.allocation);
-        let live_shards = u64::try_from(shards.len()).unwrap_or(u64::MAX);
-        shards.truncate(MAX_LISTED_SHARDS);
-        Event::TrailClosed {
-            live_shards,
-            live: shards,
-            open_verifications: self.open.load(Ordering::Relaxed),
-        }
     }
 }
 

@@ -39,8 +39,10 @@ pub mod id;
 pub mod key;
 pub mod manager;
 mod process;
+mod registry;
 pub mod seal;
 pub mod shard;
+mod verification;
 
 pub use audit::AuditTrail;
 pub use device::Host;

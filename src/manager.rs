@@ -19,32 +19,13 @@ use crate::process;
 use crate::seal::Context;
 use crate::shard::{Allocated, Batch, Shard};
 
+pub use crate::verification::Assurance;
+
 mod allocate;
 mod device;
 
 /// The most bytes that one shard may have unless the builder says otherwise: 100 GB.
 pub const DEFAULT_SHARD_LIMIT: u64 = 100_000_000_000;
-
-/// How sure an operation must be of its record before it succeeds.
-///
-/// Under either, a *failed* verification is acknowledged before its error exists, or the error says that it was not
-/// yet: see [`Incident::record`](crate::audit::Incident::record).
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-#[non_exhaustive]
-pub enum Assurance {
-    /// The record of an allocation, a sealing or a passed verification is on disk before the
-    /// operation succeeds. When the trail cannot write, nothing is allocated, sealed or verified.
-    ///
-    /// A record that was not durable in time stays queued and may be written later. One of an
-    /// allocation is then followed by `VramDeallocated`, one of a sealing by
-    /// `VerificationInconclusive`, which take it back. One of a passed verification is not taken
-    /// back: the bytes were equal, although the caller got the shard back without that proof.
-    Durable,
-    /// The record is queued, and on disk within a second. When the trail cannot take it, that is
-    /// counted, logged and recorded as a gap, and serving goes on.
-    #[default]
-    Queued,
-}
 
 /// Allocates shards on one device.
 ///

@@ -17,12 +17,12 @@ use serde::Serialize;
 
 use crate::audit::clock::Time;
 use crate::audit::event::{History, Subject};
-use crate::audit::guard::OpenVerification;
 use crate::device::Device;
 use crate::digest::Digest;
 use crate::error::ReleaseError;
 use crate::id::{ModelRef, ShardId};
 use crate::seal::Context;
+use crate::verification::OpenVerification;
 
 mod batch;
 mod fill;

@@ -53,9 +53,9 @@ impl Keeper {
             .take();
         let threads = threads.ok_or(CloseError::WriterStopped)?;
         // What is late is queued while that is still accepted, and leases end once it is answered.
-        self.shared.timed.look();
+        self.shared.registry.look_at_late();
         let outcome = threads.finish(&self.shared);
-        self.shared.timed.look();
+        self.shared.registry.look_at_late();
         outcome
     }
 }
@@ -149,21 +149,9 @@ impl fmt::Debug for Keeper {
 
 #[cfg(all(test, not(shuttle)))]
 mod tests {
-    use std::sync::{Mutex, Weak};
-
     use super::*;
-    use crate::audit::{AuditTrail, Recorder, Watched, verify};
+    use crate::audit::{AuditTrail, verify};
     use crate::key::TrailKey;
-
-    /// Holds the last handle on a trail, and drops it when the writer calls.
-    #[derive(Debug)]
-    struct Last(Mutex<Option<Recorder>>);
-
-    impl Watched for Last {
-        fn tick(&self) {
-            self.0.lock().unwrap().take();
-        }
-    }
 
     /// A shard that becomes overdue may lose its last handle in the middle of the writer's look at it.
     #[test]
@@ -178,10 +166,8 @@ mod tests {
         let key = trail.verifier_key().clone();
         let recorder = trail.recorder();
         drop(trail);
-        let last = Arc::new(Last(Mutex::new(None)));
-        let watched: Weak<Last> = Arc::downgrade(&last);
-        recorder.watch(watched);
-        *last.0.lock().unwrap() = Some(recorder);
+        let registry = Arc::clone(&recorder.shared.registry);
+        *registry.last_handle.lock().unwrap() = Some(recorder);
         let started = Instant::now();
         while !verify(&dir, std::slice::from_ref(&key), &[]).closed {
             let waited = started.elapsed();

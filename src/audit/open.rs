@@ -7,15 +7,14 @@
 
 use std::collections::VecDeque;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use super::anchor::{Anchors, Contradiction};
 use super::builder::AuditTrailBuilder;
 use super::checkpoint::VerifierKey;
 use super::clock::{Uptime, boot_id};
 use super::event::{Event, FORMAT, Seq};
-use super::guard::AllTimed;
 use super::keeper::{Keeper, Threads};
 use super::log::{Log, LogError};
 use super::position::Position;
@@ -25,10 +24,11 @@ use super::segment::{self, Fact, MAX_SEQ, Seen};
 use super::storage::{Presence, Storage, segment_name};
 use super::sync;
 use super::writer::Writer;
-use super::{AuditTrail, Live, Shared};
+use super::{AuditTrail, Shared};
 use crate::health::{Vitals, hook::Hook};
 use crate::id::WorkerId;
 use crate::key::{TrailKey, fill_random};
+use crate::registry::Registry;
 
 mod anchors;
 mod error;
@@ -144,10 +144,7 @@ impl AuditTrailBuilder {
             worker: self.worker,
             verifier,
             settings: self.settings,
-            live: Mutex::new(Live::default()),
-            watched: Mutex::new(Vec::new()),
-            timed: AllTimed::default(),
-            open: AtomicU64::new(0),
+            registry: Registry::new(),
             anchors,
             vitals: Vitals::default(),
         });

@@ -166,7 +166,7 @@ impl NotDurable {
     }
 
     /// What has become of the record since, if that is final.
-    pub(super) fn fate(&self) -> Option<Result<Receipt, Self>> {
+    pub(crate) fn fate(&self) -> Option<Result<Receipt, Self>> {
         let (Self::DeadlineExceeded { seq, record, .. }
         | Self::NotAwaited { seq, record }
         | Self::WriteFailed { seq, record, .. }) = self

@@ -139,7 +139,7 @@ impl<S: Storage> Writer<S> {
             }
             if !self.backoff.is_resting() {
                 self.drain(next_tick);
-                self.shared.timed.look();
+                self.shared.registry.look_at_late();
             }
             if self.displaced {
                 return Err(self.abandon(self.backoff.total()));
@@ -177,7 +177,7 @@ impl<S: Storage> Writer<S> {
             let (checkpoint, now) = (&position.checkpoint, Uptime::now());
             self.shared.anchors.settled(checkpoint, now, false);
         }
-        self.shared.tick_watched();
+        self.shared.registry.tick();
         self.shared.vitals.beat(self.ratio.is_degraded());
         self.shared.publish_all();
     }
@@ -337,7 +337,7 @@ impl<S: Storage> Writer<S> {
         {
             // It was not acknowledged and is no longer the last word: another record has its number.
             *last = self.shared.queue.instead_of(last, poisoned);
-            self.own.push(self.shared.closing_event());
+            self.own.push(self.shared.registry.closing_event());
         } else {
             self.own.push(poisoned);
         }

@@ -133,10 +133,11 @@ impl<D: Device> Home<D> {
     fn reserve(self: &Arc<Self>, id: &ShardId, len: u64) -> Result<Reservation<D>, Unreserved> {
         let subject = self
             .recorder
+            .registry()
             .admit(id, &self.device_name, len)
             .ok_or_else(|| Unreserved::DuplicateId(id.clone()))?;
         if !self.account.take(len) {
-            self.recorder.retire(&subject);
+            self.recorder.registry().retire(&subject);
             return Err(Unreserved::NoRoom);
         }
         Ok(Reservation {
@@ -265,7 +266,7 @@ impl<D: Device> Drop for Reservation<D> {
     fn drop(&mut self) {
         if !self.is_used {
             self.home.account.give_back(self.len);
-            self.home.recorder.retire(&self.subject);
+            self.home.recorder.registry().retire(&self.subject);
         }
     }
 }

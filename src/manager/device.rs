@@ -3,17 +3,15 @@
 //! A device that is lost is so for the whole process. Whoever notices it first tells every shared shard on
 //! it, whichever manager or trail it belongs to.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::Arc;
 
 use super::Home;
 use crate::audit::event::{By, Event, Reason, Subject, Violation};
-use crate::audit::guard::{Findings, OpenVerification, Served};
 use crate::device::Device;
 use crate::error::BuildError;
 use crate::process;
-
-/// The shared shards of this process.
-static SERVED: Mutex<Vec<Weak<dyn Served>>> = Mutex::new(Vec::new());
+use crate::registry::Registry;
+use crate::verification::{Findings, OpenVerification};
 
 impl<D: Device> Home<D> {
     /// Puts the device on record; one whose memory may be elsewhere is refused.
@@ -44,22 +42,15 @@ impl<D: Device> Home<D> {
         if process::check().is_err() {
             return;
         }
-        for subject in self.recorder.take_lost(&self.device_name, own) {
+        let registry = self.recorder.registry();
+        for subject in registry.take_lost(&self.device_name, own) {
             self.recorder.emit(Event::DeviceFailed {
                 subject,
                 operation: "serve",
                 cause: (&cause).into(),
             });
         }
-        let is_own = |subject: &Subject| own.is_some_and(|own| own.is(subject));
-        let lost: Vec<_> = served()
-            .extract_if(.., |entry| {
-                entry.upgrade().is_some_and(|entry| {
-                    entry.subject().device == self.device_name && !is_own(entry.subject())
-                })
-            })
-            .filter_map(|entry| entry.upgrade())
-            .collect();
+        let lost = Registry::take_served(&self.device_name, own);
         // If a trail cannot write, that is on record elsewhere, and serving from a lost device ends all the
         // same.
         let open = lost.into_iter().filter_map(|served| served.open("serve"));
@@ -68,25 +59,6 @@ impl<D: Device> Home<D> {
         let failing: Vec<_> = open.map(fail).collect();
         drop(failing);
     }
-
-    /// Asks for a shared shard to be told when the device is lost; it may be so already.
-    pub(crate) fn watch_for_loss(&self, shard: Weak<dyn Served>) {
-        // In a child the lock may be held for ever, and no lease is good.
-        if process::check().is_err() {
-            return;
-        }
-        let mut list = served();
-        if list.len() == list.capacity() {
-            list.retain(|entry| entry.strong_count() > 0);
-        }
-        list.push(shard);
-        drop(list);
-        self.notice_loss(None);
-    }
-}
-
-fn served() -> MutexGuard<'static, Vec<Weak<dyn Served>>> {
-    SERVED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 pub(super) fn violation_of_residency(cause: &Arc<str>) -> Violation {

@@ -14,7 +14,6 @@ use super::sealing::OPERATION;
 use super::state::{Allocated, Sealed};
 use super::{Region, Shard};
 use crate::audit::event::{History, Reason};
-use crate::audit::guard::{Failing, Findings, OpenVerification, Together};
 use crate::device::Device;
 use crate::digest::{Progress, Stream, Tree};
 use crate::error::{
@@ -22,6 +21,7 @@ use crate::error::{
 };
 use crate::id::ShardId;
 use crate::seal::{Provenance, Seal};
+use crate::verification::{Failing, Findings, OpenVerification, Together};
 
 /// Shards that will be sealed together, from [`VramManager::allocate_all`](crate::VramManager::allocate_all).
 /// The README has an example.

@@ -6,11 +6,11 @@
 use std::ops::ControlFlow;
 
 use crate::audit::event::Reason;
-use crate::audit::guard::{Failing, Findings, Late, OpenVerification};
 use crate::audit::{Incident, NotDurable};
 use crate::device::DeviceError;
 use crate::digest::Progress;
 use crate::error::NoAnswer;
+use crate::verification::{Failing, Findings, Late, OpenVerification};
 
 /// What was found, and is not on record.
 pub(super) type Found<T> = Result<T, Failed>;

@@ -297,7 +297,7 @@ impl<D: Device> Region<D> {
             freed: freed.is_ok(),
             inherited,
         });
-        self.home.recorder().retire(&self.subject);
+        self.home.recorder().registry().retire(&self.subject);
         freed.and(wiped)
     }
 

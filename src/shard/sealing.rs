@@ -11,12 +11,12 @@ use super::{Core, Shard};
 use crate::audit::NotDurable;
 use crate::audit::clock::Time;
 use crate::audit::event::{AnyDigest, By, History, Reason, Sealing, Violation};
-use crate::audit::guard::{Findings, Incident, OpenVerification};
 use crate::device::{Device, DeviceError};
 use crate::digest::{Progress, Tree};
 use crate::error::{Broken, NoAnswer, NotSealed, SealError};
 use crate::process;
 use crate::seal::{Provenance, Seal};
+use crate::verification::{Findings, Incident, OpenVerification};
 
 pub(super) const OPERATION: &str = "seal";
 

@@ -8,23 +8,21 @@
 
 use std::fmt;
 use std::ops::{ControlFlow, Range};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::SystemTime;
 
-use self::standing::Standing;
 use super::outcome::Unproven;
-use super::state::{LastCheck, Sealed, StateFacts, Verified, private::Facts};
+use super::state::{Sealed, StateFacts, Verified, private::Facts};
 use super::verify::{Compared, Passed, Started, Whole};
 use super::{Core, Region, Shard, ShardHandle};
-use crate::audit::guard::{Deadline, Missed, OpenVerification, Together};
 use crate::device::Device;
 use crate::digest::{Digest, Progress};
 use crate::error::{CheckError, NoAnswer, ReclaimError, Revoked};
 use crate::id::ShardId;
 use crate::process;
+use crate::registry::{LastCheck, Standing};
 use crate::seal::Match;
-
-mod standing;
+use crate::verification::{Deadline, Missed, OpenVerification, Together};
 
 const CHECK: &str = "check";
 
@@ -66,12 +64,11 @@ impl<D: Device> Shared<D> {
             sealed.history,
             max_age,
         ));
-        let served: Weak<Standing> = Arc::downgrade(&standing);
-        home.watch_for_loss(served);
-        if max_age.is_some() {
-            let watched: Weak<Standing> = Arc::downgrade(&standing);
-            home.recorder().watch(watched);
-        }
+        home.recorder()
+            .registry()
+            .share(core.region.subject(), &standing);
+        // It may be lost already.
+        home.notice_loss(None);
         Self {
             served: Arc::new(Served { core, standing }),
             sealed,
@@ -257,7 +254,7 @@ impl<D: Device> Shared<D> {
         }
         let history = standing.last().history;
         let open = self.served.core.begin(operation, history);
-        let open = open.of_served(Arc::<Standing>::clone(standing));
+        let open = open.of_served(Arc::clone(standing));
         Ok(match self.deadline() {
             Some(deadline) => open.within(deadline),
             None => open,

@@ -8,9 +8,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 
-use crate::audit::clock::{Time, Uptime};
-use crate::audit::event::{History, Mark};
+use crate::audit::clock::Time;
+use crate::audit::event::History;
 use crate::digest::{Digest, StreamDigest, Tree};
+use crate::registry::LastCheck;
 use crate::seal::{Match, Seal};
 
 /// A state of a [`Shard`](super::Shard). Sealed: there are four, and no others.
@@ -43,15 +44,6 @@ pub struct Verified {
 #[derive(Debug)]
 pub struct Quarantined {
     pub(super) facts: StateFacts,
-}
-
-/// When the whole shard was last found equal to its seal.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct LastCheck {
-    /// The record that says so.
-    pub(super) mark: Mark,
-    /// When the first byte was read: the age of a verification counts from here.
-    pub(super) began: Uptime,
 }
 
 /// What has been written into a shard so far.

@@ -7,17 +7,18 @@
 use std::ops::{ControlFlow, Range};
 
 use super::outcome::{Failed, Found, Queued, Unproven, at_the_end, on_the_way};
-use super::state::{LastCheck, Sealed, Verified};
+use super::state::{Sealed, Verified};
 use super::{Core, Region, Shard};
 use crate::audit::clock::Uptime;
-use crate::audit::event::{AnyDigest, History, Mark, Reason};
-use crate::audit::guard::{Failing, Findings, OpenVerification, Together};
+use crate::audit::event::{AnyDigest, Reason};
 use crate::device::Device;
 use crate::device::backend::Reading;
 use crate::digest::{Digest, Node, Progress, Tree, WINDOW_BYTES};
 use crate::error::{Broken, NoAnswer, VerifyError};
 use crate::process;
+use crate::registry::LastCheck;
 use crate::seal::{Authentic, Match, Seal};
+use crate::verification::{Failing, Findings, OpenVerification, Together};
 
 mod spot;
 
@@ -412,18 +413,6 @@ impl Sealed {
         match damaged.is_empty() {
             true => vec![windows.clone()],
             false => damaged,
-        }
-    }
-}
-
-impl LastCheck {
-    /// The history of a shard for which this was the last check.
-    pub(super) fn after(&self, history: History) -> History {
-        let Mark { seq, time } = self.mark;
-        History {
-            last_verified_seq: seq,
-            last_verified_time: Some(time),
-            ..history
         }
     }
 }

@@ -40,7 +40,7 @@ impl<S: Storage> Writer<S> {
             }
             if written {
                 tried = true;
-                self.own.push(self.shared.closing_event());
+                self.own.push(self.shared.registry.closing_event());
             }
             sync::sleep(self.backoff.take(left));
         }
@@ -105,6 +105,6 @@ impl Drop for StopOnDrop {
             self.0.publish_counters();
         }
         // What waits for the writer's answer has it.
-        self.0.timed.look();
+        self.0.registry.look_at_late();
     }
 }

@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 
 use crate::audit::event::AnyDigest;
-use crate::audit::guard::Findings;
 use crate::device::{Device, DeviceError};
 use crate::digest::{Digest, Node, Tree};
 use crate::error::NoAnswer;
 use crate::key::fill_random;
 use crate::shard::Core;
+use crate::verification::Findings;
 
 #[cfg(test)]
 mod tests;

@@ -4,84 +4,40 @@
 //! neither a lock that is held by a thread that waits for the writer, nor for its own answer.
 
 use super::*;
-use crate::audit::event::{History, Subject};
-use crate::audit::guard::{Deadline, Incident, Late, Missed, OpenVerification, Served};
-use crate::manager::Assurance;
-
-/// What ends with the check.
-#[derive(Clone)]
-struct Leases {
-    stage: Stage,
-    subject: Subject,
-    ended: Arc<AtomicBool>,
-}
-
-impl std::fmt::Debug for Leases {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Leases").finish_non_exhaustive()
-    }
-}
-
-impl Served for Leases {
-    fn subject(&self) -> &Subject {
-        &self.subject
-    }
-
-    fn open(self: Arc<Self>, _: &'static str) -> Option<OpenVerification> {
-        None
-    }
-
-    fn revoke(&self, incident: &Incident) {
-        let is_closed = matches!(incident.record(), Err(NotDurable::Closed));
-        let is_durable = incident.record().is_ok();
-        assert!(is_durable || is_closed || !self.stage.is_kind());
-        assert!(
-            !is_durable || self.stage.is_recorded(),
-            "a receipt for nothing"
-        );
-        self.ended.store(true, Ordering::Relaxed);
-    }
-}
+use crate::audit::clock::{Time, Uptime};
+use crate::audit::event::{History, Mark, Subject};
+use crate::registry::{LastCheck, Standing};
+use crate::verification::{Deadline, Late, Missed, OpenVerification};
 
 impl Stage {
     fn is_recorded(&self) -> bool {
         self.medium_holds(b"\"deadline_exceeded\"")
     }
 
-    /// A check, and whether leases have ended.
-    fn begin(&self) -> (OpenVerification, Arc<AtomicBool>) {
+    /// A check of a shared shard, and the shard.
+    fn begin(&self) -> (OpenVerification, Arc<Standing>) {
         let subject = Subject::new("s".parse().unwrap(), 0, "host".into());
-        let ended = Arc::new(AtomicBool::new(false));
-        let leases = Leases {
-            stage: self.clone(),
-            subject: subject.clone(),
-            ended: Arc::clone(&ended),
+        let mark = Mark {
+            seq: None,
+            time: Time::now(),
         };
-        let recorder = self.recorder();
-        let history = History::default();
-        let open = OpenVerification::begin(
-            &recorder,
-            Assurance::Queued,
-            subject,
-            "check",
-            history,
-            false,
-        );
+        let began = Uptime::now();
+        let check = LastCheck { mark, began };
+        let standing = Standing::new(self.recorder(), subject, check, History::default(), None);
+        let standing = Arc::new(standing);
         let limit = match self.story.limits {
             Limits::Patient => Duration::ZERO,
             Limits::Hasty => Duration::from_millis(1),
         };
         let missed = Missed::Fails;
-        let open = open
-            .of_served(Arc::new(leases))
-            .within(Deadline { limit, missed });
-        (open, ended)
+        let open = standing.open("check").unwrap();
+        (open.within(Deadline { limit, missed }), standing)
     }
 
-    fn check_slowly(&self) -> JoinHandle<()> {
+    /// A check that comes back, and says whether the record of its failure is durable, if it has failed.
+    fn check_slowly(&self, open: OpenVerification, standing: Arc<Standing>) -> JoinHandle<bool> {
         let stage = self.clone();
         spawn(move || {
-            let (open, ended) = stage.begin();
             for _ in 0..thread_rng().gen_range(0..30) {
                 sync::sleep(Duration::from_micros(100));
             }
@@ -89,11 +45,29 @@ impl Stage {
                 Ok(open) => {
                     assert_eq!(stage.story.limits, Limits::Hasty);
                     open.inconclusive("in time".into());
-                    assert!(!ended.load(Ordering::Relaxed) && !stage.is_recorded());
+                    assert!(standing.judge().is_ok() && !stage.is_recorded());
+                    false
                 }
-                Err(Late::Failed(_)) => assert!(ended.load(Ordering::Relaxed), "leases go on"),
+                Err(Late::Failed(incident)) => {
+                    assert!(standing.judge().is_err(), "leases go on");
+                    incident.record().is_ok()
+                }
                 Err(Late::Lapsed { .. }) => panic!("there is no maximum age"),
             }
+        })
+    }
+
+    /// Looks whether leases end before the disk has the record of that.
+    fn watch(&self, standing: Arc<Standing>, is_over: Arc<AtomicBool>) -> JoinHandle<bool> {
+        let stage = self.clone();
+        spawn(move || {
+            while standing.judge().is_ok() {
+                if is_over.load(Ordering::Relaxed) {
+                    return false;
+                }
+                yield_now();
+            }
+            !stage.is_recorded()
         })
     }
 }
@@ -109,14 +83,25 @@ fn play_late(story: Story, place: &Path) {
         shared: Arc::clone(&stage.shared),
         keeper,
     };
-    let check = stage.check_slowly();
-    if thread_rng().gen_bool(0.5) {
-        check.join().unwrap();
+    let (open, standing) = stage.begin();
+    let is_over = Arc::new(AtomicBool::new(false));
+    let watcher = stage.watch(Arc::clone(&standing), Arc::clone(&is_over));
+    let check = stage.check_slowly(open, standing);
+    let is_durable = if thread_rng().gen_bool(0.5) {
+        let is_durable = check.join().unwrap();
         let _closed = trail.close();
+        is_durable
     } else {
         let _closed = trail.close();
-        check.join().unwrap();
-    }
+        check.join().unwrap()
+    };
+    is_over.store(true, Ordering::Relaxed);
+    let ends_early = watcher.join().unwrap();
+    // Where limits end at any moment, leases end with the limit of the critical deadline.
+    assert!(
+        !(ends_early && is_durable && stage.is_kind()),
+        "leases end before that is durable"
+    );
     while !stage.shared.queue.wait_stopped(Instant::now()) {
         yield_now();
     }
@@ -138,17 +123,17 @@ fn a_late_check_and_the_writer_end_leases_once_that_is_recorded() {
 /// The check never comes back, and the writer ends by itself.
 fn play_late_death(story: Story, place: &Path) {
     let (stage, mut writer) = Stage::open(story, place);
-    let (open, ended) = stage.begin();
+    let (open, standing) = stage.begin();
     let shared = Arc::clone(&stage.shared);
     let writer = spawn(move || {
         let _stopped = StopOnDrop(Arc::clone(&shared));
         for _ in 0..thread_rng().gen_range(0..3) {
-            shared.tick_watched();
+            shared.registry.tick();
             writer.drain(Instant::now() + LONG);
         }
     });
     writer.join().unwrap();
-    assert!(ended.load(Ordering::Relaxed), "leases go on");
+    assert!(standing.judge().is_err(), "leases go on");
     drop(open);
 }
 

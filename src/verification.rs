@@ -1,4 +1,4 @@
-//! The audit guard: an open verification, and the incident that comes out of a failed one.
+//! An open verification, and the incident that comes out of a failed one.
 //!
 //! A verification is opened before the first byte is read and leaves with exactly one outcome.
 //! [`OpenVerification::broken`] is the only place where an [`Incident`] is made, and it is made from
@@ -8,25 +8,47 @@
 //! latter.
 //!
 //! Every failure takes the same steps, whatever it is a failure of: record, wait for the trail's answer,
-//! end what is [`Served`], tell the caller. A check that has a deadline and exceeds it takes them without its
-//! caller ([`deadline`]). This module does not know what is served.
+//! end leases ([`Standing`]), tell the caller. A check that has a deadline and exceeds it takes them without its
+//! caller ([`deadline`]). This module does not know how bytes are read or compared.
 
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
-pub(super) use self::deadline::AllTimed;
 use self::deadline::Timed;
-pub(crate) use self::deadline::{Deadline, Late, Missed};
+pub(crate) use self::deadline::{AllTimed, Deadline, Late, Missed};
 
-use super::critical::Submitted;
-use super::event::{AnyDigest, Event, Failure, History, Mark, Reason, Sealing, Seq, Subject, Text};
-use super::{NotDurable, Receipt, Recorder};
+use crate::audit::critical::Submitted;
+use crate::audit::event::{
+    AnyDigest, Event, Failure, History, Mark, Reason, Sealing, Seq, Subject, Text,
+};
+use crate::audit::{NotDurable, Receipt, Recorder};
 use crate::digest::Digest;
 use crate::id::ShardId;
-use crate::manager::Assurance;
+use crate::registry::Standing;
 
 mod deadline;
+
+/// How sure an operation must be of its record before it succeeds.
+///
+/// Under either, a *failed* verification is acknowledged before its error exists, or the error says that it was not
+/// yet: see [`Incident::record`](crate::audit::Incident::record).
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum Assurance {
+    /// The record of an allocation, a sealing or a passed verification is on disk before the
+    /// operation succeeds. When the trail cannot write, nothing is allocated, sealed or verified.
+    ///
+    /// A record that was not durable in time stays queued and may be written later. One of an
+    /// allocation is then followed by `VramDeallocated`, one of a sealing by
+    /// `VerificationInconclusive`, which take it back. One of a passed verification is not taken
+    /// back: the bytes were equal, although the caller got the shard back without that proof.
+    Durable,
+    /// The record is queued, and on disk within a second. When the trail cannot take it, that is
+    /// counted, logged and recorded as a gap, and serving goes on.
+    #[default]
+    Queued,
+}
 
 /// A verification that has no outcome yet.
 #[must_use = "an open verification that is dropped is recorded as interrupted"]
@@ -53,19 +75,7 @@ struct Inquiry {
     operation: &'static str,
     history: History,
     injected: bool,
-    served: Option<Arc<dyn Served>>,
-}
-
-/// What is served of a shard. It ends with the shard's first incident.
-pub(crate) trait Served: std::fmt::Debug + Send + Sync {
-    /// Which shard it is.
-    fn subject(&self) -> &Subject;
-
-    /// Opens a verification, unless what is served has ended.
-    fn open(self: Arc<Self>, operation: &'static str) -> Option<OpenVerification>;
-
-    /// Ends what is served: the incident is on record.
-    fn revoke(&self, incident: &Incident);
+    served: Option<Arc<Standing>>,
 }
 
 /// What a failed verification found.
@@ -101,7 +111,7 @@ impl OpenVerification {
         history: History,
         injected: bool,
     ) -> Self {
-        recorder.verification_begins();
+        recorder.registry().verification_begins();
         let inquiry = Inquiry {
             recorder: recorder.clone(),
             subject,
@@ -119,7 +129,7 @@ impl OpenVerification {
     }
 
     /// An incident ends what is served.
-    pub(crate) fn of_served(mut self, served: Arc<dyn Served>) -> Self {
+    pub(crate) fn of_served(mut self, served: Arc<Standing>) -> Self {
         self.inquiry.served = Some(served);
         self
     }

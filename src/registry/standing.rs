@@ -8,13 +8,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::audit::clock::{Time, Uptime};
-use crate::audit::event::{Event, History, Subject};
-use crate::audit::guard::{OpenVerification, Served};
-use crate::audit::{Incident, Recorder, Watched};
+use crate::audit::event::{Event, History, Mark, Subject};
+use crate::audit::{Incident, Recorder};
 use crate::error::Revoked;
-use crate::manager::Assurance;
 use crate::process::ForkMark;
-use crate::shard::state::LastCheck;
+use crate::verification::{Assurance, OpenVerification};
 
 /// A check failed: no time is good any more.
 const FAILED: u64 = 0;
@@ -24,7 +22,7 @@ const ALWAYS: u64 = u64::MAX;
 
 /// Whether leases are good.
 #[derive(Debug)]
-pub(super) struct Standing {
+pub(crate) struct Standing {
     /// Boot time in nanoseconds until which leases are good, [`ALWAYS`] or [`FAILED`]. Once it is
     /// [`FAILED`] it stays so; otherwise it only grows, under the lock of `last`, of which it is the
     /// limit.
@@ -39,17 +37,38 @@ pub(super) struct Standing {
     last: Mutex<Last>,
 }
 
+/// When the whole shard was last found equal to its seal.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LastCheck {
+    /// The record that says so.
+    pub(crate) mark: Mark,
+    /// When the first byte was read: the age of a verification counts from here.
+    pub(crate) began: Uptime,
+}
+
 /// The last check that passed.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Last {
-    pub(super) check: LastCheck,
-    pub(super) history: History,
+pub(crate) struct Last {
+    pub(crate) check: LastCheck,
+    pub(crate) history: History,
     /// That it has become too old is on record.
     overdue: bool,
 }
 
+impl LastCheck {
+    /// The history of a shard for which this was the last check.
+    pub(crate) fn after(&self, history: History) -> History {
+        let Mark { seq, time } = self.mark;
+        History {
+            last_verified_seq: seq,
+            last_verified_time: Some(time),
+            ..history
+        }
+    }
+}
+
 impl Standing {
-    pub(super) fn new(
+    pub(crate) fn new(
         recorder: Recorder,
         subject: Subject,
         check: LastCheck,
@@ -72,7 +91,7 @@ impl Standing {
     }
 
     /// Two atomic loads; the clock is read only if there is a maximum age.
-    pub(super) fn judge(&self) -> Result<(), Revoked> {
+    pub(crate) fn judge(&self) -> Result<(), Revoked> {
         self.mark.check()?;
         match self.good_until.load(Ordering::Acquire) {
             ALWAYS => Ok(()),
@@ -83,7 +102,7 @@ impl Standing {
     }
 
     /// The same; and where leases have run out, that is recorded, once for each time.
-    pub(super) fn judge_on_record(&self) -> Result<(), Revoked> {
+    pub(crate) fn judge_on_record(&self) -> Result<(), Revoked> {
         match self.judge() {
             Err(Revoked::Overdue) => self.record_overdue(),
             verdict => verdict,
@@ -111,7 +130,7 @@ impl Standing {
     }
 
     /// A check of everything passed. It may have run beside one that failed, or that began later.
-    pub(super) fn pass(&self, check: LastCheck) {
+    pub(crate) fn pass(&self, check: LastCheck) {
         let mut last = self.last();
         if check.began <= last.check.began {
             return;
@@ -132,21 +151,21 @@ impl Standing {
     }
 
     /// When all of the shard was last found equal to its seal.
-    pub(super) fn verified(&self) -> Time {
+    pub(crate) fn verified(&self) -> Time {
         Time(self.verified.load(Ordering::Acquire))
     }
 
-    pub(super) fn last(&self) -> MutexGuard<'_, Last> {
+    pub(crate) fn last(&self) -> MutexGuard<'_, Last> {
         self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
 
-impl Served for Standing {
-    fn subject(&self) -> &Subject {
+    /// Which shard it is.
+    pub(crate) fn subject(&self) -> &Subject {
         &self.subject
     }
 
-    fn open(self: Arc<Self>, operation: &'static str) -> Option<OpenVerification> {
+    /// Opens a verification, unless a check has failed.
+    pub(crate) fn open(self: &Arc<Self>, operation: &'static str) -> Option<OpenVerification> {
         if self.judge() == Err(Revoked::Failed) {
             return None;
         }
@@ -159,17 +178,16 @@ impl Served for Standing {
             history,
             false,
         );
-        Some(open.of_served(self))
+        Some(open.of_served(Arc::clone(self)))
     }
 
-    /// From here on no lease is current.
-    fn revoke(&self, _on_record: &Incident) {
+    /// From here on no lease is current: the incident is on record.
+    pub(crate) fn revoke(&self, _on_record: &Incident) {
         self.good_until.store(FAILED, Ordering::Release);
     }
-}
 
-impl Watched for Standing {
-    fn tick(&self) {
+    /// Puts on record that leases have run out.
+    pub(crate) fn tick(&self) {
         let _nobody_to_refuse = self.judge_on_record();
     }
 }
@@ -191,8 +209,8 @@ fn now() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::audit::event::{Mark, Reason, Seq};
-    use crate::audit::guard::Findings;
+    use crate::audit::event::{Reason, Seq};
+    use crate::verification::Findings;
     use crate::{AuditTrail, TrailKey};
 
     const MAX_AGE: Duration = Duration::from_secs(60);

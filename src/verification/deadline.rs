@@ -58,7 +58,7 @@ enum State {
 
 /// Verifications that have a deadline.
 #[derive(Debug, Default)]
-pub(in crate::audit) struct AllTimed(std::sync::Mutex<Vec<Weak<Timed>>>);
+pub(crate) struct AllTimed(std::sync::Mutex<Vec<Weak<Timed>>>);
 
 impl Timed {
     pub(super) fn begin(inquiry: &Inquiry, deadline: Deadline) -> Arc<Self> {
@@ -68,7 +68,7 @@ impl Timed {
             began: Instant::now(),
             state: Mutex::new(State::Running),
         });
-        inquiry.recorder.timed().add(&timed);
+        inquiry.recorder.registry().timed().add(&timed);
         timed
     }
 
@@ -164,7 +164,7 @@ impl AllTimed {
     }
 
     /// Looks at each, without waiting.
-    pub(in crate::audit) fn look(&self) {
+    pub(crate) fn look(&self) {
         let mut alive = Vec::new();
         self.0
             .lock()

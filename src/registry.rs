@@ -1,0 +1,198 @@
+//! The shards of one trail that live: their names, what is served of them, and the verifications of them
+//! that have no outcome yet.
+//!
+//! The trail's writer looks at it now and then ([`Registry::tick`]), and lists it when the trail closes. It
+//! does not know how records reach the disk, nor where a shard's memory lies.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use crate::audit::event::{Event, LiveShard, MAX_LISTED_SHARDS, Subject};
+use crate::id::ShardId;
+use crate::process;
+use crate::verification::AllTimed;
+
+pub(crate) use self::standing::{LastCheck, Standing};
+
+mod standing;
+
+/// The registries of this process: a device that is lost is so for all trails.
+static ALL: Mutex<Vec<Weak<Registry>>> = Mutex::new(Vec::new());
+
+/// The living shards of one trail.
+#[derive(Debug, Default)]
+pub(crate) struct Registry {
+    live: Mutex<Live>,
+    timed: AllTimed,
+    /// How many verifications have no outcome yet.
+    open: AtomicU64,
+    /// Dropped at the next tick.
+    #[cfg(test)]
+    pub(crate) last_handle: Mutex<Option<crate::audit::Recorder>>,
+}
+
+#[derive(Debug, Default)]
+struct Live {
+    allocations: u64,
+    shards: HashMap<ShardId, Entry>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    shard: LiveShard,
+    /// Its device was lost, and that is on record.
+    is_lost: bool,
+    /// None unless it is shared, and after its device was lost.
+    standing: Weak<Standing>,
+}
+
+impl Registry {
+    pub(crate) fn new() -> Arc<Self> {
+        let registry = Arc::new(Self::default());
+        let mut all = all();
+        all.retain(|entry| entry.strong_count() > 0);
+        all.push(Arc::downgrade(&registry));
+        registry
+    }
+
+    /// Gives an allocation its number, unless a live shard has the same name.
+    pub(crate) fn admit(&self, shard: &ShardId, device: &Arc<str>, bytes: u64) -> Option<Subject> {
+        let mut live = self.live();
+        if live.shards.contains_key(shard) {
+            return None;
+        }
+        live.allocations = live.allocations.saturating_add(1);
+        let subject = Subject::new(shard.clone(), live.allocations, Arc::clone(device));
+        let entry = Entry {
+            shard: LiveShard {
+                subject: subject.clone(),
+                bytes,
+            },
+            is_lost: false,
+            standing: Weak::new(),
+        };
+        live.shards.insert(shard.clone(), entry);
+        Some(subject)
+    }
+
+    /// The shard's memory is gone, and its name is free again.
+    pub(crate) fn retire(&self, subject: &Subject) {
+        let mut live = self.live();
+        if live.entry(subject).is_some() {
+            live.shards.remove(&subject.shard);
+        }
+    }
+
+    /// The shard is shared.
+    pub(crate) fn share(&self, subject: &Subject, standing: &Arc<Standing>) {
+        // In a child the lock may be held for ever, and no lease is good.
+        if process::check().is_ok()
+            && let Some(entry) = self.live().entry(subject)
+        {
+            entry.standing = Arc::downgrade(standing);
+        }
+    }
+
+    /// The live shards on a device that is lost, of which that was not said before. `own` is none of them.
+    pub(crate) fn take_lost(&self, device: &str, own: Option<&Subject>) -> Vec<Subject> {
+        let mut live = self.live();
+        let mut fresh: Vec<Subject> = live
+            .shards
+            .values_mut()
+            .filter(|entry| &*entry.shard.subject.device == device)
+            .filter_map(|entry| {
+                let is_known = std::mem::replace(&mut entry.is_lost, true);
+                (!is_known).then(|| entry.shard.subject.clone())
+            })
+            .filter(|subject| !own.is_some_and(|own| own.is(subject)))
+            .collect();
+        fresh.sort_by_key(|subject| subject.allocation);
+        fresh
+    }
+
+    /// What is served of shards on a device that is lost, in all trails of this process; each once. `own` is
+    /// none of them.
+    pub(crate) fn take_served(device: &str, own: Option<&Subject>) -> Vec<Arc<Standing>> {
+        let all: Vec<_> = all().iter().filter_map(Weak::upgrade).collect();
+        let mut served: Vec<Arc<Standing>> = Vec::new();
+        for registry in all {
+            let mut live = registry.live();
+            let on_it = live.shards.values_mut().filter(|entry| {
+                let subject = &entry.shard.subject;
+                &*subject.device == device && !own.is_some_and(|own| own.is(subject))
+            });
+            served.extend(on_it.filter_map(|entry| std::mem::take(&mut entry.standing).upgrade()));
+        }
+        served.sort_by_key(|standing| standing.subject().allocation);
+        served
+    }
+
+    pub(crate) fn timed(&self) -> &AllTimed {
+        &self.timed
+    }
+
+    pub(crate) fn verification_begins(&self) {
+        self.open.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn verification_ends(&self) {
+        self.open.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Finds what has become overdue or late. The writer calls it twice in each durability interval. Waits for
+    /// nothing.
+    pub(crate) fn tick(&self) {
+        #[cfg(test)]
+        drop(self.last_handle.lock().unwrap().take());
+        let served = {
+            let live = self.live();
+            let served = live.shards.values().map(|entry| &entry.standing);
+            served.filter_map(Weak::upgrade).collect::<Vec<_>>()
+        };
+        // Not under the lock: this may drop the last handle on a trail.
+        served.iter().for_each(|standing| standing.tick());
+        self.timed.look();
+    }
+
+    /// Ends leases of checks that were late, where the trail has answered. Waits for nothing.
+    pub(crate) fn look_at_late(&self) {
+        self.timed.look();
+    }
+
+    /// `TrailClosed`, with the shards that still live: they were leaked, or outlive the trail.
+    pub(crate) fn closing_event(&self) -> Event {
+        let live = self.live();
+        let mut shards: Vec<LiveShard> = live
+            .shards
+            .values()
+            .map(|entry| entry.shard.clone())
+            .collect();
+        drop(live);
+        shards.sort_by_key(|shard| shard.subject.allocation);
+        let live_shards = u64::try_from(shards.len()).unwrap_or(u64::MAX);
+        shards.truncate(MAX_LISTED_SHARDS);
+        Event::TrailClosed {
+            live_shards,
+            live: shards,
+            open_verifications: self.open.load(Ordering::Relaxed),
+        }
+    }
+
+    /// No code panics while it holds the lock, so a poisoned lock protects consistent data.
+    fn live(&self) -> MutexGuard<'_, Live> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Live {
+    /// The entry of just this allocation: another may have the name by now.
+    fn entry(&mut self, subject: &Subject) -> Option<&mut Entry> {
+        let entry = self.shards.get_mut(&subject.shard)?;
+        (entry.shard.subject.allocation == subject.allocation).then_some(entry)
+    }
+}
+
+fn all() -> MutexGuard<'static, Vec<Weak<Registry>>> {
+    ALL.lock().unwrap_or_else(PoisonError::into_inner)
+}
