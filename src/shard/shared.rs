@@ -13,16 +13,16 @@ use std::time::SystemTime;
 
 use super::outcome::Unproven;
 use super::state::{Sealed, StateFacts, Verified, private::Facts};
-use super::verify::{Compared, Passed, Started, Whole};
-use super::{Core, Region, Shard, ShardHandle};
+use super::verify::{Passed, Whole, settle_all};
+use super::{Core, Shard, ShardHandle};
 use crate::device::Device;
 use crate::digest::{Digest, Progress};
-use crate::error::{CheckError, NoAnswer, ReclaimError, Revoked};
+use crate::error::{CheckError, ReclaimError, Revoked};
 use crate::id::ShardId;
 use crate::process;
 use crate::registry::{LastCheck, Standing};
 use crate::seal::Match;
-use crate::verification::{Deadline, Missed, OpenVerification, Together};
+use crate::verification::{Deadline, Missed, OpenVerification};
 
 const CHECK: &str = "check";
 
@@ -110,36 +110,15 @@ impl<D: Device> Shared<D> {
     /// small shards in as few launches as a single one. The outcomes are in
     /// their order; a failure of the device itself is one of all that were read with it.
     pub fn check_all(shared: &[&Self]) -> Vec<Result<(), CheckError>> {
-        let started = shared.iter().map(|shared| shared.start_check()).collect();
-        let started = Together::new(started, |started| Some(started.ok()?.leave()));
-        let regions: Vec<_> = shared
+        let open = shared.iter().map(|shared| shared.open(CHECK));
+        let all = shared
             .iter()
-            .zip(started.iter())
-            .filter(|(_, started)| started.as_ref().is_ok_and(Started::is_authentic))
-            .map(|(shared, _)| &shared.served.core.region)
-            .collect();
-        let mut readings = Region::digests(&regions).into_iter();
-        let compare = |(shared, started): (&&Self, Result<Started<'_>, CheckError>)| {
-            let mut reading = || readings.next().unwrap_or_else(|| Err(NoAnswer::missing()));
-            let go_on = &mut |_| ControlFlow::Continue(());
-            let core = &shared.served.core;
-            Ok(core.compare(started?, &shared.sealed, |_| reading(), go_on))
-        };
-        // All are compared, and the records of all failures queued, before one is waited for; and leases of
-        // those that failed end before the others' records are made.
-        let started = started.part();
-        let compared: Vec<_> = shared.iter().zip(started).map(compare).collect();
-        let settle = |compared: Result<Compared, CheckError>| Ok(compared?.settle()?);
-        let settled: Vec<_> = compared.into_iter().map(settle).collect();
+            .map(|shared| (&shared.served.core, &shared.sealed));
+        let settled = settle_all(all.collect(), open.collect());
         let pass = |(shared, passed): (&&Self, Result<Passed, CheckError>)| {
             shared.pass(shared.served.core.pass(passed?)?)
         };
         shared.iter().zip(settled).map(pass).collect()
-    }
-
-    fn start_check(&self) -> Result<Started<'_>, CheckError> {
-        let open = self.open(CHECK)?;
-        Ok(self.served.core.start(&self.sealed, open))
     }
 
     fn pass(&self, whole: Whole) -> Result<(), CheckError> {

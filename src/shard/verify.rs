@@ -80,24 +80,9 @@ impl<D: Device> Shard<Sealed, D> {
         if process::check().is_err() {
             return shards.into_iter().map(Self::verify).collect();
         }
-        let started = shards.iter().map(Self::start_verification).collect();
-        let started = Together::new(started, |started: Started<'_>| Some(started.leave()));
-        let regions: Vec<_> = shards
-            .iter()
-            .zip(started.iter())
-            .filter(|(_, started)| started.is_authentic())
-            .map(|(shard, _)| &shard.core.region)
-            .collect();
-        let mut readings = Region::digests(&regions).into_iter();
-        let compare = |(shard, started): (&Self, Started<'_>)| {
-            let mut reading = || readings.next().unwrap_or_else(|| Err(NoAnswer::missing()));
-            let go_on = &mut |_| ControlFlow::Continue(());
-            let core = &shard.core;
-            core.compare(started, &shard.state, |_| reading(), go_on)
-        };
-        let started = started.part();
-        let compared: Vec<_> = shards.iter().zip(started).map(compare).collect();
-        let settled: Vec<_> = compared.into_iter().map(Compared::settle).collect();
+        let open = |shard: &Self| Ok(shard.core.begin("verify", shard.state.history));
+        let all = shards.iter().map(|shard| (&shard.core, &shard.state));
+        let settled = settle_all::<_, Unproven>(all.collect(), shards.iter().map(open).collect());
         let answer = |(shard, settled): (Self, Result<Passed, _>)| match settled
             .and_then(|passed| shard.core.pass(passed))
         {
@@ -105,11 +90,6 @@ impl<D: Device> Shard<Sealed, D> {
             Err(unproven) => Err(shard.unproven(unproven)),
         };
         shards.into_iter().zip(settled).map(answer).collect()
-    }
-
-    fn start_verification(&self) -> Started<'_> {
-        let open = self.core.begin("verify", self.state.history);
-        self.core.start(&self.state, open)
     }
 
     fn attempt(
@@ -223,6 +203,36 @@ impl Started<'_> {
     pub(super) fn leave(self) -> Failing {
         self.authentic.leave()
     }
+}
+
+/// Verifies many shards, which are read at once where they are on one device. All are compared, and the
+/// records of all failures queued, before one is waited for; and what is served of shards that failed has
+/// ended before the others' records are made. A verification that could not be opened stays what it is.
+pub(super) fn settle_all<D: Device, E: From<Unproven>>(
+    shards: Vec<(&Core<D>, &Sealed)>,
+    open: Vec<Result<OpenVerification, E>>,
+) -> Vec<Result<Passed, E>> {
+    let started = shards.iter().zip(open);
+    let started = started.map(|((core, sealed), open)| Ok(core.start(sealed, open?)));
+    let started = Together::new(started.collect(), |started: Result<Started<'_>, E>| {
+        Some(started.ok()?.leave())
+    });
+    let regions: Vec<_> = shards
+        .iter()
+        .zip(started.iter())
+        .filter(|(_, started)| started.as_ref().is_ok_and(Started::is_authentic))
+        .map(|((core, _), _)| &core.region)
+        .collect();
+    let mut readings = Region::digests(&regions).into_iter();
+    let compare = |((core, sealed), started): ((&Core<D>, &Sealed), Result<Started<'_>, E>)| {
+        let mut reading = || readings.next().unwrap_or_else(|| Err(NoAnswer::missing()));
+        let go_on = &mut |_| ControlFlow::Continue(());
+        Ok(core.compare(started?, sealed, |_| reading(), go_on))
+    };
+    let started = started.part();
+    let compared: Vec<Result<Compared, E>> = shards.into_iter().zip(started).map(compare).collect();
+    let settle = |compared: Result<Compared, E>| Ok(compared?.settle()?);
+    compared.into_iter().map(settle).collect()
 }
 
 impl Compared {
