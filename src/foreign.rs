@@ -46,7 +46,7 @@ static LOG: Outlet = Outlet::new("vram-log", 1024, QUIET, |missed| {
     .is_ok()
 });
 
-/// Each trail has at most one call waiting here.
+/// Each trail has at most two calls waiting here.
 static METRICS: Outlet = Outlet::new("vram-metrics", 64, QUIET, |missed| {
     log(move || {
         tracing::error!(
@@ -105,12 +105,13 @@ pub(crate) fn log_of_own_anchor(message: impl FnOnce() + Send + 'static) {
     LOG.hand_over(Box::new(message));
 }
 
-/// Lets `values` be given to the metrics recorder, without waiting.
-pub(crate) fn publish(values: impl FnOnce() + Send + 'static) {
+/// Lets `values` be given to the metrics recorder, without waiting. Returns whether that will be tried.
+pub(crate) fn publish(values: impl FnOnce() + Send + 'static) -> bool {
     if is_inside() {
-        return METRICS.miss();
+        METRICS.miss();
+        return false;
     }
-    METRICS.hand_over(Box::new(values));
+    METRICS.hand_over(Box::new(values))
 }
 
 /// Waits until all that was published and logged so far has come through, at most so long, or

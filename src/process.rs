@@ -11,10 +11,13 @@
 
 #![allow(unsafe_code, reason = "memory is mapped once here and nowhere freed")]
 
+use std::ffi::c_void;
 use std::ptr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
+use rustix::fs::{AtFlags, RenameFlags, StatxFlags};
+use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 use rustix::process::{Pid, getpid};
 use serde::Serialize;
@@ -77,6 +80,41 @@ pub(crate) fn guard() -> Option<Guard> {
 /// The system calls that were refused, without which the worker goes on.
 static REFUSED: Mutex<Vec<&'static str>> = Mutex::new(Vec::new());
 
+/// Tries, on memory and names that nobody uses, which calls a sandbox refuses: what is put on record when a
+/// trail is opened has to be known before the first shard is allocated.
+pub(crate) fn try_calls() {
+    let note = |call, outcome: rustix::io::Result<()>| {
+        if let Err(Errno::ACCESS | Errno::NOSYS | Errno::PERM) = outcome {
+            note_refused(call);
+        }
+    };
+    let cwd = rustix::fs::CWD;
+    // No name is empty, so these two find none.
+    let renamed = rustix::fs::renameat_with(cwd, "", cwd, "", RenameFlags::NOREPLACE);
+    note("renameat2", renamed);
+    let found = rustix::fs::statx(cwd, "", AtFlags::empty(), StatxFlags::MNT_ID);
+    note("statx", found.map(drop));
+    let cores = rustix::thread::sched_getaffinity(None);
+    note("sched_getaffinity", cores.map(drop));
+    let Some((page, len)) = map_page() else {
+        return;
+    };
+    for (call, advice) in [
+        ("madvise(MADV_DONTDUMP)", Advice::LinuxDontDump),
+        ("madvise(MADV_DONTNEED)", Advice::LinuxDontNeed),
+        ("madvise(MADV_HUGEPAGE)", Advice::LinuxHugepage),
+    ] {
+        // SAFETY: the range is a mapping of `map_page`, which nothing else uses.
+        note(call, unsafe { rustix::mm::madvise(page, len, advice) });
+    }
+    // SAFETY: as above.
+    note("mlock", unsafe { rustix::mm::mlock(page, len) });
+    // SAFETY: as above.
+    note("munlock", unsafe { rustix::mm::munlock(page, len) });
+    // SAFETY: as above; nothing uses it from here on.
+    let _unmapped = unsafe { rustix::mm::munmap(page, len) };
+}
+
 /// Puts down that this call was refused.
 pub(crate) fn note_refused(call: &'static str) {
     let mut refused = REFUSED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -137,17 +175,7 @@ impl ForkMark {
 
 /// A mark in a page of its own, which the kernel zeroes in every child. None: it does not.
 fn map_mark() -> Option<&'static AtomicU64> {
-    let len = rustix::param::page_size();
-    // SAFETY: a new anonymous mapping at an address of the kernel's choice aliases nothing.
-    let memory = unsafe {
-        rustix::mm::mmap_anonymous(
-            ptr::null_mut(),
-            len,
-            ProtFlags::READ | ProtFlags::WRITE,
-            MapFlags::PRIVATE,
-        )
-    };
-    let memory = memory.ok()?;
+    let (memory, len) = map_page()?;
     // SAFETY: the range is the mapping made above, which nothing else uses yet.
     let wiped = unsafe { rustix::mm::madvise(memory, len, Advice::LinuxWipeOnFork) };
     if wiped.is_err() {
@@ -160,4 +188,19 @@ fn map_mark() -> Option<&'static AtomicU64> {
     let mark = unsafe { &*memory.cast::<AtomicU64>() };
     mark.store(1, Ordering::Relaxed);
     Some(mark)
+}
+
+/// A new page, and its length.
+fn map_page() -> Option<(*mut c_void, usize)> {
+    let len = rustix::param::page_size();
+    // SAFETY: a new anonymous mapping at an address of the kernel's choice aliases nothing.
+    let memory = unsafe {
+        rustix::mm::mmap_anonymous(
+            ptr::null_mut(),
+            len,
+            ProtFlags::READ | ProtFlags::WRITE,
+            MapFlags::PRIVATE,
+        )
+    };
+    Some((memory.ok()?, len))
 }

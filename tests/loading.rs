@@ -158,9 +158,20 @@ fn many_shards_that_are_allocated_together_ask_the_kernel_as_often_as_two() {
         let manager = manager(&trail);
         let many = std::env::var("MANY").unwrap().parse().unwrap();
         let wanted = (0..many).map(|i| (named(&format!("s-{i}")), model(), 4096));
-        let batch = manager.allocate_all(wanted).unwrap();
+        let mut batch = manager.allocate_all(wanted).unwrap();
         assert_eq!(batch.len(), many);
-        batch.release().unwrap();
+        for mut member in batch.iter_mut() {
+            let go_on = |_| ControlFlow::Continue(());
+            let loaded = match member.id().as_str().ends_with('0') {
+                true => member.load_slice(&[7; 4096], Stream::TreeOnly, go_on),
+                false => member.load_from(&[7; 4096][..], Stream::TreeOnly, go_on),
+            };
+            loaded.unwrap();
+        }
+        for shard in batch.seal(|_| Provenance::UnpinnedFirstUse).unwrap() {
+            let shared = shard.verify().unwrap().share();
+            shared.check().unwrap();
+        }
         return trail.close().map(drop).unwrap();
     }
     if !is_installed("strace") {

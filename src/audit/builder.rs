@@ -333,6 +333,7 @@ impl AuditTrailBuilder {
         }
         process::watch_for_forks().map_err(|source| OpenError::ForkGuard { source })?;
         process::check()?;
+        process::try_calls();
         foreign::start().map_err(|source| OpenError::Io {
             path: self.dir.clone(),
             operation: "start the threads that log and publish for",

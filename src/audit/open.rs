@@ -25,6 +25,7 @@ use super::storage::{Presence, Storage, segment_name};
 use super::sync;
 use super::writer::Writer;
 use super::{AuditTrail, Shared};
+use crate::foreign;
 use crate::health::{Vitals, hook::Hook};
 use crate::id::WorkerId;
 use crate::key::{TrailKey, fill_random};
@@ -55,17 +56,20 @@ impl AuditTrailBuilder {
             .name("vram-audit".into())
             .spawn(move || writer.run())
             .map_err(io("start the writer of"))?;
-        if let Some(medium) = medium
-            && let Some(objection) = medium.objection()
-        {
-            let file_system = medium.file_system;
-            tracing::warn!(path = %path.display(), %file_system, "{objection}: put it on a volume");
-        }
         let threads = Threads { writer, hook };
-        Ok(AuditTrail {
+        let trail = AuditTrail {
             keeper: Arc::new(Keeper::new(Arc::clone(&shared), threads)),
             shared,
-        })
+        };
+        if let Some(medium) = medium {
+            for objection in medium.objections() {
+                let (path, file_system) = (path.clone(), medium.file_system());
+                foreign::log(move || {
+                    tracing::warn!(path = %path.display(), %file_system, "{objection}");
+                });
+            }
+        }
+        Ok(trail)
     }
 
     /// Everything but the writer's thread: the trail is open, and `TrailOpened` is durable.

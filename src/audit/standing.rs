@@ -6,7 +6,7 @@
 //! waiting.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::anchor::Anchored;
@@ -63,30 +63,32 @@ impl AuditTrail {
 impl Shared {
     /// Lets the counters be published. One call that waits is enough: it reads them when its turn comes.
     pub(super) fn publish_counters(self: &Arc<Self>) {
-        if self.vitals.counters_wait.swap(true, Ordering::AcqRel) {
-            return;
-        }
-        let shared = Arc::downgrade(self);
-        foreign::publish(move || {
-            if let Some(shared) = shared.upgrade() {
-                shared.vitals.counters_wait.store(false, Ordering::Release);
-                health::publish_counters(&shared.worker, &shared.queue.counters);
-            }
-        });
+        self.publish_once(
+            |shared| &shared.vitals.counters_wait,
+            |shared| health::publish_counters(&shared.worker, &shared.queue.counters),
+        );
     }
 
     /// Lets the gauges be published, too, and looks for a log.
     pub(super) fn publish_all(self: &Arc<Self>) {
-        if self.vitals.all_wait.swap(true, Ordering::AcqRel) {
+        self.publish_once(|shared| &shared.vitals.all_wait, Self::publish);
+    }
+
+    /// Hands a call over, unless such a call `waits` already.
+    fn publish_once(self: &Arc<Self>, waits: fn(&Self) -> &AtomicBool, publish: fn(&Self)) {
+        if waits(self).swap(true, Ordering::AcqRel) {
             return;
         }
         let shared = Arc::downgrade(self);
-        foreign::publish(move || {
+        let is_handed_over = foreign::publish(move || {
             if let Some(shared) = shared.upgrade() {
-                shared.vitals.all_wait.store(false, Ordering::Release);
-                shared.publish();
+                waits(&shared).store(false, Ordering::Release);
+                publish(&shared);
             }
         });
+        if !is_handed_over {
+            waits(self).store(false, Ordering::Release);
+        }
     }
 
     /// On the thread that publishes.
@@ -99,5 +101,33 @@ impl Shared {
         health::publish_gauges(&self.worker, vitals.is_degraded(), backlog, unanchored);
         health::publish_heartbeat(&self.worker, vitals.heartbeat());
         health::describe();
+    }
+}
+
+#[cfg(all(test, not(shuttle)))]
+mod tests {
+    use super::*;
+    use crate::key::TrailKey;
+
+    /// As where foreign code records and there is no room: what it did not publish must not wait for ever.
+    #[test]
+    #[cfg_attr(miri, ignore = "opens a trail: the kernel and the C library")]
+    fn what_could_not_be_handed_over_keeps_nothing_later_from_being_published() {
+        let temp = tempfile::tempdir().unwrap();
+        let key = TrailKey::open_or_create(temp.path().join("key.pem")).unwrap();
+        let trail =
+            AuditTrail::builder("worker-1".parse().unwrap(), temp.path().join("trail"), key)
+                .open_or_create()
+                .unwrap();
+        foreign::call(|| {
+            trail.shared.publish_counters();
+            trail.shared.publish_all();
+        })
+        .unwrap();
+        foreign::settle(Duration::from_secs(20));
+        let vitals = &trail.shared.vitals;
+        assert!(!vitals.counters_wait.load(Ordering::Acquire));
+        assert!(!vitals.all_wait.load(Ordering::Acquire));
+        trail.close().unwrap();
     }
 }

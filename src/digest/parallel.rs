@@ -55,7 +55,8 @@ pub(super) fn nowhere(_offset: u64, _bytes: &[u8]) -> Result<(), Infallible> {
     Ok(())
 }
 
-/// How many threads are worth having: one for each core that this process may use.
+/// How many threads are worth having: one for each core that this process may use. Reads the limits of the
+/// process's cgroups.
 pub(crate) fn threads() -> usize {
     thread::available_parallelism().map_or(1, usize::from)
 }
@@ -83,7 +84,11 @@ fn hash_windows<E: Send>(
     let total = bytes.len() as u64;
     let mut nodes = vec![[0; NODE_BYTES]; bytes.len().div_ceil(WINDOW_BYTES)];
     let chunks = bytes.chunks(CHUNK_BYTES);
-    let helpers = threads().min(chunks.len()).saturating_sub(1);
+    // The kernel is not asked for the number of cores where one does it all.
+    let helpers = match chunks.len() {
+        0 | 1 => 0,
+        chunks => threads().min(chunks).saturating_sub(1),
+    };
     let starts = (first..).step_by(CHUNK_WINDOWS);
     let queue = Mutex::new(starts.zip(chunks.zip(nodes.chunks_mut(CHUNK_WINDOWS))));
     let done = AtomicU64::new(0);

@@ -234,6 +234,7 @@ impl<E: Send, S: Fn(u64, &[u8]) -> Result<(), E> + Sync> Pool<E, S> {
     {
         let mut offset = 0u64;
         let mut helpers = 0;
+        let mut most = None;
         while offset < limit {
             let wanted = limit.saturating_sub(offset).min(CHUNK_BYTES as u64) as usize;
             let Some(mut bytes) = self.buffer(wanted) else {
@@ -243,7 +244,8 @@ impl<E: Send, S: Fn(u64, &[u8]) -> Result<(), E> + Sync> Pool<E, S> {
             bytes.truncate(got);
             if got > 0 {
                 // One chunk is not worth a thread; with each further one there can be one more.
-                if offset > 0 && helpers < threads().saturating_sub(1) {
+                if offset > 0 && helpers < *most.get_or_insert_with(|| threads().saturating_sub(1))
+                {
                     helpers = usize::saturating_add(helpers, 1);
                     let _helper = helper().spawn_scoped(scope, || self.help());
                 }

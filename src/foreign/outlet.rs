@@ -77,21 +77,25 @@ impl Outlet {
         Ok(())
     }
 
-    pub(super) fn hand_over(&self, job: Job) {
+    /// Returns whether there was room.
+    pub(super) fn hand_over(&self, job: Job) -> bool {
         // In a forked child the lock may be held for ever.
         if process::check().is_err() {
-            return;
+            return false;
         }
         let mut state = self.lock();
         if state.jobs.len() >= self.most {
             state.missed = state.missed.saturating_add(1);
-        } else if state.is_started {
+            return false;
+        }
+        if state.is_started {
             state.push(job);
             self.changed.notify_all();
         } else {
             drop(state);
             let _panicked = call(job);
         }
+        true
     }
 
     /// Counts a call that is not made.

@@ -250,7 +250,9 @@ impl<D: Device> Lease<D> {
     }
 
     /// Whether no check has failed and the last one is not too old: ask before each batch. In a
-    /// forked child, which no check reaches, no lease is current.
+    /// forked child, which no check reaches, no lease is current. A child that is made past the C library, by
+    /// a bare `clone`, is not noticed where the kernel wipes no memory in children (`fork_guard` in
+    /// `TrailOpened` is `at_fork`).
     pub fn is_current(&self) -> bool {
         self.0.standing.judge().is_ok()
     }

@@ -5,6 +5,7 @@
 //! answer. Only the last gives the shard back for another attempt.
 
 use std::ops::{ControlFlow, Range};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::outcome::{Failed, Found, Queued, Unproven, at_the_end, on_the_way};
 use super::state::{Sealed, Verified};
@@ -366,11 +367,14 @@ impl<D: Device> Core<D> {
     }
 
     /// Where the bytes differ from what was sealed. A device that has given its digest alone is asked
-    /// once more; if it does not answer, or well this time, all that is known is that they differ.
+    /// once more; if it does not answer, or well this time, or panics, all that is known is that they differ.
     fn damaged(&self, sealed: &Sealed, reading: Reading) -> Vec<Range<u64>> {
+        let read = || self.region.tree(&mut |_| ControlFlow::Continue(()));
         let tree = match reading {
             Reading::Tree(tree) => Some(tree),
-            Reading::Digest(_) => self.region.tree(&mut |_| ControlFlow::Continue(())).ok(),
+            Reading::Digest(_) => catch_unwind(AssertUnwindSafe(read))
+                .ok()
+                .and_then(Result::ok),
         };
         tree.map_or_else(Vec::new, |tree| sealed.tree.damaged(&tree))
     }

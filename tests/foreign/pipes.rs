@@ -11,7 +11,7 @@ use vram_residency::audit::faults::{Step, StorageError};
 use vram_residency::audit::{Outcome, SameHostCopy};
 
 use crate::support::{
-    Place, VIOLATION, builder_at, child, child_command, filled, manager, of_event, sealed,
+    Place, VIOLATION, builder_at, child, child_command, filled, manager, of_event, sealed, skip,
 };
 
 /// The exit status of a child that has seen all hold.
@@ -85,6 +85,24 @@ fn work(place: &Path) {
     drop(manager);
 }
 
+/// Opening warns of a trail in memory.
+fn work_in_memory() {
+    let memory = Path::new("/dev/shm");
+    if !memory.is_dir() {
+        return;
+    }
+    let place = Place {
+        temp: tempfile::TempDir::new_in(memory).unwrap(),
+    };
+    let opened = Instant::now();
+    let trail = place.builder().open_or_create().unwrap();
+    assert!(opened.elapsed() < SOON / 2, "opening waits for the log");
+    trail.policy_violation(VIOLATION).unwrap();
+    trail.close().unwrap();
+    let opened = &of_event(&place.records(), "TrailOpened")[0];
+    assert_eq!(opened["kept"], "in_memory");
+}
+
 fn install(log: Log) {
     match log {
         Log::Stderr => tracing_subscriber::fmt()
@@ -99,7 +117,10 @@ fn holds(test: &str, log: Log, fill: bool) {
     if let Some(place) = child() {
         redirect(fill);
         install(log);
-        let outcome = std::panic::catch_unwind(|| work(&place));
+        let outcome = std::panic::catch_unwind(|| {
+            work(&place);
+            work_in_memory();
+        });
         let words = outcome.err().map(|panic| match panic.downcast::<String>() {
             Ok(words) => *words,
             Err(_) => "it panicked".to_owned(),
@@ -110,6 +131,9 @@ fn holds(test: &str, log: Log, fill: bool) {
         // The harness would write into the pipe, too.
         // SAFETY: ends the process, and runs nothing before that.
         unsafe { libc::_exit(if words.is_none() { HELD } else { 1 }) };
+    }
+    if !Path::new("/dev/shm").is_dir() {
+        skip("there is no /dev/shm, so no trail is opened in memory");
     }
     let place = Place::new();
     let started = Instant::now();

@@ -352,3 +352,21 @@ fn a_dropped_future_in_the_middle_of_a_verification_is_on_record() {
         }
     });
 }
+
+/// A device that has given its digest alone is asked once more for the damaged windows.
+#[test]
+fn what_happens_while_damaged_windows_are_looked_for_hides_no_mismatch() {
+    let worker = Worker::new();
+    let shard = worker.sealed("s", &pattern(3 * WINDOW as usize));
+    shard.dangerous_flip_bit(WINDOW, 0).unwrap();
+    worker.faults.panic(Operation::Digest, 1);
+    let Err(VerifyError::Broken(broken)) = shard.verify() else {
+        panic!("verified, or given back");
+    };
+    let incident = broken.incident();
+    assert_eq!(incident.reason(), Reason::DigestMismatch);
+    assert!(incident.actual().is_some());
+    let recorded = worker.recorded("SealVerificationFailed");
+    assert_eq!(recorded.len(), 1);
+    assert_eq!(recorded[0]["reason"], "digest_mismatch");
+}

@@ -33,8 +33,8 @@ pub(super) struct Locks {
 }
 
 impl Locks {
-    /// Locks the directory `dir`, which `path` names in errors. Some file systems (NFS, CIFS) lock no
-    /// directory: there the lock file alone is locked.
+    /// Locks the directory `dir`, which `path` names in errors. Some file systems lock no directory: there
+    /// the lock file alone is locked.
     pub(super) fn take(dir: &OwnedFd, path: &Path) -> Result<(Self, Locked), OpenError> {
         let io = |operation| move |errno: Errno| OpenError::io(path, operation, errno.into());
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -56,7 +56,7 @@ impl Locks {
         let path = || path.to_owned();
         let locked = match (take(&file), take(&directory)) {
             (Ok(()), Ok(())) => Locked::DirectoryAndFile,
-            // NFS wants a descriptor for writing, which a directory has not.
+            // Some want a descriptor for writing, which a directory has not.
             (Ok(()), Err(errno)) if has_no_locks(errno) || errno == Errno::BADF => Locked::File,
             (Err(Errno::WOULDBLOCK), _) | (Ok(()), Err(Errno::WOULDBLOCK)) => {
                 return Err(OpenError::Locked { path: path() });

@@ -12,6 +12,8 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, StatxFlags};
 use serde::Serialize;
 
+use crate::process;
+
 /// The longest name of a file system that is put on record.
 const MAX_NAME_BYTES: usize = 64;
 
@@ -42,12 +44,14 @@ pub(crate) enum Kept {
 }
 
 /// What the writer could lock against a second one.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Locked {
     DirectoryAndFile,
-    /// The file `lock` alone: this file system locks no directory.
+    /// The file `lock` alone: a lock of a directory does not exist here, or not for other machines.
     File,
+    /// Nothing for other machines: the file system is mounted so that all locks stay on this one.
+    ThisMachine,
 }
 
 impl Medium {
@@ -56,16 +60,30 @@ impl Medium {
         let (file_system, options) = mount_of(&dir).map_or_else(
             || {
                 let number = rustix::fs::fstatfs(&dir).map(|stat| stat.f_type);
+                if number.is_err() {
+                    process::note_refused("fstatfs");
+                }
                 let name = number.map_or("unknown", |number| name_of(number as u64));
                 (name.to_owned(), None)
             },
             |(name, options)| (name, Some(options)),
         );
+        let kept = kept(&file_system, options.as_deref());
         Self {
-            kept: kept(&file_system, options.as_deref()),
+            kept,
+            locks: locks(kept, options.as_deref()),
             file_system: file_system.into(),
-            locks: Locked::DirectoryAndFile,
         }
+    }
+
+    /// What its locks are worth after these were taken.
+    pub(super) fn locked(self, taken: Locked) -> Self {
+        let locks = self.locks.max(taken);
+        Self { locks, ..self }
+    }
+
+    pub(in crate::audit) fn file_system(&self) -> Arc<str> {
+        Arc::clone(&self.file_system)
     }
 
     /// What the file system of `path` is called, for errors.
@@ -74,15 +92,23 @@ impl Medium {
     }
 
     /// Why a trail should not be here, in words for a log.
-    pub(in crate::audit) fn objection(&self) -> Option<&'static str> {
-        match self.kept {
-            Kept::InMemory => Some("the trail is in memory, and gone at the next start"),
-            Kept::NotSynced => {
-                Some("no sync reaches the disk: a crash can cost acknowledged records")
+    pub(in crate::audit) fn objections(&self) -> impl Iterator<Item = &'static str> + use<> {
+        let kept = match self.kept {
+            Kept::InMemory => {
+                Some("the trail is in memory, and gone at the next start: put it on a volume")
             }
-            Kept::OverlayLayer => Some("the trail is gone when its container is removed"),
+            Kept::NotSynced => Some(
+                "no sync reaches the disk, and a crash can cost acknowledged records: put the trail on a volume",
+            ),
+            Kept::OverlayLayer => {
+                Some("the trail is gone when its container is removed: put it on a volume")
+            }
             Kept::ByServer | Kept::OnDisk | Kept::Unknown => None,
-        }
+        };
+        let locks = (self.locks == Locked::ThisMachine).then_some(
+            "no lock keeps writers on other machines out of the trail: mount with locks (not `nolock`, `local_lock`, `nobrl`)",
+        );
+        kept.into_iter().chain(locks)
     }
 }
 
@@ -121,17 +147,27 @@ fn kept(file_system: &str, options: Option<&str>) -> Kept {
     let is_unsynced = |option: &str| {
         matches!(
             option,
-            "barrier=0" | "fsync=volatile" | "nobarrier" | "volatile"
+            "barrier=0"
+                | "fsync=volatile"
+                | "fsync_mode=nobarrier"
+                | "journal_flush_disabled"
+                | "nobarrier"
+                | "volatile"
         )
     };
     if options.is_some_and(|options| options.split(',').any(is_unsynced)) {
         return Kept::NotSynced;
     }
-    // `fuse.sshfs` and the like.
+    if matches!(
+        file_system,
+        "aufs" | "fuse.fuse-overlayfs" | "fuse.unionfs" | "overlay" | "unionfs"
+    ) {
+        return Kept::OverlayLayer;
+    }
+    // `fuse.sshfs` and the like. That ZFS does not sync (`sync=disabled`) is no option of a mount.
     match file_system.split('.').next().unwrap_or_default() {
-        "tmpfs" | "ramfs" | "devtmpfs" => Kept::InMemory,
-        "overlay" | "aufs" => Kept::OverlayLayer,
-        "bcachefs" | "btrfs" | "ext2" | "ext3" | "ext4" | "f2fs" | "jfs" | "xfs" | "zfs"
+        "devtmpfs" | "ramfs" | "rootfs" | "tmpfs" => Kept::InMemory,
+        "bcachefs" | "btrfs" | "ext2" | "ext3" | "ext4" | "f2fs" | "jfs" | "xfs"
             if options.is_some() =>
         {
             Kept::OnDisk
@@ -139,6 +175,28 @@ fn kept(file_system: &str, options: Option<&str>) -> Kept {
         "9p" | "afs" | "beegfs" | "ceph" | "cifs" | "fuse" | "glusterfs" | "gpfs" | "lustre"
         | "nfs" | "nfs4" | "smb3" | "virtiofs" => Kept::ByServer,
         _ => Kept::Unknown,
+    }
+}
+
+/// What locks are worth there. A server is not asked for a lock of a directory: Linux then keeps it to itself.
+fn locks(kept: Kept, options: Option<&str>) -> Locked {
+    let is_local = |option: &str| {
+        matches!(
+            option,
+            "local_lock=all"
+                | "local_lock=flock"
+                | "localflock"
+                | "localflocks"
+                | "nobrl"
+                | "nolock"
+        )
+    };
+    if options.is_some_and(|options| options.split(',').any(is_local)) {
+        Locked::ThisMachine
+    } else if kept == Kept::ByServer {
+        Locked::File
+    } else {
+        Locked::DirectoryAndFile
     }
 }
 
@@ -179,23 +237,42 @@ mod tests {
 43 22 0:35 / /s rw master:2 shared:9 - fuse.sshfs host:/ rw,user_id=0
 44 22 0:36 / /n rw - nfs4 host:/ rw,vers=4.2
 45 22 0:37 / /x rw - something-new none rw
+47 22 0:40 / /o rw - fuse.fuse-overlayfs fuse-overlayfs rw,user_id=0
+48 22 8:1 / /f rw - f2fs /dev/sdb rw,fsync_mode=nobarrier
+49 22 0:41 / /z rw - zfs tank/trail rw,xattr
+50 1 0:2 / / rw - rootfs rootfs rw
+51 22 0:42 / /l rw - nfs host:/ rw,vers=3,nolock,proto=tcp,local_lock=all
+52 22 0:43 / /b rw - cifs //host/share rw,vers=3.1.1,nobrl
 ";
 
     #[test]
     fn a_file_system_is_what_its_mount_says() {
-        for (id, name, what) in [
-            (22, "ext4", Kept::OnDisk),
-            (36, "ext3", Kept::NotSynced),
-            (41, "overlay", Kept::NotSynced),
-            (46, "overlay", Kept::NotSynced),
-            (42, "overlay", Kept::OverlayLayer),
-            (43, "fuse.sshfs", Kept::ByServer),
-            (44, "nfs4", Kept::ByServer),
-            (45, "something-new", Kept::Unknown),
+        use Locked::{DirectoryAndFile, File, ThisMachine};
+        for (id, name, what, which) in [
+            (22, "ext4", Kept::OnDisk, DirectoryAndFile),
+            (36, "ext3", Kept::NotSynced, DirectoryAndFile),
+            (41, "overlay", Kept::NotSynced, DirectoryAndFile),
+            (46, "overlay", Kept::NotSynced, DirectoryAndFile),
+            (42, "overlay", Kept::OverlayLayer, DirectoryAndFile),
+            (43, "fuse.sshfs", Kept::ByServer, File),
+            (44, "nfs4", Kept::ByServer, File),
+            (45, "something-new", Kept::Unknown, DirectoryAndFile),
+            (
+                47,
+                "fuse.fuse-overlayfs",
+                Kept::OverlayLayer,
+                DirectoryAndFile,
+            ),
+            (48, "f2fs", Kept::NotSynced, DirectoryAndFile),
+            (49, "zfs", Kept::Unknown, DirectoryAndFile),
+            (50, "rootfs", Kept::InMemory, DirectoryAndFile),
+            (51, "nfs", Kept::ByServer, ThisMachine),
+            (52, "cifs", Kept::ByServer, ThisMachine),
         ] {
             let (found, options) = parse_mount(MOUNTS, id).unwrap();
             let kept = kept(&found, Some(&options));
             assert_eq!((found.as_str(), kept), (name, what));
+            assert_eq!(locks(kept, Some(&options)), which, "{name}");
         }
         assert_eq!(parse_mount(MOUNTS, 2), None);
         for torn in ["22", "22 1 254:0 / / rw", "22 - ", "22 -  a b"] {

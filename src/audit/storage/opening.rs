@@ -7,10 +7,10 @@
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use rustix::fs::{Mode, OFlags, Stat};
+use rustix::fs::{AtFlags, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
-use super::lock::Locks;
+use super::lock::{LOCK, Locks};
 use super::medium::Medium;
 use super::place::Place;
 use super::{Directory, Presence, segments_in};
@@ -54,9 +54,13 @@ impl Directory {
             // Also where the directory was there: who made it may have been killed before its sync.
             sync_parent(path, &stat)?;
         }
-        let mut medium = Medium::of(&dir);
-        let (locks, locked) = Locks::take(&dir, path)?;
-        medium.locks = locked;
+        let taken = Locks::take(&dir, path);
+        if segments.is_empty() && matches!(taken, Err(OpenError::NoLocks { .. })) {
+            // Nobody can hold it.
+            let _removed = rustix::fs::unlinkat(&dir, LOCK, AtFlags::empty());
+        }
+        let (locks, locked) = taken?;
+        let medium = Medium::of(&dir).locked(locked);
         let place = Place::of(&dir, path).map_err(io("stat directory"))?;
         Ok(Self {
             dir,
