@@ -170,7 +170,7 @@ pub enum CheckError {
     /// An earlier check failed; nothing can make up for that. Like [`Revoked::Failed`], an answer and no
     /// evidence, which anybody may build: what failed is in the [`Broken`](Self::Broken) of that check.
     #[error(
-        "an earlier check of this shard failed: drop its leases, reclaim it, and load it again"
+        "an earlier check of this shard failed, or took longer than its deadline: stop serving it, and load the weights into a new shard"
     )]
     AlreadyFailed,
     /// The shard is not what was sealed, its device failed, or the check took longer than it may and nothing else
@@ -220,7 +220,7 @@ pub enum CheckError {
 #[non_exhaustive]
 pub enum Revoked {
     /// A check failed, or was left without an outcome.
-    #[error("a check of this shard failed: drop its leases, reclaim it, and load it again")]
+    #[error("a check of this shard failed, or took longer than its deadline: stop serving it, and load the weights into a new shard")]
     Failed,
     /// The call was made in a forked child.
     #[error(transparent)]

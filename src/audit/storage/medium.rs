@@ -95,7 +95,7 @@ impl Medium {
     pub(in crate::audit) fn objections(&self) -> impl Iterator<Item = &'static str> + use<> {
         let kept = match self.kept {
             Kept::InMemory => {
-                Some("the trail is in memory, and gone at the next start: put it on a volume")
+                Some("the trail is in memory, and gone with the pod or at the machine's next start: put it on a volume")
             }
             Kept::NotSynced => Some(
                 "no sync reaches the disk, and a crash can cost acknowledged records: put the trail on a volume",
