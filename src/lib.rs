@@ -19,6 +19,21 @@
         clippy::arithmetic_side_effects
     )
 )]
+// Rustdoc takes the first definition of a link, and other readers of the same files those at their ends.
+#![doc = "[Anchors]: docs::anchors"]
+#![doc = "[Deployment]: docs::deployment"]
+#![doc = "[FAQ]: docs::faq"]
+#![doc = "[For reviewers]: docs::reviewers"]
+#![doc = "[GPU]: docs::gpu"]
+#![doc = "[Loading and serving]: docs::serving"]
+#![doc = "[Measured]: docs::measured"]
+#![doc = "[Monitoring]: docs::monitoring"]
+#![doc = "[SECURITY.md]: docs::security"]
+#![doc = "[Testing]: docs::testing"]
+#![doc = "[The audit trail]: docs::trail"]
+#![doc = "[The ledger of misuse]: docs::misuse"]
+#![doc = "[Trail format]: audit::format"]
+#![doc = ""]
 #![doc = include_str!("../README.md")]
 
 #[cfg(not(all(
@@ -32,6 +47,7 @@ compile_error!(
 pub mod audit;
 pub mod device;
 pub mod digest;
+pub mod docs;
 pub mod error;
 mod foreign;
 pub mod health;

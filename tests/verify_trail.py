@@ -379,6 +379,8 @@ class Check:
         self.missing |= {what for what, is_missing in lacks.items() if is_missing}
 
 if __name__ == "__main__":
+    if len(sys.argv) < 3:
+        sys.exit(print(__doc__, file=sys.stderr) or 2)
     result = Check(sys.argv[1], sys.argv[2].split(","), *(pathlib.Path(path).read_text("utf-8") for path in sys.argv[3:]))
     words = [WORDS[result.status], *result.problems, *result.unchecked, *sorted(result.missing)]
     sys.exit(print("\n  ".join(words)) or result.status)

@@ -220,7 +220,9 @@ pub enum CheckError {
 #[non_exhaustive]
 pub enum Revoked {
     /// A check failed, or was left without an outcome.
-    #[error("a check of this shard failed, or took longer than its deadline: stop serving it, and load the weights into a new shard")]
+    #[error(
+        "a check of this shard failed, or took longer than its deadline: stop serving it, and load the weights into a new shard"
+    )]
     Failed,
     /// The call was made in a forked child.
     #[error(transparent)]

@@ -24,7 +24,7 @@ use crate::seal::{Provenance, Seal};
 use crate::verification::{Failing, Findings, OpenVerification, Together};
 
 /// Shards that will be sealed together, from [`VramManager::allocate_all`](crate::VramManager::allocate_all).
-/// The README has an example.
+/// [`docs::serving`](crate::docs::serving) has an example.
 #[must_use = "dropping a batch wipes and frees its memory"]
 pub struct Batch<D: Device> {
     shards: Vec<Shard<Allocated, D>>,

@@ -94,9 +94,9 @@ impl Medium {
     /// Why a trail should not be here, in words for a log.
     pub(in crate::audit) fn objections(&self) -> impl Iterator<Item = &'static str> + use<> {
         let kept = match self.kept {
-            Kept::InMemory => {
-                Some("the trail is in memory, and gone with the pod or at the machine's next start: put it on a volume")
-            }
+            Kept::InMemory => Some(
+                "the trail is in memory, and gone with the pod or at the machine's next start: put it on a volume",
+            ),
             Kept::NotSynced => Some(
                 "no sync reaches the disk, and a crash can cost acknowledged records: put the trail on a volume",
             ),

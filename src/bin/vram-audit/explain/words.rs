@@ -338,7 +338,7 @@ const FIELDS: &[(&str, &str)] = &[
     ("injected", "true: a test made this happen"),
     (
         "kept",
-        "where what was synced is: on_disk, by_server (a server, or the host of a sandbox), overlay_layer (gone with its container), in_memory (gone at the next start), not_synced (no sync reaches the disk), unknown",
+        "where what was synced is: on_disk, by_server (a server, or the host of a sandbox), overlay_layer (gone with its container), in_memory (gone with the pod or at the machine's next start), not_synced (no sync reaches the disk), unknown",
     ),
     (
         "kernel_sha256",
@@ -369,7 +369,7 @@ const FIELDS: &[(&str, &str)] = &[
     ),
     (
         "locks",
-        "what keeps a second writer out: directory_and_file, or file where the file system locks no directory",
+        "what keeps a second writer out: directory_and_file, file (a directory is not locked, or not for other machines), this_machine (no lock reaches other machines)",
     ),
     (
         "max_age_ms",
