@@ -45,6 +45,8 @@ struct Entry {
     is_lost: bool,
     /// None unless it is shared, and after its device was lost.
     standing: Weak<Standing>,
+    /// Its leases run out without a check.
+    can_be_overdue: bool,
 }
 
 impl Registry {
@@ -71,6 +73,7 @@ impl Registry {
             },
             is_lost: false,
             standing: Weak::new(),
+            can_be_overdue: false,
         };
         live.shards.insert(shard.clone(), entry);
         Some(subject)
@@ -91,6 +94,7 @@ impl Registry {
             && let Some(entry) = self.live().entry(subject)
         {
             entry.standing = Arc::downgrade(standing);
+            entry.can_be_overdue = standing.can_be_overdue();
         }
     }
 
@@ -145,13 +149,18 @@ impl Registry {
     pub(crate) fn tick(&self) {
         #[cfg(test)]
         drop(self.last_handle.lock().unwrap().take());
-        let served = {
+        let watched: Vec<_> = {
             let live = self.live();
-            let served = live.shards.values().map(|entry| &entry.standing);
-            served.filter_map(Weak::upgrade).collect::<Vec<_>>()
+            let watched = live.shards.values().filter(|entry| entry.can_be_overdue);
+            watched.map(|entry| Weak::clone(&entry.standing)).collect()
         };
-        // Not under the lock: this may drop the last handle on a trail.
-        served.iter().for_each(|standing| standing.tick());
+        // Not under the lock, and each only for as long as it takes: this may drop the last handle on a trail,
+        // whose user then does not wait for `TrailClosed`.
+        for standing in watched {
+            if let Some(standing) = standing.upgrade() {
+                standing.tick();
+            }
+        }
         self.timed.look();
     }
 

@@ -1,5 +1,5 @@
 //! Naming the audit guard must not compile: E0603.
 
-use vram_residency::audit::guard::OpenVerification;
+use vram_residency::verification::OpenVerification;
 
 fn main() {}

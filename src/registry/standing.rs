@@ -159,6 +159,11 @@ impl Standing {
         self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether leases run out without a check.
+    pub(crate) fn can_be_overdue(&self) -> bool {
+        self.max_age.is_some()
+    }
+
     /// Which shard it is.
     pub(crate) fn subject(&self) -> &Subject {
         &self.subject

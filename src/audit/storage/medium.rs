@@ -50,6 +50,8 @@ pub(crate) enum Locked {
     DirectoryAndFile,
     /// The file `lock` alone: a lock of a directory does not exist here, or not for other machines.
     File,
+    /// Whether the locks reach other machines is not known.
+    Unknown,
     /// Nothing for other machines: the file system is mounted so that all locks stay on this one.
     ThisMachine,
 }
@@ -71,7 +73,7 @@ impl Medium {
         let kept = kept(&file_system, options.as_deref());
         Self {
             kept,
-            locks: locks(kept, options.as_deref()),
+            locks: locks(&file_system, options.as_deref()),
             file_system: file_system.into(),
         }
     }
@@ -178,8 +180,9 @@ fn kept(file_system: &str, options: Option<&str>) -> Kept {
     }
 }
 
-/// What locks are worth there. A server is not asked for a lock of a directory: Linux then keeps it to itself.
-fn locks(kept: Kept, options: Option<&str>) -> Locked {
+/// What locks are worth there. Of servers only some are asked for the lock of a file, as options say, and Linux
+/// keeps the lock of a directory to itself.
+fn locks(file_system: &str, options: Option<&str>) -> Locked {
     let is_local = |option: &str| {
         matches!(
             option,
@@ -192,11 +195,27 @@ fn locks(kept: Kept, options: Option<&str>) -> Locked {
         )
     };
     if options.is_some_and(|options| options.split(',').any(is_local)) {
-        Locked::ThisMachine
-    } else if kept == Kept::ByServer {
-        Locked::File
-    } else {
-        Locked::DirectoryAndFile
+        return Locked::ThisMachine;
+    }
+    match file_system {
+        "cifs" | "nfs" | "nfs4" | "smb3" if options.is_some() => Locked::File,
+        "aufs"
+        | "bcachefs"
+        | "btrfs"
+        | "devtmpfs"
+        | "ext2"
+        | "ext3"
+        | "ext4"
+        | "f2fs"
+        | "fuse.fuse-overlayfs"
+        | "jfs"
+        | "overlay"
+        | "ramfs"
+        | "rootfs"
+        | "tmpfs"
+        | "xfs"
+        | "zfs" => Locked::DirectoryAndFile,
+        _ => Locked::Unknown,
     }
 }
 
@@ -247,16 +266,16 @@ mod tests {
 
     #[test]
     fn a_file_system_is_what_its_mount_says() {
-        use Locked::{DirectoryAndFile, File, ThisMachine};
+        use Locked::{DirectoryAndFile, File, ThisMachine, Unknown};
         for (id, name, what, which) in [
             (22, "ext4", Kept::OnDisk, DirectoryAndFile),
             (36, "ext3", Kept::NotSynced, DirectoryAndFile),
             (41, "overlay", Kept::NotSynced, DirectoryAndFile),
             (46, "overlay", Kept::NotSynced, DirectoryAndFile),
             (42, "overlay", Kept::OverlayLayer, DirectoryAndFile),
-            (43, "fuse.sshfs", Kept::ByServer, File),
+            (43, "fuse.sshfs", Kept::ByServer, Unknown),
             (44, "nfs4", Kept::ByServer, File),
-            (45, "something-new", Kept::Unknown, DirectoryAndFile),
+            (45, "something-new", Kept::Unknown, Unknown),
             (
                 47,
                 "fuse.fuse-overlayfs",
@@ -272,7 +291,7 @@ mod tests {
             let (found, options) = parse_mount(MOUNTS, id).unwrap();
             let kept = kept(&found, Some(&options));
             assert_eq!((found.as_str(), kept), (name, what));
-            assert_eq!(locks(kept, Some(&options)), which, "{name}");
+            assert_eq!(locks(&found, Some(&options)), which, "{name}");
         }
         assert_eq!(parse_mount(MOUNTS, 2), None);
         for torn in ["22", "22 1 254:0 / / rw", "22 - ", "22 -  a b"] {

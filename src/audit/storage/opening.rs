@@ -7,7 +7,7 @@
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, Mode, OFlags, Stat};
+use rustix::fs::{Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use super::lock::{LOCK, Locks};
@@ -28,6 +28,9 @@ impl Directory {
         let is_made = presence != Presence::Required && make(path)?;
         let opened = Self::enter(path, presence, access);
         if is_made && opened.is_err() {
+            if matches!(opened, Err(OpenError::NoLocks { .. })) {
+                let _removed = std::fs::remove_file(path.join(LOCK));
+            }
             // Fails where somebody else has put something into it meanwhile.
             let _removed = std::fs::remove_dir(path);
         }
@@ -54,12 +57,7 @@ impl Directory {
             // Also where the directory was there: who made it may have been killed before its sync.
             sync_parent(path, &stat)?;
         }
-        let taken = Locks::take(&dir, path);
-        if segments.is_empty() && matches!(taken, Err(OpenError::NoLocks { .. })) {
-            // Nobody can hold it.
-            let _removed = rustix::fs::unlinkat(&dir, LOCK, AtFlags::empty());
-        }
-        let (locks, locked) = taken?;
+        let (locks, locked) = Locks::take(&dir, path)?;
         let medium = Medium::of(&dir).locked(locked);
         let place = Place::of(&dir, path).map_err(io("stat directory"))?;
         Ok(Self {

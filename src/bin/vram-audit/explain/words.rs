@@ -369,7 +369,7 @@ const FIELDS: &[(&str, &str)] = &[
     ),
     (
         "locks",
-        "what keeps a second writer out: directory_and_file, file (a directory is not locked, or not for other machines), this_machine (no lock reaches other machines)",
+        "what keeps a second writer out: directory_and_file, file (a directory is not locked, or not for other machines), unknown (locks may not reach other machines), this_machine (they do not)",
     ),
     (
         "max_age_ms",
@@ -427,7 +427,7 @@ const FIELDS: &[(&str, &str)] = &[
     ),
     (
         "refused_calls",
-        "system calls that the worker's sandbox refused until then, and that it did without: fadvise64 (a segment of an earlier run was read from the page cache)",
+        "system calls that the worker's sandbox refuses, and that it does without, such as fadvise64 (a segment of an earlier run was read from the page cache) or mlock",
     ),
     ("requested_bytes", "bytes that the caller asked for"),
     (

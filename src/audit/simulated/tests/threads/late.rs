@@ -50,7 +50,14 @@ impl Stage {
                 }
                 Err(Late::Failed(incident)) => {
                     assert!(standing.judge().is_err(), "leases go on");
-                    incident.record().is_ok()
+                    let record = incident.record();
+                    let is_closed = matches!(record, Err(NotDurable::Closed));
+                    assert!(record.is_ok() || is_closed || !stage.is_kind());
+                    assert!(
+                        record.is_err() || stage.is_recorded(),
+                        "a receipt for nothing"
+                    );
+                    record.is_ok()
                 }
                 Err(Late::Lapsed { .. }) => panic!("there is no maximum age"),
             }
