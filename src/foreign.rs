@@ -227,6 +227,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "its thread never ends")]
     fn a_log_that_cannot_be_told_is_told_ever_more_seldom() {
         static TOLD: AtomicU64 = AtomicU64::new(0);
         static LOG: Outlet = Outlet::new("log", 1, Duration::from_millis(10), |_| {
