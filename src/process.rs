@@ -80,8 +80,8 @@ pub(crate) fn guard() -> Option<Guard> {
 /// The system calls that were refused, without which the worker goes on.
 static REFUSED: Mutex<Vec<&'static str>> = Mutex::new(Vec::new());
 
-/// Tries, on memory and names that nobody uses, which calls a sandbox refuses: what is put on record when a
-/// trail is opened has to be known before the first shard is allocated.
+/// Tries each optional system call once, on scratch memory and empty names, and notes the calls that a sandbox
+/// refuses. `TrailOpened` lists them, before the first shard is allocated.
 pub(crate) fn try_calls() {
     let note = |call, outcome: rustix::io::Result<()>| {
         if let Err(Errno::ACCESS | Errno::NOSYS | Errno::PERM) = outcome {

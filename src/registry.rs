@@ -98,7 +98,7 @@ impl Registry {
         }
     }
 
-    /// The live shards on a device that is lost, of which that was not said before. `own` is none of them.
+    /// Marks the live shards on a lost device, except `own`, and returns those that were not marked before.
     pub(crate) fn take_lost(&self, device: &str, own: Option<&Subject>) -> Vec<Subject> {
         let mut live = self.live();
         let mut fresh: Vec<Subject> = live
@@ -115,8 +115,8 @@ impl Registry {
         fresh
     }
 
-    /// What is served of shards on a device that is lost, in all trails of this process; each once. `own` is
-    /// none of them.
+    /// Takes the standings of shared shards on a lost device, except `own`, in all trails of this process. Returns
+    /// each once.
     pub(crate) fn take_served(device: &str, own: Option<&Subject>) -> Vec<Arc<Standing>> {
         let all: Vec<_> = all().iter().filter_map(Weak::upgrade).collect();
         let mut served: Vec<Arc<Standing>> = Vec::new();

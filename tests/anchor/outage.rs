@@ -324,7 +324,7 @@ fn an_outage_does_not_hide_that_nothing_more_comes_of_an_anchor() {
     }
 }
 
-/// Neither is that what it remembers is nobody's: it gets nothing, and that is no outage.
+/// The anchor keeps a checkpoint that no key has signed. It is given nothing, and that is recorded besides the outage.
 #[test]
 fn an_outage_does_not_hide_that_an_anchor_holds_what_nobody_signed() {
     let other = Place::new();

@@ -180,8 +180,8 @@ fn kept(file_system: &str, options: Option<&str>) -> Kept {
     }
 }
 
-/// What locks are worth there. Of servers only some are asked for the lock of a file, as options say, and Linux
-/// keeps the lock of a directory to itself.
+/// What locks are worth on this file system. Linux asks some servers for locks of files, unless an option of the
+/// mount says otherwise, and no server for locks of directories.
 fn locks(file_system: &str, options: Option<&str>) -> Locked {
     let is_local = |option: &str| {
         matches!(
