@@ -8,7 +8,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// The most bytes a [`ShardId`] or [`WorkerId`] may have.
 pub const MAX_ID_BYTES: usize = 256;
@@ -16,30 +16,77 @@ pub const MAX_ID_BYTES: usize = 256;
 /// The most bytes the name in a [`ModelRef`] may have.
 pub const MAX_MODEL_BYTES: usize = 512;
 
-/// The name of a shard: 1 to 256 bytes of ASCII letters, digits, `-` and `_`.
-///
-/// ```
-/// use vram_residency::ShardId;
-///
-/// let id: ShardId = "llama-7b_00".parse()?;
-/// assert_eq!(id.as_str(), "llama-7b_00");
-/// assert!("llama/7b".parse::<ShardId>().is_err());
-/// # Ok::<(), vram_residency::id::IdError>(())
-/// ```
-#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
-#[serde(transparent)]
-pub struct ShardId(Arc<str>);
+/// A name that is one string, parsed by `$parse` wherever it comes from.
+macro_rules! name {
+    ($(#[$docs:meta])* $name:ident, $parse:path) => {
+        $(#[$docs])*
+        #[derive(Clone, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
+        #[serde(try_from = "String")]
+        pub struct $name(Arc<str>);
 
-/// The name of a worker: 1 to 256 bytes of ASCII letters, digits, `-` and `_`.
-#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
-#[serde(transparent)]
-pub struct WorkerId(Arc<str>);
+        impl $name {
+            /// The name as text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = IdError;
+
+            fn from_str(text: &str) -> Result<Self, IdError> {
+                $parse(text).map(Self)
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = IdError;
+
+            fn try_from(text: String) -> Result<Self, IdError> {
+                text.parse()
+            }
+        }
+
+        impl AsRef<str> for $name {
+            fn as_ref(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
+}
+
+name! {
+    /// The name of a shard: 1 to 256 bytes of ASCII letters, digits, `-`, `_` and `.`, so that names of
+    /// tensors fit. It cannot be taken for a path: `..` and a name of one dot are refused.
+    ///
+    /// ```
+    /// use vram_residency::ShardId;
+    ///
+    /// let id: ShardId = "model.layers.0.self_attn.q_proj.weight".parse()?;
+    /// assert_eq!(id.as_str(), "model.layers.0.self_attn.q_proj.weight");
+    /// assert!("llama/7b".parse::<ShardId>().is_err());
+    /// # Ok::<(), vram_residency::id::IdError>(())
+    /// ```
+    ShardId, parse_shard_id
+}
+
+name! {
+    /// The name of a worker: 1 to 256 bytes of ASCII letters, digits, `-` and `_`.
+    WorkerId, parse_worker_id
+}
 
 /// Which part of which model a shard holds: a name, and part `index` of `total` (counted from 0).
 ///
-/// The name has at most 512 bytes of ASCII letters, digits, `-`, `_`, `.`, `/` and `:`, so that
-/// `meta-llama/Llama-3.1-8B` and `registry:5000/m:v1` fit. It is never used as a path.
-#[derive(Clone, Debug, Eq, Hash, PartialEq, Serialize)]
+/// The name has at most 512 bytes of ASCII letters, digits, `-`, `_`, `.`, `/`, `:` and `@`, so that
+/// `meta-llama/Llama-3.1-8B`, `registry:5000/m:v1` and `org/model@main` fit. It is never used as a path.
+#[derive(Clone, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(try_from = "UncheckedModelRef")]
 pub struct ModelRef {
     #[serde(rename = "model")]
     name: Arc<str>,
@@ -47,6 +94,14 @@ pub struct ModelRef {
     index: u32,
     #[serde(rename = "model_total")]
     total: u32,
+}
+
+/// What [`ModelRef`] is read from.
+#[derive(Deserialize)]
+struct UncheckedModelRef {
+    model: String,
+    model_index: u32,
+    model_total: u32,
 }
 
 /// A name that was refused, and why.
@@ -87,28 +142,14 @@ pub enum IdError {
     },
 }
 
-impl ShardId {
-    /// The name as text.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl WorkerId {
-    /// The name as text.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
 impl ModelRef {
     /// Part `index` of `total` of the model `name`; a model in one piece is part 0 of 1.
     pub fn new(name: &str, index: u32, total: u32) -> Result<Self, IdError> {
         check_length(name, MAX_MODEL_BYTES)?;
         check_bytes(
             name,
-            |byte| is_id_byte(byte) || matches!(byte, b'.' | b'/' | b':'),
-            "ASCII letters, digits, `-`, `_`, `.`, `/`, `:`",
+            |byte| is_id_byte(byte) || matches!(byte, b'.' | b'/' | b':' | b'@'),
+            "ASCII letters, digits, `-`, `_`, `.`, `/`, `:`, `@`",
         )?;
         if index >= total {
             return Err(IdError::Part { index, total });
@@ -136,31 +177,16 @@ impl ModelRef {
     }
 }
 
-impl FromStr for ShardId {
-    type Err = IdError;
+impl TryFrom<UncheckedModelRef> for ModelRef {
+    type Error = IdError;
 
-    fn from_str(text: &str) -> Result<Self, IdError> {
-        parse_id(text).map(Self)
-    }
-}
-
-impl FromStr for WorkerId {
-    type Err = IdError;
-
-    fn from_str(text: &str) -> Result<Self, IdError> {
-        parse_id(text).map(Self)
-    }
-}
-
-impl fmt::Display for ShardId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl fmt::Display for WorkerId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+    fn try_from(unchecked: UncheckedModelRef) -> Result<Self, IdError> {
+        let UncheckedModelRef {
+            model,
+            model_index,
+            model_total,
+        } = unchecked;
+        Self::new(&model, model_index, model_total)
     }
 }
 
@@ -171,7 +197,18 @@ impl fmt::Display for ModelRef {
     }
 }
 
-fn parse_id(text: &str) -> Result<Arc<str>, IdError> {
+fn parse_shard_id(text: &str) -> Result<Arc<str>, IdError> {
+    check_length(text, MAX_ID_BYTES)?;
+    check_path_syntax(text)?;
+    check_bytes(
+        text,
+        |byte| is_id_byte(byte) || byte == b'.',
+        "ASCII letters, digits, `-`, `_`, `.`",
+    )?;
+    Ok(text.into())
+}
+
+fn parse_worker_id(text: &str) -> Result<Arc<str>, IdError> {
     check_length(text, MAX_ID_BYTES)?;
     check_path_syntax(text)?;
     check_bytes(text, is_id_byte, "ASCII letters, digits, `-`, `_`")?;
@@ -202,9 +239,11 @@ fn check_bytes(
     }
 }
 
-/// The second layer. The first already excludes all of this; should somebody widen the alphabet
-/// one day, a name still cannot leave a directory.
+/// The second layer, by itself: whatever the first allows, a name cannot leave a directory or stand for one.
 fn check_path_syntax(text: &str) -> Result<(), IdError> {
+    if text == "." {
+        return Err(IdError::PathSyntax("."));
+    }
     match ["..", "/", "\\"]
         .into_iter()
         .find(|part| text.contains(part))
@@ -233,6 +272,8 @@ mod tests {
         for byte in 0..=255u8 {
             let allowed = byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
             if let Ok(text) = std::str::from_utf8(&[b'a', byte]) {
+                assert_eq!(text.parse::<WorkerId>().is_ok(), allowed, "{byte:#x}");
+                let allowed = allowed || byte == b'.';
                 assert_eq!(text.parse::<ShardId>().is_ok(), allowed, "{byte:#x}");
             }
         }
@@ -245,7 +286,36 @@ mod tests {
         assert_eq!(check_path_syntax("a..b"), Err(IdError::PathSyntax("..")));
         assert_eq!(check_path_syntax("a/b"), Err(IdError::PathSyntax("/")));
         assert_eq!(check_path_syntax("a\\b"), Err(IdError::PathSyntax("\\")));
+        assert_eq!(check_path_syntax("."), Err(IdError::PathSyntax(".")));
         assert_eq!(check_path_syntax("a.b"), Ok(()));
+    }
+
+    #[test]
+    fn shards_take_the_names_of_tensors_and_no_paths() {
+        for name in ["model.layers.0.self_attn.q_proj.weight", ".x", "x."] {
+            assert!(name.parse::<ShardId>().is_ok(), "{name}");
+        }
+        for path in [".", "..", "a..b", "../a", "a/b", "a\\b"] {
+            assert!(path.parse::<ShardId>().is_err(), "{path}");
+        }
+    }
+
+    /// Whatever is read is parsed.
+    #[test]
+    fn names_are_written_as_text_and_read_by_their_parser() {
+        let shard: ShardId = "a.b".parse().unwrap();
+        assert_eq!(serde_json::to_string(&shard).unwrap(), "\"a.b\"");
+        assert_eq!(serde_json::from_str::<ShardId>("\"a.b\"").unwrap(), shard);
+        let error = serde_json::from_str::<ShardId>("\"a/b\"").unwrap_err();
+        assert!(error.to_string().contains("taken for a path"), "{error}");
+        assert!(serde_json::from_str::<WorkerId>("\"a.b\"").is_err());
+        assert!(ShardId::try_from("a b".to_owned()).is_err());
+        let model = ModelRef::new("org/m@v1", 1, 3).unwrap();
+        let json = r#"{"model":"org/m@v1","model_index":1,"model_total":3}"#;
+        assert_eq!(serde_json::to_string(&model).unwrap(), json);
+        assert_eq!(serde_json::from_str::<ModelRef>(json).unwrap(), model);
+        let none = json.replace("\"model_index\":1", "\"model_index\":3");
+        assert!(serde_json::from_str::<ModelRef>(&none).is_err());
     }
 
     #[test]

@@ -182,11 +182,12 @@ fn a_digest_is_64_hexadecimal_digits() {
     let digest: Digest = text.parse().unwrap();
     assert_eq!(digest.to_string(), text);
     assert_eq!(format!("{digest:?}"), format!("Digest({text})"));
-    assert_eq!(
-        serde_json::to_string(&digest).unwrap(),
-        format!("\"{text}\"")
-    );
     assert_eq!(format!("sha256:{text}").parse(), Ok(digest));
+    let json = serde_json::to_string(&digest).unwrap();
+    assert_eq!(json, format!("\"{text}\""));
+    assert_eq!(serde_json::from_str::<Digest>(&json).unwrap(), digest);
+    let error = serde_json::from_str::<Digest>("\"00\"").unwrap_err();
+    assert!(error.to_string().contains("64"), "{error}");
     assert_eq!(text.to_uppercase().parse(), Ok(digest));
     assert_eq!(Digest::from_bytes(*digest.as_bytes()), digest);
     let stream: StreamDigest = text.parse().unwrap();

@@ -31,7 +31,10 @@ use vram_residency::manager::VramManagerBuilder;
 use vram_residency::shard::{
     Allocated, Batch, Member, Quarantined, Sealed, ShardHandle, State, Verified,
 };
-use vram_residency::{AuditTrail, Host, Lease, Shard, Shared, TrailKey, VramManager, WorkerToken};
+use vram_residency::{
+    AuditTrail, Digest, Host, Lease, ModelRef, Shard, ShardId, Shared, StreamDigest, TrailKey,
+    VramManager, WorkerId, WorkerToken,
+};
 
 type InAllocated = Shard<Allocated, Host>;
 type InSealed = Shard<Sealed, Host>;
@@ -65,6 +68,16 @@ fn shards_leases_and_errors_go_to_other_threads_and_into_static_structs() {
     // The trail owns it and hands it to its writer; a supplied signer need not be shareable.
     assert_impl_all!(TrailKey: Send);
     assert_impl_all!(Host: Device, Anywhere);
+}
+
+/// Names and digests are keys of maps, and parts of a service's own configuration and answers.
+#[test]
+fn names_and_digests_are_keys_and_are_read_and_written() {
+    trait Value: Clone + Debug + Hash + Ord + Serialize + DeserializeOwned {}
+    impl<T: Clone + Debug + Hash + Ord + Serialize + DeserializeOwned> Value for T {}
+    all!(Digest, StreamDigest, ModelRef, ShardId, WorkerId => Value);
+    all!(ShardId, WorkerId => AsRef<str>);
+    all!(ShardId, WorkerId => TryFrom<String>);
 }
 
 #[test]

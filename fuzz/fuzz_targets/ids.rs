@@ -12,18 +12,19 @@ fuzz_target!(|input: (&str, u32, u32)| {
     let (text, index, total) = input;
     let shard = text.parse::<ShardId>();
     let worker = text.parse::<WorkerId>();
-    assert_eq!(shard.is_ok(), worker.is_ok());
-    if let (Ok(shard), Ok(worker)) = (shard, worker) {
-        assert_eq!((shard.as_str(), worker.as_str()), (text, text));
-        assert_eq!(
-            (shard.to_string(), worker.to_string()),
-            (text.into(), text.into())
-        );
+    assert!(shard.is_ok() || worker.is_err());
+    if let Ok(worker) = worker {
+        assert_eq!((worker.as_str(), &*worker.to_string()), (text, text));
         assert!(text.len() <= 256 && text.bytes().all(is_plain));
-        assert_eq!(
-            serde_json::to_string(&shard).unwrap(),
-            format!("\"{text}\"")
-        );
+    }
+    if let Ok(shard) = shard {
+        assert_eq!((shard.as_str(), &*shard.to_string()), (text, text));
+        let is_plain = |byte| is_plain(byte) || byte == b'.';
+        assert!(text.len() <= 256 && text.bytes().all(is_plain));
+        assert!(text != "." && !text.contains(".."));
+        let json = serde_json::to_string(&shard).unwrap();
+        assert_eq!(json, format!("\"{text}\""));
+        assert_eq!(serde_json::from_str::<ShardId>(&json).unwrap(), shard);
     }
     if let Ok(model) = ModelRef::new(text, index, total) {
         assert_eq!(
@@ -33,7 +34,7 @@ fuzz_target!(|input: (&str, u32, u32)| {
         assert!(!text.is_empty() && text.len() <= 512 && index < total);
         assert!(
             text.bytes()
-                .all(|byte| is_plain(byte) || b"./:".contains(&byte))
+                .all(|byte| is_plain(byte) || b"./:@".contains(&byte))
         );
         let json = serde_json::to_value(&model).unwrap();
         assert_eq!(json["model"], text);
