@@ -28,6 +28,7 @@ pub(crate) use faults::Struck;
 #[cfg(feature = "fault-injection")]
 pub use faults::{Faults, Operation};
 pub use host::Host;
+pub(crate) use host::try_calls;
 
 /// A place where shards live. Implemented by [`Host`], and with the feature `cuda` by `Cuda`; sealed.
 pub trait Device: backend::Backend + fmt::Debug + Send + Sync + 'static {
@@ -140,7 +141,7 @@ pub enum DeviceError {
     Forked {
         /// The proof.
         #[from]
-        source: crate::process::Forked,
+        source: vram_trail::process::Forked,
     },
     /// The memory cannot be made read-only, and must be.
     #[error("the memory was not made read-only, which `Protection::Required` demands")]
@@ -227,7 +228,7 @@ pub(crate) mod backend {
     #[cfg(feature = "fault-injection")]
     use super::Faults;
     use super::{Available, Device, DeviceError, Residency};
-    use crate::digest::{Digest, Node, Progress, Tree};
+    use vram_digest::{Digest, Node, Progress, Tree};
 
     /// Demanded by [`Backend::allocate`].
     ///
@@ -354,7 +355,7 @@ pub(crate) mod backend {
         fn filler<'a>(&self, memory: &'a mut Self::Memory)
         -> Result<Self::Filler<'a>, DeviceError>;
 
-        /// As [`write`](Self::write), of one chunk ([`CHUNK_BYTES`](crate::digest::CHUNK_BYTES)), or less at
+        /// As [`write`](Self::write), of one chunk ([`CHUNK_BYTES`](vram_digest::CHUNK_BYTES)), or less at
         /// the end.
         fn fill(
             &self,

@@ -1,67 +1,20 @@
-//! Names: of shards, workers and models.
+//! Names of shards and models, and, from `vram-trail`, of workers.
 //!
-//! A name is parsed once, where it enters, and trusted from then on. All of them end up in records,
-//! logs and file names' neighbourhood, so what they may contain is narrow. They are `Arc<str>`
-//! inside: passing one on copies no text. This module knows nothing of what a name refers to.
+//! A name is parsed once, where it enters, and trusted from then on. Names end up in records, logs and beside
+//! file names, so their alphabet is narrow. A name is an `Arc<str>` inside: a clone copies no text.
 
 use std::fmt;
-use std::str::FromStr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use vram_trail::id::{check_bytes, check_length, check_path_syntax, is_id_byte};
 
-/// The most bytes a [`ShardId`] or [`WorkerId`] may have.
-pub const MAX_ID_BYTES: usize = 256;
+pub use vram_trail::id::{IdError, MAX_ID_BYTES, WorkerId};
 
 /// The most bytes the name in a [`ModelRef`] may have.
 pub const MAX_MODEL_BYTES: usize = 512;
 
-/// A name that is one string, parsed by `$parse` wherever it comes from.
-macro_rules! name {
-    ($(#[$docs:meta])* $name:ident, $parse:path) => {
-        $(#[$docs])*
-        #[derive(Clone, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
-        #[serde(try_from = "String")]
-        pub struct $name(Arc<str>);
-
-        impl $name {
-            /// The name as text.
-            pub fn as_str(&self) -> &str {
-                &self.0
-            }
-        }
-
-        impl FromStr for $name {
-            type Err = IdError;
-
-            fn from_str(text: &str) -> Result<Self, IdError> {
-                $parse(text).map(Self)
-            }
-        }
-
-        impl TryFrom<String> for $name {
-            type Error = IdError;
-
-            fn try_from(text: String) -> Result<Self, IdError> {
-                text.parse()
-            }
-        }
-
-        impl AsRef<str> for $name {
-            fn as_ref(&self) -> &str {
-                &self.0
-            }
-        }
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&self.0)
-            }
-        }
-    };
-}
-
-name! {
+vram_trail::name! {
     /// The name of a shard: 1 to 256 bytes of ASCII letters, digits, `-`, `_` and `.`, so that names of
     /// tensors fit. It cannot be taken for a path: `..` and a name of one dot are refused.
     ///
@@ -74,11 +27,6 @@ name! {
     /// # Ok::<(), vram_residency::id::IdError>(())
     /// ```
     ShardId, parse_shard_id
-}
-
-name! {
-    /// The name of a worker: 1 to 256 bytes of ASCII letters, digits, `-` and `_`.
-    WorkerId, parse_worker_id
 }
 
 /// Which part of which model a shard holds: a name, and part `index` of `total` (counted from 0).
@@ -102,44 +50,6 @@ struct UncheckedModelRef {
     model: String,
     model_index: u32,
     model_total: u32,
-}
-
-/// A name that was refused, and why.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-#[non_exhaustive]
-pub enum IdError {
-    /// The name has no bytes.
-    #[error("a name must not be empty")]
-    Empty,
-    /// A byte that names of this kind do not have.
-    #[error("byte 0x{byte:02x} at offset {offset} is not allowed here: use {allowed}")]
-    Forbidden {
-        /// The byte found.
-        byte: u8,
-        /// Where it stands, in bytes from 0.
-        offset: usize,
-        /// What may be used instead.
-        allowed: &'static str,
-    },
-    /// The index of a part is not below the number of parts.
-    #[error("part {index} of {total} does not exist: parts are counted from 0")]
-    Part {
-        /// The index given.
-        index: u32,
-        /// The number of parts given.
-        total: u32,
-    },
-    /// Text that means something in a path.
-    #[error("`{0}` is not allowed in a name: it could be taken for a path")]
-    PathSyntax(&'static str),
-    /// The name is too long.
-    #[error("the name has {len} bytes: the most is {max}")]
-    TooLong {
-        /// Bytes given.
-        len: usize,
-        /// Bytes allowed.
-        max: usize,
-    },
 }
 
 impl ModelRef {
@@ -208,55 +118,6 @@ fn parse_shard_id(text: &str) -> Result<Arc<str>, IdError> {
     Ok(text.into())
 }
 
-fn parse_worker_id(text: &str) -> Result<Arc<str>, IdError> {
-    check_length(text, MAX_ID_BYTES)?;
-    check_path_syntax(text)?;
-    check_bytes(text, is_id_byte, "ASCII letters, digits, `-`, `_`")?;
-    Ok(text.into())
-}
-
-fn check_length(text: &str, max: usize) -> Result<(), IdError> {
-    match text.len() {
-        0 => Err(IdError::Empty),
-        len if len > max => Err(IdError::TooLong { len, max }),
-        _ => Ok(()),
-    }
-}
-
-/// The first layer: the bytes that a name may have.
-fn check_bytes(
-    text: &str,
-    allowed: impl Fn(u8) -> bool,
-    description: &'static str,
-) -> Result<(), IdError> {
-    match text.bytes().enumerate().find(|(_, byte)| !allowed(*byte)) {
-        None => Ok(()),
-        Some((offset, byte)) => Err(IdError::Forbidden {
-            byte,
-            offset,
-            allowed: description,
-        }),
-    }
-}
-
-/// The second layer, by itself: whatever the first allows, a name cannot leave a directory or stand for one.
-fn check_path_syntax(text: &str) -> Result<(), IdError> {
-    if text == "." {
-        return Err(IdError::PathSyntax("."));
-    }
-    match ["..", "/", "\\"]
-        .into_iter()
-        .find(|part| text.contains(part))
-    {
-        None => Ok(()),
-        Some(part) => Err(IdError::PathSyntax(part)),
-    }
-}
-
-fn is_id_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_')
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -264,30 +125,19 @@ mod tests {
     #[test]
     fn an_id_has_1_to_256_bytes_of_a_narrow_alphabet() {
         assert_eq!("".parse::<ShardId>(), Err(IdError::Empty));
-        assert!("a".repeat(256).parse::<WorkerId>().is_ok());
+        assert!("a".repeat(256).parse::<ShardId>().is_ok());
         assert_eq!(
-            "a".repeat(257).parse::<WorkerId>(),
+            "a".repeat(257).parse::<ShardId>(),
             Err(IdError::TooLong { len: 257, max: 256 })
         );
         for byte in 0..=255u8 {
-            let allowed = byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+            let allowed = byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
             if let Ok(text) = std::str::from_utf8(&[b'a', byte]) {
-                assert_eq!(text.parse::<WorkerId>().is_ok(), allowed, "{byte:#x}");
-                let allowed = allowed || byte == b'.';
                 assert_eq!(text.parse::<ShardId>().is_ok(), allowed, "{byte:#x}");
             }
         }
-        assert!("worker\u{1b}[2J".parse::<WorkerId>().is_err());
-        assert!("wörker".parse::<WorkerId>().is_err());
-    }
-
-    #[test]
-    fn the_second_layer_stands_by_itself() {
-        assert_eq!(check_path_syntax("a..b"), Err(IdError::PathSyntax("..")));
-        assert_eq!(check_path_syntax("a/b"), Err(IdError::PathSyntax("/")));
-        assert_eq!(check_path_syntax("a\\b"), Err(IdError::PathSyntax("\\")));
-        assert_eq!(check_path_syntax("."), Err(IdError::PathSyntax(".")));
-        assert_eq!(check_path_syntax("a.b"), Ok(()));
+        assert!("shard\u{1b}[2J".parse::<ShardId>().is_err());
+        assert!("schärd".parse::<ShardId>().is_err());
     }
 
     #[test]
@@ -308,7 +158,6 @@ mod tests {
         assert_eq!(serde_json::from_str::<ShardId>("\"a.b\"").unwrap(), shard);
         let error = serde_json::from_str::<ShardId>("\"a/b\"").unwrap_err();
         assert!(error.to_string().contains("taken for a path"), "{error}");
-        assert!(serde_json::from_str::<WorkerId>("\"a.b\"").is_err());
         assert!(ShardId::try_from("a b".to_owned()).is_err());
         let model = ModelRef::new("org/m@v1", 1, 3).unwrap();
         let json = r#"{"model":"org/m@v1","model_index":1,"model_total":3}"#;

@@ -4,45 +4,26 @@
 //! they go (copies in registers, stack and swap are beyond reach). This module knows where keys come
 //! from and whose files may be trusted; it does not know what is sealed or written with them.
 
-use std::error::Error;
 use std::fmt;
-use std::io;
 use std::path::Path;
 
-use ed25519_dalek::pkcs8::spki::der::pem::LineEnding;
-use ed25519_dalek::pkcs8::{DecodePrivateKey, EncodePrivateKey, KeypairBytes};
-use ed25519_dalek::{Signature, SigningKey, VerifyingKey};
 use hkdf::Hkdf;
 use hmac::{Hmac, KeyInit, Mac};
-use secrecy::{ExposeSecret, SecretBox, SecretSlice, SecretString};
+use secrecy::{ExposeSecret, SecretBox, SecretSlice};
 use sha2::Sha256;
 use subtle::ConstantTimeEq;
+use vram_trail::key::{Custody, fill_random, read_secret};
 use zeroize::Zeroizing;
 
-pub(crate) use self::file::{advice, cannot_sync};
-use self::file::{file_error, read_secret, sync_directory, write_new};
-use self::local::LocalKey;
-use crate::audit::{NoteError, VerifierKey};
-use crate::foreign::{self, Held};
 use crate::id::WorkerId;
 
-pub use access::FileAccess;
-pub(crate) use access::{Custody, remedy};
-pub use error::{KeyError, SignError};
-
-mod access;
-mod error;
-mod file;
-mod local;
+pub use vram_trail::key::{FileAccess, KeyError, SignError, TrailKey};
 
 /// The fewest bytes that a [`WorkerToken`] may have.
 pub const MIN_TOKEN_BYTES: usize = 32;
 
 /// The most bytes that are read from a token's file.
 pub const MAX_TOKEN_FILE_BYTES: u64 = 4096;
-
-/// The most bytes that are read from a trail key's file; a PEM file of an Ed25519 key has 119.
-const MAX_KEY_FILE_BYTES: u64 = 16 * 1024;
 
 /// The version of the derivations below; a new one gives new keys and new names of keys.
 const DERIVATION: &str = "vram-residency/1";
@@ -71,35 +52,6 @@ pub(crate) struct SealKey {
     id: KeyId,
     token: Custody,
 }
-
-/// The Ed25519 key that signs the trail's checkpoints.
-///
-/// It is a random key of its own, or one that never leaves its hardware
-/// ([`from_signer`](Self::from_signer)); it is not derived from the token, which others hold too.
-pub struct TrailKey {
-    kind: Kind,
-    custody: Custody,
-}
-
-enum Kind {
-    Here(Box<LocalKey>),
-    Supplied {
-        public: VerifyingKey,
-        signer: Signer,
-    },
-}
-
-/// What signs with a key that is elsewhere. Its destructor runs on a thread of its own, and is waited for 100 ms at most.
-struct Signer(Held<Box<SignerFn>>);
-
-impl Drop for Signer {
-    fn drop(&mut self) {
-        self.0.discard();
-    }
-}
-
-/// What signs when the key is elsewhere: message in, 64 bytes of signature out.
-type SignerFn = dyn FnMut(&[u8]) -> Result<[u8; 64], Box<dyn Error + Send + Sync>> + Send + 'static;
 
 impl WorkerToken {
     /// Takes a secret of at least [`MIN_TOKEN_BYTES`].
@@ -208,211 +160,6 @@ fn derive(token: &WorkerToken, usage: &str, worker: &WorkerId, out: &mut [u8]) {
     debug_assert!(expanded.is_ok());
 }
 
-impl TrailKey {
-    /// Opens the key in `path`, or makes one there if there is none.
-    ///
-    /// The file is PEM (PKCS#8), which `openssl pkey -in FILE -pubout` reads. It is made with mode
-    /// 0600, at once and whole: of two processes that make it at the same time, both end with the
-    /// same key. An existing file must be regular, belong to the process's effective user or to
-    /// root, and be closed to group and others. Its directory must exist.
-    pub fn open_or_create(path: impl AsRef<Path>) -> Result<Self, KeyError> {
-        let path = path.as_ref();
-        match Self::open(path) {
-            Err(KeyError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-                match create_key(path) {
-                    // Their key is the key.
-                    Ok(()) | Err(KeyError::Exists { .. }) => Self::open(path),
-                    Err(error) => Err(error),
-                }
-            }
-            opened => opened,
-        }
-    }
-
-    /// Makes a key in `path`, as [`open_or_create`](Self::open_or_create) does where there is none.
-    ///
-    /// # Errors
-    ///
-    /// [`KeyError::Exists`] if there is a file.
-    pub fn create(path: impl AsRef<Path>) -> Result<Self, KeyError> {
-        create_key(path.as_ref())?;
-        Self::open(path)
-    }
-
-    /// Opens the key in `path`, which must exist; the file must be as
-    /// [`open_or_create`](Self::open_or_create) says.
-    pub fn open(path: impl AsRef<Path>) -> Result<Self, KeyError> {
-        Self::from_file(path, FileAccess::OwnerOnly)
-    }
-
-    /// Opens the key in `path`, which must exist, where its group may have it, too.
-    ///
-    /// For Kubernetes, which gives the group of a pod (`fsGroup`) its bits in every file that it
-    /// mounts: a secret has mode 0440, and a file on a volume 0660. The choice is on record
-    /// (`TrailOpened`, `key_access`).
-    pub fn from_file(path: impl AsRef<Path>, access: FileAccess) -> Result<Self, KeyError> {
-        let path = path.as_ref();
-        let pem = read_secret(path, access, MAX_KEY_FILE_BYTES)?;
-        let key = parse_key(&pem).ok_or_else(|| KeyError::Malformed { path: path.into() })?;
-        Ok(Self::here(key, access.into()))
-    }
-
-    /// A key that the caller has in memory: PEM (PKCS#8), as the file of a key holds it.
-    ///
-    /// # Errors
-    ///
-    /// [`KeyError::MalformedPem`] if the text is no such key.
-    pub fn from_pem(pem: &SecretString) -> Result<Self, KeyError> {
-        let key = parse_key(pem.expose_secret().as_bytes()).ok_or(KeyError::MalformedPem)?;
-        Ok(Self::here(key, Custody::Memory))
-    }
-
-    fn here(key: SigningKey, custody: Custody) -> Self {
-        Self {
-            kind: Kind::Here(Box::new(LocalKey::new(key))),
-            custody,
-        }
-    }
-
-    /// A key that stays where it is (an HSM, an agent): its public half, and what signs with it.
-    ///
-    /// Each signature is verified before it is used. The signer is called from the trail's writer
-    /// thread; while it takes its time, nothing becomes durable. If it panics, the write has failed and is
-    /// tried again. It is dropped on a thread of its own, for which closing waits 100 ms at most. What it owns of its
-    /// trail (a manager, shard or lease) keeps that open until it is closed.
-    pub fn from_signer(
-        public_key: [u8; 32],
-        signer: impl FnMut(&[u8]) -> Result<[u8; 64], Box<dyn Error + Send + Sync>> + Send + 'static,
-    ) -> Result<Self, KeyError> {
-        match VerifyingKey::from_bytes(&public_key) {
-            Ok(public) if !public.is_weak() => Ok(Self {
-                kind: Kind::Supplied {
-                    public,
-                    signer: Signer(Held::new(Box::new(signer))),
-                },
-                custody: Custody::Signer,
-            }),
-            _ => Err(KeyError::PublicKey),
-        }
-    }
-
-    /// The public half, as a reviewer of the trail `origin` needs it. A verifier key carries the
-    /// trail's name, which is in the trail and not in the key's file.
-    ///
-    /// # Errors
-    ///
-    /// [`NoteError::Key`] if `origin` can be no key's name: it is empty, or has white space or a `+`.
-    pub fn verifier_key(&self, origin: &str) -> Result<VerifierKey, NoteError> {
-        let key = VerifierKey::new(origin.into(), self.verifying_key());
-        let read: VerifierKey = key.to_string().parse()?;
-        if read == key {
-            Ok(key)
-        } else {
-            Err(NoteError::Key("the name has a `+`"))
-        }
-    }
-
-    /// Who could read the key where it came from.
-    pub(crate) fn custody(&self) -> Custody {
-        self.custody
-    }
-
-    pub(crate) fn verifying_key(&self) -> VerifyingKey {
-        match &self.kind {
-            Kind::Here(key) => key.verifying_key(),
-            Kind::Supplied { public, .. } => *public,
-        }
-    }
-
-    /// Lets `signatures` come out of the signer with a flipped bit, as a fault in memory or processor
-    /// makes them, after as many good ones as `after` says. A supplied signer has no such fault.
-    #[cfg(feature = "fault-injection")]
-    pub fn dangerous_flip_signatures(mut self, after: u32, signatures: u32) -> Self {
-        if let Kind::Here(key) = &mut self.kind {
-            key.flip(after, signatures);
-        }
-        self
-    }
-
-    /// Signs `message`. Only a signature that the public key accepts is returned.
-    pub(crate) fn sign(&mut self, message: &[u8]) -> Result<Signature, SignError> {
-        match &mut self.kind {
-            Kind::Here(key) => key.sign(message),
-            Kind::Supplied { public, signer } => {
-                // The trail must outlive a signer that panics, and an error that does when it is asked.
-                let words = |error: Box<dyn Error + Send + Sync>| foreign::words(&*error);
-                let signed = signer.0.call(|signer| signer(message).map_err(words));
-                let signed = signed.map_err(|_panic| SignError::Failed("it panicked".into()))?;
-                let signed = signed.map_err(|words| SignError::Failed(words.into()))?;
-                let signature = Signature::from_bytes(&signed);
-                match public.verify_strict(message, &signature) {
-                    Ok(()) => Ok(signature),
-                    Err(_) => Err(SignError::Wrong),
-                }
-            }
-        }
-    }
-}
-
-/// None: the bytes are no Ed25519 private key in PEM (PKCS#8).
-fn parse_key(pem: &[u8]) -> Option<SigningKey> {
-    let pem = std::str::from_utf8(pem).ok()?;
-    let pair = KeypairBytes::from_pkcs8_pem(pem).ok()?;
-    SigningKey::try_from(&pair).ok()
-}
-
-/// Makes a key's file: written and synced under a name of its own, then linked to `path`, which
-/// fails if another process was faster.
-fn create_key(path: &Path) -> Result<(), KeyError> {
-    let directory = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    let pem = generate_key(path)?;
-    // Before anything is made that could not be kept.
-    sync_directory(directory)?;
-    let temporary = directory.join(temporary_name()?);
-    let linked =
-        write_new(&temporary, pem.as_bytes()).and_then(|()| std::fs::hard_link(&temporary, path));
-    // Best effort: when the file could not even be made, there is nothing to remove.
-    let _removed = std::fs::remove_file(&temporary);
-    let exists = |error: &io::Error| error.kind() == io::ErrorKind::AlreadyExists;
-    // Also if it was there: who made it may not have synced it yet.
-    let synced = sync_directory(directory);
-    match linked {
-        Err(error) if exists(&error) => synced.and(Err(KeyError::Exists { path: path.into() })),
-        Err(error) => Err(file_error(path, "create", error)),
-        Ok(()) => synced,
-    }
-}
-
-/// PKCS#8 version 1, without the public key: the form that OpenSSL reads and writes itself.
-fn generate_key(path: &Path) -> Result<Zeroizing<String>, KeyError> {
-    let mut secret = Zeroizing::new([0; 32]);
-    fill_random(secret.as_mut_slice())?;
-    KeypairBytes {
-        secret_key: *secret,
-        public_key: None,
-    }
-    .to_pkcs8_pem(LineEnding::LF)
-    .map_err(|error| file_error(path, "encode", io::Error::other(error.to_string())))
-}
-
-fn temporary_name() -> Result<String, KeyError> {
-    let mut random = [0; 8];
-    fill_random(&mut random)?;
-    Ok(format!(".trail-key-{}.new", hex::encode(random)))
-}
-
-/// Fills `out` from the system's generator.
-pub(crate) fn fill_random(out: &mut [u8]) -> Result<(), KeyError> {
-    getrandom::fill(out).map_err(|error| KeyError::Random {
-        source: error
-            .raw_os_error()
-            .map_or_else(|| io::Error::other(error), io::Error::from_raw_os_error),
-    })
-}
-
 impl fmt::Debug for WorkerToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("WorkerToken(..)")
@@ -422,13 +169,6 @@ impl fmt::Debug for WorkerToken {
 impl fmt::Debug for SealKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "SealKey({})", self.id)
-    }
-}
-
-impl fmt::Debug for TrailKey {
-    /// The public half only.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "TrailKey({})", hex::encode(self.verifying_key()))
     }
 }
 

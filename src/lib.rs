@@ -46,19 +46,26 @@ compile_error!(
 
 pub mod audit;
 pub mod device;
-pub mod digest;
 pub mod docs;
 pub mod error;
-mod foreign;
-pub mod health;
+mod event;
 pub mod id;
 pub mod key;
 pub mod manager;
-mod process;
 mod registry;
 pub mod seal;
 pub mod shard;
 mod verification;
+
+/// The digest of a shard's bytes, and of any other: the one that `fsverity digest` prints.
+pub mod digest {
+    pub use vram_digest::{
+        BLOCK_BYTES, Digest, DigestError, Digests, Progress, Stopped, Stream, StreamDigest, Tree,
+        WINDOW_BYTES,
+    };
+}
+
+pub use vram_trail::health;
 
 pub use audit::AuditTrail;
 pub use device::Host;

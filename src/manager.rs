@@ -8,14 +8,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::audit::event::{Event, Subject, Violation};
-use crate::audit::{AuditTrail, NotDurable, Receipt, Recorder};
+use vram_trail::key::{Custody, fill_random};
+use vram_trail::{NotDurable, Receipt, foreign, process};
+
+use crate::audit::AuditTrail;
 use crate::device::{Available, Bound, Device};
 use crate::error::{AllocateAllError, AllocateError, BuildError};
-use crate::foreign;
+use crate::event::{Event, Subject, Violation};
 use crate::id::{ModelRef, ShardId};
-use crate::key::{Custody, KeyError, KeyId, SealKey, WorkerToken, fill_random};
-use crate::process;
+use crate::key::{KeyError, KeyId, SealKey, WorkerToken};
+use crate::registry::Recorder;
 use crate::seal::Context;
 use crate::shard::{Allocated, Batch, Shard};
 
@@ -246,7 +248,7 @@ impl<D: Device> VramManagerBuilder<D> {
         process::check()?;
         let mut epoch = [0; 16];
         fill_random(&mut epoch).map_err(|error| match error {
-            KeyError::Random { source } => BuildError::Random(source),
+            KeyError::Random { source, .. } => BuildError::Random(source),
             other => BuildError::Random(std::io::Error::other(other)),
         })?;
         let device_name = Arc::clone(self.device.name());

@@ -8,9 +8,10 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use crate::audit::event::{Event, LiveShard, MAX_LISTED_SHARDS, Subject};
+use vram_trail::process;
+
+use crate::event::{Closing, LiveShard, MAX_LISTED_SHARDS, Subject};
 use crate::id::ShardId;
-use crate::process;
 use crate::verification::AllTimed;
 
 pub(crate) use self::standing::{LastCheck, Standing};
@@ -20,16 +21,16 @@ mod standing;
 /// The registries of this process: a device that is lost is so for all trails.
 static ALL: Mutex<Vec<Weak<Registry>>> = Mutex::new(Vec::new());
 
+/// Records events of shards, and keeps the trail open.
+pub(crate) type Recorder = vram_trail::Recorder<Registry>;
+
 /// The living shards of one trail.
 #[derive(Debug, Default)]
-pub(crate) struct Registry {
+pub struct Registry {
     live: Mutex<Live>,
     timed: AllTimed,
     /// How many verifications have no outcome yet.
     open: AtomicU64,
-    /// Dropped at the next tick.
-    #[cfg(test)]
-    pub(crate) last_handle: Mutex<Option<crate::audit::Recorder>>,
 }
 
 #[derive(Debug, Default)]
@@ -147,8 +148,6 @@ impl Registry {
     /// Finds what has become overdue or late. The writer calls it twice in each durability interval. Waits for
     /// nothing.
     pub(crate) fn tick(&self) {
-        #[cfg(test)]
-        drop(self.last_handle.lock().unwrap().take());
         let watched: Vec<_> = {
             let live = self.live();
             let watched = live.shards.values().filter(|entry| entry.can_be_overdue);
@@ -169,21 +168,20 @@ impl Registry {
         self.timed.look();
     }
 
-    /// `TrailClosed`, with the shards that still live: they were leaked, or outlive the trail.
-    pub(crate) fn closing_event(&self) -> Event {
-        let live = self.live();
-        let mut shards: Vec<LiveShard> = live
+    /// The shards that still live: they were leaked, or outlive the trail.
+    pub(crate) fn closing(&self) -> Closing {
+        let mut live: Vec<LiveShard> = self
+            .live()
             .shards
             .values()
             .map(|entry| entry.shard.clone())
             .collect();
-        drop(live);
-        shards.sort_by_key(|shard| shard.subject.allocation);
-        let live_shards = u64::try_from(shards.len()).unwrap_or(u64::MAX);
-        shards.truncate(MAX_LISTED_SHARDS);
-        Event::TrailClosed {
+        live.sort_by_key(|shard| shard.subject.allocation);
+        let live_shards = u64::try_from(live.len()).unwrap_or(u64::MAX);
+        live.truncate(MAX_LISTED_SHARDS);
+        Closing {
             live_shards,
-            live: shards,
+            live,
             open_verifications: self.open.load(Ordering::Relaxed),
         }
     }

@@ -10,10 +10,10 @@
 //! made here and nowhere else. This module does not know where digests come from or what follows.
 
 use subtle::ConstantTimeEq;
+use vram_digest::{Digest, StreamDigest};
+use vram_trail::clock::Time;
 
-use crate::audit::clock::Time;
-use crate::audit::event::Subject;
-use crate::digest::{Digest, StreamDigest};
+use crate::event::Subject;
 use crate::id::{ModelRef, WorkerId};
 use crate::key::SealKey;
 
@@ -31,7 +31,7 @@ pub enum Provenance {
     FsVerity(Digest),
     /// The plain SHA-256 of the stream that was loaded, as model registries publish it and
     /// `sha256sum` prints it. Needs a load with
-    /// [`Stream::WithSha256`](crate::digest::Stream::WithSha256).
+    /// [`Stream::WithSha256`](vram_digest::Stream::WithSha256).
     Sha256(StreamDigest),
     /// Nothing: whatever the shard holds is taken for right. A manager built with
     /// [`require_pinned`](crate::manager::VramManagerBuilder::require_pinned) refuses it.
@@ -142,7 +142,7 @@ impl Seal {
             model: context.model.name(),
             model_index: context.model.index(),
             model_total: context.model.total(),
-            sealed: self.sealed.0,
+            sealed: self.sealed.unix_nanoseconds(),
             epoch: *context.epoch,
         }
     }
@@ -280,7 +280,9 @@ impl Seal {
                     _ => Provenance::UnpinnedFirstUse,
                 }
             }
-            Tamper::SealedTime => self.sealed = Time(self.sealed.0 ^ 1),
+            Tamper::SealedTime => {
+                self.sealed = Time::from_unix_nanoseconds(self.sealed.unix_nanoseconds() ^ 1);
+            }
             Tamper::Tag(bit) => {
                 if let Some(byte) = self.tag.get_mut(usize::from(bit / 8)) {
                     *byte ^= 1 << (bit % 8);
@@ -377,7 +379,7 @@ mod tests {
             &parts.context(),
             DIGEST,
             provenance,
-            Time(1_700_000_000_000_000_007),
+            Time::from_unix_nanoseconds(1_700_000_000_000_000_007),
         )
     }
 
@@ -472,7 +474,7 @@ mod tests {
             seal.authenticate(&parts.context()).is_err()
         };
         assert!(changed(|seal| seal.digest = Digest::from_bytes([0xd0; 32])));
-        assert!(changed(|seal| seal.sealed.0 += 1));
+        assert!(changed(|seal| seal.sealed = Time::from_unix_nanoseconds(1)));
         assert!(changed(
             |seal| seal.provenance = Provenance::UnpinnedFirstUse
         ));

@@ -14,12 +14,12 @@ use std::fmt;
 use std::time::SystemTime;
 
 use serde::Serialize;
+use vram_digest::Digest;
+use vram_trail::clock::Time;
 
-use crate::audit::clock::Time;
-use crate::audit::event::{History, Subject};
 use crate::device::Device;
-use crate::digest::Digest;
 use crate::error::ReleaseError;
+use crate::event::{History, Subject};
 use crate::id::{ModelRef, ShardId};
 use crate::seal::Context;
 use crate::verification::OpenVerification;

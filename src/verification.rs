@@ -15,24 +15,23 @@ use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
-use self::deadline::Timed;
-pub(crate) use self::deadline::{AllTimed, Deadline, Late, Missed};
+use vram_digest::Digest;
+use vram_trail::{Mark, NotDurable, Receipt, Seq, Submitted, Text};
 
-use crate::audit::critical::Submitted;
-use crate::audit::event::{
-    AnyDigest, Event, Failure, History, Mark, Reason, Sealing, Seq, Subject, Text,
-};
-use crate::audit::{NotDurable, Receipt, Recorder};
-use crate::digest::Digest;
+use self::deadline::Timed;
+use crate::event::{AnyDigest, Event, Failure, History, Reason, Sealing, Subject};
 use crate::id::ShardId;
+use crate::registry::Recorder;
 use crate::registry::Standing;
+
+pub(crate) use self::deadline::{AllTimed, Deadline, Late, Missed};
 
 mod deadline;
 
 /// How sure an operation must be of its record before it succeeds.
 ///
 /// Under either, a *failed* verification is acknowledged before its error exists, or the error says that it was not
-/// yet: see [`Incident::record`](crate::audit::Incident::record).
+/// yet: see [`Incident::record`](Incident::record).
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum Assurance {
@@ -111,7 +110,7 @@ impl OpenVerification {
         history: History,
         injected: bool,
     ) -> Self {
-        recorder.registry().verification_begins();
+        recorder.application().verification_begins();
         let inquiry = Inquiry {
             recorder: recorder.clone(),
             subject,
@@ -280,7 +279,7 @@ impl<T> Together<T> {
 
 impl<T> Drop for Together<T> {
     fn drop(&mut self) {
-        if crate::process::check().is_err() {
+        if vram_trail::process::check().is_err() {
             return;
         }
         let failing: Vec<_> = self.all.drain(..).filter_map(self.leave).collect();
@@ -366,10 +365,14 @@ impl Findings {
 
 impl Drop for OpenVerification {
     fn drop(&mut self) {
-        if !matches!(self.stage, Stage::Over) && crate::process::check().is_ok() {
+        if !matches!(self.stage, Stage::Over) && vram_trail::process::check().is_ok() {
             let _recorded = self.conclude();
         }
-        self.inquiry.recorder.verification_ends();
+        let recorder = &self.inquiry.recorder;
+        // From the first record on that was refused, its outcome may have been, too: it stays counted.
+        if !recorder.has_refused() {
+            recorder.application().verification_ends();
+        }
     }
 }
 

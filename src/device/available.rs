@@ -11,8 +11,9 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use vram_digest::{BUFFERS, CHUNK_BYTES, threads};
+
 use super::{Available, Bound};
-use crate::digest::{BUFFERS, CHUNK_BYTES, threads};
 
 /// What one thread that helps to load takes: the part of its stack that it touches, and its
 /// allocator's.

@@ -14,22 +14,23 @@ use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
+use vram_digest::{Node, Progress, StreamDigest, Tree, WINDOW_BYTES};
+use vram_trail::process;
 
 use self::context::Context;
 use self::driver::Driver;
-pub use self::error::CudaError;
 use self::hash::{Bytes, Hasher};
 use self::memory::{Allocator, CudaMemory};
-pub use self::open::{CudaBuilder, DEFAULT_SPOT_CHECKS, Protection};
-pub use self::share::Share;
 use self::staging::Staging;
-pub use self::view::CudaView;
 #[cfg(feature = "fault-injection")]
 use super::Faults;
 use super::backend::{AllOrNone, Backend, DigestFailure, Facts, Permit, Reading};
 use super::{Available, Bound, Device, DeviceError, Residency};
-use crate::digest::{Node, Progress, StreamDigest, Tree, WINDOW_BYTES};
-use crate::process;
+
+pub use self::error::CudaError;
+pub use self::open::{CudaBuilder, DEFAULT_SPOT_CHECKS, Protection};
+pub use self::share::Share;
+pub use self::view::CudaView;
 
 mod code;
 mod context;

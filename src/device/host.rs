@@ -11,7 +11,7 @@
 //! entry for 2 MiB and not 512), are locked into memory where the limit allows it, and are
 //! overwritten before they are given back.
 //!
-//! All `unsafe` of memory is in this file and in `flip`. Its premises are few: a [`HostMemory`] is
+//! All `unsafe` of memory is in this file, in `flip` and in `sandbox`. Its premises are few: a [`HostMemory`] is
 //! the only owner of its mapping, the mapping lives as long as the value, it is readable all that
 //! time, and writable unless `read_only` says otherwise. All of them hold in a forked child, too.
 
@@ -27,6 +27,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags};
+use vram_digest::{Node, Progress, Tree, nodes_of_windows};
+use vram_trail::process;
 use zeroize::Zeroize;
 
 #[cfg(feature = "fault-injection")]
@@ -34,17 +36,17 @@ use super::Faults;
 use super::available::{self, Promise};
 use super::backend::{AllOrNone, Backend, DigestFailure, Facts, Permit, Reading};
 use super::{Available, Device, DeviceError, Residency};
-use crate::digest::{Node, Progress, Tree, nodes_of_windows};
-use crate::process;
 
 mod fill;
 #[cfg(feature = "fault-injection")]
 mod flip;
+mod sandbox;
 // Miri maps no memory.
 #[cfg(all(test, not(miri)))]
 mod tests;
 
 use fill::HostFiller;
+pub(crate) use sandbox::try_calls;
 
 /// How many words are wiped before they are given back, 16 MiB. A multiple of every page size.
 ///
@@ -205,7 +207,7 @@ impl Backend for Host {
 
     fn windows(&self, memory: &HostMemory, windows: Range<u64>) -> Result<Vec<Node>, DeviceError> {
         process::check()?;
-        let window = crate::digest::WINDOW_BYTES as u64;
+        let window = vram_digest::WINDOW_BYTES as u64;
         nodes_of_windows(memory.bytes(), windows.clone()).ok_or(DeviceError::OutOfRange {
             offset: windows.start.saturating_mul(window),
             end: windows.end.saturating_mul(window),

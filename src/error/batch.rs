@@ -2,11 +2,12 @@
 
 use std::ops::Range;
 
+use vram_trail::process::Forked;
+use vram_trail::{NotDurable, Receipt};
+
 use super::{AllocateError, Broken, NoAnswer, SealError};
-use crate::audit::{NotDurable, Receipt};
 use crate::device::Device;
 use crate::id::ShardId;
-use crate::process::Forked;
 use crate::shard::{Allocated, Batch, Sealed, Shard};
 
 /// None of the shards of a batch was allocated.

@@ -3,11 +3,12 @@
 use std::io;
 use std::sync::Arc;
 
-use crate::audit::{NotDurable, Receipt};
+use vram_digest::Stopped;
+use vram_trail::process::Forked;
+use vram_trail::{NotDurable, Receipt};
+
 use crate::device::{Bound, DeviceError};
-use crate::digest::Stopped;
 use crate::id::ShardId;
-use crate::process::Forked;
 
 /// A manager was not built.
 #[derive(Debug, thiserror::Error)]

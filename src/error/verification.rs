@@ -3,12 +3,14 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use crate::audit::{Incident, NotDurable, Receipt};
+use vram_digest::Stopped;
+use vram_trail::process::Forked;
+use vram_trail::{NotDurable, Receipt};
+
 use crate::device::backend::DigestFailure;
 use crate::device::{Culpability, Device, DeviceError};
-use crate::digest::Stopped;
-use crate::process::Forked;
 use crate::shard::{Allocated, Quarantined, Sealed, Shard, Shared};
+use crate::verification::Incident;
 
 /// Why a verification has no answer. It says nothing about the bytes.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -288,7 +290,9 @@ impl NoAnswer {
     }
 
     pub(crate) fn stopped() -> Self {
-        Self::Stopped { source: Stopped }
+        Self::Stopped {
+            source: Stopped::by_callback(),
+        }
     }
 
     pub(crate) fn timed_out(limit: Duration) -> Self {

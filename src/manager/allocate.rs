@@ -6,14 +6,15 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use vram_trail::process;
+
 use super::device::violation_of_residency;
 use super::{Assurance, Home};
-use crate::audit::event::{Event, Subject};
 use crate::device::backend::Permit;
 use crate::device::{Available, Device, DeviceError};
 use crate::error::{AllocateAllError, AllocateError};
+use crate::event::{Event, Subject};
 use crate::id::{ModelRef, ShardId};
-use crate::process;
 use crate::shard::{Allocated, Batch, Region, Shard};
 
 /// Room and a name.
@@ -133,11 +134,11 @@ impl<D: Device> Home<D> {
     fn reserve(self: &Arc<Self>, id: &ShardId, len: u64) -> Result<Reservation<D>, Unreserved> {
         let subject = self
             .recorder
-            .registry()
+            .application()
             .admit(id, &self.device_name, len)
             .ok_or_else(|| Unreserved::DuplicateId(id.clone()))?;
         if !self.account.take(len) {
-            self.recorder.registry().retire(&subject);
+            self.recorder.application().retire(&subject);
             return Err(Unreserved::NoRoom);
         }
         Ok(Reservation {
@@ -266,7 +267,7 @@ impl<D: Device> Drop for Reservation<D> {
     fn drop(&mut self) {
         if !self.is_used {
             self.home.account.give_back(self.len);
-            self.home.recorder.registry().retire(&self.subject);
+            self.home.recorder.application().retire(&self.subject);
         }
     }
 }

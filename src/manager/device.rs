@@ -5,11 +5,12 @@
 
 use std::sync::Arc;
 
+use vram_trail::process;
+
 use super::Home;
-use crate::audit::event::{By, Event, Reason, Subject, Violation};
 use crate::device::Device;
 use crate::error::BuildError;
-use crate::process;
+use crate::event::{Event, Reason, Subject, Violation};
 use crate::registry::Registry;
 use crate::verification::{Findings, OpenVerification};
 
@@ -42,7 +43,7 @@ impl<D: Device> Home<D> {
         if process::check().is_err() {
             return;
         }
-        let registry = self.recorder.registry();
+        let registry = self.recorder.application();
         for subject in registry.take_lost(&self.device_name, own) {
             self.recorder.emit(Event::DeviceFailed {
                 subject,
@@ -63,7 +64,6 @@ impl<D: Device> Home<D> {
 
 pub(super) fn violation_of_residency(cause: &Arc<str>) -> Violation {
     Violation {
-        by: By::Library,
         shard: None,
         policy: "shards lie in the device's own memory".into(),
         violation: "it cannot be said that they do".into(),

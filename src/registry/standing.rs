@@ -7,12 +7,14 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::audit::clock::{Time, Uptime};
-use crate::audit::event::{Event, History, Mark, Subject};
-use crate::audit::{Incident, Recorder};
+use vram_trail::Mark;
+use vram_trail::clock::{Time, Uptime};
+use vram_trail::process::ForkMark;
+
+use super::Recorder;
 use crate::error::Revoked;
-use crate::process::ForkMark;
-use crate::verification::{Assurance, OpenVerification};
+use crate::event::{Event, History, Subject};
+use crate::verification::{Assurance, Incident, OpenVerification};
 
 /// A check failed: no time is good any more.
 const FAILED: u64 = 0;
@@ -78,7 +80,7 @@ impl Standing {
         Self {
             good_until: good_until(check.began, max_age).into(),
             mark: ForkMark::find(),
-            verified: AtomicI64::new(check.mark.time.0),
+            verified: AtomicI64::new(check.mark.time.unix_nanoseconds()),
             max_age,
             recorder,
             subject,
@@ -140,7 +142,8 @@ impl Standing {
             history: check.after(last.history),
             overdue: false,
         };
-        self.verified.store(check.mark.time.0, Ordering::Release);
+        self.verified
+            .store(check.mark.time.unix_nanoseconds(), Ordering::Release);
         let until = good_until(check.began, self.max_age);
         // Refused where a check has failed: the answer is the old value, which nobody needs.
         let _before = self
@@ -152,7 +155,7 @@ impl Standing {
 
     /// When all of the shard was last found equal to its seal.
     pub(crate) fn verified(&self) -> Time {
-        Time(self.verified.load(Ordering::Acquire))
+        Time::from_unix_nanoseconds(self.verified.load(Ordering::Acquire))
     }
 
     pub(crate) fn last(&self) -> MutexGuard<'_, Last> {
@@ -214,9 +217,10 @@ fn now() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::audit::event::{Reason, Seq};
+    use crate::event::Reason;
     use crate::verification::Findings;
     use crate::{AuditTrail, TrailKey};
+    use vram_trail::Seq;
 
     const MAX_AGE: Duration = Duration::from_secs(60);
 
@@ -225,7 +229,7 @@ mod tests {
         let age = i64::try_from(age.as_nanos()).unwrap();
         LastCheck {
             mark: Mark {
-                seq: Some(Seq(seq)),
+                seq: Some(Seq::new(seq)),
                 time: Time::now(),
             },
             began: Uptime::from_nanoseconds(Uptime::now().nanoseconds() - age),

@@ -8,17 +8,18 @@ use std::fmt;
 use std::io::Read;
 use std::ops::{ControlFlow, Deref};
 
+use vram_digest::{Progress, Stream, Tree};
+
 use super::fill::Loaded;
 use super::outcome::Failed;
 use super::sealing::OPERATION;
 use super::state::{Allocated, Sealed};
 use super::{Region, Shard};
-use crate::audit::event::{History, Reason};
 use crate::device::Device;
-use crate::digest::{Progress, Stream, Tree};
 use crate::error::{
     Broken, LoadError, NoAnswer, NotSealed, ReleaseError, SealAllError, WriteError,
 };
+use crate::event::{History, Reason};
 use crate::id::ShardId;
 use crate::seal::{Provenance, Seal};
 use crate::verification::{Failing, Findings, OpenVerification, Together};

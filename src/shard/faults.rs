@@ -5,8 +5,8 @@
 
 use super::state::{Sealed, Verified};
 use super::{Core, Shard, Shared};
-use crate::audit::event::History;
 use crate::device::{Device, DeviceError};
+use crate::event::History;
 use crate::seal::Tamper;
 
 impl<D: Device> Core<D> {

@@ -6,14 +6,15 @@
 use std::io::Read;
 use std::ops::ControlFlow;
 
+use vram_digest::{
+    Digest, Progress, Stopped, Stream, StreamDigest, StreamError, Streamed, read_slice, read_stream,
+};
+use vram_trail::process;
+
 use super::Shard;
 use super::state::{Allocated, Content, Coverage};
 use crate::device::{Device, DeviceError};
-use crate::digest::{
-    Digest, Progress, Stopped, Stream, StreamDigest, StreamError, Streamed, read_slice, read_stream,
-};
 use crate::error::{LoadError, WriteError};
-use crate::process;
 
 /// What a stream was while it was loaded. That the device got the same is found out at sealing.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -137,7 +138,7 @@ impl From<StreamError<DeviceError>> for LoadError {
         match error {
             StreamError::Read(source) => Self::Reader(source),
             StreamError::Sink(source) => Self::Device(source),
-            StreamError::Stopped => Self::Stopped(Stopped),
+            StreamError::Stopped => Self::Stopped(Stopped::by_callback()),
             StreamError::TooLong { expected } => Self::TooLong { expected },
             StreamError::TooShort { expected, got } => Self::TooShort { expected, got },
         }

@@ -5,11 +5,13 @@
 
 use std::ops::ControlFlow;
 
-use crate::audit::event::Reason;
-use crate::audit::{Incident, NotDurable};
+use vram_digest::Progress;
+use vram_trail::NotDurable;
+
 use crate::device::DeviceError;
-use crate::digest::Progress;
 use crate::error::NoAnswer;
+use crate::event::Reason;
+use crate::verification::Incident;
 use crate::verification::{Failing, Findings, Late, OpenVerification};
 
 /// What was found, and is not on record.
@@ -128,8 +130,7 @@ pub(super) fn at_the_end<T>(
     total: u64,
     progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
 ) -> Found<T> {
-    let done = total;
-    match progress(Progress { done, total }) {
+    match progress(Progress::new(total, total)) {
         ControlFlow::Continue(()) => Ok(good),
         ControlFlow::Break(()) => Err(Failed::NoAnswer(NoAnswer::stopped())),
     }

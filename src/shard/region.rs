@@ -9,15 +9,16 @@ use std::sync::Arc;
 #[cfg(feature = "fault-injection")]
 use std::sync::PoisonError;
 
-use crate::audit::event::{Event, Subject};
+use vram_digest::{Node, Progress, StreamError, Tree};
+use vram_trail::process;
+
 use crate::device::backend::{DigestFailure, Facts, Reading};
 use crate::device::{Culpability, Device, DeviceError};
 #[cfg(feature = "fault-injection")]
 use crate::device::{Operation, Struck};
-use crate::digest::{Node, Progress, StreamError, Tree};
 use crate::error::{NoAnswer, ReleaseError};
+use crate::event::{Event, Subject};
 use crate::manager::Home;
-use crate::process;
 
 /// One allocation on a device.
 #[derive(Debug)]
@@ -297,7 +298,7 @@ impl<D: Device> Region<D> {
             freed: freed.is_ok(),
             inherited,
         });
-        self.home.recorder().registry().retire(&self.subject);
+        self.home.recorder().application().retire(&self.subject);
         freed.and(wiped)
     }
 

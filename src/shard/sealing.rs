@@ -5,16 +5,16 @@
 
 use std::ops::ControlFlow;
 
+use vram_digest::{Progress, Tree};
+use vram_trail::clock::Time;
+use vram_trail::{NotDurable, process};
+
 use super::outcome::{Failed, Found, Queued, Unproven, at_the_end, on_the_way};
 use super::state::{Allocated, Content, Sealed};
 use super::{Core, Shard};
-use crate::audit::NotDurable;
-use crate::audit::clock::Time;
-use crate::audit::event::{AnyDigest, By, History, Reason, Sealing, Violation};
 use crate::device::{Device, DeviceError};
-use crate::digest::{Progress, Tree};
 use crate::error::{Broken, NoAnswer, NotSealed, SealError};
-use crate::process;
+use crate::event::{AnyDigest, History, Reason, Sealing, Violation};
 use crate::seal::{Provenance, Seal};
 use crate::verification::{Findings, Incident, OpenVerification};
 
@@ -87,7 +87,6 @@ impl<D: Device> Shard<Allocated, D> {
 
     fn refuse_unpinned(&self) -> NotSealed {
         let record = self.core.region.home().record_violation(Violation {
-            by: By::Library,
             shard: Some(self.id().clone()),
             policy: "require_pinned".into(),
             violation: "sealing with provenance unpinned_first_use".into(),

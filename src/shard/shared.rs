@@ -11,15 +11,16 @@ use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use vram_digest::{Digest, Progress};
+use vram_trail::process;
+
 use super::outcome::Unproven;
 use super::state::{Sealed, StateFacts, Verified, private::Facts};
 use super::verify::{Passed, Whole, settle_all};
 use super::{Core, Shard, ShardHandle};
 use crate::device::Device;
-use crate::digest::{Digest, Progress};
 use crate::error::{CheckError, ReclaimError, Revoked};
 use crate::id::ShardId;
-use crate::process;
 use crate::registry::{LastCheck, Standing};
 use crate::seal::Match;
 use crate::verification::{Deadline, Missed, OpenVerification};
@@ -65,7 +66,7 @@ impl<D: Device> Shared<D> {
             max_age,
         ));
         home.recorder()
-            .registry()
+            .application()
             .share(core.region.subject(), &standing);
         // It may be lost already.
         home.notice_loss(None);

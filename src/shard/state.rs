@@ -8,9 +8,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 
-use crate::audit::clock::Time;
-use crate::audit::event::History;
-use crate::digest::{Digest, StreamDigest, Tree};
+use vram_digest::{Digest, StreamDigest, Tree};
+use vram_trail::clock::Time;
+
+use crate::event::History;
 use crate::registry::LastCheck;
 use crate::seal::{Match, Seal};
 

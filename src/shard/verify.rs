@@ -7,16 +7,17 @@
 use std::ops::{ControlFlow, Range};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use vram_digest::{Digest, Node, Progress, Tree, WINDOW_BYTES};
+use vram_trail::clock::Uptime;
+use vram_trail::process;
+
 use super::outcome::{Failed, Found, Queued, Unproven, at_the_end, on_the_way};
 use super::state::{Sealed, Verified};
 use super::{Core, Region, Shard};
-use crate::audit::clock::Uptime;
-use crate::audit::event::{AnyDigest, Reason};
 use crate::device::Device;
 use crate::device::backend::Reading;
-use crate::digest::{Digest, Node, Progress, Tree, WINDOW_BYTES};
 use crate::error::{Broken, NoAnswer, VerifyError};
-use crate::process;
+use crate::event::{AnyDigest, Reason};
 use crate::registry::LastCheck;
 use crate::seal::{Authentic, Match, Seal};
 use crate::verification::{Failing, Findings, OpenVerification, Together};

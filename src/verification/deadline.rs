@@ -8,10 +8,11 @@
 use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
 
+use vram_trail::sync::{Instant, Mutex, MutexGuard};
+use vram_trail::{Text, foreign, process};
+
 use super::{Findings, Incident, Inquiry, Said};
-use crate::audit::event::{Reason, Text};
-use crate::audit::sync::{Instant, Mutex, MutexGuard};
-use crate::{foreign, process};
+use crate::event::Reason;
 
 /// How long a verification may take.
 #[derive(Clone, Copy, Debug)]
@@ -68,7 +69,7 @@ impl Timed {
             began: Instant::now(),
             state: Mutex::new(State::Running),
         });
-        inquiry.recorder.registry().timed().add(&timed);
+        inquiry.recorder.application().timed().add(&timed);
         timed
     }
 

@@ -12,13 +12,13 @@ use std::mem::ManuallyDrop;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use cudarc::driver::{CudaContext, CudaStream, DriverError};
+use vram_trail::process;
 
 use super::CudaError;
 use super::code::{self, NOT_READY};
 use super::driver::{Called, Driver, Failed, Handle, Live, kind};
 use super::share::Partition;
 use crate::device::DeviceError;
-use crate::process;
 
 pub(super) struct Context {
     driver: &'static Driver,

@@ -1,10 +1,11 @@
 //! Why a GPU was not opened, with what to do about it.
 
+use vram_digest::Digest;
+use vram_trail::process::Forked;
+
 use super::code;
 use super::driver::{Driver, Failed};
 use crate::device::DeviceError;
-use crate::digest::Digest;
-use crate::process::Forked;
 
 /// A GPU was not opened.
 #[derive(Debug, thiserror::Error)]

@@ -12,9 +12,9 @@ use std::panic::resume_unwind;
 use std::sync::{Arc, mpsc};
 use std::thread;
 
+use vram_digest::{BLOCK_BYTES, NODE_BYTES, Node, Progress, WINDOW_BYTES, helper};
+
 use self::kernel::Kernel;
-pub(super) use self::kernel::PTX;
-pub(super) use self::lanes::MAX_LEN;
 use self::lanes::{Lane, Lanes, MAX_RANGES, OPERATION, RANGE_BYTES, RESULTS, TABLE_BYTES};
 use super::CudaError;
 use super::code::NOT_READY;
@@ -23,7 +23,9 @@ use super::driver::{Called, Driver, Failed};
 use super::share::{Partition, Share};
 use crate::device::DeviceError;
 use crate::device::backend::DigestFailure;
-use crate::digest::{BLOCK_BYTES, NODE_BYTES, Node, Progress, WINDOW_BYTES, helper};
+
+pub(super) use self::kernel::PTX;
+pub(super) use self::lanes::MAX_LEN;
 
 mod kernel;
 mod lanes;
@@ -449,7 +451,7 @@ fn aside<T: Send>(
             return Ok(done);
         };
         let mut tells = told.iter();
-        let answer = tells.try_for_each(|Progress { done, total }| report(progress, done, total));
+        let answer = tells.try_for_each(|told: Progress| report(progress, told.done, told.total));
         drop(told);
         match working.join().unwrap_or_else(|panic| resume_unwind(panic)) {
             // What the device says counts more than that the callback stopped.
@@ -464,7 +466,7 @@ fn report(
     done: u64,
     total: u64,
 ) -> Result<(), DigestFailure> {
-    match progress(Progress { done, total }) {
+    match progress(Progress::new(done, total)) {
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(()) => Err(DigestFailure::Stopped),
     }

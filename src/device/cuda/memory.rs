@@ -16,6 +16,7 @@ use std::mem::ManuallyDrop;
 use std::sync::Arc;
 
 use cudarc::driver::{CudaSlice, CudaStream};
+use vram_trail::{foreign, process};
 
 use super::Protection;
 use super::code;
@@ -25,7 +26,6 @@ use super::packing::{self, Place};
 use super::slab::Slab;
 use crate::device::DeviceError;
 use crate::device::backend::AllOrNone;
-use crate::{foreign, process};
 
 const READ_ONLY: u32 = 1;
 pub(super) const READ_WRITE: u32 = 3;

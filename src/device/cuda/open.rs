@@ -3,6 +3,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use vram_digest::Tree;
+use vram_trail::process;
+
 use super::context::Context;
 use super::driver::{Driver, Properties};
 use super::hash::{Bytes, Hasher};
@@ -14,8 +17,6 @@ use super::{Cuda, CudaError};
 use crate::device::Faults;
 use crate::device::backend::{Backend as _, Permit};
 use crate::device::{DeviceError, Residency};
-use crate::digest::Tree;
-use crate::process;
 
 /// How many windows are copied back and hashed by the CPU after each digest, unless configured.
 pub const DEFAULT_SPOT_CHECKS: usize = 16;

@@ -11,11 +11,12 @@ use std::slice;
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, compiler_fence};
 
+use vram_trail::process;
+
 use super::code::NOT_READY;
 use super::context::Context;
 use super::driver::{Called, Failed, Live, kind};
 use crate::device::DeviceError;
-use crate::process;
 
 pub(super) struct Pinned {
     context: Arc<Context>,

@@ -6,11 +6,12 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use vram_trail::process;
+
 use super::context::Context;
 use super::driver::{Called, Driver, Location, Physical, Properties};
 use super::memory::READ_WRITE;
 use crate::device::DeviceError;
-use crate::process;
 
 const NO_ACCESS: u32 = 0;
 

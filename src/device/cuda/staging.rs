@@ -7,11 +7,12 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
+use vram_digest::{CHUNK_BYTES, Node, WINDOW_BYTES, threads, window_node};
+use vram_trail::process;
+
 use super::context::{Context, Event};
 use super::pinned::Pinned;
 use crate::device::DeviceError;
-use crate::digest::{CHUNK_BYTES, Node, WINDOW_BYTES, threads, window_node};
-use crate::process;
 
 #[cfg(test)]
 mod tests;

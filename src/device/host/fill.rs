@@ -4,9 +4,10 @@
 
 use std::sync::{Mutex, PoisonError};
 
+use vram_digest::CHUNK_BYTES;
+
 use super::super::DeviceError;
 use super::{Marks, range};
-use crate::digest::CHUNK_BYTES;
 
 /// The bytes of a mapping that is being filled: each chunk can be had by one thread at a time.
 #[derive(Debug)]

@@ -3,11 +3,12 @@
 use std::fs;
 use std::io::Read as _;
 use std::os::fd::AsRawFd as _;
-use std::sync::PoisonError;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use vram_digest::CHUNK_BYTES;
 
 use super::super::Bound;
 use super::*;
-use crate::digest::CHUNK_BYTES;
 
 fn memory(host: &Host, len: u64) -> HostMemory {
     host.allocate(len, Permit::mint()).unwrap()
@@ -48,10 +49,11 @@ fn is_mapped(address: u64, len: u64) -> bool {
     maps.lines().any(|line| line.starts_with(&range))
 }
 
-fn no_other_forks() -> std::sync::MutexGuard<'static, ()> {
-    process::FORKING
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
+/// Held by tests that fork, and by those that look at memory of which no child may have a copy.
+static FORKING: Mutex<()> = Mutex::new(());
+
+fn no_other_forks() -> MutexGuard<'static, ()> {
+    FORKING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A second reference to the page at an address, in a pipe: it shows what the page held last, also

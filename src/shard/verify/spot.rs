@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use crate::audit::event::AnyDigest;
+use vram_digest::{Digest, Node, Tree};
+use vram_trail::key::fill_random;
+
 use crate::device::{Device, DeviceError};
-use crate::digest::{Digest, Node, Tree};
 use crate::error::NoAnswer;
-use crate::key::fill_random;
+use crate::event::AnyDigest;
 use crate::shard::Core;
 use crate::verification::Findings;
 

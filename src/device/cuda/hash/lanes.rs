@@ -2,6 +2,8 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use vram_digest::{NODE_BYTES, Node};
+
 use super::{BLOCK, Bytes, FAN_OUT, NODE, SLICE_BLOCKS};
 use crate::device::DeviceError;
 use crate::device::backend::DigestFailure;
@@ -9,7 +11,6 @@ use crate::device::cuda::context::{Context, Event, Stream};
 use crate::device::cuda::driver::{Called, Driver};
 use crate::device::cuda::pinned::Pinned;
 use crate::device::cuda::share::{Partition, Share};
-use crate::digest::{NODE_BYTES, Node};
 
 /// Ranges in one launch.
 pub(super) const MAX_RANGES: usize = 2048;

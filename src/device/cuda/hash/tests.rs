@@ -4,12 +4,12 @@
 use std::ops::ControlFlow;
 
 use simulated_cuda::{After, Driver, When, in_child, in_child_without};
+use vram_digest::{Digest, window_node};
 
 use super::{BLOCK, SLICE_BYTES, WINDOW};
 use crate::device::backend::{Backend as _, DigestFailure, Permit};
 use crate::device::cuda::memory::CudaMemory;
 use crate::device::{Cuda, Culpability, Share};
-use crate::digest::{Digest, window_node};
 
 fn gpu() -> Cuda {
     Cuda::builder(0).open().unwrap()

@@ -2,10 +2,11 @@
 
 use std::ops::ControlFlow;
 
+use vram_digest::Node;
+
 use super::{BLOCK, Bytes, Hasher, Input, WINDOW, groups};
 use crate::device::DeviceError;
 use crate::device::backend::DigestFailure;
-use crate::digest::Node;
 
 impl Hasher {
     /// The nodes of level 1 over each of the shards. Small ones are hashed in groups, two launches for each.

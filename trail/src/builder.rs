@@ -1,0 +1,480 @@
+//! What a trail is opened with: worker, directory, key, and the settings that can be chosen.
+//!
+//! This module knows which settings make sense and how `TrailOpened` states them. It does not know
+//! how a trail is opened: that is `open`.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::anchor::{
+    Anchor, DEFAULT_ANCHOR_EVERY, DEFAULT_ANCHOR_EVERY_RECORDS, MAX_ANCHORS, MAX_NAME_BYTES, Named,
+    Schedule,
+};
+use super::event::{Configuration, MAX_TEXT_BYTES};
+use super::open::OpenError;
+use super::storage::{Directory, Medium, Presence};
+use crate::application::Application;
+use crate::foreign;
+use crate::health::hook::Hook;
+use crate::health::{DEFAULT_FAILURE_THRESHOLD_PER_MILLE, DEFAULT_FAILURE_WINDOW, Degradation};
+use crate::id::WorkerId;
+use crate::key::{Custody, FileAccess, TrailKey};
+use crate::process;
+
+/// How long a critical record may take, unless configured.
+pub const DEFAULT_CRITICAL_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Within which time an ordinary record is durable, unless configured.
+pub const DEFAULT_DURABLE_WITHIN: Duration = Duration::from_secs(1);
+
+/// How many records wait for the disk at most, unless configured.
+pub const DEFAULT_QUEUE_RECORDS: usize = 65_536;
+
+/// How many critical records have room beyond that.
+pub const RESERVED_RECORDS: usize = 1_024;
+
+/// How many bytes a segment has when the next one is begun, unless configured.
+pub const DEFAULT_SEGMENT_BYTES: u64 = 64 << 20;
+
+/// How old a segment is when the next one is begun, unless configured.
+pub const DEFAULT_SEGMENT_AGE: Duration = Duration::from_secs(24 * 3600);
+
+/// The most origins, and the most anchors, that an opening can be told to overlook.
+const MAX_NAMED: usize = 16;
+
+/// The longest time over which losses can be compared with attempts.
+const LONGEST_WINDOW: Duration = Duration::from_secs(24 * 3600);
+
+/// The longest deadline or interval that can be configured.
+const LONGEST: Duration = Duration::from_secs(3600);
+
+/// The highest age of a segment that can be configured.
+const LONGEST_AGE: Duration = Duration::from_secs(366 * 24 * 3600);
+
+/// A trail that is about to be opened.
+#[derive(Debug)]
+#[must_use = "a builder does nothing until `open` is called"]
+pub struct TrailBuilder<A: Application> {
+    pub(super) application: Arc<A>,
+    pub(super) worker: WorkerId,
+    pub(super) dir: PathBuf,
+    pub(super) key: TrailKey,
+    pub(super) previous_key: Option<TrailKey>,
+    pub(super) settings: Settings,
+    pub(super) hook: Option<Hook>,
+    pub(super) anchors: Vec<Named>,
+    #[cfg(feature = "fault-injection")]
+    faults: Option<super::faults::StorageFaults>,
+}
+
+/// What can be chosen about a trail, and is the same until it is closed.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) critical_deadline: Duration,
+    pub(crate) durable_within: Duration,
+    pub(crate) queue_records: usize,
+    pub(crate) reserved_records: usize,
+    pub(crate) segment_bytes: u64,
+    pub(crate) segment_age: Duration,
+    pub(crate) directory_access: FileAccess,
+    pub(crate) retention: Retention,
+    pub(crate) failure_window: Duration,
+    pub(crate) failure_threshold_per_mille: u16,
+    pub(crate) anchor_every_records: u64,
+    pub(crate) anchor_every: Duration,
+    pub(crate) new_origin_beside: Vec<Arc<str>>,
+    pub(crate) ignored_unverifiable_anchors: Vec<Arc<str>>,
+}
+
+/// How long records are to be kept, and why: a statement for whoever removes old segments. This
+/// library never removes one.
+///
+/// The default, seven years, is this project's own policy and follows from no law.
+///
+/// ```
+/// use vram_trail::Retention;
+///
+/// let retention = Retention::months(6, "EU AI Act, Article 26(6)");
+/// assert_eq!(retention.to_string(), "P6M (EU AI Act, Article 26(6))");
+/// ```
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+pub struct Retention {
+    /// As ISO 8601 writes it.
+    period: Arc<str>,
+    basis: Arc<str>,
+    #[serde(skip)]
+    is_zero: bool,
+}
+
+impl Retention {
+    /// So many years, on a legal or other basis of 1 to [`MAX_TEXT_BYTES`] bytes.
+    pub fn years(years: u16, basis: impl Into<Arc<str>>) -> Self {
+        Self {
+            period: format!("P{years}Y").into(),
+            basis: basis.into(),
+            is_zero: years == 0,
+        }
+    }
+
+    /// So many months, on a legal or other basis of 1 to [`MAX_TEXT_BYTES`] bytes.
+    pub fn months(months: u16, basis: impl Into<Arc<str>>) -> Self {
+        Self {
+            period: format!("P{months}M").into(),
+            basis: basis.into(),
+            is_zero: months == 0,
+        }
+    }
+
+    fn makes_sense(&self) -> bool {
+        !self.is_zero && (1..=MAX_TEXT_BYTES).contains(&self.basis.len())
+    }
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self::years(7, "policy of the vram-residency project")
+    }
+}
+
+impl fmt::Display for Retention {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.period, self.basis)
+    }
+}
+
+impl<A: Application> TrailBuilder<A> {
+    /// Begins to open or create the trail of an application: whose it is, the directory that holds it, and the
+    /// key that signs it.
+    pub fn new(
+        application: Arc<A>,
+        worker: WorkerId,
+        dir: impl Into<PathBuf>,
+        key: TrailKey,
+    ) -> Self {
+        Self {
+            application,
+            worker,
+            // Without a slash at its end, with which a symbolic link would be followed.
+            dir: dir.into().components().collect(),
+            key,
+            previous_key: None,
+            settings: Settings::default(),
+            hook: None,
+            anchors: Vec::new(),
+            #[cfg(feature = "fault-injection")]
+            faults: None,
+        }
+    }
+
+    /// How long a critical record may take until its caller is told that it is not durable
+    /// (default 5 s). While the disk fails, the writer tries again after at most a quarter of it.
+    pub fn critical_deadline(mut self, deadline: Duration) -> Self {
+        self.settings.critical_deadline = deadline;
+        self
+    }
+
+    /// Within which time an ordinary record is on disk (default 1 s). It is also what a killed
+    /// process can lose.
+    pub fn durable_within(mut self, interval: Duration) -> Self {
+        self.settings.durable_within = interval;
+        self
+    }
+
+    /// How many records may wait for the disk (default 65 536; critical ones have room for 1 024
+    /// more). The room is reserved here, so that recording never allocates.
+    ///
+    /// It says how long a disk may hang before ordinary records are lost: by default 0.2 s at 300 000
+    /// records a second. Records go to the disk in the order of their numbers, so it also says how
+    /// much a critical one may have before it: 16 384 records go out in one write and sync. Each place
+    /// takes some 340 bytes of memory from its first use on, 22 MiB in all by default, and the texts of
+    /// the records that wait.
+    pub fn queue_records(mut self, records: usize) -> Self {
+        self.settings.queue_records = records;
+        self
+    }
+
+    /// Few, so that a test runs out of numbers soon.
+    #[cfg(test)]
+    pub(super) fn reserved_records(mut self, records: usize) -> Self {
+        self.settings.reserved_records = records;
+        self
+    }
+
+    /// How many bytes a segment has when the next one is begun (default 64 MiB).
+    ///
+    /// A critical record that waits goes first: while there always is one, a segment grows to twice
+    /// this size. One that comes while the next segment is being begun waits for some two syncs more.
+    pub fn segment_bytes(mut self, bytes: u64) -> Self {
+        self.settings.segment_bytes = bytes;
+        self
+    }
+
+    /// How old a segment is when the next one is begun (default 24 h). Nothing happens while nothing
+    /// is recorded.
+    pub fn segment_age(mut self, age: Duration) -> Self {
+        self.settings.segment_age = age;
+        self
+    }
+
+    /// Who may use the trail's directory (default: its owner alone, which must be the worker's user).
+    ///
+    /// With [`FileAccess::OwnerAndGroup`] its group may, too, as on a volume that Kubernetes mounts, and
+    /// it may belong to root. Who can write there can remove the trail, and who signs can go on with it.
+    /// A directory that the trail makes has mode 0700 all the same. The choice is on record
+    /// (`TrailOpened`, `directory_access`).
+    pub fn directory_access(mut self, access: FileAccess) -> Self {
+        self.settings.directory_access = access;
+        self
+    }
+
+    /// How long the records are to be kept, stated in each segment's header (default 7 years).
+    pub fn retention(mut self, retention: Retention) -> Self {
+        self.settings.retention = retention;
+        self
+    }
+
+    /// The key that the trail was signed with until now: its last act is to sign `KeyChanged`, the
+    /// record that names the new one. Not used if the trail has the new key already.
+    pub fn previous_key(mut self, key: TrailKey) -> Self {
+        self.previous_key = Some(key);
+        self
+    }
+
+    /// Over which time lost records are compared with attempts (default five minutes): whole seconds,
+    /// at most a day.
+    pub fn failure_window(mut self, window: Duration) -> Self {
+        self.settings.failure_window = window;
+        self
+    }
+
+    /// How many of a thousand records may be lost within the window (default 10, which is 1 %): if
+    /// it is more, the trail is degraded, and says so. With 0, every lost record degrades it.
+    pub fn failure_threshold_per_mille(mut self, records: u16) -> Self {
+        self.settings.failure_threshold_per_mille = records;
+        self
+    }
+
+    /// What is called when the trail degrades, and when it has recovered: once for each crossing of
+    /// the threshold, within seconds, whether or not anything can be written then.
+    ///
+    /// It has a thread of its own and may take its time or panic (which is logged, and it is called
+    /// again for the next crossing). Closing waits for it, at most the critical deadline. In a forked
+    /// child it is never called. While the writer hangs in a system call, nobody calls it: watch
+    /// [`HEARTBEAT`](crate::health::HEARTBEAT), too. Setting it again replaces it. What it owns of this trail
+    /// (a manager, shard or lease) keeps that open until it is closed.
+    pub fn on_degraded(mut self, hook: impl FnMut(&Degradation) + Send + 'static) -> Self {
+        self.hook = Some(Hook::new(hook));
+        self
+    }
+
+    /// Hands checkpoints to `anchor`, too; may be called again for others, at most 16. Opening waits
+    /// until all that the anchors remember has been compared with the trail, at most the critical
+    /// deadline. What is left then is compared beside the writer, and a contradiction goes on record.
+    pub fn anchor(mut self, anchor: impl Anchor) -> Self {
+        self.anchors.push(Named::new(anchor));
+        self
+    }
+
+    /// After how many records anchors get a checkpoint (default 10 000). After every critical record
+    /// and when the trail is closed they get one anyway.
+    pub fn anchor_every_records(mut self, records: u64) -> Self {
+        self.settings.anchor_every_records = records;
+        self
+    }
+
+    /// After which time new records are anchored (default 60 s): the longest time for which a
+    /// rewritten trail could go unnoticed, if the anchors work. It is looked at twice in each
+    /// interval of [`durable_within`](Self::durable_within), and every few seconds at least.
+    ///
+    /// At most an hour. The alert `VramAuditUnanchored` of `ops/alerts.yml` asks for 15 minutes: with an
+    /// interval of about that or more it fires without a fault, and wants a greater limit.
+    pub fn anchor_every(mut self, interval: Duration) -> Self {
+        self.settings.anchor_every = interval;
+        self
+    }
+
+    /// Puts a storage that fails on command behind the trail.
+    #[cfg(feature = "fault-injection")]
+    pub fn dangerous_storage_faults(mut self, faults: super::faults::StorageFaults) -> Self {
+        self.faults = Some(faults);
+        self
+    }
+
+    /// Opens the trail that the directory holds, and records `TrailOpened`. A service that has run
+    /// before calls this one: where its volume is not mounted, it must not begin another trail.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError::NoTrail`] if there is no directory, or no segment in it. Nothing is made then.
+    pub fn open(self) -> Result<A::Handle, OpenError> {
+        self.begin(Presence::Required)
+    }
+
+    /// Begins a new trail, and records `TrailOpened`. Makes the directory (mode 0700) if there is none;
+    /// its parent must exist.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError::Exists`] if the directory holds a segment. Nothing is changed then.
+    pub fn create(self) -> Result<A::Handle, OpenError> {
+        self.begin(Presence::Refused)
+    }
+
+    /// [`open`](Self::open) if the directory holds a trail, and [`create`](Self::create) if not.
+    ///
+    /// A worker that always does this begins a new trail where the old one is out of reach, and only
+    /// an [`anchor`](Self::anchor) notices.
+    pub fn open_or_create(self) -> Result<A::Handle, OpenError> {
+        self.begin(Presence::Either)
+    }
+
+    fn begin(self, presence: Presence) -> Result<A::Handle, OpenError> {
+        self.settings.check()?;
+        if self.anchors.len() > MAX_ANCHORS || !Named::are_good(&self.anchors) {
+            return Err(OpenError::Configuration {
+                setting: "anchor",
+                allowed: "at most 16 with different names of 1 to 256 printable characters, none of them `tracing`",
+            });
+        }
+        process::watch_for_forks().map_err(|source| OpenError::ForkGuard { source })?;
+        process::check()?;
+        process::try_calls();
+        foreign::start().map_err(|source| OpenError::Io {
+            path: self.dir.clone(),
+            operation: "start the threads that log and publish for",
+            source,
+        })?;
+        let directory = Directory::open(&self.dir, presence, self.settings.directory_access)?;
+        #[cfg(feature = "fault-injection")]
+        if let Some(faults) = self.faults.clone() {
+            return Ok(self.open_on(faults.over(directory), presence)?.into());
+        }
+        Ok(self.open_on(directory, presence)?.into())
+    }
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            critical_deadline: DEFAULT_CRITICAL_DEADLINE,
+            durable_within: DEFAULT_DURABLE_WITHIN,
+            queue_records: DEFAULT_QUEUE_RECORDS,
+            reserved_records: RESERVED_RECORDS,
+            segment_bytes: DEFAULT_SEGMENT_BYTES,
+            segment_age: DEFAULT_SEGMENT_AGE,
+            directory_access: FileAccess::OwnerOnly,
+            retention: Retention::default(),
+            failure_window: DEFAULT_FAILURE_WINDOW,
+            failure_threshold_per_mille: DEFAULT_FAILURE_THRESHOLD_PER_MILLE,
+            anchor_every_records: DEFAULT_ANCHOR_EVERY_RECORDS,
+            anchor_every: DEFAULT_ANCHOR_EVERY,
+            new_origin_beside: Vec::new(),
+            ignored_unverifiable_anchors: Vec::new(),
+        }
+    }
+}
+
+impl Settings {
+    pub(super) fn check(&self) -> Result<(), OpenError> {
+        let wrong = |setting, allowed| Err(OpenError::Configuration { setting, allowed });
+        if !(Duration::from_millis(1)..=LONGEST).contains(&self.critical_deadline) {
+            return wrong("critical_deadline", "from 1 ms to 1 hour");
+        }
+        if !(Duration::from_millis(2)..=LONGEST).contains(&self.durable_within) {
+            return wrong("durable_within", "from 2 ms to 1 hour");
+        }
+        if !(16..=1 << 24).contains(&self.queue_records) {
+            return wrong("queue_records", "from 16 to 16777216");
+        }
+        if !(4096..=1 << 40).contains(&self.segment_bytes) {
+            return wrong("segment_bytes", "from 4 KiB to 1 TiB");
+        }
+        if !(Duration::from_secs(1)..=LONGEST_AGE).contains(&self.segment_age) {
+            return wrong("segment_age", "from 1 second to 366 days");
+        }
+        if !self.retention.makes_sense() {
+            return wrong(
+                "retention",
+                "at least a month, with a basis of 1 to 1024 bytes",
+            );
+        }
+        if self.failure_window.subsec_nanos() != 0
+            || !(Duration::from_secs(1)..=LONGEST_WINDOW).contains(&self.failure_window)
+        {
+            return wrong("failure_window", "whole seconds from 1 s to 1 day");
+        }
+        if self.failure_threshold_per_mille > 999 {
+            return wrong("failure_threshold_per_mille", "from 0 to 999");
+        }
+        // They stand in `TrailOpened`, and a line has a longest length.
+        let is_short = |names: &[Arc<str>]| {
+            names.len() <= MAX_NAMED
+                && names
+                    .iter()
+                    .all(|name| name.len() <= MAX_NAME_BYTES && !name.chars().any(char::is_control))
+        };
+        if !is_short(&self.new_origin_beside) {
+            return wrong(
+                "new_origin_beside",
+                "at most 16 origins of at most 256 printable characters",
+            );
+        }
+        if !is_short(&self.ignored_unverifiable_anchors) {
+            return wrong(
+                "dangerous_ignore_unverifiable_anchor",
+                "at most 16 names of at most 256 printable characters",
+            );
+        }
+        if self.anchor_every_records == 0 {
+            return wrong("anchor_every_records", "at least 1");
+        }
+        if !(Duration::from_millis(1)..=LONGEST).contains(&self.anchor_every) {
+            return wrong("anchor_every", "from 1 ms to 1 hour");
+        }
+        Ok(())
+    }
+
+    pub(super) fn schedule(&self) -> Schedule {
+        Schedule {
+            every_records: self.anchor_every_records,
+            every: self.anchor_every,
+            patience: self.critical_deadline,
+        }
+    }
+
+    /// As `TrailOpened` states them.
+    pub(super) fn configuration(
+        &self,
+        key: Custody,
+        medium: Option<Medium>,
+        anchors: Vec<Arc<str>>,
+    ) -> Configuration {
+        let milliseconds =
+            |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        Configuration {
+            fault_injection: cfg!(feature = "fault-injection"),
+            key_access: key,
+            directory_access: self.directory_access,
+            medium,
+            fork_guard: process::guard(),
+            refused_calls: process::refused_calls(),
+            critical_deadline_ms: milliseconds(self.critical_deadline),
+            durable_within_ms: milliseconds(self.durable_within),
+            queue_records: self.queue_records as u64,
+            reserved_records: self.reserved_records as u64,
+            segment_bytes: self.segment_bytes,
+            segment_age_s: self.segment_age.as_secs(),
+            failure_window_s: self.failure_window.as_secs(),
+            failure_threshold_per_mille: self.failure_threshold_per_mille,
+            anchors,
+            anchor_every_records: self.anchor_every_records,
+            anchor_every_ms: milliseconds(self.anchor_every),
+            new_origin_beside: self.new_origin_beside.clone(),
+            ignored_unverifiable_anchors: self.ignored_unverifiable_anchors.clone(),
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! Records that must be durable: queued at once, and then waited for.
+//!
+//! Whoever has many queues all of them first, and they wait no longer than one. This module does not know
+//! what is recorded.
+
+use std::time::Duration;
+
+use super::event::{Event, Mark};
+use super::queue::Lane;
+use super::sync::Instant;
+use super::{NotDurable, Receipt, Recorder, not_awaited, unnumbered};
+use crate::application::Application;
+use crate::{foreign, process};
+
+/// A record that must be durable, and was queued if it could be.
+#[derive(Debug)]
+pub struct Submitted {
+    mark: Mark,
+    queued: Result<(), NotDurable>,
+    since: Instant,
+}
+
+impl<A: Application> Recorder<A> {
+    /// Records, and returns once the record is durable, the attempt to write it has failed, or the critical
+    /// deadline has passed. In the latter cases it may become durable later, and can be asked for.
+    pub fn commit(&self, entry: impl Into<A::Entry>) -> (Mark, Result<Receipt, NotDurable>) {
+        self.answer(self.submit(entry))
+    }
+
+    /// Queues a record that must be durable, without waiting.
+    pub fn submit(&self, entry: impl Into<A::Entry>) -> Submitted {
+        self.submit_event(Event::Entry(entry.into()))
+    }
+
+    pub(crate) fn submit_event(&self, event: Event<A>) -> Submitted {
+        let (mark, queued) = match process::check() {
+            Ok(()) => self.shared.push(event, Lane::Critical),
+            Err(forked) => (unnumbered(), Err(forked.into())),
+        };
+        let since = Instant::now();
+        Submitted {
+            mark,
+            queued,
+            since,
+        }
+    }
+
+    /// Returns as [`commit`](Self::commit) does, at the latest when the critical deadline has passed since the
+    /// record was queued.
+    pub fn answer(&self, submitted: Submitted) -> (Mark, Result<Receipt, NotDurable>) {
+        let limit = self.shared.settings.critical_deadline;
+        self.answer_within(submitted, limit)
+    }
+
+    /// Whether [`answer`](Self::answer) would return at once. Does not wait.
+    pub fn has_answer(&self, submitted: &Submitted) -> bool {
+        let (Ok(()), Some(seq)) = (&submitted.queued, submitted.mark.seq) else {
+            return true;
+        };
+        submitted.since.elapsed() >= self.shared.settings.critical_deadline
+            || self.shared.queue.has_answer(seq)
+    }
+
+    /// What [`answer`](Self::answer) would return if the time were over. Does not wait.
+    pub fn answer_now(&self, submitted: Submitted) -> (Mark, Result<Receipt, NotDurable>) {
+        self.answer_within(submitted, Duration::ZERO)
+    }
+
+    fn answer_within(
+        &self,
+        submitted: Submitted,
+        limit: Duration,
+    ) -> (Mark, Result<Receipt, NotDurable>) {
+        let Submitted { mark, since, .. } = submitted;
+        let outcome = match (submitted.queued, mark.seq) {
+            (Err(NotDurable::Forked(forked)), _) => return (mark, Err(forked.into())),
+            (Ok(()), Some(seq)) if foreign::is_inside() => {
+                return (mark, Err(not_awaited(seq).of_queued(self.shared.clone())));
+            }
+            (Ok(()), Some(seq)) => {
+                let left = limit.saturating_sub(since.elapsed());
+                let durable = self.shared.queue.wait_durable(seq, left);
+                durable.map_err(|mut error| {
+                    if let NotDurable::DeadlineExceeded { waited, .. } = &mut error {
+                        *waited = since.elapsed();
+                    }
+                    error.of_queued(self.shared.clone())
+                })
+            }
+            (Ok(()), None) => Err(NotDurable::Closed),
+            (Err(error), _) => Err(error),
+        };
+        if let Err(error) = &outcome {
+            self.shared.queue.count_critical_failure();
+            // The writer may hang, or be gone.
+            self.shared.publish_counters();
+            let error = error.clone();
+            foreign::log(
+                move || tracing::error!(target: crate::LOG, %error, "a record that must be durable is not yet"),
+            );
+        }
+        (mark, outcome)
+    }
+}

@@ -1,0 +1,403 @@
+//! Opening a trail: a new one, or one that earlier runs of the worker have written.
+//!
+//! An existing trail is trusted only as far as its last checkpoint that our own key signed and that
+//! fits its leaves. What stands behind it was never acknowledged: it stays where it is, void, and
+//! `TailRecovered` says so. A trail that is damaged before that point, or signed with another key,
+//! is refused: going on would bury the evidence. No byte of an old segment is changed.
+
+use std::collections::VecDeque;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use super::anchor::{Anchors, Contradiction};
+use super::builder::TrailBuilder;
+use super::checkpoint::VerifierKey;
+use super::clock::{Uptime, boot_id};
+use super::event::{Event, FORMAT, Seq};
+use super::keeper::{Keeper, Threads};
+use super::log::{Log, LogError};
+use super::position::Position;
+use super::queue::Queue;
+use super::record::Record;
+use super::segment::{self, Fact, MAX_SEQ, Seen};
+use super::storage::{Presence, Storage, segment_name};
+use super::sync;
+use super::writer::Writer;
+use super::{Shared, Trail};
+use crate::application::Application;
+use crate::foreign;
+use crate::health::{Vitals, hook::Hook};
+use crate::id::WorkerId;
+use crate::key::{TrailKey, fill_random};
+
+mod anchors;
+mod error;
+mod unacknowledged;
+
+pub use error::OpenError;
+use error::SYNC_DIRECTORY;
+
+impl<A: Application> TrailBuilder<A> {
+    pub(super) fn open_on<S: Storage>(
+        mut self,
+        storage: S,
+        presence: Presence,
+    ) -> Result<Trail<A>, OpenError> {
+        let path = self.dir.clone();
+        let io = |operation| failed(&path, operation);
+        let hook = self.hook.take().map(Hook::start).transpose();
+        let (bell, hook) = hook.map_err(io("start the hook's thread of"))?.unzip();
+        let medium = storage.medium().cloned();
+        let (mut writer, shared) = self.prepare(storage, presence)?;
+        writer.bell = bell;
+        writer.recheck().map_err(io("read the segments in"))?;
+        let writer = sync::Builder::new()
+            .name("vram-audit".into())
+            .spawn(move || writer.run())
+            .map_err(io("start the writer of"))?;
+        let threads = Threads { writer, hook };
+        let trail = Trail {
+            keeper: Arc::new(Keeper::new(Arc::clone(&shared), threads)),
+            shared,
+        };
+        if let Some(medium) = medium {
+            for objection in medium.objections() {
+                let (path, file_system) = (path.clone(), medium.file_system());
+                foreign::log(move || {
+                    tracing::warn!(target: crate::LOG, path = %path.display(), %file_system, "{objection}");
+                });
+            }
+        }
+        Ok(trail)
+    }
+
+    /// Everything but the writer's thread: the trail is open, and `TrailOpened` is durable.
+    pub(super) fn prepare<S: Storage>(
+        mut self,
+        storage: S,
+        presence: Presence,
+    ) -> Result<(Writer<A, S>, Arc<Shared<A>>), OpenError> {
+        let path = self.dir.clone();
+        let io = |operation| failed(&path, operation);
+        let segments = storage.segments().map_err(io("list segments in"))?;
+        presence.check(&path, &segments)?;
+        let custody = self.key.custody();
+        let end = match segments.last() {
+            None => {
+                // Where a trail seems to be absent, its segments may have been renamed.
+                self.signed_without_a_name(&storage, 0)?;
+                End::new(&self.worker, &self.key)?
+            }
+            Some(&last) => self.find_end(&storage, last)?,
+        };
+        let boot = boot_id().map_err(|error| OpenError::Random(error.to_string()))?;
+        let anchors = self.ask_anchors(&storage, segments, &end)?;
+        let queue = Queue::new(
+            end.next,
+            Uptime::now(),
+            self.settings.queue_records,
+            self.settings.reserved_records,
+        );
+        let verifier = self.verifier(end.verifier.name());
+        // The key that the trail has so far announces the next one with its last checkpoint.
+        let (signer, signed_as, successor) = match self.previous_key {
+            Some(previous) if end.is_under_another_key => {
+                (previous, end.verifier.clone(), Some(self.key))
+            }
+            _ => (self.key, verifier.clone(), None),
+        };
+        let medium = storage.medium().cloned();
+        let mut log = Log::new(
+            storage,
+            signer,
+            signed_as,
+            boot,
+            self.worker.clone(),
+            self.settings.retention.clone(),
+            end.position,
+        );
+        let header = Event::TrailOpened {
+            header: Box::new(log.next_header(queue.bound_numbers())),
+            opening: Box::new(self.application.opening()),
+            configuration: Box::new(
+                self.settings
+                    .configuration(custody, medium, anchors.names()),
+            ),
+        };
+        let changed = successor.is_some().then(|| Event::KeyChanged {
+            previous_key: end.verifier.to_string().into(),
+            key: verifier.to_string().into(),
+        });
+        let events = end.recovered.into_iter().chain(changed);
+        begin(&mut log, &queue, &anchors, header, events)
+            .map_err(|error| error.into_open_error(&path))?;
+        if let Some(key) = successor {
+            log.change_key(key, verifier.clone());
+            let header = Event::SegmentOpened {
+                header: Box::new(log.next_header(queue.bound_numbers())),
+            };
+            begin(&mut log, &queue, &anchors, header, [].into_iter())
+                .map_err(|error| error.into_open_error(&path))?;
+        }
+        // Not before: a header names what was signed there.
+        log.remove_unfinished();
+        anchors.begin();
+        let shared = Arc::new(Shared {
+            queue,
+            refused: AtomicBool::new(false),
+            worker: self.worker,
+            verifier,
+            settings: self.settings,
+            application: self.application,
+            anchors,
+            vitals: Vitals::default(),
+        });
+        Ok((Writer::new(log, Arc::clone(&shared)), shared))
+    }
+
+    /// Reads the last segment and finds the point behind which the trail goes on.
+    fn find_end<S: Storage>(&self, storage: &S, last: u64) -> Result<End<A>, OpenError> {
+        let damaged = |detail: &str| OpenError::Damaged {
+            path: self.dir.clone(),
+            segment: segment_name(last),
+            detail: detail.to_owned(),
+        };
+        let io = |source| OpenError::Io {
+            path: self.dir.join(segment_name(last)),
+            operation: "read",
+            source,
+        };
+        // The run that wrote this may have been killed before its last sync. What follows will rest on
+        // it, so it must be on the disk, and not in the page cache alone.
+        let segment = self.dir.join(segment_name(last));
+        storage.sync(last).map_err(failed(&segment, "sync"))?;
+        storage
+            .sync_names()
+            .map_err(failed(&self.dir, SYNC_DIRECTORY))?;
+        let header = segment::read_header(storage.read(last).map_err(io)?)
+            .map_err(io)?
+            .ok_or_else(|| damaged("its first line is not the header of a segment"))?;
+        if header.format > FORMAT {
+            return Err(OpenError::LaterFormat {
+                path: self.dir.clone(),
+                format: header.format,
+            });
+        }
+        let verifier = self.key_of(&header)?;
+        let mut tail = Tail::default();
+        let mut acknowledged = Tail::default();
+        let summary = segment::read(
+            storage.read(last).map_err(io)?,
+            last,
+            std::slice::from_ref(&verifier),
+            None,
+            &mut |seen| match seen {
+                Seen::Record(_, record, _) => tail.add(record),
+                Seen::Acknowledged(_) => acknowledged.clone_from(&tail),
+                Seen::Start(_) => {}
+            },
+        )
+        .map_err(io)?;
+        if let Some(damage) = summary.damage.first() {
+            return Err(damaged(&format!(
+                "line {}: {}",
+                damage.place.line, damage.words
+            )));
+        }
+        let next = acknowledged
+            .next(summary.highest_seq)
+            .filter(|next| *next <= MAX_SEQ)
+            .ok_or_else(|| damaged("its numbers are not those of a trail"))?;
+        let checkpoint = summary
+            .checkpoint
+            .ok_or_else(|| damaged("it has no checkpoint that this key signed and that fits"))?;
+        let is_under_another_key = self.has_yet_to_change(&verifier, &acknowledged.latest)?;
+        let mut position = Position::new(
+            last,
+            summary.end,
+            summary.behind.bytes,
+            summary.frontier,
+            Arc::new(checkpoint),
+        );
+        self.declare_void(storage, &mut position)?;
+        let clean = matches!(acknowledged.latest, Latest::Closed) && summary.behind.bytes == 0;
+        let recovered = (!clean).then_some(Event::TailRecovered {
+            segment: last,
+            void_from: summary.end,
+            void_bytes: summary.behind.bytes,
+            void_records: summary.behind.records,
+            highest_seq: Seq(next.saturating_sub(1)),
+        });
+        Ok(End {
+            next: Seq(next),
+            verifier,
+            position: Some(position),
+            recovered,
+            is_under_another_key,
+        })
+    }
+
+    /// The key that a segment names, if it is the one given, or the one before. That the segment says
+    /// so proves nothing; that its last checkpoint verifies under this key does.
+    fn key_of(&self, header: &segment::Header) -> Result<VerifierKey, OpenError> {
+        if !header.origin.starts_with(&origin_prefix(&self.worker)) {
+            return Err(OpenError::OtherWorker {
+                path: self.dir.clone(),
+                origin: header.origin.clone(),
+            });
+        }
+        let ours = self.verifier(&header.origin);
+        self.previous(&header.origin)
+            .into_iter()
+            .chain([ours])
+            .find(|key| key.to_string() == header.key)
+            .ok_or_else(|| self.other_key(&header.origin, &header.key))
+    }
+
+    /// Whether the trail, which ends under the key `verifier`, has yet to change to ours.
+    fn has_yet_to_change(
+        &self,
+        verifier: &VerifierKey,
+        latest: &Latest,
+    ) -> Result<bool, OpenError> {
+        let ours = self.verifier(verifier.name());
+        match latest {
+            Latest::KeyChanged(key) if *key != ours.to_string() => {
+                Err(self.other_key(verifier.name(), key))
+            }
+            Latest::KeyChanged(_) => Ok(false),
+            Latest::Closed | Latest::Other => Ok(*verifier != ours),
+        }
+    }
+
+    fn previous(&self, origin: &str) -> Option<VerifierKey> {
+        let key = self.previous_key.as_ref()?;
+        Some(VerifierKey::new(origin.into(), key.verifying_key()))
+    }
+
+    fn verifier(&self, origin: &str) -> VerifierKey {
+        VerifierKey::new(origin.into(), self.key.verifying_key())
+    }
+
+    fn other_key(&self, origin: &str, theirs: &str) -> OpenError {
+        OpenError::OtherKey {
+            path: self.dir.clone(),
+            theirs: theirs.to_owned(),
+            ours: self.verifier(origin).to_string(),
+        }
+    }
+}
+
+/// A system call on the trail's directory has failed.
+fn failed(
+    path: &Path,
+    operation: &'static str,
+) -> impl FnOnce(std::io::Error) -> OpenError + use<> {
+    let path = path.to_owned();
+    move |source| OpenError::io(&path, operation, source)
+}
+
+/// Begins a segment with a header and what else is to be said, all of it durable on return.
+fn begin<A: Application, S: Storage>(
+    log: &mut Log<S>,
+    queue: &Queue<A>,
+    anchors: &Anchors,
+    header: Event<A>,
+    events: impl Iterator<Item = Event<A>>,
+) -> Result<(), LogError> {
+    let header = queue.number(header);
+    let records: Vec<Record<A>> = events.map(|event| queue.number(event)).collect();
+    log.begin_segment(&header, records.iter())?;
+    if let Some(position) = &log.position {
+        if let Some(below) = header.numbers_below() {
+            queue.settle_numbers(below);
+        }
+        queue.settle(None, Arc::clone(&position.checkpoint), &VecDeque::new());
+        let urgent = records.iter().any(Record::is_worth_anchoring);
+        anchors.settled(&position.checkpoint, queue.made(&header), urgent);
+    }
+    Ok(())
+}
+
+/// What records say about how the trail goes on behind them.
+#[derive(Clone, Default)]
+struct Tail {
+    latest: Latest,
+    highest: Option<u64>,
+    /// The bound of the numbers; none in format 1.
+    below: Option<u64>,
+}
+
+impl Tail {
+    fn add(&mut self, record: &segment::Record) {
+        self.latest = Latest::of(record);
+        self.highest = self.highest.max(Some(record.seq));
+        self.below = self.below.max(match &record.fact {
+            Fact::Header(header) => header.bound(),
+            Fact::Reserved(reserved) if self.below.is_some() => Some(reserved.numbers_below),
+            _ => None,
+        });
+    }
+
+    /// The first number of the next run. The bound says which numbers a killed one may have told to
+    /// its callers; of format 1 only the highest `seen` is known, in void bytes, too.
+    fn next(&self, seen: Option<u64>) -> Option<u64> {
+        let after = |highest: Option<u64>| highest?.checked_add(1);
+        match (self.below, &self.latest) {
+            (None, _) => after(seen),
+            (Some(_), Latest::Closed) => after(self.highest),
+            (below, _) => below.max(after(self.highest)),
+        }
+    }
+}
+
+/// What the last acknowledged record says about how the trail goes on.
+#[derive(Clone, Default)]
+enum Latest {
+    Closed,
+    KeyChanged(String),
+    #[default]
+    Other,
+}
+
+impl Latest {
+    fn of(record: &segment::Record) -> Self {
+        match &record.fact {
+            Fact::KeyChanged(changed) => Self::KeyChanged(changed.key.clone()),
+            Fact::Closed(_) => Self::Closed,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// The point behind which the trail goes on.
+struct End<A: Application> {
+    next: Seq,
+    verifier: VerifierKey,
+    position: Option<Position>,
+    /// `TailRecovered`, if the last run did not close the trail.
+    recovered: Option<Event<A>>,
+    /// The trail's key has yet to announce the one that was given.
+    is_under_another_key: bool,
+}
+
+impl<A: Application> End<A> {
+    /// The beginning of a new trail, under a name that no other trail has.
+    fn new(worker: &WorkerId, key: &TrailKey) -> Result<Self, OpenError> {
+        let mut name = [0; 8];
+        fill_random(&mut name).map_err(|error| OpenError::Random(error.to_string()))?;
+        let origin = format!("{}{}", origin_prefix(worker), hex::encode(name));
+        Ok(Self {
+            next: Seq(0),
+            verifier: VerifierKey::new(origin.into(), key.verifying_key()),
+            position: None,
+            recovered: None,
+            is_under_another_key: false,
+        })
+    }
+}
+
+fn origin_prefix(worker: &WorkerId) -> String {
+    format!("vram-residency/{worker}/")
+}
