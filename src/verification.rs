@@ -27,6 +27,8 @@ use crate::registry::Standing;
 pub(crate) use self::deadline::{AllTimed, Deadline, Late, Missed};
 
 mod deadline;
+#[cfg(all(test, shuttle))]
+mod threads;
 
 /// How sure an operation must be of its record before it succeeds.
 ///

@@ -87,11 +87,7 @@ fn what_the_trail_says_of_itself() {
     assert_eq!(opened["segment_age_s"], 86_400);
     assert_eq!(opened["failure_window_s"], 300);
     assert_eq!(opened["failure_threshold_per_mille"], 10);
-    let compiled_in = [
-        ("cli", cfg!(feature = "cli")),
-        ("cuda", cfg!(feature = "cuda")),
-        ("fault-injection", true),
-    ];
+    let compiled_in = [("cuda", cfg!(feature = "cuda")), ("fault-injection", true)];
     let features: Vec<_> = compiled_in
         .iter()
         .filter(|it| it.1)

@@ -6,7 +6,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use vram_residency::audit::{Checkpoint, VerifierKey};
+use vram_trail::{Checkpoint, VerifierKey};
 
 fuzz_target!(|text: &str| {
     if let Ok(checkpoint) = text.parse::<Checkpoint>() {

@@ -6,7 +6,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use vram_residency::audit::Proof;
+use vram_trail::Proof;
 use vram_residency_fuzz::{ENDS, ORIGINAL, verifier_key};
 
 fuzz_target!(|text: &str| {

@@ -7,7 +7,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use vram_residency::audit::{AnchorState, Outcome, Report};
+use vram_trail::{AnchorState, Outcome, Report};
 use vram_residency_fuzz::{
     ENDS, ORIGINAL, agrees_with_itself, anchor, check, segments, verifier_key,
 };

@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use std::path::Path;
 
 use tempfile::TempDir;
-use vram_residency::audit::{Checkpoint, Outcome, Report, VerifierKey, verify};
+use vram_trail::{Checkpoint, Outcome, Report, VerifierKey, verify};
 
 /// What stands between two segments of an input.
 pub const BETWEEN: u8 = 0x1e;

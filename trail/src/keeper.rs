@@ -36,8 +36,8 @@ impl<A: Application> Keeper<A> {
     }
 
     /// One that keeps nothing open.
-    #[cfg(all(test, shuttle))]
-    pub(super) fn of_none(shared: Arc<Shared>) -> Self {
+    #[cfg(shuttle)]
+    pub(super) fn of_none(shared: Arc<Shared<A>>) -> Self {
         Self {
             shared,
             threads: Mutex::new(None),

@@ -110,8 +110,18 @@ mod receipt;
 mod recheck;
 mod record;
 mod segment;
-#[cfg(any(test, shuttle))]
+#[cfg(all(test, not(shuttle)))]
 mod simulated;
+#[cfg(shuttle)]
+#[doc(hidden)]
+#[allow(
+    dead_code,
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects
+)]
+pub mod simulated;
 mod standing;
 mod storage;
 #[doc(hidden)]

@@ -38,6 +38,9 @@ mod unacknowledged;
 pub use error::OpenError;
 use error::SYNC_DIRECTORY;
 
+/// An open trail whose writer has no thread yet.
+pub(super) type Prepared<A, S> = (Writer<A, S>, Arc<Shared<A>>);
+
 impl<A: Application> TrailBuilder<A> {
     pub(super) fn open_on<S: Storage>(
         mut self,
@@ -77,7 +80,7 @@ impl<A: Application> TrailBuilder<A> {
         mut self,
         storage: S,
         presence: Presence,
-    ) -> Result<(Writer<A, S>, Arc<Shared<A>>), OpenError> {
+    ) -> Result<Prepared<A, S>, OpenError> {
         let path = self.dir.clone();
         let io = |operation| failed(&path, operation);
         let segments = storage.segments().map_err(io("list segments in"))?;

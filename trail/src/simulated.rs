@@ -28,7 +28,13 @@ use super::storage::{
 
 mod file;
 mod random;
+#[cfg(shuttle)]
+mod stage;
+#[cfg(test)]
 mod tests;
+
+#[cfg(shuttle)]
+pub use stage::{Stage, Staged};
 
 /// What a medium writes as a whole.
 const SECTOR: usize = 512;
@@ -37,7 +43,7 @@ type Action = Box<dyn FnMut() + Send>;
 
 /// A handle on a disk; clones act on the same one.
 #[derive(Clone)]
-struct Disk {
+pub(crate) struct Disk {
     state: Arc<Mutex<State>>,
     /// Called while a segment is written or synced: what other threads do meanwhile.
     meanwhile: Arc<Mutex<Option<Action>>>,
@@ -104,6 +110,19 @@ impl Fate {
 }
 
 impl Disk {
+    /// Whether a named segment holds these bytes on the medium.
+    #[cfg(shuttle)]
+    pub(crate) fn medium_holds(&self, bytes: &[u8]) -> bool {
+        let state = self.state();
+        let named = state.durable_names.iter();
+        named
+            .filter(|(name, _)| name.ends_with(".jsonl"))
+            .any(|(_, &id)| {
+                let durable = &state.files[id].durable;
+                durable.windows(bytes.len()).any(|part| part == bytes)
+            })
+    }
+
     fn new(seed: u64) -> Self {
         let state = State {
             random: Random(seed),

@@ -10,7 +10,7 @@ use crate::storage::{FileId, SegmentFile};
 
 /// A segment's file, opened for appending.
 #[derive(Debug)]
-pub(super) struct OpenFile {
+pub(crate) struct OpenFile {
     pub(super) disk: Disk,
     pub(super) id: usize,
     /// Something was written only in part. That happens once, so that the number of calls does not
@@ -87,7 +87,7 @@ impl Write for OpenFile {
 }
 
 /// Reads what was cached when it was opened, in pieces.
-pub(super) struct Reader {
+pub(crate) struct Reader {
     pub(super) random: Random,
     pub(super) failing: u64,
     pub(super) bytes: Vec<u8>,

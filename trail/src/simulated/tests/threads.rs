@@ -42,7 +42,7 @@ use super::number;
 use super::world::LONG;
 use crate::application::Plain;
 use crate::builder::TrailBuilder;
-use crate::event::{By, Event, Seq, Violation};
+use crate::event::{Event, Seq, Violation};
 use crate::keeper::{Keeper, Threads};
 use crate::key::TrailKey;
 use crate::queue::Lane;
@@ -50,10 +50,8 @@ use crate::storage::Presence;
 use crate::sync::{self, Instant, World as Limits};
 use crate::writer::{StopOnDrop, Writer};
 use crate::{
-    AuditTrail, Checkpoint, CloseError, NotDurable, Receipt, Recorder, Shared, VerifierKey, verify,
+    Checkpoint, CloseError, NotDurable, Receipt, Recorder, Shared, Trail, VerifierKey, verify,
 };
-
-mod late;
 
 /// What a run is about.
 #[derive(Clone, Copy)]
@@ -94,7 +92,7 @@ impl Stage {
         let key = TrailKey::open_or_create(place.join("key")).unwrap();
         let records = thread_rng().gen_range(2..8);
         let (writer, shared) =
-            AuditTrailBuilder::new("w".parse().unwrap(), "/simulated".into(), key)
+            TrailBuilder::new(Arc::new(Plain), "w".parse().unwrap(), "/simulated", key)
                 .queue_records(records)
                 .prepare(disk.clone(), Presence::Either)
                 .unwrap();
@@ -121,7 +119,7 @@ impl Stage {
     }
 
     /// A handle that does not keep the trail open.
-    fn recorder(&self) -> Recorder {
+    fn recorder(&self) -> Recorder<Plain> {
         Recorder {
             shared: Arc::clone(&self.shared),
             _keeper: Arc::new(Keeper::of_none(Arc::clone(&self.shared))),
@@ -134,7 +132,7 @@ impl Stage {
     }
 
     /// A thread that records, and keeps the trail open meanwhile if it has a keeper.
-    fn actor(&self, keeper: Option<Arc<Keeper>>) -> JoinHandle<()> {
+    fn actor(&self, keeper: Option<Arc<Keeper<Plain>>>) -> JoinHandle<()> {
         let stage = self.clone();
         spawn(move || {
             let _keeper = keeper;
@@ -194,15 +192,14 @@ impl Stage {
     fn violation(&self) -> usize {
         let (number, text) = self.text();
         let violation = Box::new(Violation {
-            by: By::Caller,
-            shard: None,
             policy: text.as_str().into(),
             violation: "v".into(),
             details: "d".into(),
             action: "a".into(),
         });
         let recorder = self.recorder();
-        let (mark, outcome) = recorder.commit(Event::PolicyViolation { violation });
+        let (mark, outcome) =
+            recorder.answer(recorder.submit_event(Event::PolicyViolation { violation }));
         if let Ok(receipt) = &outcome {
             assert!(self.is_on_medium(&text), "a receipt for nothing: {text}");
             self.receipt(receipt);
@@ -249,14 +246,7 @@ impl Stage {
     }
 
     fn medium_holds(&self, bytes: &[u8]) -> bool {
-        let state = self.disk.state();
-        let named = state.durable_names.iter();
-        named
-            .filter(|(name, _)| name.ends_with(".jsonl"))
-            .any(|(_, &id)| {
-                let durable = &state.files[id].durable;
-                durable.windows(bytes.len()).any(|part| part == bytes)
-            })
+        self.disk.medium_holds(bytes)
     }
 
     fn receipt(&self, receipt: &Receipt) {
@@ -367,7 +357,7 @@ fn play(story: Story, place: &Path) {
     };
     let keeper = Arc::new(Keeper::new(Arc::clone(&stage.shared), threads));
     let users = thread_rng().gen_bool(0.5).then(|| Arc::clone(&keeper));
-    let trail = AuditTrail {
+    let trail = Trail {
         shared: Arc::clone(&stage.shared),
         keeper,
     };

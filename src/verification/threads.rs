@@ -2,30 +2,62 @@
 //!
 //! Both may record that, wait for the trail's answer and end leases; one of them does. The writer waits for
 //! neither a lock that is held by a thread that waits for the writer, nor for its own answer.
+//!
+//! As in the trail's own tests of threads, a scheduler tries any order of the steps: `RUSTFLAGS="--cfg shuttle"
+//! cargo test --lib threads`. `VRAM_THREADS_RUNS` is how many runs each test makes (4 000).
 
-use super::*;
-use crate::clock::{Time, Uptime};
-use crate::event::{History, Mark, Subject};
-use crate::registry::{LastCheck, Standing};
-use crate::verification::{Deadline, Late, Missed, OpenVerification};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use shuttle::rand::{Rng, thread_rng};
+use shuttle::scheduler::RandomScheduler;
+use shuttle::sync::atomic::{AtomicBool, Ordering};
+use shuttle::thread::{JoinHandle, spawn, yield_now};
+use shuttle::{Config, Runner};
+use vram_trail::clock::{Time, Uptime};
+use vram_trail::simulated::{self, Staged};
+use vram_trail::sync::{self, World as Limits};
+use vram_trail::{Mark, NotDurable, TrailKey};
+
+use super::{Deadline, Late, Missed, OpenVerification};
+use crate::event::{History, Subject};
+use crate::registry::{LastCheck, Registry, Standing};
+
+#[derive(Clone)]
+struct Stage {
+    limits: Limits,
+    trail: simulated::Stage<Registry>,
+}
 
 impl Stage {
+    fn open(limits: Limits, place: &Path) -> (Self, Staged<Registry>) {
+        sync::begin(limits);
+        let key = TrailKey::open_or_create(place.join("key")).unwrap();
+        let (seed, records) = (thread_rng().r#gen(), thread_rng().gen_range(2..8));
+        let (trail, writer) =
+            simulated::Stage::open(Registry::new(), key, seed, records, yield_now);
+        (Self { limits, trail }, writer)
+    }
+
     fn is_recorded(&self) -> bool {
-        self.medium_holds(b"\"deadline_exceeded\"")
+        self.trail.medium_holds(b"\"deadline_exceeded\"")
+    }
+
+    fn is_patient(&self) -> bool {
+        self.limits == Limits::Patient
     }
 
     /// A check of a shared shard, and the shard.
     fn begin(&self) -> (OpenVerification, Arc<Standing>) {
         let subject = Subject::new("s".parse().unwrap(), 0, "host".into());
-        let mark = Mark {
-            seq: None,
-            time: Time::now(),
-        };
+        let mark = Mark::unnumbered(Time::now());
         let began = Uptime::now();
         let check = LastCheck { mark, began };
-        let standing = Standing::new(self.recorder(), subject, check, History::default(), None);
+        let recorder = self.trail.recorder();
+        let standing = Standing::new(recorder, subject, check, History::default(), None);
         let standing = Arc::new(standing);
-        let limit = match self.story.limits {
+        let limit = match self.limits {
             Limits::Patient => Duration::ZERO,
             Limits::Hasty => Duration::from_millis(1),
         };
@@ -43,7 +75,7 @@ impl Stage {
             }
             match open.in_time() {
                 Ok(open) => {
-                    assert_eq!(stage.story.limits, Limits::Hasty);
+                    assert!(!stage.is_patient());
                     open.inconclusive("in time".into());
                     assert!(standing.judge().is_ok() && !stage.is_recorded());
                     false
@@ -52,7 +84,7 @@ impl Stage {
                     assert!(standing.judge().is_err(), "leases go on");
                     let record = incident.record();
                     let is_closed = matches!(record, Err(NotDurable::Closed));
-                    assert!(record.is_ok() || is_closed || !stage.is_kind());
+                    assert!(record.is_ok() || is_closed || !stage.is_patient());
                     assert!(
                         record.is_err() || stage.is_recorded(),
                         "a receipt for nothing"
@@ -79,17 +111,9 @@ impl Stage {
     }
 }
 
-fn play_late(story: Story, place: &Path) {
-    let (stage, writer) = Stage::open(story, place);
-    let threads = Threads {
-        writer: spawn(move || writer.run()),
-        hook: None,
-    };
-    let keeper = Arc::new(Keeper::new(Arc::clone(&stage.shared), threads));
-    let trail = AuditTrail {
-        shared: Arc::clone(&stage.shared),
-        keeper,
-    };
+fn play(limits: Limits, place: &Path) {
+    let (stage, writer) = Stage::open(limits, place);
+    let trail = writer.start();
     let (open, standing) = stage.begin();
     let is_over = Arc::new(AtomicBool::new(false));
     let watcher = stage.watch(Arc::clone(&standing), Arc::clone(&is_over));
@@ -106,50 +130,43 @@ fn play_late(story: Story, place: &Path) {
     let ends_early = watcher.join().unwrap();
     // Where limits end at any moment, leases end with the limit of the critical deadline.
     assert!(
-        !(ends_early && is_durable && stage.is_kind()),
+        !(ends_early && is_durable && stage.is_patient()),
         "leases end before that is durable"
     );
-    while !stage.shared.queue.wait_stopped(Instant::now()) {
+    while !stage.trail.is_stopped() {
         yield_now();
     }
-    stage.disk.meanwhile(None);
+    stage.trail.end();
+}
+
+/// The check never comes back, and the writer ends by itself.
+fn play_death(limits: Limits, place: &Path) {
+    let (stage, writer) = Stage::open(limits, place);
+    let (open, standing) = stage.begin();
+    let times = thread_rng().gen_range(0..3);
+    spawn(move || writer.work_and_die(times)).join().unwrap();
+    assert!(standing.judge().is_err(), "leases go on");
+    drop(open);
+}
+
+fn explore(limits: Limits, play: fn(Limits, &Path)) {
+    let place = tempfile::tempdir().unwrap();
+    let runs = std::env::var("VRAM_THREADS_RUNS").map_or(4_000, |text| text.parse().unwrap());
+    let mut config = Config::new();
+    config.stack_size = 1 << 19;
+    let path = place.path().to_owned();
+    let runner = Runner::new(RandomScheduler::new(runs), config);
+    assert_eq!(runner.run(move || play(limits, &path)), runs);
 }
 
 #[test]
 fn a_late_check_and_the_writer_end_leases_once_that_is_recorded() {
     for limits in [Limits::Patient, Limits::Hasty] {
-        let story = Story {
-            limits,
-            weather: false,
-            dies: false,
-        };
-        explore(story, play_late);
+        explore(limits, play);
     }
-}
-
-/// The check never comes back, and the writer ends by itself.
-fn play_late_death(story: Story, place: &Path) {
-    let (stage, mut writer) = Stage::open(story, place);
-    let (open, standing) = stage.begin();
-    let shared = Arc::clone(&stage.shared);
-    let writer = spawn(move || {
-        let _stopped = StopOnDrop(Arc::clone(&shared));
-        for _ in 0..thread_rng().gen_range(0..3) {
-            shared.registry.tick();
-            writer.drain(Instant::now() + LONG);
-        }
-    });
-    writer.join().unwrap();
-    assert!(standing.judge().is_err(), "leases go on");
-    drop(open);
 }
 
 #[test]
 fn leases_end_with_a_late_check_although_the_writer_ends() {
-    let story = Story {
-        limits: Limits::Patient,
-        weather: false,
-        dies: true,
-    };
-    explore(story, play_late_death);
+    explore(Limits::Patient, play_death);
 }
