@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
-# Real model files from packages, through the example worker and past tools that are not ours:
-# `fsverity` must print the digest that was sealed, the SHA-256 published in the package's RECORD must
-# be accepted, and one with a changed digit must end as an incident with its critical record.
+# Runs real model files from packages through the example worker, and compares with tools of others:
+#
+# - `fsverity` must print the sealed digest;
+# - the SHA-256 that the package's RECORD publishes must be accepted;
+# - a SHA-256 with a changed digit must be an incident with a critical record.
 #
 # usage: tests/real_models.sh    (needs python3 with pip, fsverity, openssl, jq)
 set -euo pipefail
@@ -24,7 +26,7 @@ check() {
     echo "== $package: $file"
     python3 -m pip download --quiet --disable-pip-version-check --no-deps \
         --only-binary=:all: --dest "$dir/wheels" "$package"
-    # Prints the published SHA-256 in hexadecimal and unpacks the file.
+    # Prints the published SHA-256 in hexadecimal, and unpacks the file.
     published=$(python3 - "$dir" "$file" <<'PYTHON'
 import base64, glob, sys, zipfile
 directory, name = sys.argv[1:]
@@ -50,8 +52,8 @@ PYTHON
         fail "the published SHA-256 was not accepted"
     sealed=$(sed -n 's/^digest: shard-0000 //p' "$dir/story")
     [ "$sealed" = "$(fsverity digest "$model" | cut -d' ' -f1)" ] ||
-        fail "sealed $sealed, fsverity says otherwise"
-    # The commands that the example printed for the reader.
+        fail "sealed $sealed, but fsverity prints another digest"
+    # The commands that the example prints for its reader.
     sed -n 's/^  \(fsverity\|openssl\) /\1 /p' "$dir/story" | bash -e || fail "a printed command fails"
     "$worker" "$model" --trail "$trail" --expect "fsverity:${sealed#sha256:}" --keep-clean >/dev/null ||
         fail "fsverity's digest was not accepted"
@@ -65,7 +67,7 @@ PYTHON
         [.[] | select(.event == "SealVerificationFailed" and .reason == "provenance_mismatch"
                       and .severity == "CRITICAL" and .expected == $expected)] | length == 1' \
         >/dev/null || fail "no critical record of the changed digit"
-    echo "   $sealed as fsverity says; the published SHA-256 accepted, a changed one is on record"
+    echo "   fsverity prints $sealed, too; the published SHA-256 is accepted, a changed one is on record"
 }
 
 check silero-vad==6.2.3 silero_vad/data/silero_vad_16k.safetensors

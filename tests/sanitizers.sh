@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Unit tests, and tests of shards, threads, callbacks and the trail, under AddressSanitizer and ThreadSanitizer.
-# The standard library is built with them, too; otherwise ThreadSanitizer takes its locks for races.
+# Runs unit tests, and tests of shards, threads, callbacks and the trail, under AddressSanitizer and ThreadSanitizer.
+# The standard library is instrumented, too: otherwise ThreadSanitizer reports its locks as races.
 #
 # usage: tests/sanitizers.sh [address] [thread]    (both by default; needs a nightly with rust-src; 4 GB of disk)
 set -euo pipefail
@@ -9,15 +9,15 @@ cd "$(dirname "$0")/.."
 [ $# -gt 0 ] || set -- address thread
 tests=(host foreign trail trail_faults ending asked_again)
 
-# Tests leak on purpose: a lease that is never dropped is one of their cases.
+# Tests leak on purpose: one case is a lease that is never dropped.
 export ASAN_OPTIONS=detect_leaks=0
-# Tests fork while other threads run, and end with threads that hang on purpose. The child calls little more than
-# `_exit`.
+# Tests fork while other threads run; the child calls little more than `_exit`. Some tests end with threads that hang on
+# purpose.
 export TSAN_OPTIONS='die_after_fork=0 report_thread_leaks=0'
-# A backtrace takes seconds, and tests of panics have limits.
+# A backtrace takes seconds, and tests of panics have time limits.
 export RUST_BACKTRACE=0
 export CARGO_PROFILE_DEV_DEBUG=${CARGO_PROFILE_DEV_DEBUG:-line-tables-only}
-# A disk in memory, one thread: the number of seeds finds bugs of the trail, and not of memory.
+# The simulated disk uses one thread: more seeds find more bugs of the trail, not of memory.
 export VRAM_SIM_SEEDS=${VRAM_SIM_SEEDS:-300}
 
 for sanitizer; do
