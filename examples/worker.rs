@@ -426,7 +426,7 @@ fn tell_reviewer(
             shard.part.number, shard.digest
         );
     }
-    println!("\nCheck it (cargo install --path . --features cli):");
+    println!("\nCheck it (cargo install --path audit):");
     let mut command = OsString::from("vram-audit verify ");
     command.push(quoted(&plan.trail));
     command.push(format!(" --key {verifier} --anchor "));

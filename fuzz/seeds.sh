@@ -43,7 +43,7 @@ cosigned() {
 cosigned "$trail/anchor.txt" >seeds/notes/cosigned
 
 prove() {
-    cargo run --quiet --manifest-path ../Cargo.toml --features cli --bin vram-audit -- \
+    cargo run --quiet --manifest-path ../audit/Cargo.toml -- \
         prove "$trail" "$1" --key "$(cat "$trail/verifier-key.txt")"
 }
 prove 0 >seeds/proofs/first

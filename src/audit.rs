@@ -18,6 +18,7 @@ pub use crate::event::Reason;
 pub use crate::verification::Incident;
 #[cfg(feature = "fault-injection")]
 pub use vram_trail::faults;
+#[doc(inline)]
 pub use vram_trail::format;
 pub use vram_trail::{
     Accepted, Anchor, AnchorError, AnchorReport, AnchorState, Anchored, Checkpoint, CloseError,

@@ -24,5 +24,5 @@ for sanitizer; do
     echo "=== $sanitizer"
     RUSTFLAGS="-Zsanitizer=$sanitizer" CARGO_TARGET_DIR=target/sanitized/$sanitizer \
         cargo +nightly test --locked --no-fail-fast -Zbuild-std --target x86_64-unknown-linux-gnu \
-        --lib "${tests[@]/#/--test=}"
+        -p vram-residency -p vram-trail --lib "${tests[@]/#/--test=}"
 done

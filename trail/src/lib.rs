@@ -1,15 +1,18 @@
-//! A signed, append-only, crash-proof log of the entries of one process.
+#![doc = include_str!("../README.md")]
 //!
-//! [`Trail`] owns it: it is opened with a worker, a directory and a key, and [`close`](Trail::close) says whether
-//! everything is on disk. An [`Application`] says what can be recorded. It records through a [`Recorder`], without
-//! waiting ([`emit`](Recorder::emit)) or until the record is durable ([`commit`](Recorder::commit)).
+//! # Where to look
+//!
+//! [`Trail`] owns a trail: it is opened with a worker, a directory and a key, and [`close`](Trail::close) returns
+//! whether everything is on disk. An [`Application`] defines what can be recorded. A [`Recorder`] records it, without
+//! waiting ([`emit`](Recorder::emit)) or until the record is durable ([`commit`](Recorder::commit)). [`verify`] checks
+//! a trail, [`prove`] takes one record out of it, [`Anchor`] keeps checkpoints elsewhere.
 //!
 //! ```text
 //! record -> queue (numbered, bounded) -> writer's thread -> one write, one sync -> receipt
 //! ```
 //!
-//! [`verify`] checks a trail without the process that wrote it, and so do `openssl`, `jq` and Go's `sumdb`: how
-//! it lies on the disk is in [`mod@format`]. This crate knows when a record is durable. It knows no application.
+//! How a trail lies on the disk is in [`mod@format`]. This crate knows when a record is durable. It knows no
+//! application.
 
 #![deny(
     unsafe_code,
