@@ -1,19 +1,16 @@
-//! Keys: the worker's token, the seal key that comes out of it, and the key that signs the trail.
+//! Keys of a worker: its token, from which the seal key is derived, and, from `vram-trail`, the key that signs the
+//! trail.
 //!
-//! Secrets live in types that do not print, copy, compare or serialize, and that are wiped when
-//! they go (copies in registers, stack and swap are beyond reach). This module knows where keys come
-//! from and whose files may be trusted; it does not know what is sealed or written with them.
+//! Secrets live in types that do not print, copy, compare or serialize, and that are wiped when dropped. Not
+//! defended: copies in registers, stack and swap. This module does not know what is sealed.
 
 use std::fmt;
 use std::path::Path;
 
 use hkdf::Hkdf;
-use hmac::{Hmac, KeyInit, Mac};
-use secrecy::{ExposeSecret, SecretBox, SecretSlice};
+use secrecy::{ExposeSecret, SecretSlice};
 use sha2::Sha256;
-use subtle::ConstantTimeEq;
 use vram_trail::key::{Custody, fill_random, read_secret};
-use zeroize::Zeroizing;
 
 use crate::id::WorkerId;
 
@@ -45,13 +42,6 @@ pub struct WorkerToken {
 /// The name of a seal key: tells keys apart and reveals nothing of them.
 #[derive(Clone, Copy, Eq, Hash, PartialEq)]
 pub struct KeyId([u8; 8]);
-
-/// The key of the seals' tags. Derived from the token for one worker; never leaves the crate.
-pub(crate) struct SealKey {
-    key: SecretBox<[u8; 32]>,
-    id: KeyId,
-    token: Custody,
-}
 
 impl WorkerToken {
     /// Takes a secret of at least [`MIN_TOKEN_BYTES`].
@@ -91,84 +81,42 @@ impl WorkerToken {
             ..Self::new(SecretSlice::from(bytes.to_vec()))?
         })
     }
+
+    /// Who could read the token where it came from.
+    pub(crate) fn custody(&self) -> Custody {
+        self.custody
+    }
+
+    /// Derives at most 32 bytes with HKDF-SHA256. No two uses and workers have the same info: the texts before the
+    /// worker hold no NUL, and the worker's length follows from the length of the whole.
+    pub(crate) fn derive(&self, usage: &str, worker: &WorkerId, out: &mut [u8]) {
+        let info = [
+            DERIVATION.as_bytes(),
+            b"\0",
+            usage.as_bytes(),
+            b"\0",
+            worker.as_str().as_bytes(),
+        ];
+        let hkdf = Hkdf::<Sha256>::new(None, self.secret.expose_secret());
+        // It fails for more than 255 * 32 bytes only.
+        let expanded = hkdf.expand_multi_info(&info, out);
+        debug_assert!(expanded.is_ok());
+    }
 }
 
 impl KeyId {
+    pub(crate) fn new(bytes: [u8; 8]) -> Self {
+        Self(bytes)
+    }
+
     pub(crate) fn as_bytes(&self) -> &[u8; 8] {
         &self.0
     }
 }
 
-impl SealKey {
-    /// HKDF-SHA256 of the token; the label holds crate, version, use and worker.
-    pub(crate) fn derive(token: &WorkerToken, worker: &WorkerId) -> Self {
-        let mut id = [0; 8];
-        derive(token, "key-id", worker, &mut id);
-        Self {
-            key: SecretBox::init_with_mut(|key: &mut [u8; 32]| {
-                derive(token, "seal-tag", worker, key);
-            }),
-            id: KeyId(id),
-            token: token.custody,
-        }
-    }
-
-    /// Who could read the token that the key is derived from.
-    pub(crate) fn token_custody(&self) -> Custody {
-        self.token
-    }
-
-    pub(crate) fn id(&self) -> KeyId {
-        self.id
-    }
-
-    /// The HMAC-SHA256 tag of `message`.
-    pub(crate) fn tag(&self, message: &[u8]) -> [u8; 32] {
-        self.mac(message).finalize().into_bytes().into()
-    }
-
-    /// Whether `tag` is the tag of `message`, in a time that does not tell where it differs.
-    pub(crate) fn accepts(&self, message: &[u8], tag: &[u8; 32]) -> bool {
-        self.tag(message).ct_eq(tag).into()
-    }
-
-    /// Built for each use: `Hmac` can be cloned and would outlive the key's own wiping.
-    fn mac(&self, message: &[u8]) -> Hmac<Sha256> {
-        // A key of a block's size needs no fallible constructor. HMAC pads a shorter key with zeros
-        // (RFC 2104), which is what the rest of the block holds.
-        let mut key = Zeroizing::new([0; 64]);
-        for (to, from) in key.iter_mut().zip(self.key.expose_secret()) {
-            *to = *from;
-        }
-        Hmac::<Sha256>::new((&*key).into()).chain_update(message)
-    }
-}
-
-/// HKDF-SHA256 with an info in which no two uses and workers can be confused: the texts before the
-/// worker hold no NUL, and the worker's length follows from that of the whole.
-fn derive(token: &WorkerToken, usage: &str, worker: &WorkerId, out: &mut [u8]) {
-    let info = [
-        DERIVATION.as_bytes(),
-        b"\0",
-        usage.as_bytes(),
-        b"\0",
-        worker.as_str().as_bytes(),
-    ];
-    let hkdf = Hkdf::<Sha256>::new(None, token.secret.expose_secret());
-    // It fails for more than 255 * 32 bytes only; both callers ask for at most 32.
-    let expanded = hkdf.expand_multi_info(&info, out);
-    debug_assert!(expanded.is_ok());
-}
-
 impl fmt::Debug for WorkerToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("WorkerToken(..)")
-    }
-}
-
-impl fmt::Debug for SealKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "SealKey({})", self.id)
     }
 }
 

@@ -16,9 +16,10 @@ use crate::device::{Available, Bound, Device};
 use crate::error::{AllocateAllError, AllocateError, BuildError};
 use crate::event::{Event, Subject, Violation};
 use crate::id::{ModelRef, ShardId};
-use crate::key::{KeyError, KeyId, SealKey, WorkerToken};
+use crate::key::{KeyError, KeyId, WorkerToken};
 use crate::registry::Recorder;
 use crate::seal::Context;
+use crate::seal::SealKey;
 use crate::shard::{Allocated, Batch, Shard};
 
 pub use crate::verification::Assurance;

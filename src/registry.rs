@@ -14,9 +14,9 @@ use crate::event::{Closing, LiveShard, MAX_LISTED_SHARDS, Subject};
 use crate::id::ShardId;
 use crate::verification::AllTimed;
 
-pub(crate) use self::standing::{LastCheck, Standing};
+pub(crate) use self::lease_validity::{LastCheck, Standing};
 
-mod standing;
+mod lease_validity;
 
 /// The registries of this process: a device that is lost is so for all trails.
 static ALL: Mutex<Vec<Weak<Registry>>> = Mutex::new(Vec::new());

@@ -15,7 +15,10 @@ use vram_trail::clock::Time;
 
 use crate::event::Subject;
 use crate::id::{ModelRef, WorkerId};
-use crate::key::SealKey;
+
+pub(crate) use self::hmac::SealKey;
+
+mod hmac;
 
 /// The first bytes of every encoding: nothing else is authenticated with this key and this prefix.
 const DOMAIN: &[u8] = b"vram-residency seal\0";

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use super::*;
+use crate::seal::SealKey;
 
 fn token(byte: u8) -> WorkerToken {
     WorkerToken::new(vec![byte; 32].into()).unwrap()

@@ -8,7 +8,7 @@
 use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
 
-use vram_trail::sync::{Instant, Mutex, MutexGuard};
+use vram_trail::threads::{Instant, Mutex, MutexGuard};
 use vram_trail::{Text, foreign, process};
 
 use super::{Findings, Incident, Inquiry, Said};

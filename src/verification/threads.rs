@@ -17,7 +17,7 @@ use shuttle::thread::{JoinHandle, spawn, yield_now};
 use shuttle::{Config, Runner};
 use vram_trail::clock::{Time, Uptime};
 use vram_trail::simulated::{self, Staged};
-use vram_trail::sync::{self, World as Limits};
+use vram_trail::threads::{self, World as Limits};
 use vram_trail::{Mark, NotDurable, TrailKey};
 
 use super::{Deadline, Late, Missed, OpenVerification};
@@ -32,7 +32,7 @@ struct Stage {
 
 impl Stage {
     fn open(limits: Limits, place: &Path) -> (Self, Staged<Registry>) {
-        sync::begin(limits);
+        threads::begin(limits);
         let key = TrailKey::open_or_create(place.join("key")).unwrap();
         let (seed, records) = (thread_rng().r#gen(), thread_rng().gen_range(2..8));
         let (trail, writer) =
@@ -71,7 +71,7 @@ impl Stage {
         let stage = self.clone();
         spawn(move || {
             for _ in 0..thread_rng().gen_range(0..30) {
-                sync::sleep(Duration::from_micros(100));
+                threads::sleep(Duration::from_micros(100));
             }
             match open.in_time() {
                 Ok(open) => {

@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use super::sync::Instant;
+use super::threads::Instant;
 
 /// The rest behind the second failure in a row.
 const FIRST: Duration = Duration::from_millis(20);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::event::{Event, Mark};
 use super::queue::Lane;
-use super::sync::Instant;
+use super::threads::Instant;
 use super::{NotDurable, Receipt, Recorder, not_awaited, unnumbered};
 use crate::application::Application;
 use crate::{foreign, process};

@@ -16,7 +16,7 @@ use metrics::Unit;
 
 use crate::clock::{Time, Uptime};
 use crate::id::WorkerId;
-use crate::sync::AtomicU64;
+use crate::threads::AtomicU64;
 
 pub(crate) mod hook;
 

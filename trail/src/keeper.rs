@@ -8,7 +8,7 @@ use std::fmt;
 use std::mem::ManuallyDrop;
 use std::sync::{Arc, PoisonError};
 
-use super::sync::{self, Instant, JoinHandle, Mutex};
+use super::threads::{self, Instant, JoinHandle, Mutex};
 use super::{CloseError, Receipt, Shared};
 use crate::application::Application;
 use crate::health::hook::HookThread;
@@ -79,7 +79,7 @@ impl<A: Application> Drop for Keeper<A> {
             return threads.conclude(&self.shared);
         }
         let shared = Arc::clone(&self.shared);
-        let closing = sync::Builder::new()
+        let closing = threads::Builder::new()
             .name("vram-audit-end".into())
             .spawn(move || threads.conclude(&shared));
         if closing.is_err() {
@@ -92,7 +92,7 @@ impl<A: Application> Drop for Keeper<A> {
 impl Threads {
     /// Whether closing waits for this very thread: for the writer, or for foreign code to return.
     fn is_waited_for_here(&self) -> bool {
-        foreign::is_inside() || self.writer.thread().id() == sync::current().id()
+        foreign::is_inside() || self.writer.thread().id() == threads::current().id()
     }
 
     /// Closes, and logs what went wrong: no caller hears it.
@@ -196,7 +196,7 @@ mod tests {
         while !verify(&dir, std::slice::from_ref(&key), &[]).closed {
             let waited = started.elapsed();
             assert!(waited < std::time::Duration::from_secs(4), "{waited:?}");
-            sync::sleep(std::time::Duration::from_millis(5));
+            threads::sleep(std::time::Duration::from_millis(5));
         }
     }
 }

@@ -18,7 +18,7 @@ use zeroize::Zeroizing;
 pub use self::file::read_secret;
 pub(crate) use self::file::{advice, cannot_sync};
 use self::file::{file_error, sync_directory, write_new};
-use self::local::LocalKey;
+use self::signing::LocalKey;
 use crate::foreign::{self, Held};
 use crate::{NoteError, VerifierKey};
 
@@ -29,7 +29,7 @@ pub use error::{KeyError, SignError};
 mod access;
 mod error;
 mod file;
-mod local;
+mod signing;
 
 /// The most bytes that are read from a trail key's file; a PEM file of an Ed25519 key has 119.
 const MAX_KEY_FILE_BYTES: u64 = 16 * 1024;

@@ -125,10 +125,10 @@ mod simulated;
     clippy::arithmetic_side_effects
 )]
 pub mod simulated;
-mod standing;
+mod status;
 mod storage;
 #[doc(hidden)]
-pub mod sync;
+pub mod threads;
 mod unchecked;
 mod verify;
 mod writer;

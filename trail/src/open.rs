@@ -22,7 +22,7 @@ use super::queue::Queue;
 use super::record::Record;
 use super::segment::{self, Fact, MAX_SEQ, Seen};
 use super::storage::{Presence, Storage, segment_name};
-use super::sync;
+use super::threads;
 use super::writer::Writer;
 use super::{Shared, Trail};
 use crate::application::Application;
@@ -33,10 +33,12 @@ use crate::key::{TrailKey, fill_random};
 
 mod anchors;
 mod error;
+mod tail;
 mod unacknowledged;
 
 pub use error::OpenError;
 use error::SYNC_DIRECTORY;
+use tail::Latest;
 
 /// An open trail whose writer has no thread yet.
 pub(super) type Prepared<A, S> = (Writer<A, S>, Arc<Shared<A>>);
@@ -55,7 +57,7 @@ impl<A: Application> TrailBuilder<A> {
         let (mut writer, shared) = self.prepare(storage, presence)?;
         writer.bell = bell;
         writer.recheck().map_err(io("read the segments in"))?;
-        let writer = sync::Builder::new()
+        let writer = threads::Builder::new()
             .name("vram-audit".into())
             .spawn(move || writer.run())
             .map_err(io("start the writer of"))?;
@@ -159,88 +161,6 @@ impl<A: Application> TrailBuilder<A> {
         Ok((Writer::new(log, Arc::clone(&shared)), shared))
     }
 
-    /// Reads the last segment and finds the point behind which the trail goes on.
-    fn find_end<S: Storage>(&self, storage: &S, last: u64) -> Result<End<A>, OpenError> {
-        let damaged = |detail: &str| OpenError::Damaged {
-            path: self.dir.clone(),
-            segment: segment_name(last),
-            detail: detail.to_owned(),
-        };
-        let io = |source| OpenError::Io {
-            path: self.dir.join(segment_name(last)),
-            operation: "read",
-            source,
-        };
-        // The run that wrote this may have been killed before its last sync. What follows will rest on
-        // it, so it must be on the disk, and not in the page cache alone.
-        let segment = self.dir.join(segment_name(last));
-        storage.sync(last).map_err(failed(&segment, "sync"))?;
-        storage
-            .sync_names()
-            .map_err(failed(&self.dir, SYNC_DIRECTORY))?;
-        let header = segment::read_header(storage.read(last).map_err(io)?)
-            .map_err(io)?
-            .ok_or_else(|| damaged("its first line is not the header of a segment"))?;
-        if header.format > FORMAT {
-            return Err(OpenError::LaterFormat {
-                path: self.dir.clone(),
-                format: header.format,
-            });
-        }
-        let verifier = self.key_of(&header)?;
-        let mut tail = Tail::default();
-        let mut acknowledged = Tail::default();
-        let summary = segment::read(
-            storage.read(last).map_err(io)?,
-            last,
-            std::slice::from_ref(&verifier),
-            None,
-            &mut |seen| match seen {
-                Seen::Record(_, record, _) => tail.add(record),
-                Seen::Acknowledged(_) => acknowledged.clone_from(&tail),
-                Seen::Start(_) => {}
-            },
-        )
-        .map_err(io)?;
-        if let Some(damage) = summary.damage.first() {
-            return Err(damaged(&format!(
-                "line {}: {}",
-                damage.place.line, damage.words
-            )));
-        }
-        let next = acknowledged
-            .next(summary.highest_seq)
-            .filter(|next| *next <= MAX_SEQ)
-            .ok_or_else(|| damaged("its numbers are not those of a trail"))?;
-        let checkpoint = summary
-            .checkpoint
-            .ok_or_else(|| damaged("it has no checkpoint that this key signed and that fits"))?;
-        let is_under_another_key = self.has_yet_to_change(&verifier, &acknowledged.latest)?;
-        let mut position = Position::new(
-            last,
-            summary.end,
-            summary.behind.bytes,
-            summary.frontier,
-            Arc::new(checkpoint),
-        );
-        self.declare_void(storage, &mut position)?;
-        let clean = matches!(acknowledged.latest, Latest::Closed) && summary.behind.bytes == 0;
-        let recovered = (!clean).then_some(Event::TailRecovered {
-            segment: last,
-            void_from: summary.end,
-            void_bytes: summary.behind.bytes,
-            void_records: summary.behind.records,
-            highest_seq: Seq(next.saturating_sub(1)),
-        });
-        Ok(End {
-            next: Seq(next),
-            verifier,
-            position: Some(position),
-            recovered,
-            is_under_another_key,
-        })
-    }
-
     /// The key that a segment names, if it is the one given, or the one before. That the segment says
     /// so proves nothing; that its last checkpoint verifies under this key does.
     fn key_of(&self, header: &segment::Header) -> Result<VerifierKey, OpenError> {
@@ -321,57 +241,6 @@ fn begin<A: Application, S: Storage>(
         anchors.settled(&position.checkpoint, queue.made(&header), urgent);
     }
     Ok(())
-}
-
-/// What records say about how the trail goes on behind them.
-#[derive(Clone, Default)]
-struct Tail {
-    latest: Latest,
-    highest: Option<u64>,
-    /// The bound of the numbers; none in format 1.
-    below: Option<u64>,
-}
-
-impl Tail {
-    fn add(&mut self, record: &segment::Record) {
-        self.latest = Latest::of(record);
-        self.highest = self.highest.max(Some(record.seq));
-        self.below = self.below.max(match &record.fact {
-            Fact::Header(header) => header.bound(),
-            Fact::Reserved(reserved) if self.below.is_some() => Some(reserved.numbers_below),
-            _ => None,
-        });
-    }
-
-    /// The first number of the next run. The bound says which numbers a killed one may have told to
-    /// its callers; of format 1 only the highest `seen` is known, in void bytes, too.
-    fn next(&self, seen: Option<u64>) -> Option<u64> {
-        let after = |highest: Option<u64>| highest?.checked_add(1);
-        match (self.below, &self.latest) {
-            (None, _) => after(seen),
-            (Some(_), Latest::Closed) => after(self.highest),
-            (below, _) => below.max(after(self.highest)),
-        }
-    }
-}
-
-/// What the last acknowledged record says about how the trail goes on.
-#[derive(Clone, Default)]
-enum Latest {
-    Closed,
-    KeyChanged(String),
-    #[default]
-    Other,
-}
-
-impl Latest {
-    fn of(record: &segment::Record) -> Self {
-        match &record.fact {
-            Fact::KeyChanged(changed) => Self::KeyChanged(changed.key.clone()),
-            Fact::Closed(_) => Self::Closed,
-            _ => Self::Other,
-        }
-    }
 }
 
 /// The point behind which the trail goes on.

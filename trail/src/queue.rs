@@ -15,7 +15,7 @@ use super::checkpoint::Checkpoint;
 use super::clock::{Time, Uptime};
 use super::event::{Event, LossCause, Lost, Mark, Seq, Severity, Text};
 use super::record::Record;
-use super::sync::{Condvar, Instant, Mutex, MutexGuard};
+use super::threads::{Condvar, Instant, Mutex, MutexGuard};
 use super::{NotDurable, Queued, Receipt};
 use crate::application::{Application, Entry};
 use crate::foreign;

@@ -18,7 +18,7 @@ use super::event::Text;
 use super::position::Position;
 use super::segment;
 use super::storage::SegmentReader;
-use super::sync::{self, Condvar, Instant, JoinHandle, Mutex, MutexGuard};
+use super::threads::{self, Condvar, Instant, JoinHandle, Mutex, MutexGuard};
 use crate::{foreign, process};
 
 /// The most segments that wait: those of a writer that is at its fastest for some minutes.
@@ -90,7 +90,7 @@ impl Recheck {
         }
         drop(state);
         let desk = Arc::clone(&self.0);
-        let started = sync::Builder::new()
+        let started = threads::Builder::new()
             .name("vram-recheck".into())
             .spawn(move || desk.work());
         match started {

@@ -13,7 +13,7 @@ use std::time::Duration;
 use super::super::checkpoint::Checkpoint;
 use super::super::event::Anchoring;
 use super::super::event::Text;
-use super::super::sync::Instant;
+use super::super::threads::Instant;
 use super::book::Offer;
 use super::compare::{Misfit, Stop, Walk};
 use super::post::{Next, Post, Refuted};

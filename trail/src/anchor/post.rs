@@ -13,7 +13,7 @@ use std::time::Duration;
 use super::super::checkpoint::{Checkpoint, encode_base64};
 use super::super::clock::Uptime;
 use super::super::event::{Anchoring, Text};
-use super::super::sync::{self, Condvar, Instant, Mutex, MutexGuard};
+use super::super::threads::{self, Condvar, Instant, Mutex, MutexGuard};
 use super::book::{Book, Offer, Schedule};
 use super::keeper::{Keeper, Known};
 use super::{Anchored, Contradiction, LogCollector, Named, tell};
@@ -110,7 +110,7 @@ impl Anchors {
         });
         self.posts.push(Arc::clone(&post));
         let keeper = Keeper::new(anchor.anchor, post, known);
-        sync::Builder::new()
+        threads::Builder::new()
             .name("vram-anchor".into())
             .spawn(move || keeper.run())
             .map(drop)

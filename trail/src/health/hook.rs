@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use super::Degradation;
 use crate::foreign::{self, Held};
-use crate::sync::{self, Instant};
+use crate::threads::{self, Instant};
 
 /// How many crossings may wait for a hook that takes its time.
 const WAITING: usize = 64;
@@ -87,7 +87,7 @@ impl HookThread {
                 });
                 return;
             }
-            sync::sleep(LOOK_EVERY);
+            threads::sleep(LOOK_EVERY);
         }
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::super::anchor::{Anchors, Earlier, Known, Refuted};
 use super::super::builder::TrailBuilder;
 use super::super::storage::Storage;
-use super::super::sync::Instant;
+use super::super::threads::Instant;
 use super::{End, OpenError, failed};
 use crate::application::Application;
 

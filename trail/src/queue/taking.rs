@@ -11,7 +11,7 @@ use crate::clock::{Time, Uptime};
 use crate::event::{Event, Lost, Seq};
 use crate::health::Backlog;
 use crate::record::Record;
-use crate::sync::Instant;
+use crate::threads::Instant;
 
 impl<A: Application> State<A> {
     fn hold(&mut self, pending: &VecDeque<Record<A>>) {

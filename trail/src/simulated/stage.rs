@@ -9,7 +9,7 @@ use crate::builder::TrailBuilder;
 use crate::keeper::{Keeper, Threads};
 use crate::key::TrailKey;
 use crate::storage::Presence;
-use crate::sync::{self, Instant};
+use crate::threads::{self, Instant};
 use crate::writer::{StopOnDrop, Writer};
 use crate::{Recorder, Shared, Trail};
 
@@ -83,7 +83,7 @@ impl<A: Application> Staged<A> {
     pub fn start(self) -> Trail<A> {
         let Self(writer, shared) = self;
         let threads = Threads {
-            writer: sync::Builder::new().spawn(move || writer.run()).unwrap(),
+            writer: threads::Builder::new().spawn(move || writer.run()).unwrap(),
             hook: None,
         };
         let keeper = Arc::new(Keeper::new(Arc::clone(&shared), threads));

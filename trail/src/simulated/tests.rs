@@ -23,7 +23,7 @@
 use std::path::Path;
 use std::sync::Mutex;
 
-use super::super::sync::Instant;
+use super::super::threads::Instant;
 use model::acknowledged;
 use world::{LONG, World};
 

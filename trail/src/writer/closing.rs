@@ -9,7 +9,7 @@ use crate::foreign;
 use crate::queue::WriteFailure;
 use crate::record::Record;
 use crate::storage::Storage;
-use crate::sync::{self, Instant};
+use crate::threads::{self, Instant};
 use crate::{CloseError, Receipt, Shared};
 
 /// The most segments that are given up while the trail is closed: a disk that fails so often is not
@@ -43,7 +43,7 @@ impl<A: Application, S: Storage> Writer<A, S> {
                 tried = true;
                 self.own.push(self.shared.closing_event());
             }
-            sync::sleep(self.backoff.take(left));
+            threads::sleep(self.backoff.take(left));
         }
     }
 

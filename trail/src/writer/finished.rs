@@ -9,7 +9,7 @@ use crate::foreign;
 use crate::position::Position;
 use crate::recheck::{Recheck, Unsound};
 use crate::storage::Storage;
-use crate::sync::Instant;
+use crate::threads::Instant;
 
 impl<A: Application, S: Storage> Writer<A, S> {
     /// Lets finished segments be read again, beside this thread.

@@ -1,7 +1,7 @@
 //! What is known of an anchor, and what it has left for the writer. This module knows no threads.
 
 use super::super::super::event::Anchoring;
-use super::super::super::sync::Instant;
+use super::super::super::threads::Instant;
 use super::super::book::Offer;
 use super::Refuted;
 

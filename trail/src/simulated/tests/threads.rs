@@ -7,7 +7,7 @@
 //! waits for ever, a receipt is for a record that is not on the disk, or a loss is not counted.
 //!
 //! So a scheduler takes the place of the system's: queue, writer, handles and closing are those of
-//! the library, their locks, clock and thread are `sync.rs`'s. Every order of the steps is possible,
+//! the library, their locks, clock and thread are `threads.rs`'s. Every order of the steps is possible,
 //! and a random one is tried in each run. The disk is the simulated one. In half of the runs limits
 //! never end, so whoever is forgotten waits for ever, which the scheduler notices; in the other half
 //! any limit may end at any moment. A receipt is compared with the medium when it is given; in the
@@ -47,7 +47,7 @@ use crate::keeper::{Keeper, Threads};
 use crate::key::TrailKey;
 use crate::queue::Lane;
 use crate::storage::Presence;
-use crate::sync::{self, Instant, World as Limits};
+use crate::threads::{self, Instant, World as Limits};
 use crate::writer::{StopOnDrop, Writer};
 use crate::{
     Checkpoint, CloseError, NotDurable, Receipt, Recorder, Shared, Trail, VerifierKey, verify,
@@ -79,7 +79,7 @@ struct Stage {
 
 impl Stage {
     fn open(story: Story, place: &Path) -> (Self, Writer<Plain, Disk>) {
-        sync::begin(story.limits);
+        threads::begin(story.limits);
         let disk = Disk::new(thread_rng().r#gen());
         let hanging = Arc::new(AtomicBool::new(false));
         let hangs = Arc::clone(&hanging);

@@ -13,7 +13,7 @@ use crate::builder::TrailBuilder;
 use crate::faults::Memory;
 use crate::key::TrailKey;
 use crate::storage::Presence;
-use crate::sync::Instant;
+use crate::threads::Instant;
 use crate::writer::Writer;
 use crate::{Anchor, AnchorError, Checkpoint, OpenError, Shared, VerifierKey, verify};
 

@@ -1,0 +1,147 @@
+//! Recognises the end of a trail that a run left: its last acknowledged checkpoint, and the torn tail behind it.
+
+use std::sync::Arc;
+
+use super::error::SYNC_DIRECTORY;
+use super::{End, OpenError, failed};
+use crate::application::Application;
+use crate::builder::TrailBuilder;
+use crate::event::{Event, FORMAT, Seq};
+use crate::position::Position;
+use crate::segment::{self, Fact, MAX_SEQ, Seen};
+use crate::storage::{Storage, segment_name};
+
+impl<A: Application> TrailBuilder<A> {
+    /// Reads the last segment and finds the point behind which the trail goes on.
+    pub(super) fn find_end<S: Storage>(&self, storage: &S, last: u64) -> Result<End<A>, OpenError> {
+        let damaged = |detail: &str| OpenError::Damaged {
+            path: self.dir.clone(),
+            segment: segment_name(last),
+            detail: detail.to_owned(),
+        };
+        let io = |source| OpenError::Io {
+            path: self.dir.join(segment_name(last)),
+            operation: "read",
+            source,
+        };
+        // The run that wrote this may have been killed before its last sync. What follows will rest on
+        // it, so it must be on the disk, and not in the page cache alone.
+        let segment = self.dir.join(segment_name(last));
+        storage.sync(last).map_err(failed(&segment, "sync"))?;
+        storage
+            .sync_names()
+            .map_err(failed(&self.dir, SYNC_DIRECTORY))?;
+        let header = segment::read_header(storage.read(last).map_err(io)?)
+            .map_err(io)?
+            .ok_or_else(|| damaged("its first line is not the header of a segment"))?;
+        if header.format > FORMAT {
+            return Err(OpenError::LaterFormat {
+                path: self.dir.clone(),
+                format: header.format,
+            });
+        }
+        let verifier = self.key_of(&header)?;
+        let mut tail = Tail::default();
+        let mut acknowledged = Tail::default();
+        let summary = segment::read(
+            storage.read(last).map_err(io)?,
+            last,
+            std::slice::from_ref(&verifier),
+            None,
+            &mut |seen| match seen {
+                Seen::Record(_, record, _) => tail.add(record),
+                Seen::Acknowledged(_) => acknowledged.clone_from(&tail),
+                Seen::Start(_) => {}
+            },
+        )
+        .map_err(io)?;
+        if let Some(damage) = summary.damage.first() {
+            return Err(damaged(&format!(
+                "line {}: {}",
+                damage.place.line, damage.words
+            )));
+        }
+        let next = acknowledged
+            .next(summary.highest_seq)
+            .filter(|next| *next <= MAX_SEQ)
+            .ok_or_else(|| damaged("its numbers are not those of a trail"))?;
+        let checkpoint = summary
+            .checkpoint
+            .ok_or_else(|| damaged("it has no checkpoint that this key signed and that fits"))?;
+        let is_under_another_key = self.has_yet_to_change(&verifier, &acknowledged.latest)?;
+        let mut position = Position::new(
+            last,
+            summary.end,
+            summary.behind.bytes,
+            summary.frontier,
+            Arc::new(checkpoint),
+        );
+        self.declare_void(storage, &mut position)?;
+        let clean = matches!(acknowledged.latest, Latest::Closed) && summary.behind.bytes == 0;
+        let recovered = (!clean).then_some(Event::TailRecovered {
+            segment: last,
+            void_from: summary.end,
+            void_bytes: summary.behind.bytes,
+            void_records: summary.behind.records,
+            highest_seq: Seq(next.saturating_sub(1)),
+        });
+        Ok(End {
+            next: Seq(next),
+            verifier,
+            position: Some(position),
+            recovered,
+            is_under_another_key,
+        })
+    }
+}
+
+/// What records say about how the trail goes on behind them.
+#[derive(Clone, Default)]
+struct Tail {
+    latest: Latest,
+    highest: Option<u64>,
+    /// The bound of the numbers; none in format 1.
+    below: Option<u64>,
+}
+
+impl Tail {
+    fn add(&mut self, record: &segment::Record) {
+        self.latest = Latest::of(record);
+        self.highest = self.highest.max(Some(record.seq));
+        self.below = self.below.max(match &record.fact {
+            Fact::Header(header) => header.bound(),
+            Fact::Reserved(reserved) if self.below.is_some() => Some(reserved.numbers_below),
+            _ => None,
+        });
+    }
+
+    /// The first number of the next run. The bound says which numbers a killed one may have told to
+    /// its callers; of format 1 only the highest `seen` is known, in void bytes, too.
+    fn next(&self, seen: Option<u64>) -> Option<u64> {
+        let after = |highest: Option<u64>| highest?.checked_add(1);
+        match (self.below, &self.latest) {
+            (None, _) => after(seen),
+            (Some(_), Latest::Closed) => after(self.highest),
+            (below, _) => below.max(after(self.highest)),
+        }
+    }
+}
+
+/// What the last acknowledged record says about how the trail goes on.
+#[derive(Clone, Default)]
+pub(super) enum Latest {
+    Closed,
+    KeyChanged(String),
+    #[default]
+    Other,
+}
+
+impl Latest {
+    fn of(record: &segment::Record) -> Self {
+        match &record.fact {
+            Fact::KeyChanged(changed) => Self::KeyChanged(changed.key.clone()),
+            Fact::Closed(_) => Self::Closed,
+            _ => Self::Other,
+        }
+    }
+}
