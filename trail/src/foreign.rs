@@ -3,8 +3,8 @@
 //!
 //! Such code may panic, hang, or record something itself. Three rules keep that away from the trail:
 //!
-//! * [`call`] lets no panic through, nor one of the payload's destructor.
-//! * [`log`] and [`publish`] hand the call to a thread of its own and never wait. The trail's writer
+//! * `call` lets no panic through, nor one of the payload's destructor.
+//! * [`log`] and `publish` hand the call to a thread of its own and never wait. The trail's writer
 //!   reaches `tracing` and `metrics` in no other way.
 //! * Inside such a call [`is_inside`] is true: a record made there is queued, and neither waits for the
 //!   writer nor wakes it; a message made there is counted and not logged.
@@ -123,7 +123,7 @@ pub(crate) fn settle(limit: Duration) {
     LOG.settle(deadline);
 }
 
-/// Waits [`LAST_WORDS`] at most.
+/// Waits at most 100 ms until all that was logged and published so far has come through.
 pub fn settle_briefly() {
     settle(Duration::ZERO);
 }

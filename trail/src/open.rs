@@ -14,14 +14,14 @@ use super::anchor::{Anchors, Contradiction};
 use super::builder::TrailBuilder;
 use super::checkpoint::VerifierKey;
 use super::clock::{Uptime, boot_id};
-use super::event::{Event, FORMAT, Seq};
+use super::event::{Event, Seq};
 use super::keeper::{Keeper, Threads};
 use super::log::{Log, LogError};
 use super::position::Position;
 use super::queue::Queue;
 use super::record::Record;
-use super::segment::{self, Fact, MAX_SEQ, Seen};
-use super::storage::{Presence, Storage, segment_name};
+use super::segment;
+use super::storage::{Presence, Storage};
 use super::threads;
 use super::writer::Writer;
 use super::{Shared, Trail};
@@ -37,7 +37,6 @@ mod tail;
 mod unacknowledged;
 
 pub use error::OpenError;
-use error::SYNC_DIRECTORY;
 use tail::Latest;
 
 /// An open trail whose writer has no thread yet.
