@@ -1,8 +1,8 @@
-//! Names: of shards, workers and models.
+//! The names of shards, workers and models.
 //!
-//! A name is parsed once, where it enters, and trusted from then on. All of them end up in records,
-//! logs and file names' neighbourhood, so what they may contain is narrow. They are `Arc<str>`
-//! inside: passing one on copies no text. This module knows nothing of what a name refers to.
+//! A name is parsed once, where it enters the process, and trusted afterwards. Names appear in
+//! records, in logs and next to file names, so their alphabet is narrow. Names are `Arc<str>`
+//! inside: a clone copies no text. This module does not know what a name refers to.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,13 +10,13 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-/// The most bytes a [`ShardId`] or [`WorkerId`] may have.
+/// The maximum length of a [`ShardId`] or [`WorkerId`], in bytes.
 pub const MAX_ID_BYTES: usize = 256;
 
-/// The most bytes the name in a [`ModelRef`] may have.
+/// The maximum length of the name in a [`ModelRef`], in bytes.
 pub const MAX_MODEL_BYTES: usize = 512;
 
-/// A name that is one string, parsed by `$parse` wherever it comes from.
+/// Defines a name that is one string and parsed by `$parse`, whatever its source.
 macro_rules! name {
     ($(#[$docs:meta])* $name:ident, $parse:path) => {
         $(#[$docs])*
@@ -25,7 +25,7 @@ macro_rules! name {
         pub struct $name(Arc<str>);
 
         impl $name {
-            /// The name as text.
+            /// Returns the name as text.
             pub fn as_str(&self) -> &str {
                 &self.0
             }
@@ -62,8 +62,10 @@ macro_rules! name {
 }
 
 name! {
-    /// The name of a shard: 1 to 256 bytes of ASCII letters, digits, `-`, `_` and `.`, so that names of
-    /// tensors fit. It cannot be taken for a path: `..` and a name of one dot are refused.
+    /// The name of a shard: 1 to 256 bytes of ASCII letters, digits, `-`, `_` and `.`.
+    ///
+    /// Names of tensors fit. The name cannot be mistaken for a path: `..` anywhere and the name `.`
+    /// are refused.
     ///
     /// ```
     /// use vram_residency::ShardId;
@@ -81,10 +83,11 @@ name! {
     WorkerId, parse_worker_id
 }
 
-/// Which part of which model a shard holds: a name, and part `index` of `total` (counted from 0).
+/// A reference to a part of a model: the model's name, and part `index` of `total`, counted from 0.
 ///
-/// The name has at most 512 bytes of ASCII letters, digits, `-`, `_`, `.`, `/`, `:` and `@`, so that
-/// `meta-llama/Llama-3.1-8B`, `registry:5000/m:v1` and `org/model@main` fit. It is never used as a path.
+/// The name has 1 to 512 bytes of ASCII letters, digits, `-`, `_`, `.`, `/`, `:` and `@`. So
+/// `meta-llama/Llama-3.1-8B`, `registry:5000/m:v1` and `org/model@main` fit. The name is never used
+/// as a path.
 #[derive(Clone, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(try_from = "UncheckedModelRef")]
 pub struct ModelRef {
@@ -96,7 +99,7 @@ pub struct ModelRef {
     total: u32,
 }
 
-/// What [`ModelRef`] is read from.
+/// The serialized form of a [`ModelRef`], before it is checked.
 #[derive(Deserialize)]
 struct UncheckedModelRef {
     model: String,
@@ -104,46 +107,54 @@ struct UncheckedModelRef {
     model_total: u32,
 }
 
-/// A name that was refused, and why.
+/// The reason why a name was refused.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum IdError {
     /// The name has no bytes.
     #[error("a name must not be empty")]
     Empty,
-    /// A byte that names of this kind do not have.
+    /// The name contains a byte that this kind of name does not allow.
     #[error("byte 0x{byte:02x} at offset {offset} is not allowed here: use {allowed}")]
     Forbidden {
-        /// The byte found.
+        /// The refused byte.
         byte: u8,
-        /// Where it stands, in bytes from 0.
+        /// The offset of the byte, in bytes from 0.
         offset: usize,
-        /// What may be used instead.
+        /// The allowed bytes, in words.
         allowed: &'static str,
     },
-    /// The index of a part is not below the number of parts.
+    /// The index of the part is not below the number of parts.
     #[error("part {index} of {total} does not exist: parts are counted from 0")]
     Part {
-        /// The index given.
+        /// The given index.
         index: u32,
-        /// The number of parts given.
+        /// The given number of parts.
         total: u32,
     },
-    /// Text that means something in a path.
+    /// The name contains text that has a meaning in paths.
     #[error("`{0}` is not allowed in a name: it could be taken for a path")]
     PathSyntax(&'static str),
     /// The name is too long.
     #[error("the name has {len} bytes: the most is {max}")]
     TooLong {
-        /// Bytes given.
+        /// The given length, in bytes.
         len: usize,
-        /// Bytes allowed.
+        /// The maximum length, in bytes.
         max: usize,
     },
 }
 
 impl ModelRef {
-    /// Part `index` of `total` of the model `name`; a model in one piece is part 0 of 1.
+    /// Creates a reference to part `index` of `total` of the model `name`.
+    ///
+    /// A model in one piece is part 0 of 1.
+    ///
+    /// # Errors
+    ///
+    /// - [`IdError::Empty`], [`IdError::TooLong`] or [`IdError::Forbidden`]: the name is not 1 to
+    ///   512 bytes of the allowed ones.
+    /// - [`IdError::Part`]: `index` is not below `total`.
     pub fn new(name: &str, index: u32, total: u32) -> Result<Self, IdError> {
         check_length(name, MAX_MODEL_BYTES)?;
         check_bytes(
@@ -161,17 +172,17 @@ impl ModelRef {
         })
     }
 
-    /// The model's name.
+    /// Returns the model's name.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Which part this is, from 0.
+    /// Returns the index of this part, counted from 0.
     pub fn index(&self) -> u32 {
         self.index
     }
 
-    /// How many parts the model has.
+    /// Returns the number of parts of the model.
     pub fn total(&self) -> u32 {
         self.total
     }
@@ -191,7 +202,7 @@ impl TryFrom<UncheckedModelRef> for ModelRef {
 }
 
 impl fmt::Display for ModelRef {
-    /// The name, then `#index/total`.
+    /// Writes the name, then `#index/total`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}#{}/{}", self.name, self.index, self.total)
     }
@@ -223,7 +234,7 @@ fn check_length(text: &str, max: usize) -> Result<(), IdError> {
     }
 }
 
-/// The first layer: the bytes that a name may have.
+/// Checks the first layer: the allowed bytes.
 fn check_bytes(
     text: &str,
     allowed: impl Fn(u8) -> bool,
@@ -239,7 +250,8 @@ fn check_bytes(
     }
 }
 
-/// The second layer, by itself: whatever the first allows, a name cannot leave a directory or stand for one.
+/// Checks the second layer, which does not rely on the first: a name cannot leave a directory or
+/// stand for one.
 fn check_path_syntax(text: &str) -> Result<(), IdError> {
     if text == "." {
         return Err(IdError::PathSyntax("."));
@@ -300,7 +312,7 @@ mod tests {
         }
     }
 
-    /// Whatever is read is parsed.
+    /// Every name that is read goes through its parser.
     #[test]
     fn names_are_written_as_text_and_read_by_their_parser() {
         let shard: ShardId = "a.b".parse().unwrap();
