@@ -323,7 +323,8 @@ pub(crate) mod backend {
         /// Returns the full identity of the device, as bound by seals.
         fn identity(&self) -> &Arc<str>;
 
-        /// Returns the evidence about where allocations lie, or `None` if there is no doubt.
+        /// Returns the evidence about where allocations lie, or `None` if the question does not
+        /// apply.
         fn residency(&self) -> Option<Residency>;
 
         /// Returns the reason if the device is lost: then none of its allocations can be trusted.

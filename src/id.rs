@@ -155,6 +155,16 @@ impl ModelRef {
     /// - [`IdError::Empty`], [`IdError::TooLong`] or [`IdError::Forbidden`]: the name is not 1 to
     ///   512 bytes of the allowed ones.
     /// - [`IdError::Part`]: `index` is not below `total`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use vram_residency::ModelRef;
+    ///
+    /// let first = ModelRef::new("meta-llama/Llama-3.1-8B", 0, 4)?;
+    /// assert_eq!(first.to_string(), "meta-llama/Llama-3.1-8B#0/4");
+    /// # Ok::<(), vram_residency::id::IdError>(())
+    /// ```
     pub fn new(name: &str, index: u32, total: u32) -> Result<Self, IdError> {
         check_length(name, MAX_MODEL_BYTES)?;
         check_bytes(

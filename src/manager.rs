@@ -159,7 +159,7 @@ impl<D: Device> VramManager<D> {
     ///
     /// Each item has a name, a part of a model, and a length in bytes. A batch suits small shards,
     /// for example a model's tensors. In a GPU, a shard that is sealed alone takes a multiple of 2
-    /// MiB; shards of a batch with at most 1 MiB share memory. Once sealed, each shard stands
+    /// MiB. Shards of a batch with at most 1 MiB share memory. Once sealed, each shard stands
     /// alone.
     ///
     /// # Errors

@@ -11,7 +11,7 @@
 //! The trade-off: a wipe does not reach the copy of a living child (`inherited` in the record). Not
 //! defended: `/proc/self/mem` writes past the read-only protection.
 //!
-//! Mappings stay out of core dumps, and use huge pages where the kernel has them: a fork then
+//! Mappings stay out of core dumps. They use huge pages where the kernel has them: a fork then
 //! copies one entry for 2 MiB instead of 512. They are locked into memory where the limit allows
 //! it, and overwritten before they are freed.
 //!

@@ -320,7 +320,11 @@ impl NoAnswer {
 }
 
 impl<D: Device> SealError<D> {
-    /// Returns the shard: unchanged as `Ok`, quarantined as `Err`.
+    /// Returns the shard.
+    ///
+    /// # Errors
+    ///
+    /// Returns the quarantined shard if it failed; otherwise the shard is unchanged.
     pub fn into_shard(self) -> Result<Shard<Allocated, D>, Box<Shard<Quarantined, D>>> {
         match self {
             Self::Broken(broken) => Err(broken.shard),
@@ -343,7 +347,11 @@ impl<D: Device> SealError<D> {
 }
 
 impl<D: Device> VerifyError<D> {
-    /// Returns the shard: sealed as `Ok`, quarantined as `Err`.
+    /// Returns the shard, which is sealed and not verified.
+    ///
+    /// # Errors
+    ///
+    /// Returns the quarantined shard if it failed.
     pub fn into_shard(self) -> Result<Shard<Sealed, D>, Box<Shard<Quarantined, D>>> {
         match self {
             Self::Broken(broken) => Err(broken.shard),
@@ -364,7 +372,11 @@ impl<D: Device> VerifyError<D> {
 }
 
 impl<D: Device> ReclaimError<D> {
-    /// Returns the shard: still shared as `Ok`, quarantined as `Err`.
+    /// Returns the shard, which is still shared.
+    ///
+    /// # Errors
+    ///
+    /// Returns the quarantined shard if a check of it failed.
     pub fn into_shared(self) -> Result<Shared<D>, Box<Shard<Quarantined, D>>> {
         match self {
             Self::Failed { shard } => Err(shard),

@@ -1,8 +1,8 @@
 //! Allocation, for one shard or for many that will be sealed together.
 //!
 //! Bytes within the limit and a name are reserved first. A dropped reservation returns both, unless
-//! it became a region; then the region returns them when the shard goes. This module does not know
-//! how a shard is filled or sealed.
+//! it became a region; then the region returns them at its end. This module does not know how a
+//! shard is filled or sealed.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

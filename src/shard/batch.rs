@@ -90,16 +90,16 @@ impl<D: Device> Batch<D> {
     ///
     /// Makes all shards read-only first. Then computes the digest of each shard, compares it with
     /// the answer of `provenance` for it, authenticates and records it. Under
-    /// [`Assurance::Durable`](crate::Assurance), waits for each record by itself.
+    /// [`Assurance::Durable`](crate::Assurance), waits for each record separately.
     ///
     /// # Errors
     ///
     /// - [`SealAllError::Broken`]: some shards failed this verification and are quarantined. All
     ///   others are sealed, unless one could not be sealed for another reason. A device that breaks
     ///   while it changes write access fails all shards.
-    /// - [`SealAllError::NotSealed`]: a shard could not be sealed for a reason that says nothing
-    ///   about its bytes, so none is sealed. Where records already said that some were, a record
-    ///   `VerificationInconclusive` withdraws that. All shards come back in the error: remove the
+    /// - [`SealAllError::NotSealed`]: one shard could not be sealed, and the reason says nothing
+    ///   about its bytes. So none is sealed. If the trail already has records of sealed shards,
+    ///   records `VerificationInconclusive` withdraw them. The error returns all shards: remove the
     ///   reason, and seal again.
     pub fn seal(
         self,

@@ -1,8 +1,15 @@
 //! Sealing: from written bytes to an authenticated digest.
 //!
-//! The order is fixed: wait for the device, protect, digest the bytes that the device holds,
-//! compare with the loaded stream and the provenance, tag, record. The source's buffers take no
-//! part. This module does not know how the device hashes.
+//! The order of the steps is fixed:
+//!
+//! 1. Wait for the device.
+//! 2. Make the memory read-only.
+//! 3. Compute the digest of the bytes that the device holds.
+//! 4. Compare it with the loaded stream and with the provenance.
+//! 5. Tag.
+//! 6. Record.
+//!
+//! The source's buffers take no part. This module does not know how the device hashes.
 
 use std::ops::ControlFlow;
 

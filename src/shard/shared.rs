@@ -297,8 +297,8 @@ impl<D: Device> Lease<D> {
     /// batch.
     ///
     /// In a forked child, which no check reaches, no lease is current. Not noticed: a child made
-    /// past the C library, by a bare `clone`, where the kernel wipes no memory in children
-    /// (`fork_guard` in `TrailOpened` is `at_fork`).
+    /// past the C library, by a bare `clone`, if the kernel wipes no memory in children.
+    /// `fork_guard` in `TrailOpened` is `at_fork` then.
     pub fn is_current(&self) -> bool {
         self.0.standing.judge().is_ok()
     }

@@ -19,7 +19,7 @@ pub(super) fn is_inconclusive(code: Code) -> bool {
         code,
         OUT_OF_MEMORY
             | 4 // the driver is shutting down
-            | 46 // the device is used by somebody else
+            | 46 // the device is unavailable, often in exclusive use
             | NOT_READY
             | 701 // no resources for a launch
             | 800 // not permitted
@@ -29,8 +29,10 @@ pub(super) fn is_inconclusive(code: Code) -> bool {
     )
 }
 
-/// Returns whether the code says that the driver cannot compile: no binary for the GPU, refused
-/// PTX, no compiler, a PTX version that is too new, or compilation that is turned off.
+/// Returns whether the code says that the driver cannot compile.
+///
+/// The causes: no binary for the GPU, refused PTX, no compiler, a PTX version that is too new, or
+/// compilation that is turned off.
 pub(super) fn is_about_compiling(code: Code) -> bool {
     matches!(code, 209 | 218 | 221..=223)
 }

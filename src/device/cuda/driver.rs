@@ -6,7 +6,7 @@
 //!
 //! The driver follows handles without checking them, so no raw handle is accepted. A [`Live`]
 //! handle proves that its object is alive, and calls that end such a life are unsafe. Numbers are
-//! safe arguments where a wrong number is an error of the GPU, or takes away memory of the GPU: no
+//! safe arguments if a wrong number only fails in the GPU, or takes away memory of the GPU: no
 //! reference of Rust points there. Addresses that are written to are not safe, because the driver
 //! writes to pinned host memory by the same numbers. A caller that passes host memory proves that
 //! it lives long enough.
@@ -61,9 +61,9 @@ macro_rules! call {
     };
     ($symbols:ident, $table:expr, $name:ident($($argument:expr),* $(,)?)) => {{
         let function = $table.$name;
-        // SAFETY: the arguments are those of cuda.h: numbers, live handles (by `Live`, by
-        // `Physical`, or by the method's contract), or addresses. Addresses are those of locals, or
-        // of host memory that lives as long as the method's contract says.
+        // SAFETY: the arguments match cuda.h: numbers, live handles (by `Live`, by `Physical`, or
+        // by the method's contract), or addresses. The addresses are locals, or host memory that
+        // lives as long as the method's contract requires.
         let code = unsafe { function($($argument),*) };
         match code {
             0 => Ok(()),

@@ -4,10 +4,10 @@
 //! the result, until 32 bytes are left. Many small shards are hashed together, and finished ones
 //! are passed on.
 //!
-//! A shard larger than the scratch memory is hashed in slices, by two lanes in turns. While the
-//! last blocks and few upper nodes of one lane use a part of the GPU, the leaves of the other lane
-//! fill the rest. All GPU memory that hashing needs besides the data is reserved when the device is
-//! opened.
+//! A shard larger than the scratch memory is hashed in slices, by two lanes in turns. The last
+//! blocks and few upper nodes of one lane use only a part of the GPU, and the leaves of the other
+//! lane fill the rest. All GPU memory that hashing needs besides the data is reserved when the
+//! device is opened.
 
 use std::ffi::{c_int, c_void};
 use std::ops::{ControlFlow, Range};

@@ -47,8 +47,8 @@ pub struct CudaMemory {
     /// Whether the memory holds only zeros.
     pub(super) wiped: bool,
     gone: bool,
-    /// The source of views. It owns nothing, so cudarc must never drop it: it would ask the driver
-    /// to free memory that cudarc did not allocate.
+    /// The source of views. It owns nothing and is never dropped: its drop would ask the driver to
+    /// free memory that did not come from that allocator.
     lent: ManuallyDrop<CudaSlice<u8>>,
     /// The stream that users see for lent memory.
     stream: Arc<CudaStream>,

@@ -24,9 +24,10 @@ pub(super) const RANGE_BYTES: usize = 24;
 
 pub(super) const TABLE_BYTES: usize = MAX_RANGES * RANGE_BYTES;
 
-// The memory of a lane in the GPU. It has the digests of a slice's blocks; nodes of the level
-// above, with one more for each range than a single range would need; and a table of ranges for
-// each launch.
+// The memory of a lane in the GPU:
+// - the digests of a slice's blocks;
+// - nodes of the level above, with one more for each range than a single range would need;
+// - a table of ranges for each launch.
 const LEAVES: u64 = SLICE_BLOCKS * NODE;
 const NODES: u64 = 2 * MAX_RANGES as u64 * NODE;
 const TABLES: u64 = (LAUNCHES * TABLE_BYTES) as u64;
