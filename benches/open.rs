@@ -1,10 +1,10 @@
-//! The time to open and to check a trail whose anchor keeps a checkpoint for each minute of a year:
-//! 525 600, or the given number.
+//! The time to open and to check a trail whose anchor keeps a checkpoint for each minute of a year.
 //!
-//! Run `cargo bench --bench open`, or `cargo bench --bench open -- 10000`. Each checkpoint covers
-//! one record more than the checkpoint before. The anchor is a `SameHostCopy`; a network would add
-//! to the time. The difference between opening with and without an anchor is the cost of the
-//! comparison. The peak of memory is measured in a process that does only this.
+//! These are 525 600 checkpoints, or the given number. Run `cargo bench --bench open`, or `cargo
+//! bench --bench open -- 10000`. Each checkpoint covers one record more than the checkpoint before.
+//! The anchor is a `SameHostCopy`; a network would add to the time. The difference between opening
+//! with and without an anchor is the cost of the comparison. The peak of memory is measured in a
+//! process that does only this.
 
 use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};

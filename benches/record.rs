@@ -3,14 +3,19 @@
 //! Run `cargo bench --bench record`. It measures:
 //!
 //! * an ordinary record with room in the queue: nanoseconds and heap allocations;
-//! * the same at one record in a millisecond, beside three others: `tracing-appender`'s
-//!   non-blocking writer; nothing, which is two readings of the clock after a millisecond of sleep;
-//!   and the minimum of such a record, which is one lock, two clocks, and as many bytes into a
-//!   `VecDeque`;
-//! * a durable critical record with one caller, beside a raw append + `fdatasync` of as many bytes,
-//!   and the part of it that verifies its checkpoint's signature;
+//! * an ordinary record in each millisecond, beside the three competitors below;
+//! * a durable critical record with one caller, beside a raw append + `fdatasync` of the same
+//!   length;
+//! * the part of a durable record that verifies its checkpoint's signature;
 //! * durable records with 64 and 256 callers, beside one caller;
 //! * ordinary records sustained to the disk: the highest rate at which none is lost.
+//!
+//! The competitors at one record in a millisecond:
+//!
+//! * the non-blocking writer of `tracing-appender`;
+//! * nothing: two readings of the clock after a millisecond of sleep;
+//! * the minimum of such a record: one lock, two clocks, and the same number of bytes into a
+//!   `VecDeque`.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::collections::VecDeque;

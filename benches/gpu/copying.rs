@@ -141,7 +141,7 @@ pub fn compare(table: &mut Table, rates: &Rates, whole: f64) {
 }
 
 fn pinned(stream: &Arc<CudaStream>, len: usize) -> Outcome<PinnedHostSlice<u8>> {
-    const CACHED: u32 = 0; // what is write-combined is slow to read
+    const CACHED: u32 = 0; // write-combined memory is slow to read
     // SAFETY: any byte is a valid `u8`, and all are written before they are read.
     Ok(unsafe { stream.context().alloc_pinned_with_flags(len, CACHED) }?)
 }

@@ -295,7 +295,7 @@ fn load(hidden: &[&str]) -> Library {
 }
 
 fn check_version(library: &Library, path: &std::path::Path) {
-    // SAFETY: the type is that of `exports::simulated_cuda_version`, which never changes.
+    // SAFETY: the type matches `exports::simulated_cuda_version`, which never changes.
     let version = unsafe { library.get::<extern "C" fn() -> u32>(b"simulated_cuda_version") };
     let version = version.map(|version| version()).unwrap_or(0);
     let path = path.display();

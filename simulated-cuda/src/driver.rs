@@ -33,7 +33,7 @@ static STATE: Mutex<State> = Mutex::new(State::new());
 /// The process that initialised the driver; 0 before.
 static OWNER: AtomicU32 = AtomicU32::new(0);
 
-/// Returns whether this process is a fork of the one that initialised the driver. CUDA does not
+/// Returns whether this process is a fork of the process that initialised the driver. CUDA does not
 /// work there.
 fn is_fork() -> bool {
     let owner = OWNER.load(Ordering::Relaxed);

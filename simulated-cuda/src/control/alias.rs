@@ -34,7 +34,7 @@ pub fn load() {
     let _ = std::fs::remove_file(&path); // the mapping stays
     let library = library
         .unwrap_or_else(|error| panic!("the alias `libcuda.so.1` cannot be loaded: {error}"));
-    let _ = library.into_raw(); // it must stay when nobody asks for it
+    let _ = library.into_raw(); // it must stay loaded
 }
 
 /// Returns the library as a file: header, program headers, dynamic section, the empty first symbol,

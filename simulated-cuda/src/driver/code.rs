@@ -1,4 +1,4 @@
-//! The driver's result codes: those that it returns by itself, and the names of all codes of CUDA
+//! The driver's result codes: the constants that it returns, and the names of all codes of CUDA
 //! 13.4.
 
 use std::ffi::CStr;

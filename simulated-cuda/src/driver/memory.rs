@@ -279,7 +279,7 @@ impl Memory {
             .map(|(start, _)| *start)
             .collect();
         for start in starts {
-            let _ = self.free(start); // which refuses what belongs to the process
+            let _ = self.free(start); // refuses memory of the process
         }
     }
 

@@ -68,7 +68,7 @@ impl<'a> Translator<'_, 'a> {
             (d, a) => {
                 let register = self.result(d, kind.bits)?;
                 if instruction.guard.is_none() && self.numbers.contains_key(&register) {
-                    return Ok(Some(())); // whoever reads it reads the number
+                    return Ok(Some(())); // readers use the number
                 }
                 let a = self.source(a, kind)?;
                 let op = if kind.bits == 64 {
