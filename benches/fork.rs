@@ -1,10 +1,11 @@
-//! What a fork costs beside large shards in host memory, and what wiping costs while the child lives.
+//! The time of a fork beside large shards in host memory, and of a wipe while the child lives.
 //!
-//! `cargo bench --bench fork`, with `VRAM_FORK_GIB=16` at another size than 1 GiB. `VRAM_FORK_LOCK=1` locks
-//! the memory first.
+//! Run `cargo bench --bench fork`; `VRAM_FORK_GIB=16` sets another size than 1 GiB, and
+//! `VRAM_FORK_LOCK=1` locks the memory first.
 //!
-//! `Host` maps private memory and asks for huge pages. The bench maps memory in the same way, and in the
-//! two ways that were not chosen: with small pages, and shared (where a wipe changes what the child reads).
+//! `Host` maps private memory and asks for huge pages. The bench maps memory in the same way, and
+//! in the two rejected ways: with small pages, and shared (where a wipe changes the memory of the
+//! child).
 
 use std::fs;
 use std::hint::black_box;
@@ -14,7 +15,8 @@ use std::time::Instant;
 
 const TIMES: usize = 5;
 
-/// As `Host` wipes: a piece at a time, which is then given back.
+/// The size of a piece, as in the wipe of `Host`: each piece is returned to the kernel after its
+/// wipe.
 const PIECE: usize = 16 << 20;
 
 struct Way {
@@ -84,11 +86,12 @@ impl Memory {
     }
 
     fn bytes(&mut self) -> &mut [u8] {
-        // SAFETY: the mapping is readable and writable until it is dropped, and borrowed here alone.
+        // SAFETY: the mapping is readable and writable until it is dropped, and borrowed only here.
         unsafe { std::slice::from_raw_parts_mut(self.base, self.len) }
     }
 
-    /// The most memory of the machine that was in use meanwhile, beyond what was in use before.
+    /// Wipes the memory. Returns the time, and the peak of the machine's memory in use, above the
+    /// use before.
     fn wipe(&mut self, lock: bool) -> (f64, i64) {
         let before = in_use();
         let mut most = before;
@@ -121,7 +124,7 @@ impl Memory {
     fn wipe_under_a_child(&mut self, lock: bool) {
         let (mut told, mut tell) = std::io::pipe().unwrap();
         let (mut listen, mut go) = std::io::pipe().unwrap();
-        // SAFETY: no other thread runs; the child uses what it has and ends.
+        // SAFETY: no other thread runs; the child uses only inherited memory and ends.
         let child = unsafe { libc::fork() };
         if child == 0 {
             let inherited = page_tables();
@@ -160,7 +163,7 @@ impl Drop for Memory {
 
 fn fork_and_exit() -> f64 {
     let began = Instant::now();
-    // SAFETY: the child ends at once.
+    // SAFETY: the child ends immediately.
     let child = unsafe { libc::fork() };
     if child == 0 {
         // SAFETY: ends the process.
@@ -172,7 +175,7 @@ fn fork_and_exit() -> f64 {
     time
 }
 
-/// Memory of processes on this machine, in KiB.
+/// Returns the memory of all processes on this machine, in KiB.
 fn in_use() -> i64 {
     field("/proc/meminfo", "AnonPages:") + field("/proc/meminfo", "Shmem:")
 }

@@ -1,10 +1,10 @@
-//! Opening a trail under an anchor that keeps a checkpoint for each minute of a year, and checking it
-//! with all of them: 525 600, unless another number is given.
+//! The time to open and to check a trail whose anchor keeps a checkpoint for each minute of a year.
 //!
-//! `cargo bench --bench open`, or `cargo bench --bench open -- 10000`. Each checkpoint covers one
-//! record more than the one before. The anchor is a `SameHostCopy`; whatever a network adds comes on
-//! top. What opening takes beyond an opening without an anchor is the comparison. The peak of memory is that
-//! of a process which does nothing but this.
+//! These are 525 600 checkpoints, or the given number. Run `cargo bench --bench open`, or `cargo
+//! bench --bench open -- 10000`. Each checkpoint covers one record more than the checkpoint before.
+//! The anchor is a `SameHostCopy`; a network would add to the time. The difference between opening
+//! with and without an anchor is the cost of the comparison. The peak of memory is measured in a
+//! process that does only this.
 
 use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use vram_residency::audit::{self, Checkpoint, Outcome, SameHostCopy, VerifierKey};
 use vram_residency::{AuditTrail, TrailKey};
 
-/// A minute each, for a year.
+/// One checkpoint a minute, for a year.
 const CHECKPOINTS: u64 = 365 * 24 * 60;
 
 const ROUNDS: usize = 5;
@@ -76,7 +76,7 @@ fn builder(place: &Path) -> audit::AuditTrailBuilder {
         .critical_deadline(Duration::from_secs(3600))
 }
 
-/// Writes the trail, and what the anchor has kept of it.
+/// Writes the trail, and the checkpoints that the anchor keeps.
 fn write(place: &Path, number: u64) -> VerifierKey {
     let trail = builder(place).create().expect("a trail");
     let key = trail.verifier_key().clone();
@@ -104,7 +104,8 @@ fn open(place: &Path, anchored: bool) {
         true => builder.anchor(SameHostCopy::new(place.join("kept"))),
         false => builder,
     };
-    // Closed at once, and without the records that this adds: each opening finds the same.
+    // Closed immediately, and without the records that this adds: each opening finds the same
+    // trail.
     let trail = builder.open().expect("an honest trail");
     trail.close().expect("closed");
     report_peak();
@@ -152,7 +153,7 @@ fn bytes(path: &Path) -> u64 {
     paths.iter().map(length).sum()
 }
 
-/// For the process that this program starts.
+/// Reports the peak of memory, in the process that this program starts for it.
 fn report_peak() {
     let status = std::fs::read_to_string("/proc/self/status").expect("the process's status");
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));

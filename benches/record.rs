@@ -1,15 +1,21 @@
-//! What recording costs, against named competitors in the same run.
+//! The cost of recording, against named competitors in the same run.
 //!
-//! `cargo bench --bench record`
+//! Run `cargo bench --bench record`. It measures:
 //!
 //! * an ordinary record with room in the queue: nanoseconds and heap allocations;
-//! * the same at one record in a millisecond, beside `tracing-appender`'s non-blocking writer, beside
-//!   nothing (what reading the clock twice takes after a millisecond of sleep), and beside the least
-//!   that such a record can be: one lock, two clocks, as many bytes into a `VecDeque`;
-//! * a durable critical record with one caller, beside a raw append + `fdatasync` of as many bytes, and
-//!   what of it is the verification of its checkpoint's signature;
+//! * an ordinary record in each millisecond, beside the three competitors below;
+//! * a durable critical record with one caller, beside a raw append + `fdatasync` of the same
+//!   length;
+//! * the part of a durable record that verifies its checkpoint's signature;
 //! * durable records with 64 and 256 callers, beside one caller;
 //! * ordinary records sustained to the disk: the highest rate at which none is lost.
+//!
+//! The competitors at one record in a millisecond:
+//!
+//! * the non-blocking writer of `tracing-appender`;
+//! * nothing: two readings of the clock after a millisecond of sleep;
+//! * the minimum of such a record: one lock, two clocks, and the same number of bytes into a
+//!   `VecDeque`.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::collections::VecDeque;
@@ -23,7 +29,7 @@ use std::time::{Duration, Instant, SystemTime};
 use vram_residency::audit::PolicyViolation;
 use vram_residency::{AuditTrail, TrailKey};
 
-/// Pairs in each comparison.
+/// The number of pairs in each comparison.
 const PAIRS: usize = 11;
 
 struct Counting;
@@ -34,7 +40,7 @@ thread_local! {
     static COUNTED: AtomicBool = const { AtomicBool::new(false) };
 }
 
-// SAFETY: everything is passed on to the system's allocator as it came.
+// SAFETY: every call is forwarded unchanged to the system's allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         if COUNTED
@@ -75,7 +81,7 @@ fn main() {
     sustained(dir.path());
 }
 
-/// One thread, room in the queue.
+/// Measures one thread with room in the queue.
 fn burst(trail: &AuditTrail) {
     const RECORDS: u32 = 4_000;
     let text: Arc<str> = "recorded".into();
@@ -102,7 +108,7 @@ fn burst(trail: &AuditTrail) {
     assert_eq!(allocations, 0, "recording must not allocate");
 }
 
-/// One record in a millisecond: the queue's reader is asleep, so waking it would show.
+/// Measures one record in a millisecond: the queue's reader is asleep, so a wake-up would show.
 fn paced(trail: &AuditTrail, dir: &std::path::Path) {
     let appender = tracing_appender::rolling::never(dir, "appender.log");
     let (mut writer, _guard) = tracing_appender::non_blocking(appender);
@@ -157,7 +163,8 @@ fn median_of_paced(mut operation: impl FnMut()) -> f64 {
     median(&mut samples)
 }
 
-/// One caller, each record durable before the next; the competitor does only what the disk demands.
+/// Measures one caller, with each record durable before the next. The competitor does only the
+/// disk's minimum.
 fn durable(trail: &AuditTrail, dir: &std::path::Path) {
     const RECORDS: usize = 200;
     let mut raw = OpenOptions::new()
@@ -194,8 +201,8 @@ fn durable(trail: &AuditTrail, dir: &std::path::Path) {
     report("    of ours, one signature verified", &mut verified, "us");
 }
 
-/// What it takes to verify the newest checkpoint's signature, as the writer does with each before it is
-/// written.
+/// Measures the verification of the newest checkpoint's signature, which the writer does before
+/// writing each.
 fn verification(trail: &AuditTrail) -> f64 {
     let checkpoint = trail.checkpoint().unwrap();
     let public = trail.verifier_key().public_key();
@@ -213,7 +220,7 @@ fn verification(trail: &AuditTrail) -> f64 {
     median(&mut samples)
 }
 
-/// Many callers at once: they share writes and syncs.
+/// Measures many callers at once, which share writes and syncs.
 fn together(trail: &AuditTrail, callers: usize) {
     const ONE: usize = 400;
     const ALL: usize = 20_480;
@@ -231,7 +238,7 @@ fn together(trail: &AuditTrail, callers: usize) {
     report("ratio", &mut ratios, "x");
 }
 
-/// Durable records in a second, with so many callers that each record so many.
+/// Returns the durable records per second of `callers` callers with `each` records each.
 fn rate(trail: &AuditTrail, callers: usize, each: usize) -> f64 {
     let barrier = Barrier::new(callers + 1);
     let elapsed = std::thread::scope(|scope| {
@@ -255,8 +262,8 @@ fn rate(trail: &AuditTrail, callers: usize, each: usize) -> f64 {
     (callers * each) as f64 / elapsed.as_secs_f64()
 }
 
-/// Raises the rate of a single source until a record is lost. Every record is on the disk at the
-/// end of each step.
+/// Raises the rate of a single source until a record is lost. At the end of each step, every record
+/// is on the disk.
 fn sustained(dir: &std::path::Path) {
     const STEP: Duration = Duration::from_secs(3);
     let text: Arc<str> =
@@ -305,7 +312,7 @@ fn violation() -> PolicyViolation<'static> {
     }
 }
 
-/// The bytes that one durable record takes in the file, checkpoint included.
+/// Returns the size of one durable record in the file, checkpoint included, in bytes.
 fn durable_size(dir: &std::path::Path) -> usize {
     let segment = std::fs::read_to_string(dir.join("trail/000000.jsonl")).unwrap();
     let checkpoint = segment

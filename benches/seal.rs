@@ -1,9 +1,9 @@
-//! Sealing and verifying 64 MiB and 512 MiB, against `sha2` on one thread and against command-line
-//! tools over the same bytes in the page cache.
+//! The time to seal and verify 64 MiB and 512 MiB.
 //!
-//! `cargo bench --bench seal`. Each line is a median and the range of 11 ratios; the two sides of a
-//! ratio are timed one right after the other, in alternating order, so that a change of the
-//! machine's clock hits both. Above 1 the library is faster.
+//! The competitors are `sha2` on one thread, and command-line tools over the same bytes in the page
+//! cache. Run `cargo bench --bench seal`. Each line is a median and the range of 11 ratios. The two
+//! sides of a ratio are timed directly one after the other, in alternating order. So a change of
+//! the machine's clock affects both. Above 1 the library is faster.
 
 use std::cell::RefCell;
 use std::hint::black_box;
@@ -50,7 +50,7 @@ fn measure(manager: &VramManager<Host>, directory: &Path, mib: usize) {
         black_box(Sha256::digest(&bytes));
     };
 
-    // What was sealed is wiped and freed before the next pair, outside of the measurement.
+    // The sealed shard is wiped and freed before the next pair, outside of the measurement.
     let allocated: RefCell<Option<Shard<Allocated, Host>>> = RefCell::new(None);
     let sealed: RefCell<Option<Shard<Sealed, Host>>> = RefCell::new(None);
     compare(
@@ -69,7 +69,7 @@ fn measure(manager: &VramManager<Host>, directory: &Path, mib: usize) {
     drop(sealed);
     let sealed = load(manager, &bytes).seal(Provenance::UnpinnedFirstUse);
     let shared = sealed.expect("sealed").verify().expect("verified").share();
-    // `check` is `verify` without giving the shard away.
+    // `check` verifies without consuming the shard.
     let check = || shared.check().expect("unchanged");
     compare(
         &format!("{mib} MiB, sha2 on one thread / verify"),
@@ -113,7 +113,7 @@ fn load(manager: &VramManager<Host>, bytes: &[u8]) -> Shard<Allocated, Host> {
     shard
 }
 
-/// In memory where there is a file system for that.
+/// Returns a directory in memory, where there is a file system for that.
 fn directory() -> tempfile::TempDir {
     tempfile::tempdir_in("/dev/shm")
         .or_else(|_| tempfile::tempdir())
@@ -135,7 +135,7 @@ fn run(tool: &str, arguments: &[&str], file: &Path) -> bool {
         .is_ok_and(|status| status.success())
 }
 
-/// Times `two` against `one`; `prepare` comes before each pair and is not timed.
+/// Times `two` against `one`. `prepare` runs before each pair and is not timed.
 fn compare(what: &str, mut prepare: impl FnMut(), mut one: impl FnMut(), mut two: impl FnMut()) {
     prepare();
     one();

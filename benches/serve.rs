@@ -1,10 +1,8 @@
-//! What serving costs: reading through a view, taking a lease, asking whether it is current.
+//! The cost of serving: reading through a view, taking a lease, and asking whether it is current.
 //!
-//! `cargo bench --bench serve`
-//!
-//! `sum_view` and `sum_slice` are the same loop over a shard's view and over a slice; their machine
-//! code can be compared with
-//! `objdump -d --no-show-raw-insn --disassemble=sum_view target/release/deps/serve-*`.
+//! Run `cargo bench --bench serve`. `sum_view` and `sum_slice` are the same loop over a shard's
+//! view and over a slice. Compare their machine code with `objdump -d --no-show-raw-insn
+//! --disassemble=sum_view target/release/deps/serve-*`.
 
 use std::hint::black_box;
 use std::ops::ControlFlow;
@@ -62,7 +60,7 @@ fn main() {
 
     let (mut views, mut slices, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
     assert_eq!(sum_view(&shard), sum_slice(&bytes));
-    // The slice of the comparison is the same memory: only the way to it differs.
+    // The slice of the comparison is the same memory; only the access path differs.
     let slice: &[u8] = shard.view();
     for _ in 0..PAIRS {
         let view = time(1, || sum_view(black_box(&shard)));
@@ -89,7 +87,7 @@ fn main() {
     report("one atomic load", &mut loads, "ns");
 }
 
-/// Nanoseconds for one of `calls` calls.
+/// Returns the nanoseconds for one of `calls` calls.
 fn time<T>(calls: u32, mut call: impl FnMut() -> T) -> f64 {
     let started = Instant::now();
     for _ in 0..calls {

@@ -1,9 +1,10 @@
-//! Checking a trail of 1 000 000 records, against `openssl dgst -sha256` over the same files.
+//! The time to check a trail of 1 000 000 records, against `openssl dgst -sha256` over the same
+//! files.
 //!
-//! `cargo bench --bench verify`. The records are `SealVerified` of a real shard, some 400 bytes each,
-//! in batches as the writer makes them at full speed. The ratio is a median and the range of 11; its
-//! two sides are timed one right after the other, in alternating order. The peak of memory is that of
-//! a process which does nothing but the check.
+//! Run `cargo bench --bench verify`. The records are `SealVerified` of a real shard, about 400
+//! bytes each, in batches as the writer makes them at full speed. The ratio is a median and the
+//! range of 11. Its two sides are timed directly one after the other, in alternating order. The
+//! peak of memory is measured in a process that does only the check.
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -19,7 +20,7 @@ const PAIRS: usize = 11;
 
 const RECORDS: u32 = 1_000_000;
 
-/// The most records that the writer puts before one checkpoint.
+/// The maximum number of records that the writer puts before one checkpoint.
 const BATCH: u32 = 4096;
 
 fn main() {
@@ -73,7 +74,7 @@ fn main() {
     println!("peak of memory: {:.1} MiB", peak_of_child(&dir, &key));
 }
 
-/// Writes the trail; returns its directory and its key.
+/// Writes the trail, and returns its directory and its key.
 fn write(directory: &Path) -> (PathBuf, VerifierKey) {
     let dir = directory.join("trail");
     let key = TrailKey::open_or_create(directory.join("key.pem")).expect("a key");
@@ -112,7 +113,7 @@ fn check(dir: &Path, key: &VerifierKey) -> u64 {
     report.records
 }
 
-/// The segments and their lengths.
+/// Returns the segments and their lengths.
 fn segments(dir: &Path) -> Vec<(PathBuf, u64)> {
     let mut segments: Vec<_> = std::fs::read_dir(dir)
         .expect("the trail")
@@ -127,7 +128,7 @@ fn segments(dir: &Path) -> Vec<(PathBuf, u64)> {
     segments
 }
 
-/// In memory where there is a file system for that.
+/// Returns a directory in memory, where there is a file system for that.
 fn directory() -> tempfile::TempDir {
     tempfile::tempdir_in("/dev/shm")
         .or_else(|_| tempfile::tempdir())
@@ -144,7 +145,7 @@ fn peak_of_child(dir: &Path, key: &VerifierKey) -> f64 {
     text.trim().parse::<f64>().expect("a number of KiB") / 1024.0
 }
 
-/// The most memory that this process ever had, as the kernel counts it.
+/// Returns the peak of this process's memory, as counted by the kernel.
 fn peak_kib() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").expect("the process's status");
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));

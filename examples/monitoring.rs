@@ -1,11 +1,11 @@
-//! What a worker shows to those who watch it: metrics for Prometheus, and a hook of its own.
+//! The signals of a worker for its operators: metrics for Prometheus, and a hook.
 //!
-//! `cargo run --example monitoring` prints the exporter's page of a worker that is well, and again
-//! after its disk was full for a while and a bit of its weights has flipped. The alerts of
-//! `ops/alerts.yml` read these names. With `-- --late-exporter` the exporter is installed after the
-//! trail was opened, which makes no difference.
+//! `cargo run --example monitoring` prints the exporter's page of a healthy worker. It prints the
+//! page again after the disk was full for a while and a bit of the weights has flipped. The alerts
+//! of `ops/alerts.yml` use these names. With `-- --late-exporter` the exporter is installed after
+//! the trail was opened, which makes no difference.
 //!
-//! The faults are made with the feature `fault-injection`; a worker of yours has no use for it.
+//! The feature `fault-injection` makes the faults; a real worker does not need it.
 
 use std::error::Error;
 use std::time::Duration;
@@ -60,13 +60,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// In a worker `PrometheusBuilder::new().install()` serves this page by HTTP (feature
-/// `http-listener`); here it is only printed.
+/// Installs the exporter. A real worker serves this page by HTTP with
+/// `PrometheusBuilder::new().install()` (feature `http-listener`); this example only prints it.
 fn exporter() -> Result<PrometheusHandle, Box<dyn Error>> {
     Ok(PrometheusBuilder::new().install_recorder()?)
 }
 
-/// Called on a thread of its own: it may send mail, restart a pod, take its time.
+/// Receives each change of the state, on a thread of its own. It may be slow: send mail, or restart
+/// a pod.
 fn page_somebody(crossing: &Degradation) {
     let Degradation {
         degraded,
@@ -80,7 +81,7 @@ fn page_somebody(crossing: &Degradation) {
     }
 }
 
-/// The writer's thread hands the metrics over about twice a second.
+/// Prints the page after a pause: the writer's thread publishes the metrics about twice a second.
 fn show(title: &str, page: &PrometheusHandle) {
     std::thread::sleep(Duration::from_millis(1500));
     println!("\n--- {title}\n{}", page.render());

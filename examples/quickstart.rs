@@ -1,6 +1,6 @@
-//! Loads bytes into a shard, proves them, serves them, and leaves a signed trail.
+//! Loads bytes into a shard, verifies them, serves them, and leaves a signed trail.
 //!
-//! `cargo run --example quickstart`; `examples/worker.rs` is the long story.
+//! Run `cargo run --example quickstart`. The full demonstration is `examples/worker.rs`.
 
 use std::ops::ControlFlow;
 
@@ -9,7 +9,7 @@ use vram_residency::{
 };
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    // A service creates key and trail once, keeps them, and calls `open` from then on.
+    // A service creates key and trail once, keeps them, and later calls `open`.
     let dir = tempfile::tempdir()?;
     let key = TrailKey::create(dir.path().join("trail-key.pem"))?;
     let trail = AuditTrail::builder("worker-1".parse()?, dir.path().join("trail"), key).create()?;

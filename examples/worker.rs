@@ -1,15 +1,17 @@
-//! The main job of the library, told step by step: on the embedded default (host memory), or with
-//! `--device cuda:0` and the feature `cuda` in a GPU.
+//! The full demonstration of the library, step by step.
+//!
+//! It runs in host memory by default, or in a GPU with `--device cuda:0` and the feature `cuda`.
 //!
 //! ```text
 //! worker [MODEL] [--device host|cuda:N] [--expect fsverity:HEX|sha256sum:HEX] [--shards N]
 //!        [--trail DIR] [--keep-clean]
 //! ```
 //!
-//! It loads a model file, seals, verifies and serves it; then flips one bit of what it serves, as a
-//! failing memory would, and shows that this is caught and on record. What it leaves behind can be
-//! checked with `vram-audit`, `fsverity` and `openssl`; it prints the commands. The exit status is 0
-//! only if all of that happened, 2 if it was called wrongly, 1 for everything else.
+//! The worker loads a model file, seals, verifies and serves it. Then it flips one bit of the
+//! served memory, as failing memory would, and shows that the flip is detected and recorded. The
+//! evidence can be checked with `vram-audit`, `fsverity` and `openssl`; the worker prints the
+//! commands. The exit status is 0 only if all of that happened, 2 after wrong usage, and 1 after
+//! any other failure.
 
 use std::error::Error;
 use std::ffi::{OsStr, OsString};
@@ -41,7 +43,7 @@ const USAGE: &str = "usage: worker [MODEL] [--device host|cuda:N] \
 type Failure = Box<dyn Error>;
 
 fn main() -> ExitCode {
-    // The log is an anchor, too: checkpoints come at INFO.
+    // The log is an anchor, too: checkpoints are logged at INFO.
     let filter = Targets::new()
         .with_default(LevelFilter::WARN)
         .with_target("vram_residency::checkpoint", LevelFilter::INFO);
@@ -75,10 +77,10 @@ fn with_causes(error: &dyn Error) -> String {
     text
 }
 
-/// What the command line asks for.
+/// The parsed command line.
 struct Plan {
     model: Option<PathBuf>,
-    /// The number of a GPU; none is host memory.
+    /// The number of a GPU, or `None` for host memory.
     gpu: Option<u32>,
     expect: Provenance,
     shards: u32,
@@ -127,7 +129,8 @@ impl Plan {
         Ok(plan)
     }
 
-    /// Beside the trail's directory, never in it: what vouches for a trail's end must not go with it.
+    /// Returns a path beside the trail's directory, never in it: evidence of a trail's end must not
+    /// be lost together with the trail.
     fn beside(&self, suffix: &str) -> PathBuf {
         let mut name = self.trail.file_name().unwrap_or_default().to_owned();
         name.push(suffix);
@@ -168,7 +171,8 @@ fn parse_shards(text: &str) -> Result<u32, String> {
     }
 }
 
-/// Without a slash or dot at the end: there is a name to put others beside.
+/// Parses the trail's path without a trailing slash or dot, so that it has a name to derive others
+/// from.
 fn parse_trail(path: &Path) -> Result<PathBuf, String> {
     let path: PathBuf = path.components().collect();
     match path.file_name() {
@@ -201,7 +205,8 @@ fn run(plan: &Plan) -> Result<(), Failure> {
     let verifier = trail.verifier_key().clone();
     println!("trail         {} ({verifier})", plan.trail.display());
 
-    // From here on the trail is closed on every way out; only `close` can say that it went well.
+    // From here on, every path closes the trail; only the result of `close` shows that it
+    // succeeded.
     let told = match plan.gpu {
         None => serve(plan, Host::new(), &trail, &path, &parts),
         Some(number) => serve_in_gpu(plan, number, &trail, &path, &parts),
@@ -213,7 +218,7 @@ fn run(plan: &Plan) -> Result<(), Failure> {
     tell_reviewer(plan, &evidence, &path, &served, &verifier, &receipt)
 }
 
-/// What a shard of the run was.
+/// A shard of the run, for the reviewer.
 struct Served {
     part: Part,
     digest: Digest,
@@ -299,7 +304,7 @@ fn serve<D: Device>(
     Ok(served)
 }
 
-/// `Allocated -> Sealed -> Verified`, then shared.
+/// Brings one part to service: allocated, loaded, sealed, verified, shared.
 fn bring_up<D: Device>(
     plan: &Plan,
     manager: &VramManager<D>,
@@ -312,7 +317,7 @@ fn bring_up<D: Device>(
     let model = ModelRef::new(&model::name(path), part.number, plan.shards)?;
     let mut shard = manager.allocate(id, model, len)?;
     println!("allocated     {} with {len} bytes", shard.id());
-    // The plain SHA-256 is slower than the tree: it is computed only where it can be of use.
+    // The plain SHA-256 is slower than the tree, so it is computed only where it can be needed.
     let stream = match plan.expect {
         Provenance::UnpinnedFirstUse => Stream::TreeOnly,
         _ => Stream::WithSha256,
@@ -333,7 +338,7 @@ fn bring_up<D: Device>(
     Ok(verified.share())
 }
 
-/// A wrong `--expect` is often the right digest of the other kind.
+/// Adds advice to the error: a wrong `--expect` is often the right digest of the other kind.
 fn advise<D: Device>(
     plan: &Plan,
     error: SealError<D>,
@@ -363,7 +368,7 @@ fn advise<D: Device>(
     }
 }
 
-/// One bit flips, as in a failing memory; the next check must find it.
+/// Flips one bit, as failing memory would. The next check must find it.
 fn break_and_catch<D: Device>(shard: &Shared<D>) -> Result<(), Failure> {
     let offset = shard.len() / 2;
     println!("\nOne bit of {} flips at byte {offset} ...", shard.id());
@@ -388,7 +393,8 @@ fn break_and_catch<D: Device>(shard: &Shared<D>) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Files and commands with which the reader checks all of this without the library.
+/// Writes the files and prints the commands with which a reviewer checks the run without the
+/// library.
 fn tell_reviewer(
     plan: &Plan,
     evidence: &Path,
@@ -464,7 +470,7 @@ fn digest_command(path: &Path, evidence: &Path, parts: usize, part: &Part) -> Os
     command
 }
 
-/// To the byte: a path need not be text.
+/// Prints a command byte by byte, because a path need not be text.
 fn print_command(command: &OsStr) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     out.write_all(b"  ")?;
@@ -472,7 +478,7 @@ fn print_command(command: &OsStr) -> Result<(), Failure> {
     Ok(out.write_all(b"\n")?)
 }
 
-/// As a shell reads it back, and no tool takes it for an option.
+/// Quotes a path for a shell, and keeps tools from taking it for an option.
 fn quoted(path: &Path) -> OsString {
     let mut text = Vec::new();
     if path.as_os_str().as_encoded_bytes().starts_with(b"-") {
@@ -491,7 +497,7 @@ fn at(path: &Path, error: &dyn Error) -> Failure {
     format!("{}: {error}", path.display()).into()
 }
 
-/// Runs a long step under a progress bar; there is none where the output is no terminal.
+/// Runs a long step under a progress bar, which is hidden if the output is not a terminal.
 fn with_bar<T>(
     what: &'static str,
     len: u64,

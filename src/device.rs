@@ -1,9 +1,9 @@
-//! Where shards live: the [`Device`] trait, and what a device can say.
+//! Devices, where shards live: the [`Device`] trait, and the answers of a device.
 //!
-//! A device allocates memory, fills it, protects it, hashes it where it lies, and wipes it. The trait
-//! is public so that a manager can be named with its device; what a device *does* is in a trait of a
-//! private module, which code outside can neither implement nor use. This module knows memory and
-//! bytes; it does not know what a seal is, nor whether any bytes are good.
+//! A device allocates memory, fills it, protects it, hashes it in place, and wipes it. The trait is
+//! public so that a manager's type can name its device. The operations are in a trait of a private
+//! module, which code outside can neither implement nor use. This module knows memory and bytes. It
+//! does not know what a seal is, nor whether any bytes are good.
 
 use std::fmt;
 use std::io;
@@ -20,7 +20,7 @@ mod host;
 pub(crate) use cuda::kernel_sha256;
 #[cfg(feature = "cuda")]
 pub use cuda::{Cuda, CudaBuilder, CudaError, CudaView, DEFAULT_SPOT_CHECKS, Protection, Share};
-/// The crate through which views of shards in a GPU are used, in the version that this one takes.
+/// The crate for using views of shards in a GPU, re-exported in the version that this crate uses.
 #[cfg(feature = "cuda")]
 pub use cudarc;
 #[cfg(feature = "fault-injection")]
@@ -30,44 +30,46 @@ pub use faults::{Faults, Operation};
 pub use host::Host;
 pub(crate) use host::try_calls;
 
-/// A place where shards live. Implemented by [`Host`], and with the feature `cuda` by `Cuda`; sealed.
+/// A place where shards live.
+///
+/// Implemented by [`Host`], and with the feature `cuda` by `Cuda`. This trait is sealed.
 pub trait Device: backend::Backend + fmt::Debug + Send + Sync + 'static {
-    /// A read-only view of a shard's bytes, of exactly the shard's length.
+    /// A read-only view of a shard's bytes, with exactly the shard's length.
     type View<'a>;
 }
 
-/// How much can be allocated, and what sets the limit.
+/// The memory that can be allocated, and the bound that applies.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct Available {
-    /// Bytes.
+    /// Available bytes.
     pub bytes: u64,
-    /// What sets the limit.
+    /// The bound that applies.
     pub bound: Bound,
 }
 
-/// What limits the memory that can be had.
+/// A bound on available memory.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum Bound {
-    /// What one allocation can have at most on this machine: nothing else is known to limit it, since
-    /// neither `/proc/meminfo` nor a limit of a cgroup can be read.
+    /// The maximum size of one allocation on this machine. No other bound is known: neither
+    /// `/proc/meminfo` nor a limit of a cgroup can be read.
     AddressSpace,
-    /// The memory limit of the process's cgroup, or of one above it.
+    /// The memory limit of the process's cgroup, or of a cgroup above it.
     Cgroup,
-    /// `memory.high` of the process's cgroup, or of one above it: a process that needs more is not
-    /// killed, but is slowed down until hardly anything is left of it.
+    /// `memory.high` of the process's cgroup, or of a cgroup above it. A process above it is not
+    /// killed, but slowed down almost to a standstill.
     CgroupHigh,
-    /// The memory of the GPU that nobody uses.
+    /// The free memory of the GPU.
     DeviceMemory,
-    /// A limit that the manager was built with.
+    /// The limit that the manager was built with.
     ManagerLimit,
-    /// What Linux can give without swapping: `MemAvailable` in `/proc/meminfo`.
+    /// The memory that Linux can give without swapping: `MemAvailable` in `/proc/meminfo`.
     MemAvailable,
 }
 
 impl Available {
-    /// The bytes for a record. None: how many is not known.
+    /// Returns the bytes for a record, or `None` if they are unknown.
     pub(crate) fn on_record(self) -> Option<u64> {
         (self.bound != Bound::AddressSpace).then_some(self.bytes)
     }
@@ -86,56 +88,57 @@ impl fmt::Display for Bound {
     }
 }
 
-/// What could be found out about where a device's allocations lie.
+/// The evidence about where a device's allocations lie.
 #[derive(Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct Residency {
-    /// What was proven.
+    /// The proven facts.
     pub proven: Arc<str>,
-    /// What could not be.
+    /// The facts that could not be proven.
     pub unproven: Arc<str>,
-    /// Why nobody can say that allocations lie in the device's own memory; then none is made.
+    /// The reason why allocations cannot be shown to lie in the device's own memory. If there is
+    /// one, nothing is allocated.
     pub refused: Option<Arc<str>>,
 }
 
-/// What a failure of a device says about the bytes that it holds.
+/// The meaning of a device's failure for the bytes that it holds.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum Culpability {
-    /// The bytes, or the device that holds them, cannot be trusted any more: an uncorrectable memory
-    /// error, an illegal address, a lost context.
+    /// The bytes, or the device that holds them, can no longer be trusted. Examples: an
+    /// uncorrectable memory error, an illegal address, a lost context.
     Broken,
-    /// Nothing: the question could not be answered now, and can be asked again.
+    /// The failure says nothing about the bytes. The operation can be tried again.
     Inconclusive,
 }
 
-/// A device did not do what it was asked.
+/// Error returned by an operation of a device.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DeviceError {
-    /// The device failed in a way that says something about its bytes.
+    /// The device failed in a way that condemns its bytes.
     #[error("{operation}: the device is broken: {cause}")]
     #[non_exhaustive]
     Broken {
-        /// What was being done.
+        /// The operation.
         operation: &'static str,
-        /// What the device reported.
+        /// The report of the device.
         cause: Arc<str>,
     },
-    /// The device could not do it now.
+    /// The device cannot do the operation now. Try again.
     #[error("{operation}: the device could not do it now, try again: {cause}")]
     #[non_exhaustive]
     Busy {
-        /// What was being done.
+        /// The operation.
         operation: &'static str,
-        /// What the device reported.
+        /// The report of the device.
         cause: Arc<str>,
     },
-    /// An allocation without bytes was asked for.
+    /// The request was for an allocation of 0 bytes.
     #[error("an allocation needs at least one byte")]
     #[non_exhaustive]
     Empty {},
-    /// The process is a forked child, which can read what it inherited and do nothing else.
+    /// The process is a forked child, which can only read inherited memory.
     #[error(transparent)]
     #[non_exhaustive]
     Forked {
@@ -143,22 +146,22 @@ pub enum DeviceError {
         #[from]
         source: vram_trail::process::Forked,
     },
-    /// The memory cannot be made read-only, and must be.
+    /// The memory cannot be made read-only, but must be.
     #[error("the memory was not made read-only, which `Protection::Required` demands")]
     #[non_exhaustive]
     NotProtected {},
-    /// Memory that was given does not lie where it must.
+    /// The allocated memory does not lie where it must.
     #[error("the memory is not where it must be: {cause}")]
     #[non_exhaustive]
     NotResident {
-        /// What was found.
+        /// The finding.
         cause: Arc<str>,
     },
-    /// What the memory held could not be wiped, and whoever gets it next would find that.
+    /// The memory could not be wiped, so it is not returned: its next owner would find its content.
     #[error("the memory is not given back, since it was not wiped")]
     #[non_exhaustive]
     NotWiped {},
-    /// The system refused.
+    /// A system call failed.
     #[error("{operation} failed: {}", io::Error::from_raw_os_error(*code))]
     #[non_exhaustive]
     Os {
@@ -167,24 +170,24 @@ pub enum DeviceError {
         /// `errno`.
         code: i32,
     },
-    /// There is not as much memory.
+    /// There is not enough memory.
     #[error("{needed} bytes are needed, {available} can be had: the limit is {bound}")]
     #[non_exhaustive]
     OutOfMemory {
-        /// Bytes asked for.
+        /// Requested bytes.
         needed: u64,
-        /// Bytes that can be had.
+        /// Available bytes.
         available: u64,
-        /// What sets the limit.
+        /// The bound that applies.
         bound: Bound,
     },
-    /// Something outside an allocation was meant.
+    /// The range is out of bounds of the allocation.
     #[error("bytes {offset} to {end} are outside an allocation of {len} bytes")]
     #[non_exhaustive]
     OutOfRange {
-        /// The first byte meant.
+        /// The first requested byte.
         offset: u64,
-        /// The byte after the last one meant.
+        /// The byte after the last requested one.
         end: u64,
         /// The allocation's length in bytes.
         len: u64,
@@ -193,14 +196,14 @@ pub enum DeviceError {
     #[error("the memory is read-only: it is sealed")]
     #[non_exhaustive]
     ReadOnly {},
-    /// Memory was not zero after it had been wiped.
+    /// The memory was not zero after wiping.
     #[error("the memory does not keep what is written to it: it was not zero after wiping")]
     #[non_exhaustive]
     WipeFailed {},
 }
 
 impl DeviceError {
-    /// What the failure says about the bytes.
+    /// Returns the meaning of the failure for the bytes.
     pub fn culpability(&self) -> Culpability {
         match self {
             Self::Broken { .. } | Self::NotResident { .. } | Self::WipeFailed {} => {
@@ -219,7 +222,7 @@ impl DeviceError {
     }
 }
 
-/// What a device does. In a module of its own that cannot be named outside.
+/// The operations of a device, in a module that cannot be named outside.
 pub(crate) mod backend {
     use std::fmt::Debug;
     use std::ops::{ControlFlow, Range};
@@ -230,10 +233,11 @@ pub(crate) mod backend {
     use super::{Available, Device, DeviceError, Residency};
     use vram_digest::{Digest, Node, Progress, Tree};
 
-    /// Demanded by [`Backend::allocate`].
+    /// The permission required by [`Backend::allocate`].
     ///
     /// Generic code outside can call the methods of a bound's supertraits even if it cannot name
-    /// them. All that matter take a [`Backend::Memory`], and that begins with this.
+    /// them. All critical methods take a [`Backend::Memory`], which only this permission can
+    /// create.
     #[derive(Debug)]
     pub struct Permit(());
 
@@ -243,26 +247,26 @@ pub(crate) mod backend {
         }
     }
 
-    /// Why there is no digest.
+    /// The reason why there is no digest.
     #[derive(Debug)]
     pub enum DigestFailure {
         /// The device failed.
         Device(DeviceError),
-        /// The progress callback said so.
+        /// The progress callback stopped the work.
         Stopped,
     }
 
-    /// What a device says about all bytes of an allocation.
+    /// The device's answer about all bytes of an allocation.
     #[derive(Debug)]
     pub enum Reading {
-        /// Their digest: that is all that came back from a device that hashes by itself.
+        /// Only the digest, from a device that hashes by itself.
         Digest(Digest),
-        /// The tree over them, which a device has anyway if this process does the hashing.
+        /// The whole tree, available anyway if this process hashes.
         Tree(Tree),
     }
 
     impl DigestFailure {
-        /// The failure where no callback can stop anything.
+        /// Converts the failure where no callback can stop the work.
         pub(crate) fn unstopped(self) -> DeviceError {
             match self {
                 Self::Device(error) => error,
@@ -283,66 +287,69 @@ pub(crate) mod backend {
         }
     }
 
-    /// What is known about an allocation.
+    /// The device's knowledge about an allocation.
     #[derive(Clone, Copy, Debug, Eq, PartialEq)]
     pub struct Facts {
-        /// Bytes taken from the device, at least those asked for.
+        /// Bytes taken from the device, at least the requested bytes.
         pub allocated: u64,
-        /// It cannot be swapped out.
+        /// Whether the memory is locked against swapping.
         pub locked: bool,
-        /// The memory-management unit refuses writes.
+        /// Whether the memory-management unit refuses writes.
         pub read_only: bool,
-        /// The kernel has refused to keep the memory out of core dumps.
+        /// Whether the kernel refused to keep the memory out of core dumps.
         pub dumpable: bool,
-        /// A child may have a copy that no wipe reaches: the process has forked since the allocation.
+        /// Whether the process has forked since the allocation: a child may have a copy that no
+        /// wipe reaches.
         pub inherited: bool,
     }
 
-    /// Many things, each with something of the caller's; or a failure, with that of the one at which it was
-    /// found.
+    /// All allocations, each with a tag of the caller's; or the failure, with the tag of the
+    /// request that caused it.
     pub(crate) type AllOrNone<M, T> = Result<Vec<(M, T)>, (T, DeviceError)>;
 
     /// The operations of a device. Offsets and lengths are in bytes.
     ///
-    /// Whoever drops a `Memory` without calling [`free`](Self::free) gets it wiped and freed all the
-    /// same, but learns nothing about the outcome.
+    /// A `Memory` dropped without [`free`](Self::free) is wiped and freed as well, but the caller
+    /// does not learn the outcome.
     pub trait Backend {
-        /// An allocation, and the right to it.
+        /// An allocation, and the right to use it.
         type Memory: Debug + Send + Sync + 'static;
 
         /// The right to fill an allocation, on several threads.
         type Filler<'a>: Sync;
 
-        /// Which device this is, as records and seals name it.
+        /// Returns the name of the device in records and seals.
         fn name(&self) -> &Arc<str>;
 
-        /// Everything that tells this device from others, as seals bind it.
+        /// Returns the full identity of the device, as bound by seals.
         fn identity(&self) -> &Arc<str>;
 
-        /// What could be found out about where allocations lie; none if that is no question.
+        /// Returns the evidence about where allocations lie, or `None` if the question does not
+        /// apply.
         fn residency(&self) -> Option<Residency>;
 
-        /// Why nothing works any more, if that is so: then no allocation of this device can be
-        /// trusted.
+        /// Returns the reason if the device is lost: then none of its allocations can be trusted.
         fn lost(&self) -> Option<Arc<str>>;
 
-        /// What can be allocated now.
+        /// Returns the memory that can be allocated now.
         fn available(&self) -> Available;
 
-        /// Zeroed memory, writable, of at least one byte.
+        /// Allocates zeroed, writable memory of at least one byte.
         fn allocate(&self, len: u64, permit: Permit) -> Result<Self::Memory, DeviceError>;
 
-        /// The same for many that will be made read-only together and not one by one, or for none.
+        /// Allocates memory for all requests or for none. The allocations may only be made
+        /// read-only together.
         fn allocate_all<T>(
             &self,
             wanted: Vec<(u64, T)>,
             permit: Permit,
         ) -> AllOrNone<Self::Memory, T>;
 
-        /// What is known about an allocation.
+        /// Returns the facts about an allocation.
         fn facts(&self, memory: &Self::Memory) -> Facts;
 
-        /// Writes bytes; they need not have arrived before [`synchronize`](Self::synchronize).
+        /// Writes bytes. They may arrive as late as the return of
+        /// [`synchronize`](Self::synchronize).
         fn write(
             &self,
             memory: &mut Self::Memory,
@@ -350,7 +357,7 @@ pub(crate) mod backend {
             bytes: &[u8],
         ) -> Result<(), DeviceError>;
 
-        /// The right to fill the memory with bytes; as writable as it must be for
+        /// Returns the right to fill the memory, which must be as writable as for
         /// [`write`](Self::write).
         fn filler<'a>(&self, memory: &'a mut Self::Memory)
         -> Result<Self::Filler<'a>, DeviceError>;
@@ -364,7 +371,7 @@ pub(crate) mod backend {
             chunk: &[u8],
         ) -> Result<(), DeviceError>;
 
-        /// Waits until everything asked for so far is done.
+        /// Waits until all earlier requests are complete.
         fn synchronize(&self, memory: &Self::Memory) -> Result<(), DeviceError>;
 
         /// Makes the memory read-only.
@@ -373,21 +380,21 @@ pub(crate) mod backend {
         /// Makes the memory writable again.
         fn unprotect(&self, memory: &mut Self::Memory) -> Result<(), DeviceError>;
 
-        /// The tree over what the device holds.
+        /// Computes the tree over the bytes that the device holds.
         fn tree(
             &self,
             memory: &Self::Memory,
             progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
         ) -> Result<Tree, DigestFailure>;
 
-        /// The digest of what the device holds.
+        /// Computes the digest of the bytes that the device holds.
         fn digest(
             &self,
             memory: &Self::Memory,
             progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
         ) -> Result<Reading, DigestFailure>;
 
-        /// The digests of what the device holds in many allocations, at once where it can.
+        /// Computes the digests of many allocations, at once where the device can.
         fn digests(&self, memories: &[&Self::Memory]) -> Result<Vec<Reading>, DeviceError> {
             let go_on = |_| ControlFlow::Continue(());
             let digest = |memory: &&Self::Memory| self.digest(memory, &mut { go_on });
@@ -395,7 +402,7 @@ pub(crate) mod backend {
             digests.map_err(DigestFailure::unstopped)
         }
 
-        /// The trees over what the device holds in many allocations, at once where it can.
+        /// Computes the trees over many allocations, at once where the device can.
         fn trees(&self, memories: &[&Self::Memory]) -> Result<Vec<Tree>, DeviceError> {
             let go_on = |_| ControlFlow::Continue(());
             let tree = |memory: &&Self::Memory| self.tree(memory, &mut { go_on });
@@ -403,43 +410,44 @@ pub(crate) mod backend {
             trees.map_err(DigestFailure::unstopped)
         }
 
-        /// The nodes of some windows of what the device holds.
+        /// Computes the nodes of some windows of the bytes that the device holds.
         fn windows(
             &self,
             memory: &Self::Memory,
             windows: Range<u64>,
         ) -> Result<Vec<Node>, DeviceError>;
 
-        /// How many windows are hashed a second time, by this process, whenever the device has hashed
-        /// everything by itself.
+        /// Returns the number of windows that this process hashes again after the device has hashed
+        /// all by itself.
         fn spot_checks(&self) -> usize;
 
-        /// The node of a window, hashed by this process and not by the device.
+        /// Returns the node of a window, hashed by this process and not by the device.
         fn window_hashed_here(
             &self,
             memory: &Self::Memory,
             window: u64,
         ) -> Result<Node, DeviceError>;
 
-        /// Overwrites everything with zeros and checks it; makes the memory writable first.
+        /// Overwrites all bytes with zeros, and checks them. Makes the memory writable first.
         fn wipe(&self, memory: &mut Self::Memory) -> Result<(), DeviceError>;
 
-        /// Gives the memory back, and fails only if that did: what it held is wiped before, by
-        /// [`wipe`](Self::wipe). Where the next owner would find what was not wiped, the memory is
-        /// never given back then, which is a failure, too. Afterwards there are no bytes any more, and
-        /// every operation but dropping is pointless.
+        /// Frees the memory, and fails only if the freeing failed. [`wipe`](Self::wipe) comes
+        /// before.
+        ///
+        /// If the wipe failed and the next owner would find the bytes, the memory is never freed,
+        /// which is a failure too. Afterwards there are no bytes, and only dropping makes sense.
         fn free(&self, memory: &mut Self::Memory) -> Result<(), DeviceError>;
 
-        /// The bytes.
+        /// Returns the bytes.
         fn view<'a>(&self, memory: &'a Self::Memory) -> <Self as Device>::View<'a>
         where
             Self: Device;
 
-        /// The faults that the device was given, if it was: then what fails on it may be one.
+        /// Returns the injected faults, if any: then a failure of the device may be one of them.
         #[cfg(feature = "fault-injection")]
         fn faults(&self) -> Option<&Faults>;
 
-        /// Flips one bit as failing hardware would: protection does not stop it.
+        /// Flips one bit as failing hardware would; protection does not stop it.
         #[cfg(feature = "fault-injection")]
         fn flip_bit(&self, memory: &Self::Memory, offset: u64, bit: u8) -> Result<(), DeviceError>;
     }

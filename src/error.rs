@@ -1,10 +1,12 @@
-//! Errors, one enum for each operation's caller to match on, by culprit: the caller, the device, the
-//! trail, or the weights.
+//! Errors: one enum for each operation.
 //!
-//! A transition takes its shard by value, so its error gives it back: as it was if there was no
-//! answer or the call was wrong, quarantined if the shard failed. An error that reports a failed
-//! verification holds the [`Incident`](crate::audit::Incident): only this crate can make one, and only
-//! once the trail has answered. Messages name shards and numbers, never addresses or secrets.
+//! The variants name the culprit: the caller, the device, the trail, or the weights. A transition
+//! takes its shard by value, so its error returns the shard. The shard is unchanged if there was no
+//! answer or the call was wrong, and quarantined if the shard failed.
+//!
+//! An error that reports a failed verification holds the [`Incident`](crate::audit::Incident). Only
+//! this crate can make an incident, and only after the trail has answered. Messages contain names
+//! of shards and numbers, never addresses or secrets.
 
 mod batch;
 mod memory;

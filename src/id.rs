@@ -9,14 +9,17 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use vram_trail::id::{check_bytes, check_length, check_path_syntax, is_id_byte};
 
+/// The maximum length of a [`ShardId`] or [`WorkerId`], in bytes.
 pub use vram_trail::id::{IdError, MAX_ID_BYTES, WorkerId};
 
-/// The most bytes the name in a [`ModelRef`] may have.
+/// The maximum length of the name in a [`ModelRef`], in bytes.
 pub const MAX_MODEL_BYTES: usize = 512;
 
 vram_trail::name! {
-    /// The name of a shard: 1 to 256 bytes of ASCII letters, digits, `-`, `_` and `.`, so that names of
-    /// tensors fit. It cannot be taken for a path: `..` and a name of one dot are refused.
+    /// The name of a shard: 1 to 256 bytes of ASCII letters, digits, `-`, `_` and `.`.
+    ///
+    /// Names of tensors fit. The name cannot be mistaken for a path: `..` anywhere and the name `.`
+    /// are refused.
     ///
     /// ```
     /// use vram_residency::ShardId;
@@ -29,10 +32,11 @@ vram_trail::name! {
     ShardId, parse_shard_id
 }
 
-/// Which part of which model a shard holds: a name, and part `index` of `total` (counted from 0).
+/// A reference to a part of a model: the model's name, and part `index` of `total`, counted from 0.
 ///
-/// The name has at most 512 bytes of ASCII letters, digits, `-`, `_`, `.`, `/`, `:` and `@`, so that
-/// `meta-llama/Llama-3.1-8B`, `registry:5000/m:v1` and `org/model@main` fit. It is never used as a path.
+/// The name has 1 to 512 bytes of ASCII letters, digits, `-`, `_`, `.`, `/`, `:` and `@`. So
+/// `meta-llama/Llama-3.1-8B`, `registry:5000/m:v1` and `org/model@main` fit. The name is never used
+/// as a path.
 #[derive(Clone, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(try_from = "UncheckedModelRef")]
 pub struct ModelRef {
@@ -44,7 +48,7 @@ pub struct ModelRef {
     total: u32,
 }
 
-/// What [`ModelRef`] is read from.
+/// The serialized form of a [`ModelRef`], before it is checked.
 #[derive(Deserialize)]
 struct UncheckedModelRef {
     model: String,
@@ -53,7 +57,25 @@ struct UncheckedModelRef {
 }
 
 impl ModelRef {
-    /// Part `index` of `total` of the model `name`; a model in one piece is part 0 of 1.
+    /// Creates a reference to part `index` of `total` of the model `name`.
+    ///
+    /// A model in one piece is part 0 of 1.
+    ///
+    /// # Errors
+    ///
+    /// - [`IdError::Empty`], [`IdError::TooLong`] or [`IdError::Forbidden`]: the name is not 1 to
+    ///   512 bytes of the allowed ones.
+    /// - [`IdError::Part`]: `index` is not below `total`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use vram_residency::ModelRef;
+    ///
+    /// let first = ModelRef::new("meta-llama/Llama-3.1-8B", 0, 4)?;
+    /// assert_eq!(first.to_string(), "meta-llama/Llama-3.1-8B#0/4");
+    /// # Ok::<(), vram_residency::id::IdError>(())
+    /// ```
     pub fn new(name: &str, index: u32, total: u32) -> Result<Self, IdError> {
         check_length(name, MAX_MODEL_BYTES)?;
         check_bytes(
@@ -71,17 +93,17 @@ impl ModelRef {
         })
     }
 
-    /// The model's name.
+    /// Returns the model's name.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Which part this is, from 0.
+    /// Returns the index of this part, counted from 0.
     pub fn index(&self) -> u32 {
         self.index
     }
 
-    /// How many parts the model has.
+    /// Returns the number of parts of the model.
     pub fn total(&self) -> u32 {
         self.total
     }
@@ -101,7 +123,7 @@ impl TryFrom<UncheckedModelRef> for ModelRef {
 }
 
 impl fmt::Display for ModelRef {
-    /// The name, then `#index/total`.
+    /// Writes the name, then `#index/total`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}#{}/{}", self.name, self.index, self.total)
     }
@@ -150,7 +172,7 @@ mod tests {
         }
     }
 
-    /// Whatever is read is parsed.
+    /// Every name that is read goes through its parser.
     #[test]
     fn names_are_written_as_text_and_read_by_their_parser() {
         let shard: ShardId = "a.b".parse().unwrap();

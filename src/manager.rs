@@ -1,8 +1,9 @@
-//! The manager: allocates shards on one device, within limits, and says what is left.
+//! The manager: allocates shards on one device, within limits, and reports the remaining capacity.
 //!
-//! It is built from what it cannot do without: a device, the worker's token, an open trail. Shards
-//! hold what they need of it, so it may go before they do, and a shard cannot meet the wrong manager.
-//! This module knows limits and accounts; what happens to a shard afterwards is the shard's business.
+//! A manager is built from its requirements: a device, the worker's token, an open trail. Shards
+//! hold the parts of it that they need. So a shard may outlive its manager, and cannot meet the
+//! wrong one. This module knows limits and accounts; it does not know what happens to a shard after
+//! its allocation.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,20 +28,20 @@ pub use crate::verification::Assurance;
 mod allocate;
 mod device;
 
-/// The most bytes that one shard may have unless the builder says otherwise: 100 GB.
+/// The default limit of one shard, in bytes: 100 GB.
 pub const DEFAULT_SHARD_LIMIT: u64 = 100_000_000_000;
 
-/// Allocates shards on one device.
+/// The allocator of shards on one device.
 ///
-/// Its destructor waits until everything recorded so far is durable, and logs at ERROR if that
-/// fails; [`close`](Self::close) tells the caller instead.
+/// Its destructor waits until all earlier records are durable, and logs at ERROR if that fails.
+/// [`close`](Self::close) returns the failure to the caller instead.
 #[derive(Debug)]
 pub struct VramManager<D: Device> {
     home: Arc<Home<D>>,
     closed: bool,
 }
 
-/// What a [`VramManager`] is built from.
+/// The builder of a [`VramManager`].
 #[derive(Debug)]
 #[must_use = "a builder does nothing until `build` is called"]
 pub struct VramManagerBuilder<D: Device> {
@@ -51,30 +52,35 @@ pub struct VramManagerBuilder<D: Device> {
     limit: u64,
 }
 
-/// How much memory a manager may use, and how much it does, in bytes.
+/// The limits of a manager and its current use, in bytes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Serialize)]
 #[non_exhaustive]
 pub struct Capacity {
-    /// The most bytes that all shards together may have; `u64::MAX` is no limit.
+    /// The limit of all shards together; `u64::MAX` means no limit.
     pub limit: u64,
-    /// What the shards have now, with what is leaked.
+    /// The bytes of all shards now, including leaked bytes.
     pub used: u64,
-    /// What shards had that are gone and whose memory could not be given back: on record as
-    /// `VramDeallocated` with `freed: false`, and used for ever.
+    /// The bytes of shards that are gone but whose memory could not be freed. They count as used
+    /// for ever. Recorded as `VramDeallocated` with `freed: false`.
     pub leaked: u64,
-    /// What could be allocated now: the least of what the limit leaves and what the device has. In
-    /// the memory of this machine, what loading one shard takes beside it (buffers of 8 MiB, helping
-    /// threads, page tables, trees) is not part of it, nor is what shards have that nobody has filled
-    /// yet: Linux and the cgroup count memory only once it is touched. Where nothing says how much memory there is (no `/proc/meminfo`, no cgroup) and no limit was given, this
-    /// is all that can be addressed, and records say `unknown`.
+    /// The bytes that could be allocated now: the minimum of the rest of the limit and the device's
+    /// free memory.
+    ///
+    /// For host memory, two things are subtracted. One is memory that loading one shard needs
+    /// beside the shard: buffers of 8 MiB, helper threads, page tables, trees. The other is memory
+    /// of shards that is not filled yet, because Linux and the cgroup count memory only once it is
+    /// touched.
+    ///
+    /// Without any known bound (no `/proc/meminfo`, no cgroup, no limit), this is the address
+    /// space, and records say `unknown`.
     pub available: u64,
-    /// The most bytes that one shard may have.
+    /// The limit of one shard.
     pub shard_limit: u64,
-    /// How many shards live.
+    /// The number of live shards.
     pub live: u64,
 }
 
-/// What a manager and its shards share.
+/// The data that a manager and its shards share.
 #[derive(Debug)]
 pub(crate) struct Home<D: Device> {
     device: D,
@@ -97,7 +103,7 @@ pub(crate) struct Options {
     pub(crate) shard_limit: u64,
 }
 
-/// How many bytes are given out.
+/// The account of allocated bytes.
 #[derive(Debug)]
 pub(crate) struct Account {
     limit: u64,
@@ -107,8 +113,10 @@ pub(crate) struct Account {
 }
 
 impl<D: Device> VramManager<D> {
-    /// Begins to build a manager for `device`, whose seals are authenticated with a key derived from
-    /// `token`, and whose records go into `trail`.
+    /// Returns a builder of a manager for `device`.
+    ///
+    /// The seals are authenticated with a key derived from `token`, and the records go into
+    /// `trail`.
     pub fn builder(device: D, token: &WorkerToken, trail: &AuditTrail) -> VramManagerBuilder<D> {
         let recorder = trail.recorder();
         VramManagerBuilder {
@@ -128,7 +136,19 @@ impl<D: Device> VramManager<D> {
 
     /// Allocates memory for a shard of `len` bytes that will hold a part of `model`.
     ///
-    /// Every allocation that fails is recorded. `id` must not be the name of a shard that lives.
+    /// # Errors
+    ///
+    /// Every failed allocation is recorded, except in a forked child.
+    ///
+    /// - [`AllocateError::DuplicateId`]: a live shard is named `id`. Release it, or choose another
+    ///   name.
+    /// - [`AllocateError::NoRoom`]: there is not enough memory. Release a shard, or use smaller
+    ///   ones.
+    /// - [`AllocateError::TooLarge`] or [`AllocateError::ZeroLength`]: `len` is out of bounds.
+    ///   Split the shard, or raise [`shard_limit`](VramManagerBuilder::shard_limit).
+    /// - [`AllocateError::Device`]: the device failed.
+    /// - [`AllocateError::Unrecorded`]: the record is not durable, and the memory was freed again.
+    /// - [`AllocateError::Forked`]: the call was made in a forked child.
     pub fn allocate(
         &self,
         id: ShardId,
@@ -138,12 +158,17 @@ impl<D: Device> VramManager<D> {
         self.home.allocate(&id, model, len)
     }
 
-    /// Allocates memory for many shards that will be sealed together, each of so many bytes, or for none of
-    /// them.
+    /// Allocates memory for many shards that will be sealed together: for all of them, or for none.
     ///
-    /// That is for small ones, a model's tensors for example: in a GPU, where a shard that is sealed by
-    /// itself takes a multiple of 2 MiB, those of a batch that have at most 1 MiB lie together. Once sealed
-    /// each is a shard of its own. A failure is recorded for the shard at which it was found.
+    /// Each item has a name, a part of a model, and a length in bytes. A batch suits small shards,
+    /// for example a model's tensors. In a GPU, a shard that is sealed alone takes a multiple of 2
+    /// MiB. Shards of a batch with at most 1 MiB share memory. Once sealed, each shard stands
+    /// alone.
+    ///
+    /// # Errors
+    ///
+    /// Returns the shard that caused the failure, and the cause as in [`allocate`](Self::allocate).
+    /// The failure is recorded for that shard.
     pub fn allocate_all(
         &self,
         shards: impl IntoIterator<Item = (ShardId, ModelRef, u64)>,
@@ -151,24 +176,28 @@ impl<D: Device> VramManager<D> {
         self.home.allocate_all(shards.into_iter().collect())
     }
 
-    /// What this manager may use and does use.
+    /// Returns the limits and the current use of this manager.
     pub fn capacity(&self) -> Capacity {
         self.home.capacity()
     }
 
-    /// The name of the key that authenticates this manager's seals.
+    /// Returns the id of the key that authenticates this manager's seals.
     pub fn key_id(&self) -> KeyId {
         self.home.key.id()
     }
 
-    /// The device.
+    /// Returns the device.
     pub fn device(&self) -> &D {
         &self.home.device
     }
 
-    /// Waits until everything recorded so far is durable, at most the trail's critical deadline.
+    /// Waits until all earlier records are durable, at most the trail's critical deadline.
     ///
-    /// Shards that still live stay usable, and so does the trail.
+    /// Live shards and the trail stay usable.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`NotDurable`] if a record is not durable in time.
     pub fn close(mut self) -> Result<(), NotDurable> {
         self.closed = true;
         self.home.recorder.flush()
@@ -196,55 +225,67 @@ impl<D: Device> VramManagerBuilder<D> {
         self
     }
 
-    /// The most bytes that one shard may have; without this, [`DEFAULT_SHARD_LIMIT`].
+    /// Sets the limit of one shard, in bytes. The default is [`DEFAULT_SHARD_LIMIT`].
     pub fn shard_limit(mut self, bytes: u64) -> Self {
         self.options.shard_limit = bytes;
         self
     }
 
-    /// The most bytes that all shards together may have; without this, what the device has. What counts is
-    /// what was asked for: in a GPU each shard takes a multiple of 2 MiB, unless it is a small one of a
-    /// [`Batch`].
+    /// Sets the limit of all shards together, in bytes. The default is the device's memory.
+    ///
+    /// Requested bytes count, not allocated ones. In a GPU each shard takes a multiple of 2 MiB,
+    /// unless it is a small shard of a [`Batch`].
     pub fn limit(mut self, bytes: u64) -> Self {
         self.limit = bytes;
         self
     }
 
-    /// How sure operations must be of their records; without this, [`Assurance::Queued`].
+    /// Sets the assurance that operations need about their records. The default is
+    /// [`Assurance::Queued`].
     pub fn assurance(mut self, assurance: Assurance) -> Self {
         self.options.assurance = assurance;
         self
     }
 
-    /// How old the last check of a shared shard may be. When it is older, leases are refused until a
-    /// check passes, and `VerificationOverdue` is recorded.
+    /// Sets the maximum age of the last check of a shared shard. There is none by default.
+    ///
+    /// When the check is older, leases are refused until a check passes, and `VerificationOverdue`
+    /// is recorded.
     pub fn max_age(mut self, max_age: Duration) -> Self {
         self.options.max_age = Some(max_age);
         self
     }
 
-    /// How long a check of a shared shard may take. Without this it may take any time, and a check whose callback
-    /// never returns leaves leases as they were.
+    /// Sets the deadline of a check of a shared shard. There is none by default: a check whose
+    /// callback never returns leaves leases as they were.
     ///
-    /// When the time is over, that is put on record while the check still runs:
+    /// A missed deadline is recorded while the check still runs:
     ///
-    /// - with a [`max_age`](Self::max_age) as `VerificationInconclusive`. Leases end when the last check that
-    ///   passed is too old.
-    /// - without one as `SealVerificationFailed`, reason `deadline_exceeded`. Once the trail has answered, leases
-    ///   are refused for ever.
+    /// - With a [`max_age`](Self::max_age), as `VerificationInconclusive`. Leases end when the last
+    ///   passed check is too old.
+    /// - Without one, as `SealVerificationFailed`, reason `deadline_exceeded`. Once the trail has
+    ///   answered, leases are refused for ever.
     ///
-    /// A match that comes later changes nothing, and is an error for its caller. A mismatch that comes later is
-    /// an incident with a record of its own. The time counts from the call of `check`, `check_window` or
-    /// [`check_all`](crate::Shared::check_all).
+    /// A later match changes nothing, and is an error for its caller. A later mismatch is an
+    /// incident with a record of its own. The time counts from the call of `check`, `check_window`
+    /// or [`check_all`](crate::Shared::check_all).
     ///
-    /// The trail's writer looks at the time twice in each durability interval, and every 5 seconds at least. It
-    /// does not after the trail was closed, nor while the disk hangs; `max_age` ends leases all the same.
+    /// The trail's writer looks at the time twice in each durability interval, and at least every 5
+    /// seconds. It stops after the trail was closed, and while the disk hangs; `max_age` ends
+    /// leases even then.
     pub fn check_deadline(mut self, limit: Duration) -> Self {
         self.options.check_deadline = Some(limit);
         self
     }
 
-    /// Builds the manager.
+    /// Builds the manager, and records its device.
+    ///
+    /// # Errors
+    ///
+    /// - [`BuildError::NotResident`]: the device's memory cannot be shown to be its own. The
+    ///   refusal is recorded.
+    /// - [`BuildError::Random`]: the system's random generator failed.
+    /// - [`BuildError::Forked`]: the call was made in a forked child.
     pub fn build(self) -> Result<VramManager<D>, BuildError> {
         process::check()?;
         let mut epoch = [0; 16];
@@ -294,22 +335,22 @@ impl<D: Device> Home<D> {
         &self.account
     }
 
-    /// For records.
+    /// Returns the custody of the token, for records.
     pub(crate) fn token_custody(&self) -> Custody {
         self.key.token_custody()
     }
 
-    /// Hexadecimal, for records.
+    /// Returns the id of the key in hexadecimal, for records.
     pub(crate) fn key_id(&self) -> &Arc<str> {
         &self.key_id
     }
 
-    /// Hexadecimal, for records.
+    /// Returns the epoch in hexadecimal, for records.
     pub(crate) fn epoch(&self) -> &Arc<str> {
         &self.epoch_hex
     }
 
-    /// What a shard's seal covers besides the seal.
+    /// Returns the part of a shard's identity that its seal covers but does not keep.
     pub(crate) fn context<'a>(
         &'a self,
         subject: &'a Subject,
@@ -327,7 +368,7 @@ impl<D: Device> Home<D> {
         }
     }
 
-    /// Puts on record that this manager's policy was violated.
+    /// Records that this manager's policy was violated.
     pub(crate) fn record_violation(&self, violation: Violation) -> Result<Receipt, NotDurable> {
         let violation = Box::new(violation);
         self.recorder.commit(Event::PolicyViolation { violation }).1
@@ -345,7 +386,8 @@ impl<D: Device> Home<D> {
         }
     }
 
-    /// What could be allocated when the shards have `used` bytes, and what sets that limit.
+    /// Returns the bytes that could be allocated while shards use `used` bytes, and the bound that
+    /// applies.
     fn available_beside(&self, used: u64) -> Available {
         let left = Available {
             bytes: self.account.limit.saturating_sub(used),
@@ -362,8 +404,9 @@ impl<D: Device> Home<D> {
 }
 
 impl Account {
-    /// Takes `len` bytes, if the limit allows: one step, so that two callers cannot both have the
-    /// last bytes. Says whether it does.
+    /// Takes `len` bytes and returns true, if the limit allows it.
+    ///
+    /// This is one atomic step, so that two callers cannot both get the last bytes.
     fn take(&self, len: u64) -> bool {
         let taken = self
             .used
@@ -376,14 +419,14 @@ impl Account {
         taken.is_ok()
     }
 
-    /// One shard less, whose bytes can be used again. Returns what is used now.
+    /// Removes one shard and frees its bytes. Returns the bytes in use now.
     pub(crate) fn give_back(&self, len: u64) -> u64 {
         self.live.fetch_sub(1, Ordering::AcqRel);
         let before = self.used.fetch_sub(len, Ordering::AcqRel);
         before.saturating_sub(len)
     }
 
-    /// One shard less, whose bytes can never be used again. Returns what is used now.
+    /// Removes one shard whose bytes stay in use for ever. Returns the bytes in use now.
     pub(crate) fn leak(&self, len: u64) -> u64 {
         self.live.fetch_sub(1, Ordering::AcqRel);
         self.leaked.fetch_add(len, Ordering::AcqRel);

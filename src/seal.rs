@@ -1,13 +1,13 @@
-//! The seal: what was sealed, under which circumstances, authenticated with HMAC-SHA256.
+//! The seal: the digest of a shard and its circumstances, authenticated with HMAC-SHA256.
 //!
-//! The seal itself keeps the digest, what that was compared with, the time, and a tag. The tag covers
-//! these and everything that identifies the shard: when it is checked, the encoding is made anew
-//! from what the shard *is now*. So a changed field, another shard's seal, or a seal of another
-//! manager, worker or key has the wrong tag. What this detects is corruption and confusion inside our
-//! own process, not somebody who can run code in it.
+//! The seal keeps the digest, the provenance it was compared with, the time, and a tag. The tag
+//! covers these and everything that identifies the shard. Each check builds the encoding again from
+//! what the shard *is now*. So a changed field, another shard's seal, or a seal of another manager,
+//! worker or key has the wrong tag. The tag detects corruption and confusion inside this process.
+//! Not defended: an attacker who can run code in this process.
 //!
-//! A `Match` says that freshly computed bytes were found equal to a seal whose tag is right. It is
-//! made here and nowhere else. This module does not know where digests come from or what follows.
+//! A `Match` proves that freshly computed bytes equal a seal with the right tag. Only this module
+//! makes one. This module does not know where digests come from or what follows from a match.
 
 use subtle::ConstantTimeEq;
 use vram_digest::{Digest, StreamDigest};
@@ -20,29 +20,33 @@ pub(crate) use self::hmac::SealKey;
 
 mod hmac;
 
-/// The first bytes of every encoding: nothing else is authenticated with this key and this prefix.
+/// The first bytes of every encoding. Nothing else is authenticated with this key and this prefix.
 const DOMAIN: &[u8] = b"vram-residency seal\0";
 
 /// The version of the encoding.
 const FORMAT: u32 = 1;
 
-/// What a shard's digest is compared with when it is sealed. There is no default: a digest that is
-/// compared with nothing only says that the bytes stay what they were.
+/// The expected digest of a shard at sealing.
+///
+/// There is no default. A digest that is compared with nothing proves only that the bytes stay the
+/// same.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Provenance {
-    /// The fs-verity digest that the shard must have: what `fsverity digest` prints for its file.
+    /// The fs-verity digest that the shard must have, as `fsverity digest` prints it for the file.
     FsVerity(Digest),
     /// The plain SHA-256 of the stream that was loaded, as model registries publish it and
     /// `sha256sum` prints it. Needs a load with
     /// [`Stream::WithSha256`](vram_digest::Stream::WithSha256).
     Sha256(StreamDigest),
-    /// Nothing: whatever the shard holds is taken for right. A manager built with
-    /// [`require_pinned`](crate::manager::VramManagerBuilder::require_pinned) refuses it.
+    /// No expectation: the content of the shard is taken as right.
+    ///
+    /// A manager built with [`require_pinned`](crate::manager::VramManagerBuilder::require_pinned)
+    /// refuses it.
     UnpinnedFirstUse,
 }
 
 impl Provenance {
-    /// The name in records: `fs_verity`, `sha256` or `unpinned_first_use`.
+    /// Returns the name used in records: `fs_verity`, `sha256` or `unpinned_first_use`.
     pub fn name(&self) -> &'static str {
         match self {
             Self::FsVerity(_) => "fs_verity",
@@ -60,20 +64,20 @@ impl Provenance {
     }
 }
 
-/// What a shard is, apart from its bytes: the part of the encoding that the seal does not keep.
+/// The identity of a shard without its bytes: the part of the encoding that the seal does not keep.
 #[derive(Clone, Copy)]
 pub(crate) struct Context<'a> {
     pub(crate) key: &'a SealKey,
     pub(crate) worker: &'a WorkerId,
     pub(crate) subject: &'a Subject,
-    /// What tells the device from others; the name in `subject` may be shorter.
+    /// The full identity of the device; the name in `subject` may be shorter.
     pub(crate) device: &'a str,
     pub(crate) len: u64,
     pub(crate) model: &'a ModelRef,
     pub(crate) epoch: &'a [u8; 16],
 }
 
-/// A digest with its circumstances and a tag over all of it.
+/// A digest with its circumstances, and a tag over all of them.
 #[derive(Debug)]
 pub(crate) struct Seal {
     digest: Digest,
@@ -87,11 +91,11 @@ pub(crate) struct Seal {
 #[error("the tag does not fit the seal, the shard or the key")]
 pub(crate) struct BadTag;
 
-/// A seal whose tag was checked and found right.
+/// A seal whose tag was found right.
 #[derive(Debug)]
 pub(crate) struct Authentic<'a>(&'a Seal);
 
-/// A digest of the device's bytes was found equal to the one in an authentic seal.
+/// Proof that a digest of the device's bytes equals the digest in an authentic seal.
 #[derive(Debug)]
 pub(crate) struct Match(());
 
@@ -179,9 +183,11 @@ struct Statement<'a> {
 }
 
 impl Statement<'_> {
-    /// The canonical encoding: for each field its number (1 byte), its length in bytes (8 bytes,
-    /// little-endian) and its value; numbers are little-endian. Two statements that differ in any
-    /// field differ in their encoding. Taken apart by name, so that a field cannot be forgotten.
+    /// Returns the canonical encoding.
+    ///
+    /// Each field is its number (1 byte), its length in bytes (8 bytes, little-endian) and its
+    /// value. Numbers are little-endian. Two statements that differ in any field have different
+    /// encodings. The code destructures the statement, so that no field can be forgotten.
     fn encode(&self) -> Vec<u8> {
         let Self {
             format,
@@ -227,12 +233,11 @@ impl Statement<'_> {
     }
 }
 
-/// What [`dangerous_tamper`](crate::shard::Shard::dangerous_tamper) changes: one for each field that
-/// the seal covers, and for tag and key.
+/// The target of [`dangerous_tamper`](crate::shard::Shard::dangerous_tamper): each field that the
+/// seal covers, the tag, or the key.
 ///
-/// Where the seal keeps the field, the field is changed. Where the field is the shard's or the
-/// manager's own, the seal gets the tag that fits another value of it: a seal that was made
-/// elsewhere.
+/// A field that the seal keeps is changed in place. For a field of the shard or the manager, the
+/// seal gets a tag that is right for another value. That is the tag of a seal made elsewhere.
 #[cfg(feature = "fault-injection")]
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Tamper {
@@ -246,9 +251,9 @@ pub enum Tamper {
     Epoch,
     /// The version of the encoding.
     Format,
-    /// The secret key, but not its name.
+    /// The secret key, but not its id.
     Key,
-    /// The name of the key.
+    /// The id of the key.
     KeyId,
     /// The shard's length.
     Len,
@@ -301,7 +306,7 @@ impl Seal {
         }
     }
 
-    /// The tag of a shard that differs from this one in one field.
+    /// Returns the tag of a shard that differs from this one in one field.
     fn foreign_tag(&self, context: &Context<'_>, tamper: Tamper) -> [u8; 32] {
         let mut statement = self.statement(context);
         match tamper {
@@ -386,7 +391,7 @@ mod tests {
         )
     }
 
-    /// The expectation is computed with Python's `hmac` and `struct` from the layout in the docs.
+    /// The expected tag was computed with Python's `hmac` and `struct` from the documented layout.
     #[test]
     fn the_tag_is_hmac_sha256_over_the_documented_encoding() {
         let parts = parts();

@@ -1,10 +1,12 @@
-//! Shards: memory on a device whose bytes cannot be used before they are proven.
+//! Shards: memory on a device whose bytes cannot be used before they are verified.
 //!
-//! A [`Shard`] is in one of four [states](State). What can be done with it depends on the state, and
-//! every transition takes the shard by value: a view exists only of a `Shard<Verified, D>` (or of a
-//! [`Lease`] from a [`Shared`], which is made of one), and a shard that failed a verification can only
-//! be released. This file holds what is the same in every state; the transitions are below, one
-//! step a file. It does not know where the memory lies or how records reach the disk.
+//! A [`Shard`] is in one of four [states](State), and its state decides which operations exist.
+//! Every transition takes the shard by value. Only a `Shard<Verified, D>`, or a [`Lease`] from the
+//! [`Shared`] made of it, has a view of the bytes. A shard that failed a verification can only be
+//! released.
+//!
+//! This file holds what all states have in common; each transition has a file of its own below.
+//! This module does not know where the memory lies or how records reach the disk.
 //!
 //! ```text
 //! Shard<Allocated> --seal--> Shard<Sealed> --verify--> Shard<Verified> --share--> Shared --lease--> Lease
@@ -48,27 +50,29 @@ use self::state::StateFacts;
 
 /// One contiguous allocation on a device, holding one part of a model.
 ///
-/// Dropping a shard in any state wipes and frees its memory and records that;
-/// [`release`](Self::release) does the same and says whether it worked.
+/// Dropping a shard in any state wipes and frees its memory and records the outcome.
+/// [`release`](Self::release) does the same and returns the outcome.
 #[must_use = "dropping a shard wipes and frees its memory"]
 pub struct Shard<S: State, D: Device> {
     core: Core<D>,
     state: S,
 }
 
-/// What a shard is in every state.
+/// The data that a shard has in every state.
 #[derive(Debug)]
 struct Core<D: Device> {
     region: Region<D>,
     model: ModelRef,
 }
 
-/// What may be told about a shard, for the API of a worker: names, sizes, digest and times. No
-/// secrets, no addresses, no bytes of the model.
+/// A public description of a shard, for the API of a worker.
 ///
-/// As JSON: `shard`, `allocation`, `device`, `bytes`, `model`, `model_index`, `model_total`,
-/// `state` (`allocated`, `sealed`, `verified`, `shared`, `revoked` or `quarantined`), and where they
-/// exist `digest`, `sealed_time` and `verified_time` (RFC 3339).
+/// It holds names, sizes, digest and times. It holds no secrets, no addresses and no bytes of the
+/// model.
+///
+/// As JSON: `shard`, `allocation`, `device`, `bytes`, `model`, `model_index`, `model_total`, and
+/// `state` (`allocated`, `sealed`, `verified`, `shared`, `revoked` or `quarantined`). Where they
+/// exist, also `digest`, `sealed_time` and `verified_time` (RFC 3339).
 #[derive(Clone, Debug, Serialize)]
 pub struct ShardHandle {
     #[serde(flatten)]
@@ -86,34 +90,44 @@ pub struct ShardHandle {
 }
 
 impl<S: State, D: Device> Shard<S, D> {
-    /// The shard's name.
+    /// Returns the shard's name.
     pub fn id(&self) -> &ShardId {
         &self.core.region.subject().shard
     }
 
-    /// The number of the allocation: no two allocations of a trail's process have the same.
+    /// Returns the number of the allocation, which is unique among the allocations of one open
+    /// trail.
     pub fn allocation(&self) -> u64 {
         self.core.region.subject().allocation
     }
 
-    /// The part of the model that the shard holds.
+    /// Returns the part of the model that the shard holds.
     pub fn model(&self) -> &ModelRef {
         &self.core.model
     }
 
-    /// The length in bytes, at least 1.
+    /// Returns the length in bytes, at least 1.
     #[allow(clippy::len_without_is_empty, reason = "no shard is empty")]
     pub fn len(&self) -> u64 {
         self.core.region.len()
     }
 
-    /// What may be told about the shard.
+    /// Returns a public description of the shard.
     pub fn handle(&self) -> ShardHandle {
         self.core.handle(self.state.facts())
     }
 
-    /// Wipes and frees the memory; returns when it is gone. The error says what did not work; it is
-    /// on record as well (`VramDeallocated`, `DeviceFailed`).
+    /// Wipes and frees the memory, and returns when it is freed.
+    ///
+    /// # Errors
+    ///
+    /// The shard is gone in every case, and the trail has the failure (`VramDeallocated`,
+    /// `DeviceFailed`).
+    ///
+    /// - [`ReleaseError::NotWiped`]: the memory was freed, but may still hold the weights.
+    /// - [`ReleaseError::NotFreed`]: the device kept the memory, which stays accounted for. Restart
+    ///   the worker if the memory is needed.
+    /// - [`ReleaseError::Forked`]: the call was made in a forked child, and nothing was touched.
     pub fn release(self) -> Result<(), ReleaseError> {
         self.core.region.release()
     }
@@ -129,31 +143,34 @@ impl<D: Device> Shard<Allocated, D> {
 }
 
 impl<D: Device> Shard<Sealed, D> {
-    /// The digest of the bytes that were sealed.
+    /// Returns the digest of the sealed bytes.
     pub fn digest(&self) -> Digest {
         self.state.seal.digest()
     }
 }
 
 impl<D: Device> Shard<Verified, D> {
-    /// The bytes, read-only. In a forked child, host memory has the bytes of the moment of the fork,
-    /// until the child ends or calls `exec`.
+    /// Returns the bytes, read-only.
+    ///
+    /// In a forked child, host memory keeps the bytes of the moment of the fork, until the child
+    /// ends or calls `exec`.
     pub fn view(&self) -> D::View<'_> {
         self.core.region.view()
     }
 
-    /// The digest of the bytes.
+    /// Returns the digest of the bytes.
     pub fn digest(&self) -> Digest {
         self.state.sealed().seal.digest()
     }
 
-    /// When all of the shard was last found equal to its seal. A check of some windows does not
-    /// change it.
+    /// Returns the time when the whole shard was last found equal to its seal.
+    ///
+    /// A check of single windows does not change this time.
     pub fn verified_at(&self) -> SystemTime {
         self.state.last().mark.time.to_system_time()
     }
 
-    /// Shares the shard, so that it can be read from many places for weeks, and checked meanwhile.
+    /// Shares the shard with many readers for weeks, and allows checks beside them.
     pub fn share(self) -> Shared<D> {
         let (sealed, last, proof) = self.state.into_parts();
         Shared::new(self.core, sealed, last, proof)
@@ -168,7 +185,7 @@ impl<D: Device> Core<D> {
             .context(region.subject(), region.len(), &self.model)
     }
 
-    /// Opens a verification: from here on, leaving without an outcome is recorded.
+    /// Opens a verification: from now on, leaving without an outcome is recorded.
     fn begin(&self, operation: &'static str, history: History) -> OpenVerification {
         let home = self.region.home();
         OpenVerification::begin(
@@ -202,7 +219,7 @@ impl<D: Device> Core<D> {
 }
 
 impl<S: State, D: Device> fmt::Debug for Shard<S, D> {
-    /// Name, allocation, length and state; nothing of where the bytes lie.
+    /// Writes name, allocation, length and state, but no address.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Shard")
             .field("id", self.id())

@@ -1,4 +1,5 @@
-//! What checks cost a model: a kernel that memory alone limits, by turns alone and beside checks.
+//! The cost of checks for a model: a kernel limited only by memory, alone and beside checks in
+//! turns.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -71,8 +72,8 @@ pub fn measure(table: &mut Table, world: &World, machine: &Machine) -> Outcome<(
     Ok(())
 }
 
-/// Checks without a pause while `work` goes on, and at least one begun before it. Returns what `work` says,
-/// and the bytes that were checked in a second.
+/// Runs checks without a pause during `work`, with at least one begun before it. Returns the result
+/// of `work`, and the checked bytes per second.
 fn beside_checks(
     shared: &Shared<Cuda>,
     work: impl FnOnce() -> Outcome<f64>,

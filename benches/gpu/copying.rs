@@ -1,4 +1,5 @@
-//! What goes over the bus: loading, and copying back to hash on the CPU, which the GPU's digest replaces.
+//! Traffic on the bus: loading, and the copy back for a hash on the CPU, which the GPU's digest
+//! replaces.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -13,10 +14,10 @@ use crate::world::{Outcome, World, go, seconds};
 
 const GB: f64 = 1e9;
 
-/// Rates in bytes a second.
+/// Rates in bytes per second.
 pub struct Rates {
     pub load: f64,
-    /// Copy back, then hash on all cores.
+    /// First the copy back, then the hash on all cores.
     pub one_after_the_other: Samples,
     /// The slower of the two, as if they overlapped perfectly.
     pub overlapped: Samples,
@@ -35,8 +36,8 @@ pub fn measure(table: &mut Table, world: &World) -> Outcome<Rates> {
     })
 }
 
-/// `load_slice` of bytes in memory, and `load_from` of them as a reader, beside the hash of them and a plain
-/// copy of them from pinned memory.
+/// Measures `load_slice` of bytes in memory and `load_from` of them as a reader, beside their hash
+/// and a plain copy from pinned memory.
 fn loading(
     table: &mut Table,
     world: &World,
@@ -122,7 +123,7 @@ fn copying_back(
     Ok((Samples::new(sums), Samples::new(slower)))
 }
 
-/// The GPU's digest (in GB/s) against these.
+/// Compares the GPU's digest (in GB/s) with these rates.
 pub fn compare(table: &mut Table, rates: &Rates, whole: f64) {
     let against = |samples: &Samples| samples.map(|rate| whole * GB / rate);
     let limit = "the large shard's rate, spot checks off";
@@ -140,7 +141,7 @@ pub fn compare(table: &mut Table, rates: &Rates, whole: f64) {
 }
 
 fn pinned(stream: &Arc<CudaStream>, len: usize) -> Outcome<PinnedHostSlice<u8>> {
-    const CACHED: u32 = 0; // what is write-combined is slow to read
-    // SAFETY: any bytes are bytes, and all are written before they are read.
+    const CACHED: u32 = 0; // write-combined memory is slow to read
+    // SAFETY: any byte is a valid `u8`, and all are written before they are read.
     Ok(unsafe { stream.context().alloc_pinned_with_flags(len, CACHED) }?)
 }

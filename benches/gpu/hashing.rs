@@ -1,4 +1,4 @@
-//! How fast the GPU hashes: one large shard, and many small ones in one call.
+//! The speed of hashing in the GPU: one large shard, and many small ones in one call.
 
 use vram_residency::device::{Cuda, CudaBuilder};
 use vram_residency::error::VerifyError;
@@ -9,15 +9,15 @@ use crate::machine::{Machine, smi_during};
 use crate::table::{Samples, Table};
 use crate::world::{Outcome, World, seconds};
 
-/// The bound for an H100, in GB/s; 725 is the aim.
+/// The required speed on an H100, in GB/s; the goal is 725.
 const BOUND: f64 = 600.0;
 
-/// What a large shard is, in bytes.
+/// The size of a large shard, in bytes.
 const LARGE: u64 = 8 << 30;
 
 const GB: f64 = 1e9;
 
-/// Verifies one large shard again and again. Returns GB/s.
+/// Verifies one large shard repeatedly. Returns GB/s.
 pub fn whole(
     table: &mut Table,
     world: &World,
@@ -29,7 +29,7 @@ pub fn whole(
         true => builder,
         false => builder.spot_checks(0),
     })?;
-    // Some room is for others; and loading may take a fifth of the time that is left.
+    // Leave some memory to others, and let loading take at most a fifth of the remaining time.
     let room = manager.capacity().available / 8 * 7;
     let in_time = (load_rate * table.left().as_secs_f64() / 5.0) as u64;
     let len = world.sizes.whole.min(room).min(in_time.max(1 << 20)) >> 20 << 20;
@@ -70,7 +70,7 @@ pub fn whole(
     Ok(samples.median())
 }
 
-/// Speed that misses a flipped bit is worth nothing.
+/// Checks that a flipped bit is found: without that, speed is worthless.
 fn a_flipped_bit_is_found(
     table: &mut Table,
     shard: Shard<Verified, Cuda>,
@@ -89,7 +89,7 @@ fn a_flipped_bit_is_found(
     Ok(())
 }
 
-/// Many small shards: verified in one call, and checked in one call. `whole` is in GB/s.
+/// Measures many small shards, verified in one call and checked in one call. `whole` is in GB/s.
 pub fn many(table: &mut Table, world: &World, whole: f64) -> Outcome<()> {
     let bytes = (world.sizes.shards * world.sizes.shard) as f64;
     let of = format!(

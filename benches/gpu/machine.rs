@@ -1,4 +1,4 @@
-//! Which machine this is, and what its hardware could do at most.
+//! The machine of the measurement, and the limits of its hardware.
 
 use std::process::{Command, Stdio};
 
@@ -10,9 +10,9 @@ use crate::kernels::attribute;
 pub struct Machine {
     multiprocessors: f64,
     capability: (i32, i32),
-    /// In kHz, the highest that the driver tells.
+    /// The clock in kHz: the highest that the driver reports.
     clock: f64,
-    /// Bytes in a second.
+    /// The memory bandwidth in bytes per second.
     memory: Option<f64>,
     pub cores: usize,
 }
@@ -27,7 +27,7 @@ impl Machine {
         };
         let number = |which| attribute(context, which).map(f64::from);
         let (clock, memory_clock) = (number(CLOCK), number(MEMORY_CLOCK));
-        // Two transfers in a clock, of `width` bits.
+        // Two transfers per clock, of `width` bits.
         let memory = memory_clock
             .zip(number(BUS_WIDTH))
             .map(|(clock, width)| 2.0 * clock * 1e3 * width / 8.0);
@@ -53,8 +53,10 @@ impl Machine {
         machine
     }
 
-    /// What the integer units could hash at most, in bytes a second: 64 lanes in each multiprocessor, and
-    /// the kernel's instructions for 64 bytes. Without a clock, the highest is taken.
+    /// Returns the limit of the integer units in hashed bytes per second.
+    ///
+    /// Each multiprocessor has 64 lanes, and 64 bytes take the kernel's number of instructions.
+    /// Without a given clock, the highest is used.
     pub fn integer_pipe(&self, mhz: Option<f64>) -> f64 {
         let instructions = instructions(self.capability).unwrap_or(f64::NAN);
         let clock = mhz.map_or(self.clock * 1e3, |mhz| mhz * 1e6);
@@ -69,7 +71,8 @@ impl Machine {
 /// The table that CI keeps current.
 const CODE: &str = include_str!("../../src/device/cuda/CODE.md");
 
-/// What the newest architecture in it that this GPU runs code of needs for 64 bytes.
+/// Returns the instructions for 64 bytes, for the newest listed architecture whose code this GPU
+/// can run.
 fn instructions((major, minor): (i32, i32)) -> Option<f64> {
     let rows = CODE.lines().filter_map(|line| {
         let mut cells = line.split('|').map(str::trim).skip(1);
@@ -101,7 +104,8 @@ fn ask() -> Command {
     command
 }
 
-/// What `nvidia-smi` tells while `work` goes on, and the multiprocessors' clock in MHz if it is told.
+/// Returns the report of `nvidia-smi` during `work`, and the multiprocessors' clock in MHz if
+/// reported.
 pub fn smi_during(mut work: impl FnMut()) -> (String, Option<f64>) {
     let asked = ask().stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
     let Ok(mut asked) = asked else {

@@ -1,10 +1,12 @@
-//! The figures of a GPU in one run: `cargo bench --features cuda --bench gpu`, or built by
-//! `benches/gpu/pack.sh` for a machine without Rust.
+//! All figures of a GPU in one run.
 //!
-//! The first number among the arguments limits the whole, in seconds (170). What is missed is said in the
-//! table; the exit status tells only of wrong results. Without a GPU it says so and ends well;
-//! `VRAM_REQUIRE_GPU=1` makes that a failure. `VRAM_SIMULATED_GPU=1` runs everything, tiny, on the simulated
-//! driver, to test the bench: those figures mean nothing.
+//! Run `cargo bench --features cuda --bench gpu`, or build it with `benches/gpu/pack.sh` for a
+//! machine without Rust.
+//!
+//! The first number among the arguments limits the whole run, in seconds (default: 170). The table
+//! lists missed bounds; the exit status reports only wrong results. Without a GPU the bench says so
+//! and succeeds; with `VRAM_REQUIRE_GPU=1` it fails. `VRAM_SIMULATED_GPU=1` runs everything with
+//! tiny sizes on the simulated driver, to test the bench: those figures mean nothing.
 
 #[path = "../../tests/support/kernels.rs"]
 mod kernels;
@@ -30,7 +32,8 @@ use crate::world::{Outcome, World};
 
 const SECONDS: u64 = 170;
 
-/// With this argument the process writes into a sealed shard, and is well if that is refused.
+/// The argument with which the process writes into a sealed shard, and succeeds if the write is
+/// refused.
 const WRITE: &str = "--write-into-a-sealed-shard";
 
 fn main() -> ExitCode {
@@ -88,7 +91,7 @@ fn measure(table: &mut Table) -> Outcome<()> {
     Ok(())
 }
 
-/// Whether there is time for something that takes some 30 s at most.
+/// Returns whether there is time for a figure that takes at most about 30 s.
 fn in_time(table: &mut Table, figure: &str) -> bool {
     let enough = table.left() > Duration::from_secs(30);
     if !enough {

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Builds the tests and the bench that need a GPU, and puts them into target/gpu with the script that runs
-# them, for a machine that has a GPU and no Rust: copy the folder there, and run `gpu/run.sh`.
+# Builds the tests and the bench that need a GPU, and packs them into target/gpu with the script that runs
+# them. For a machine that has a GPU and no Rust: copy the folder there, and run `gpu/run.sh`.
 #
-# VRAM_SIMULATED_GPU=1 adds the simulated driver, so that the folder can be tried where there is no GPU.
+# VRAM_SIMULATED_GPU=1 adds the simulated driver, to try the folder on a machine without a GPU.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 out=target/gpu
 limit_mib=16
 
-# The path of what cargo has built, as it says.
+# Prints the path of the executable that cargo reports.
 built() {
     CARGO_TERM_COLOR=never cargo "$@" --locked --features cuda --no-run 2>&1 | tee /dev/stderr |
         sed -n 's/^ *Executable .*(\(.*\))$/\1/p'

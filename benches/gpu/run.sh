@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Runs what pack.sh has packed: the tests, then the bench. Needs NVIDIA's driver and no Rust.
+# Runs the programs packed by pack.sh: the tests, then the bench. Needs NVIDIA's driver and no Rust.
 #
 #   run.sh [SECONDS FOR THE TESTS, 240] [SECONDS FOR THE BENCH, 180]
 #
-# With OUT set, what they say is kept in $OUT/tests.txt and $OUT/bench.txt. Ends with 1 if a test has failed,
-# a result was wrong, or the time was over. A GPU must be there, unless VRAM_SIMULATED_GPU is set.
+# With OUT set, keeps their output in $OUT/tests.txt and $OUT/bench.txt. Exits with 1 if a test failed, a
+# result was wrong, or the time was over. Requires a GPU, unless VRAM_SIMULATED_GPU is set.
 set -uo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 tests_s=${1:-240}
@@ -15,7 +15,7 @@ trap 'rm -rf "$own"' EXIT
 [ -n "$kept" ] || kept=$own
 mkdir -p "$kept"
 [ -n "${VRAM_SIMULATED_GPU:-}" ] || export VRAM_REQUIRE_GPU=1
-# The driver compiles the kernel once, and not in each process.
+# With a shared cache, the driver compiles the kernel once instead of in each process.
 export CUDA_CACHE_PATH=${CUDA_CACHE_PATH:-$own/cache}
 failed=0
 
@@ -31,7 +31,7 @@ grep '^test result:' "$kept/tests.txt" || {
     failed=1
 }
 
-# The bench begins nothing new shortly before its time is over.
+# The bench must begin no new figure shortly before the timeout.
 begun_s=$((bench_s > 20 ? bench_s - 10 : bench_s))
 timeout "$bench_s" "$here/bench" "$begun_s" >"$kept/bench.txt" 2>&1 || {
     echo "FAILED: the bench ended with $? (124: its $bench_s s were over)"

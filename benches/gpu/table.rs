@@ -1,11 +1,12 @@
-//! What was measured, beside its bound and the limit of the hardware; and whether anything was wrong.
+//! The table of figures, beside their bounds and the limits of the hardware, and the list of wrong
+//! results.
 
 use std::error::Error;
 use std::time::{Duration, Instant};
 
 use crate::world::Outcome;
 
-/// Samples of one figure, all in one unit.
+/// The samples of one figure, all in one unit.
 pub struct Samples(Vec<f64>);
 
 impl Samples {
@@ -33,7 +34,7 @@ impl Samples {
     }
 }
 
-/// With some four digits.
+/// Formats a number with about four digits.
 fn number(value: f64) -> String {
     match value.abs() {
         100.0.. => format!("{value:.1}"),
@@ -50,7 +51,7 @@ struct Row {
     met: &'static str,
 }
 
-/// The table, and what does not go into a table.
+/// The table, and the remarks outside of it.
 pub struct Table {
     rows: Vec<Row>,
     wrong: Vec<String>,
@@ -58,7 +59,7 @@ pub struct Table {
 }
 
 impl Table {
-    /// Nothing new is begun when the time is over.
+    /// Creates a table with a time limit, after which no new figure begins.
     pub fn new(limit: Duration) -> Self {
         Self {
             rows: Vec::new(),
@@ -71,7 +72,7 @@ impl Table {
         self.end.saturating_duration_since(Instant::now())
     }
 
-    /// A figure that has no bound of its own.
+    /// Adds a figure without a bound.
     pub fn tell(&mut self, figure: &str, unit: &str, samples: &Samples, limit: &str) {
         self.row(
             figure,
@@ -82,7 +83,7 @@ impl Table {
         );
     }
 
-    /// A figure whose median is to be at least so much.
+    /// Adds a figure whose median must be at least `least`.
     pub fn judge(&mut self, figure: &str, unit: &str, samples: &Samples, least: f64, limit: &str) {
         let met = if samples.median() >= least {
             "yes"
@@ -98,13 +99,14 @@ impl Table {
         self.row(figure, "-", "not measured", why, "-");
     }
 
-    /// Something that must not be, however fast.
+    /// Reports a wrong result, which no speed excuses.
     pub fn wrong(&mut self, what: String) {
         println!("WRONG: {what}");
         self.wrong.push(what);
     }
 
-    /// An error is wrong in itself: nothing here is expected to fail. The figures after it go on.
+    /// Reports an error as a wrong result, because no figure is expected to fail. Later figures
+    /// still run.
     pub fn noted<T>(&mut self, figure: &str, outcome: Outcome<T>) -> Option<T> {
         let mut error: &(dyn Error + 'static) = match &outcome {
             Ok(_) => return outcome.ok(),
@@ -130,7 +132,7 @@ impl Table {
         });
     }
 
-    /// Prints everything; whether nothing was wrong.
+    /// Prints the table. Returns whether there was no wrong result.
     pub fn print(&self) -> bool {
         println!("\n| figure | bound | measured: median [least .. most] | compared with | met |");
         println!("|---|---|---|---|---|");

@@ -1,4 +1,4 @@
-//! What every figure needs: a trail, managers, bytes to load, and how large everything is.
+//! The setup of every figure: a trail, managers, bytes to load, and all sizes.
 
 use std::error::Error;
 use std::io::Read;
@@ -18,17 +18,17 @@ use crate::present::is_simulated;
 pub type Outcome<T> = Result<T, Box<dyn Error>>;
 
 pub struct Sizes {
-    /// The most bytes of the one large shard.
+    /// The maximum size of the one large shard, in bytes.
     pub whole: u64,
     pub shards: usize,
-    /// Bytes of each of the many shards.
+    /// The size of each of the many shards, in bytes.
     pub shard: usize,
-    /// Bytes that are loaded, copied back, and hashed by the CPU.
+    /// The number of bytes that are loaded, copied back, and hashed by the CPU.
     pub part: usize,
-    /// Bytes of each array of the kernel that runs beside checks.
+    /// The size of each array of the kernel that runs beside checks, in bytes.
     pub array: usize,
     pub samples: usize,
-    /// Seconds that the kernel runs in a turn.
+    /// The length of a turn of the kernel, in seconds.
     pub turn: f64,
 }
 
@@ -62,7 +62,7 @@ pub struct World {
     pub trail: AuditTrail,
     token: WorkerToken,
     pub sizes: Sizes,
-    /// What is loaded, over and over.
+    /// The bytes that are loaded repeatedly.
     pub bytes: Vec<u8>,
 }
 
@@ -91,8 +91,8 @@ impl World {
             .build()?)
     }
 
-    /// A sealed shard of so many bytes, each piece another. What the CPU has hashed on the way is what the
-    /// GPU must hold, or sealing fails.
+    /// Returns a sealed shard of this size, whose pieces all differ. The CPU hashes it during the
+    /// load, and sealing fails if the GPU holds other bytes.
     pub fn sealed(
         &self,
         manager: &VramManager<Cuda>,
@@ -138,7 +138,8 @@ pub fn seconds<T>(work: impl FnOnce() -> Outcome<T>) -> Outcome<(f64, T)> {
     Ok((started.elapsed().as_secs_f64(), done))
 }
 
-/// The same bytes for ever. A byte is left out at the end of each round, so that no window is like another.
+/// An endless reader of the same bytes. It leaves out one byte at the end of each round, so that no
+/// two windows are alike.
 struct Cycle<'a> {
     bytes: &'a [u8],
     at: usize,
@@ -154,7 +155,7 @@ impl Read for Cycle<'_> {
     }
 }
 
-/// SplitMix64, so that no two windows are alike.
+/// Returns random bytes from SplitMix64, so that no two windows are alike.
 fn random(len: usize) -> Vec<u8> {
     let mut bytes = vec![0; len];
     let mut state = 1_u64;

@@ -1,12 +1,14 @@
-//! The digest of a shard's bytes: the one that `fsverity digest` prints.
+//! The digest of a shard's bytes, equal to the output of `fsverity digest`.
 //!
-//! Data is split into blocks of 4096 bytes; blocks are hashed with SHA-256, their digests are hashed
-//! again in blocks, until one is left, and a descriptor binds the data's length to it. Blocks are
-//! independent, so all cores can work at once, and the tree above them, kept from level 1 up, tells
-//! which [window](WINDOW_BYTES) of a damaged shard differs. The format is Linux's:
-//! `Documentation/filesystems/fsverity.rst`, SHA-256, no salt.
+//! The data is split into blocks of 4096 bytes, and each block is hashed with SHA-256. The digests
+//! are packed into blocks and hashed again, until one digest is left. A descriptor binds the length
+//! of the data to that digest.
 //!
-//! This module knows bytes, readers and threads. It knows nothing of devices, shards or seals.
+//! Blocks are independent, so all cores can work at once. The tree above the blocks, kept from
+//! level 1 up, shows which [window](WINDOW_BYTES) of a damaged shard differs. The format is
+//! Linux's: `Documentation/filesystems/fsverity.rst`, SHA-256, no salt.
+//!
+//! This module knows bytes, readers and threads. It does not know devices, shards or seals.
 
 #![deny(
     unsafe_code,
@@ -50,10 +52,10 @@ pub use parallel::{helper, nodes_of_windows, threads};
 pub use stream::{BUFFERS, StreamError, Streamed, read_slice, read_stream};
 pub use tree::Tree;
 
-/// The unit that is hashed, in bytes: the block size of fs-verity.
+/// The unit of hashing, in bytes: the block size of fs-verity.
 pub const BLOCK_BYTES: usize = 4096;
 
-/// The unit in which a kept tree can be checked, in bytes: 128 blocks, 512 KiB.
+/// The unit of checking against a kept tree, in bytes: 128 blocks, 512 KiB.
 pub const WINDOW_BYTES: usize = 128 * BLOCK_BYTES;
 
 /// One digest inside a tree.
@@ -62,19 +64,19 @@ pub type Node = [u8; NODE_BYTES];
 /// The size of a node, in bytes.
 pub const NODE_BYTES: usize = 32;
 
-/// How much is handed out at a time, to a thread or to a device, in bytes.
+/// The unit of work for a thread or a device, in bytes.
 pub const CHUNK_BYTES: usize = 2 * WINDOW_BYTES;
 
-/// How far a long step has come, in bytes.
+/// The progress of a long operation, in bytes.
 ///
-/// It is told on the thread that asked for the step, while other threads or a GPU may go on: a callback that
-/// takes its time delays the answer, not the work.
+/// The callback runs on the calling thread, while other threads or a GPU may continue. A slow
+/// callback delays the answer, not the work.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct Progress {
     /// Bytes done.
     pub done: u64,
-    /// Bytes to be done in all.
+    /// Total bytes to do.
     pub total: u64,
 }
 
@@ -85,17 +87,18 @@ impl Progress {
     }
 }
 
-/// What is computed over a stream while it is loaded.
+/// The digests that are computed over a stream while it is loaded.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Stream {
-    /// The tree only, on all cores.
+    /// Only the tree, on all cores.
     TreeOnly,
-    /// The plain SHA-256 of the stream as well. It is serial: one core computes it, at some 1.5 GB/s
-    /// where SHA has instructions of its own.
+    /// The tree, and the plain SHA-256 of the stream.
+    ///
+    /// The plain SHA-256 is serial: one core computes it, at about 1.5 GB/s with SHA instructions.
     WithSha256,
 }
 
-/// The progress callback answered [`ControlFlow::Break`](std::ops::ControlFlow::Break).
+/// The progress callback returned [`ControlFlow::Break`](std::ops::ControlFlow::Break).
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("stopped by the progress callback")]
 #[non_exhaustive]
@@ -109,17 +112,17 @@ impl Stopped {
     }
 }
 
-/// A text that is no digest.
+/// The reason why a text is not a digest.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DigestError {
-    /// There is something else than hexadecimal digits.
+    /// The text contains something other than hexadecimal digits.
     #[error("a digest consists of hexadecimal digits, after an optional `sha256:`")]
     Digit,
     /// The number of digits is not 64.
     #[error("a digest has 64 hexadecimal digits, not {digits}")]
     Length {
-        /// Bytes of text found.
+        /// Length of the given text, in bytes.
         digits: usize,
     },
 }
@@ -128,18 +131,18 @@ macro_rules! digest_type {
     ($(#[$docs:meta])* $name:ident) => {
         $(#[$docs])*
         ///
-        /// Parsed from 64 hexadecimal digits with an optional `sha256:` before them, shown as 64
-        /// lower-case ones, compared in constant time.
+        /// Parses from 64 hexadecimal digits with an optional prefix `sha256:`. Displays as 64
+        /// lower-case digits. Equality is compared in constant time.
         #[derive(Clone, Copy)]
         pub struct $name([u8; NODE_BYTES]);
 
         impl $name {
-            /// The digest with these bytes.
+            /// Creates the digest from its bytes.
             pub const fn from_bytes(bytes: [u8; NODE_BYTES]) -> Self {
                 Self(bytes)
             }
 
-            /// The digest's bytes.
+            /// Returns the bytes of the digest.
             pub const fn as_bytes(&self) -> &[u8; NODE_BYTES] {
                 &self.0
             }
@@ -159,7 +162,7 @@ macro_rules! digest_type {
             }
         }
 
-        /// By bytes, from the first one on; not in constant time.
+        /// Compares byte by byte from the first, not in constant time.
         impl Ord for $name {
             fn cmp(&self, other: &Self) -> Ordering {
                 self.0.cmp(&other.0)
@@ -208,20 +211,25 @@ macro_rules! digest_type {
 }
 
 digest_type! {
-    /// The fs-verity digest of some data: what `fsverity digest` prints for a file.
+    /// The fs-verity digest of some data, equal to the output of `fsverity digest` for a file.
     Digest
 }
 
 digest_type! {
-    /// The plain SHA-256 of a stream: what `sha256sum` prints for a file.
+    /// The plain SHA-256 of a stream, equal to the output of `sha256sum` for a file.
     StreamDigest
 }
 
 impl Digest {
-    /// The digest of everything that `reader` yields, computed on all cores.
+    /// Computes the digest of everything that `reader` yields, on all cores.
     ///
-    /// Needs 8 MiB for buffers and 32 bytes for each 512 KiB read. The error is the reader's;
-    /// `Interrupted` is retried.
+    /// Uses 8 MiB for buffers and 32 bytes for each 512 KiB read.
+    ///
+    /// # Errors
+    ///
+    /// Returns the reader's error; `Interrupted` is retried.
+    ///
+    /// # Examples
     ///
     /// ```
     /// use vram_digest::Digest;
@@ -242,16 +250,20 @@ impl Digest {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct Digests {
-    /// What `fsverity digest` prints.
+    /// The fs-verity digest, as `fsverity digest` prints it.
     pub digest: Digest,
-    /// What `sha256sum` prints, if it was asked for.
+    /// The plain SHA-256 as `sha256sum` prints it, if requested.
     pub sha256: Option<StreamDigest>,
 }
 
 impl Digests {
-    /// The digests of everything that `reader` yields, in one pass.
+    /// Computes the digests of everything that `reader` yields, in one pass.
     ///
-    /// Memory and errors are those of [`Digest::of_reader`].
+    /// Uses as much memory as [`Digest::of_reader`].
+    ///
+    /// # Errors
+    ///
+    /// Returns the reader's error; `Interrupted` is retried.
     pub fn of_reader(reader: impl Read, stream: Stream) -> io::Result<Self> {
         let streamed = stream::whole_reader(reader, stream)?;
         Ok(Self {

@@ -1,8 +1,9 @@
-//! The nodes of many windows at once, on all cores.
+//! The nodes of many windows, computed on all cores.
 //!
-//! Threads take chunks from one queue until it is empty, hash each and hand it to a sink (which writes it
-//! into a device); the calling thread works along and reports progress. If the callback stops or panics, or
-//! the sink fails, the others end after the chunk that they have.
+//! Threads take chunks from one queue until it is empty. Each thread hashes its chunk and hands it
+//! to a sink, which writes it into a device. The calling thread takes chunks too, and reports
+//! progress. If the callback stops or panics, or the sink fails, the other threads end after their
+//! current chunk.
 
 use std::convert::Infallible;
 use std::ops::{ControlFlow, Range};
@@ -13,20 +14,21 @@ use std::thread;
 use super::block::window_node;
 use super::{CHUNK_BYTES, NODE_BYTES, Node, Progress, WINDOW_BYTES};
 
-/// Windows in a chunk.
+/// The number of windows in a chunk.
 pub(super) const CHUNK_WINDOWS: usize = CHUNK_BYTES / WINDOW_BYTES;
 
-/// Why there are no nodes.
+/// The reason why there are no nodes.
 #[derive(Debug)]
 pub(super) enum Ended<E> {
-    /// The progress callback said so.
+    /// The progress callback stopped the work.
     Stopped,
     /// The sink failed.
     Sink(E),
 }
 
-/// The nodes of all windows of `bytes`, which go into `sink` chunk by chunk with their offset, in any
-/// order and on several threads.
+/// Computes the nodes of all windows of `bytes`.
+///
+/// Every chunk also goes into `sink` with its offset, in any order and on several threads.
 pub(super) fn nodes_of_slice<E: Send>(
     bytes: &[u8],
     sink: impl Fn(u64, &[u8]) -> Result<(), E> + Sync,
@@ -35,7 +37,8 @@ pub(super) fn nodes_of_slice<E: Send>(
     hash_windows(0, bytes, sink, progress)
 }
 
-/// The nodes of some windows of `bytes`, counted from 0; none if there are no such windows.
+/// Computes the nodes of some windows of `bytes`, counted from 0. Returns `None` if a window does
+/// not exist.
 pub fn nodes_of_windows(bytes: &[u8], windows: Range<u64>) -> Option<Vec<Node>> {
     let offset = |window: u64| window.checked_mul(WINDOW_BYTES as u64);
     let len = bytes.len() as u64;
@@ -50,23 +53,24 @@ pub fn nodes_of_windows(bytes: &[u8], windows: Range<u64>) -> Option<Vec<Node>> 
     .ok()
 }
 
-/// A sink for bytes that are only hashed.
+/// A sink that discards its bytes, for data that is only hashed.
 pub(super) fn nowhere(_offset: u64, _bytes: &[u8]) -> Result<(), Infallible> {
     Ok(())
 }
 
-/// How many threads are worth having: one for each core that this process may use. Reads the limits of the
-/// process's cgroups.
+/// Returns the number of useful threads: one for each core that this process may use.
+///
+/// Reads the limits of the process's cgroups.
 pub fn threads() -> usize {
     thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// A name for the threads made here, so that a profile of the worker tells what they are.
+/// Returns a builder that names the thread, so that a profile of the worker shows its purpose.
 pub fn helper() -> thread::Builder {
     thread::Builder::new().name("vram-digest".into())
 }
 
-/// Sets a flag when it goes out of scope, whatever the reason.
+/// Sets a flag on drop, on a panic as well.
 struct SetOnDrop<'a>(&'a AtomicBool);
 
 impl Drop for SetOnDrop<'_> {
@@ -84,7 +88,7 @@ fn hash_windows<E: Send>(
     let total = bytes.len() as u64;
     let mut nodes = vec![[0; NODE_BYTES]; bytes.len().div_ceil(WINDOW_BYTES)];
     let chunks = bytes.chunks(CHUNK_BYTES);
-    // The kernel is not asked for the number of cores where one does it all.
+    // One chunk needs no helper, so the kernel is not asked for the number of cores.
     let helpers = match chunks.len() {
         0 | 1 => 0,
         chunks => threads().min(chunks).saturating_sub(1),
@@ -99,7 +103,8 @@ fn hash_windows<E: Send>(
     let work_on_one = || match take() {
         None => false,
         Some((window, (chunk, nodes))) => {
-            // Hashing waits for memory less than copying would, and leaves the chunk in the cache.
+            // Hash first: hashing waits less for memory than copying, and leaves the chunk in the
+            // cache.
             hash_chunk(window, chunk, nodes);
             if let Err(error) = sink(window.saturating_mul(WINDOW_BYTES as u64), chunk) {
                 let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
@@ -114,19 +119,19 @@ fn hash_windows<E: Send>(
     let ended = thread::scope(|scope| {
         let _stop = SetOnDrop(&stop);
         for _ in 0..helpers {
-            // A thread that cannot be had is one that does not help.
+            // Best effort: if the thread cannot be spawned, the others do its work.
             let _helper = helper().spawn_scoped(scope, || while work_on_one() {});
         }
         while work_on_one() {
             let done = done.load(Ordering::Relaxed);
-            // The end is reported once, when the helpers have come to theirs.
+            // The final progress is reported once, after the helpers have ended.
             if done < total && progress(Progress { done, total }).is_break() {
                 return Err(Ended::Stopped);
             }
         }
         Ok(())
     });
-    // That the sink failed counts more than that the callback stopped.
+    // A failure of the sink takes precedence over a stop by the callback.
     if let Some(error) = failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
         return Err(Ended::Sink(error));
     }
@@ -138,7 +143,7 @@ fn hash_windows<E: Send>(
     }
 }
 
-/// The nodes of the windows in one chunk, the first of which is `window`.
+/// Computes the nodes of the windows in one chunk, the first of which is `window`.
 pub(super) fn hash_chunk(window: u64, chunk: &[u8], nodes: &mut [Node]) {
     for ((window, bytes), node) in (window..).zip(chunk.chunks(WINDOW_BYTES)).zip(nodes) {
         *node = window_node(window, bytes);

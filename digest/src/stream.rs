@@ -1,9 +1,9 @@
-//! The tree over a stream, and its plain SHA-256 if asked for, in one pass and in fixed memory.
+//! The tree over a stream, and its plain SHA-256 if requested, in one pass and in fixed memory.
 //!
-//! The calling thread reads chunks into a fixed set of buffers and queues them; helpers hash what is
-//! queued and hand it to a sink (which writes it into a device), while the next chunk is read. When no
-//! buffer is free, the calling thread helps. A buffer comes back when the last one that needs it is
-//! done with it. What lies in memory anyway needs neither reader nor buffers.
+//! The calling thread reads chunks into a fixed set of buffers and queues them. Helpers hash the
+//! queued chunks and hand them to a sink, which writes them into a device, while the next chunk is
+//! read. When no buffer is free, the calling thread works on the queue as well. A buffer is free
+//! again after its last user. Bytes that already lie in memory need neither reader nor buffers.
 
 use std::collections::VecDeque;
 use std::io::{self, Read};
@@ -20,10 +20,10 @@ use super::{CHUNK_BYTES, NODE_BYTES, Node, Progress, Stream, StreamDigest, Tree,
 #[cfg(test)]
 mod tests;
 
-/// The most buffers in use at a time: 8 MiB.
+/// The maximum number of buffers in use at a time: 8 MiB in all.
 pub const BUFFERS: usize = 8;
 
-/// What was computed over a stream.
+/// The digests computed over a stream.
 #[derive(Debug)]
 pub struct Streamed {
     /// The tree of all that was read.
@@ -32,21 +32,21 @@ pub struct Streamed {
     pub sha256: Option<StreamDigest>,
 }
 
-/// Why a stream was not read to its end.
+/// The reason why a stream was not read to its end.
 #[derive(Debug)]
 pub enum StreamError<E> {
     /// The reader failed.
     Read(io::Error),
     /// The sink failed.
     Sink(E),
-    /// The progress callback said so.
+    /// The progress callback stopped the work.
     Stopped,
-    /// There is more than was expected.
+    /// The reader has more bytes than expected.
     TooLong {
         /// Bytes expected.
         expected: u64,
     },
-    /// There is less than was expected.
+    /// The reader ended before the expected length.
     TooShort {
         /// Bytes expected.
         expected: u64,
@@ -61,9 +61,10 @@ impl<E> From<io::Error> for StreamError<E> {
     }
 }
 
-/// Reads exactly `len` bytes, hands them to `sink` chunk by chunk with their offset, in any order and on
-/// several threads, and computes the tree over them. One byte more is tried, so that a longer stream is
-/// noticed.
+/// Reads exactly `len` bytes, hands them to `sink`, and computes the tree over them.
+///
+/// The sink gets chunk by chunk with its offset, in any order and on several threads. The function
+/// tries to read one byte more, to notice a longer stream.
 pub fn read_stream<E: Send>(
     mut reader: impl Read,
     len: u64,
@@ -88,7 +89,7 @@ pub fn read_stream<E: Send>(
     }
 }
 
-/// The same for bytes that lie in memory, without their plain SHA-256.
+/// Does the same as [`read_stream`] for bytes in memory, without their plain SHA-256.
 pub fn read_slice<E: Send>(
     bytes: &[u8],
     len: u64,
@@ -110,7 +111,7 @@ pub fn read_slice<E: Send>(
     })
 }
 
-/// What is computed over all that a reader yields.
+/// Computes the digests of everything that a reader yields.
 pub(super) fn whole_reader(mut reader: impl Read, stream: Stream) -> io::Result<Streamed> {
     pump(&mut reader, u64::MAX, stream, |_, _| Ok(()), |_| Ok(()))
 }
@@ -127,36 +128,38 @@ enum Job {
     Serial(Box<Sha256>, Arc<Chunk>),
 }
 
-/// What the threads share.
+/// The state shared by the threads.
 struct Pool<E, S> {
     stream: Stream,
-    /// Where every chunk goes.
+    /// The destination of every chunk.
     sink: S,
     state: Mutex<State<E>>,
     changed: Condvar,
 }
 
 struct State<E> {
-    /// Chunks whose nodes are to be computed.
+    /// Chunks without nodes yet.
     chunks: VecDeque<Arc<Chunk>>,
-    /// Chunks that the plain SHA-256 has yet to see, in order.
+    /// Chunks that the plain SHA-256 has yet to hash, in order.
     serial: VecDeque<Arc<Chunk>>,
-    /// The plain SHA-256 so far; not here while a thread works on it, or if not asked for.
+    /// The plain SHA-256 so far. Empty while a thread works on it, and if it was not requested.
     sha256: Option<Box<Sha256>>,
     nodes: Vec<Node>,
     free: Vec<Zeroizing<Vec<u8>>>,
-    /// Buffers that may still be made.
+    /// The number of buffers that may still be allocated.
     unmade: usize,
-    /// Nothing will be queued any more: who finds no work may leave.
+    /// Set when no more work will be queued: a thread that finds no work ends.
     closed: bool,
-    /// Something went wrong: all leave at once.
+    /// Set after an error or a panic: all threads end at once.
     abandoned: bool,
-    /// What the sink said first.
+    /// The first error of the sink.
     failed: Option<E>,
 }
 
-/// Abandons the work unless told otherwise: an error or a panic of reader or sink ends the helpers,
-/// and a panic in a helper ends the caller's wait.
+/// Abandons the work on drop while armed.
+///
+/// An error or a panic of the reader or the sink ends the helpers. A panic in a helper ends the
+/// caller's wait.
 struct Abandon<'a, E, S> {
     pool: &'a Pool<E, S>,
     armed: bool,
@@ -171,7 +174,8 @@ impl<E, S> Drop for Abandon<'_, E, S> {
     }
 }
 
-/// Reads to the end of the reader, or `limit` bytes, and calls `each` with how much was read so far.
+/// Reads to the end of the reader, or `limit` bytes, and calls `each` with the number of bytes read
+/// so far.
 fn pump<E: From<io::Error> + Send>(
     reader: &mut impl Read,
     limit: u64,
@@ -231,7 +235,7 @@ impl<E, S> Pool<E, S> {
 }
 
 impl<E: Send, S: Fn(u64, &[u8]) -> Result<(), E> + Sync> Pool<E, S> {
-    /// Reads and queues chunk after chunk; returns the number of bytes.
+    /// Reads and queues chunk after chunk, and returns the number of bytes.
     fn feed<'scope>(
         &'scope self,
         scope: &'scope Scope<'scope, '_>,
@@ -253,7 +257,7 @@ impl<E: Send, S: Fn(u64, &[u8]) -> Result<(), E> + Sync> Pool<E, S> {
             let got = fill(reader, &mut bytes)?;
             bytes.truncate(got);
             if got > 0 {
-                // One chunk is not worth a thread; with each further one there can be one more.
+                // One chunk is not worth a helper; each further chunk may add one.
                 if offset > 0 && helpers < *most.get_or_insert_with(|| threads().saturating_sub(1))
                 {
                     helpers = usize::saturating_add(helpers, 1);
@@ -270,7 +274,9 @@ impl<E: Send, S: Fn(u64, &[u8]) -> Result<(), E> + Sync> Pool<E, S> {
         Ok(offset)
     }
 
-    /// A buffer of `len` bytes. While there is none, works. None if the work was abandoned.
+    /// Returns a buffer of `len` bytes, and works on the queue until one is free.
+    ///
+    /// Returns `None` if the work was abandoned.
     fn buffer(&self, len: usize) -> Option<Zeroizing<Vec<u8>>> {
         let mut state = self.lock();
         while !state.abandoned {
@@ -311,7 +317,7 @@ impl<E: Send, S: Fn(u64, &[u8]) -> Result<(), E> + Sync> Pool<E, S> {
         self.changed.notify_all();
     }
 
-    /// Works until there is no more work to come.
+    /// Works on the queue until it is closed and empty.
     fn help(&self) {
         let mut guard = self.guard();
         let mut state = self.lock();
@@ -329,7 +335,7 @@ impl<E: Send, S: Fn(u64, &[u8]) -> Result<(), E> + Sync> Pool<E, S> {
         guard.armed = false;
     }
 
-    /// Works until nothing is queued, and lets the helpers leave.
+    /// Works until the queue is empty, then closes it so that the helpers end.
     fn close(&self) {
         loop {
             let mut state = self.lock();
@@ -370,8 +376,10 @@ impl<E: Send, S: Fn(u64, &[u8]) -> Result<(), E> + Sync> Pool<E, S> {
         self.changed.notify_all();
     }
 
-    /// All threads are gone, and all of `fed` bytes are hashed, unless something went wrong. That the sink
-    /// failed counts more than why reading ended.
+    /// Collects the result, after all threads have ended.
+    ///
+    /// Without an error, all `fed` bytes are hashed. A failure of the sink takes precedence over
+    /// the reason why reading ended.
     fn finish(self, fed: Result<u64, E>) -> Result<Streamed, E> {
         let state = self
             .state
@@ -390,7 +398,7 @@ impl<E: Send, S: Fn(u64, &[u8]) -> Result<(), E> + Sync> Pool<E, S> {
 }
 
 impl<E> State<E> {
-    /// The next piece of work. The plain SHA-256 goes first: it is what takes longest.
+    /// Takes the next piece of work. The plain SHA-256 goes first, because it takes longest.
     fn take(&mut self) -> Option<Job> {
         if !self.serial.is_empty()
             && let Some(sha256) = self.sha256.take()
@@ -401,7 +409,7 @@ impl<E> State<E> {
         self.chunks.pop_front().map(Job::Nodes)
     }
 
-    /// Takes the buffer back, if nobody else needs it.
+    /// Takes the buffer back after its last user.
     fn release(&mut self, chunk: Arc<Chunk>) {
         if let Some(chunk) = Arc::into_inner(chunk) {
             self.free.push(chunk.bytes);
@@ -419,7 +427,7 @@ impl Chunk {
     }
 }
 
-/// Reads until `bytes` is full or the reader ends; returns how many were read.
+/// Reads until `bytes` is full or the reader ends, and returns the number of bytes read.
 fn fill(reader: &mut impl Read, bytes: &mut [u8]) -> io::Result<usize> {
     let mut filled = 0usize;
     while let Some(rest) = bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {

@@ -1,7 +1,7 @@
-//! The tree above the data: 32 bytes for each window, and the few levels above them.
+//! The tree above the data: 32 bytes for each window, and the few levels above.
 //!
-//! Level 1 has one node for each window, every level above one node for 128 below, the last one the
-//! root. The leaves (level 0) are never kept.
+//! Level 1 has one node for each window. Every level above has one node for 128 nodes below, and
+//! the last level is the root. The leaves (level 0) are never kept.
 
 use std::ops::{ControlFlow, Range};
 
@@ -11,22 +11,25 @@ use super::block::{hash_blocks, padded_block};
 use super::parallel::{Ended, nodes_of_slice, nowhere};
 use super::{BLOCK_BYTES, Digest, NODE_BYTES, Node, Progress, Stopped};
 
-/// Nodes in a block of nodes.
+/// The number of nodes in a block of nodes.
 const FAN_OUT: usize = BLOCK_BYTES / NODE_BYTES;
 
 /// The kept part of the tree over some data, from level 1 up.
 #[derive(Clone, Debug)]
 pub struct Tree {
     len: u64,
-    /// Level 1 first. The last level is one node, the root; data without bytes has no level.
+    /// The levels, from level 1 up. The last level is one node, the root. Empty data has no level.
     levels: Vec<Vec<Node>>,
 }
 
 impl Tree {
-    /// The tree over `bytes`, computed on all cores.
+    /// Computes the tree over `bytes`, on all cores.
     ///
-    /// `progress` is called for about each MiB that the calling thread has worked on, and once at
-    /// the end; [`ControlFlow::Break`] stops.
+    /// Calls `progress` for about each MiB that the calling thread has hashed, and once at the end.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`Stopped`] if `progress` returned [`ControlFlow::Break`].
     pub fn of_slice(
         bytes: &[u8],
         mut progress: impl FnMut(Progress) -> ControlFlow<()>,
@@ -38,7 +41,7 @@ impl Tree {
         }
     }
 
-    /// The tree over `len` bytes of data whose windows have these nodes.
+    /// Builds the tree over `len` bytes of data from the nodes of its windows.
     pub fn from_nodes(len: u64, nodes: Vec<Node>) -> Self {
         let mut levels = Vec::new();
         let mut level = nodes;
@@ -53,7 +56,7 @@ impl Tree {
         Self { len, levels }
     }
 
-    /// The tree over `len` zeros.
+    /// Builds the tree over `len` zeros.
     pub fn of_zeros(len: u64) -> Self {
         const WINDOW: u64 = super::WINDOW_BYTES as u64;
         let whole = usize::try_from(len / WINDOW).unwrap_or(usize::MAX);
@@ -65,45 +68,47 @@ impl Tree {
         Self::from_nodes(len, nodes)
     }
 
-    /// The fs-verity digest of data of that length whose tree has this root.
+    /// Returns the fs-verity digest of `len` bytes of data whose tree has this root.
     pub fn digest_of(len: u64, root: &Node) -> Digest {
         describe(len, root)
     }
 
-    /// The fs-verity digest of the data.
+    /// Returns the fs-verity digest of the data.
     pub fn digest(&self) -> Digest {
         describe(self.len, &self.root())
     }
 
-    /// The root; zeros if the data has no bytes.
+    /// Returns the root; zeros if the data is empty.
     pub fn root(&self) -> Node {
         let root = self.levels.last().and_then(|level| level.first());
         root.copied().unwrap_or([0; NODE_BYTES])
     }
 
-    /// Whether level 1 and all above it still lead to the digest: then level 1 is as good as that.
+    /// Returns whether the kept levels still lead to `digest`. If they do, level 1 is as
+    /// trustworthy as `digest`.
     pub fn is_intact(&self, digest: &Digest) -> bool {
         let again = Self::from_nodes(self.len, self.nodes().to_vec());
         again.levels == self.levels && again.digest() == *digest
     }
 
-    /// The length of the data in bytes.
+    /// Returns the length of the data in bytes.
     pub fn len(&self) -> u64 {
         self.len
     }
 
-    /// Whether the data has no bytes.
+    /// Returns whether the data is empty.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// How many windows the data has.
+    /// Returns the number of windows of the data.
     pub fn windows(&self) -> u64 {
         self.nodes().len() as u64
     }
 
-    /// The windows whose nodes differ between two trees, as half-open ranges; all windows of the
-    /// longer one if the lengths differ.
+    /// Returns the windows whose nodes differ between two trees, as half-open ranges.
+    ///
+    /// If the lengths differ, returns all windows of the longer tree.
     pub fn damaged(&self, other: &Self) -> Vec<Range<u64>> {
         if self.len != other.len {
             return vec![0..self.windows().max(other.windows())];
@@ -122,11 +127,11 @@ impl Tree {
         ranges
     }
 
-    /// The digest that follows if the windows from `first` on have these nodes; none if there are
-    /// no such windows.
+    /// Computes the digest of the data if the windows from `first` on had these nodes.
     ///
-    /// The path from the windows to the root is recomputed. Kept nodes take part only as siblings,
-    /// none of the path itself, so kept nodes can make a check fail, never pass.
+    /// Returns `None` if a window does not exist. The path from the windows to the root is
+    /// recomputed. Kept nodes take part only as siblings, never as nodes of the path. So damaged
+    /// kept nodes can make a check fail, but never pass.
     pub fn digest_with(&self, first: u64, nodes: &[Node]) -> Option<Digest> {
         let mut first = usize::try_from(first).ok()?;
         let mut fresh = nodes.to_vec();
@@ -144,22 +149,22 @@ impl Tree {
         }
     }
 
-    /// Level 1.
+    /// Returns level 1.
     fn nodes(&self) -> &[Node] {
         self.levels.first().map_or(&[], Vec::as_slice)
     }
 }
 
-/// Kept trees can be damaged on purpose, to show that they are not trusted.
+/// Deliberate damage to kept trees, which shows that they are not trusted.
 #[cfg(any(test, feature = "fault-injection"))]
 impl Tree {
-    /// How many bytes of nodes are kept.
+    /// Returns the size of all kept nodes, in bytes.
     pub fn kept_bytes(&self) -> usize {
         let nodes: usize = self.levels.iter().map(Vec::len).sum();
         nodes.saturating_mul(NODE_BYTES)
     }
 
-    /// Flips one bit of a kept byte. Nothing happens where there is no such byte.
+    /// Flips one bit of a kept byte, or does nothing if the byte does not exist.
     pub fn dangerous_flip(&mut self, byte: usize, bit: u8) {
         let bytes = self.levels.iter_mut().flatten().flatten();
         if let Some(byte) = bytes.into_iter().nth(byte) {
@@ -174,7 +179,7 @@ fn level_above(level: &[Node]) -> Vec<Node> {
     above
 }
 
-/// The parents of a level's nodes from `first` on, which take the place of the kept ones.
+/// Computes the parents of a level's nodes, where `fresh` replaces the kept nodes from `first` on.
 fn parents(kept: &[Node], first: usize, fresh: &[Node]) -> Option<Vec<Node>> {
     let end = first.checked_add(fresh.len())?;
     let start_of_blocks = (first / FAN_OUT).checked_mul(FAN_OUT)?;
@@ -190,7 +195,7 @@ fn parents(kept: &[Node], first: usize, fresh: &[Node]) -> Option<Vec<Node>> {
     )
 }
 
-/// The digest of the descriptor, `struct fsverity_descriptor` of the Linux kernel.
+/// Computes the digest of the descriptor, `struct fsverity_descriptor` of the Linux kernel.
 fn describe(len: u64, root: &Node) -> Digest {
     let digest = Sha256::new()
         .chain_update([1, 1, 12, 0]) // version, SHA-256, log2 of the block size, no salt
@@ -209,7 +214,8 @@ mod tests {
     use super::super::{WINDOW_BYTES, nodes_of_windows};
     use super::*;
 
-    /// Three levels: 130 windows, two blocks of nodes, the root. The last window has one byte.
+    /// A length with three levels: 130 windows, two blocks of nodes, the root. The last window has
+    /// one byte.
     const LEN: usize = 129 * WINDOW_BYTES + 1;
 
     fn data() -> Vec<u8> {
@@ -286,8 +292,8 @@ mod tests {
             let mut kept = good.clone();
             kept.dangerous_flip(byte, (byte % 8) as u8);
             assert_ne!(kept.digest_with(129, &node_of_bad), Some(expected));
-            // Window 129 has one sibling of its own, 128, and one above, the first block of nodes.
-            // Its own node, its parent and the root are not looked at.
+            // The path of window 129 has two siblings: node 128, and above it the first block of
+            // nodes. Its own node, its parent and the root are not read.
             let node = byte / NODE_BYTES;
             let sibling = [128, 130].contains(&node);
             let passes = kept.digest_with(129, &node_of_good) == Some(expected);

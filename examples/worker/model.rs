@@ -1,5 +1,6 @@
-//! The file that the worker loads: whether it can be used, how it is cut, and one made up where none
-//! is given. Knows the outside of the safetensors format, and nothing of shards.
+//! The model file of the worker: validation, splitting, and a generated file if none is given.
+//!
+//! This module knows the frame of the safetensors format; it does not know shards.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Read, Write};
@@ -8,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::{Failure, at};
 
-/// The file's name as far as a model's name may have its characters.
+/// Returns the file's name, reduced to the characters that a model's name may have.
 pub fn name(path: &Path) -> String {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let name = name.chars().take(200).map(|c| match c {
@@ -18,7 +19,7 @@ pub fn name(path: &Path) -> String {
     name.collect()
 }
 
-/// Cuts `len` bytes into as many parts, none longer than another by more than a byte.
+/// Splits `len` bytes into `shards` parts whose lengths differ by at most one byte.
 pub fn split(len: u64, shards: u32) -> Result<Vec<Range<u64>>, Failure> {
     let shards = u64::from(shards);
     if len < shards {
@@ -31,9 +32,10 @@ pub fn split(len: u64, shards: u32) -> Result<Vec<Range<u64>>, Failure> {
         .collect())
 }
 
-/// The file's length, if it is there, has bytes, and, where it is safetensors, all of them.
+/// Returns the file's length, if the file exists, is not empty, and is complete where it is
+/// safetensors.
 pub fn check(path: &Path) -> Result<u64, Failure> {
-    // Before it is opened: a pipe would wait for its writer.
+    // Before opening: opening a pipe would wait for its writer.
     let data = fs::metadata(path).map_err(|error| at(path, &error))?;
     if !data.is_file() {
         return Err(format!("{}: not a regular file", path.display()).into());
@@ -65,7 +67,7 @@ pub fn check(path: &Path) -> Result<u64, Failure> {
     Ok(len)
 }
 
-/// How long the file must be by its header: 8 bytes of length, JSON, tensors.
+/// Returns the length that the header implies: 8 bytes of length, JSON, tensors.
 fn safetensors_len(file: &mut File, len: u64) -> Result<u64, Failure> {
     let Some(rest) = len.checked_sub(8) else {
         return Err(format!("it ends after {len} bytes: it is truncated").into());
@@ -91,7 +93,7 @@ fn safetensors_len(file: &mut File, len: u64) -> Result<u64, Failure> {
         .ok_or_else(|| "its offsets are absurd".into())
 }
 
-/// A valid safetensors file of 64 MiB with one tensor of noise.
+/// Creates a valid safetensors file of 64 MiB with one tensor of noise.
 pub fn make(path: &Path) -> Result<PathBuf, Failure> {
     const LEN: u64 = 64 << 20;
     println!(
@@ -112,7 +114,7 @@ pub fn make(path: &Path) -> Result<PathBuf, Failure> {
         let mut left = LEN - 8 - header.len() as u64;
         let mut state = 0x9e37_79b9_7f4a_7c15_u64;
         while left > 0 {
-            // xorshift64: noise that is the same every time.
+            // xorshift64: the same noise every time.
             state ^= state << 13;
             state ^= state >> 7;
             state ^= state << 17;

@@ -1,4 +1,4 @@
-//! The tests' side: loads the driver into the process, and talks to its controls.
+//! The test's side: loads the driver into the process, and calls its controls.
 
 mod alias;
 mod child;
@@ -13,11 +13,11 @@ pub use child::{in_child, in_child_without};
 use crate::device::Device;
 use crate::wire::{Counters, DeviceWire, Direction, PageableReads, VERSION};
 
-/// The simulated driver of this process. There is one, loaded for good, and every `Driver` is it.
+/// The simulated driver of this process. There is one, loaded for ever, and all values refer to it.
 #[derive(Clone, Copy, Debug)]
 pub struct Driver(&'static Library);
 
-/// A slice as the driver's side has it.
+/// A slice with the layout of the driver's side.
 #[repr(C)]
 struct Slice<T> {
     start: *const T,
@@ -33,54 +33,56 @@ impl<T> Slice<T> {
     }
 }
 
-/// Calls a control of the driver's, as `driver/exports.rs` declares it.
+/// Calls a control of the driver, as declared in `driver/exports.rs`.
 macro_rules! control {
     ($driver:expr, $name:ident($($argument:expr => $type:ty),* $(,)?) $(-> $out:ty)?) => {{
         type Control = unsafe extern "C" fn($($type),*) $(-> $out)?;
         // SAFETY: the name and the type are those of `driver/exports.rs`.
         let control: Control = unsafe { $driver.symbol(stringify!($name)) };
-        // SAFETY: slices are made of slices of Rust that live through the call, and an address of room for
-        // bytes has its length beside it.
+        // SAFETY: slices are made of slices of Rust that live through the call, and the address of
+        // a buffer comes with its length.
         unsafe { control($($argument),*) }
     }};
 }
 
-/// When an injected fault strikes, counted in calls of its function from now on.
+/// The time when an injected fault strikes, in calls of its function from now on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum When {
-    /// At every call.
+    /// Every call.
     Always,
-    /// At the call of that number; 1 is the next.
+    /// The call with this number; 1 is the next.
     Nth(u64),
 }
 
-/// What a fault leaves behind.
+/// The state after a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum After {
-    /// Nothing: the next call is served.
+    /// No trace: the next call succeeds.
     Goes,
     /// A lost context: every later call on it returns the same code.
     Stays,
 }
 
-/// A bit to be flipped in what a kernel stores.
+/// A bit flip in a value that a kernel stores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KernelFault {
-    /// The first launch that is corrupted, counted from now on: 1 is the next.
+    /// The first corrupted launch, counted from now on: 1 is the next.
     pub launch: u64,
-    /// How many launches are.
+    /// The number of corrupted launches.
     pub launches: u64,
-    /// The thread, counted over all blocks; `None` is every one.
+    /// The thread, counted over all blocks; `None` means every thread.
     pub thread: Option<u64>,
-    /// Which of the thread's stores, from 0; each element of a vector is one.
+    /// The number of the thread's store, from 0; each element of a vector is one store.
     pub store: u64,
-    /// Which bit of the element.
+    /// The bit of the element.
     pub bit: u32,
 }
 
 impl Driver {
-    /// Loads the driver that cargo has built beside the test, so that who asks for `libcuda.so` or
-    /// `libcuda.so.1` afterwards gets it. Tests that change its state belong [into a child](in_child).
+    /// Loads the driver that cargo has built next to the test.
+    ///
+    /// Later requests for `libcuda.so` or `libcuda.so.1` get it. Tests that change its state belong
+    /// [into a child](in_child).
     ///
     /// # Panics
     /// If there is no such library, or the process has a real driver already.
@@ -88,10 +90,10 @@ impl Driver {
         Self::load_without(&[])
     }
 
-    /// The same, of a driver that lacks some entry points, as an old one does.
+    /// Loads a driver that lacks some entry points, as an old one does.
     ///
     /// # Panics
-    /// The same, and if the library has no such symbol, or was loaded before.
+    /// As [`load`](Self::load), and if the library has no such symbol or was loaded before.
     pub fn load_without(symbols: &[&str]) -> Self {
         static LOADED: OnceLock<Library> = OnceLock::new();
         assert!(
@@ -102,14 +104,14 @@ impl Driver {
     }
 
     /// # Safety
-    /// `T` is the type that `driver/exports.rs` gives the function of that name.
+    /// `T` is the type of the function with this name in `driver/exports.rs`.
     unsafe fn symbol<T: Copy>(self, name: &str) -> T {
         // SAFETY: by the contract; `load` has checked that both sides have the same version.
         let symbol = unsafe { self.0.get::<T>(name.as_bytes()) };
         *symbol.unwrap_or_else(|error| panic!("the simulated driver lacks {name}: {error}"))
     }
 
-    /// Says which devices there will be; none is allowed. Before `cuInit` only.
+    /// Sets the devices; an empty slice is allowed. Works only before `cuInit`.
     ///
     /// # Panics
     /// After `cuInit`.
@@ -123,20 +125,21 @@ impl Driver {
         );
     }
 
-    /// Sets what `cuDriverGetVersion` answers: 12040 is 12.4. PTX newer than it is refused.
+    /// Sets the answer of `cuDriverGetVersion`: 12040 is 12.4. Newer PTX is refused.
     pub fn set_driver_version(self, version: i32) {
         control!(self, simulated_cuda_set_driver_version(version => i32));
     }
 
-    /// Says when asynchronous copies to pageable host memory are carried out.
+    /// Sets when asynchronous copies to pageable host memory are executed.
     pub fn set_pageable_reads(self, reads: PageableReads) {
         control!(self, simulated_cuda_set_pageable_reads(reads as u32 => u32));
     }
 
-    /// Makes calls of a function fail with a code, which need not be one that CUDA knows. The name `*` is
-    /// every function, so that each call of a story can be made to fail in turn. The names
-    /// `execute:copy`, `execute:set` and `execute:kernel` make queued work fail when it is done; the
-    /// context is lost by that in any case.
+    /// Makes calls of a function fail with a code, which CUDA need not know.
+    ///
+    /// The name `*` means every function, so that each call of a scenario can be made to fail in
+    /// turn. The names `execute:copy`, `execute:set` and `execute:kernel` make queued work fail
+    /// when it is executed; such a fault always loses the context.
     pub fn fail(self, function: &str, when: When, code: u32, after: After) {
         let (nth, every) = match when {
             When::Always => (1, 1),
@@ -154,41 +157,44 @@ impl Driver {
         );
     }
 
-    /// How many faults have not struck yet, flipped bits included; one that strikes at every call always
-    /// counts. A test that ends with some has not tested what it meant to.
+    /// Returns the number of faults that have not struck yet, including bit flips.
+    ///
+    /// A fault that strikes at every call always counts. A test that ends with pending faults has
+    /// not tested what it intended.
     pub fn pending_faults(self) -> usize {
         control!(self, simulated_cuda_pending_faults() -> usize)
     }
 
-    /// Cancels every fault that has not struck, flipped bits included.
+    /// Cancels every pending fault, including bit flips.
     pub fn clear_faults(self) {
         control!(self, simulated_cuda_clear_faults());
     }
 
-    /// Makes `cuDeviceGetAttribute` answer so. What the device can do does not change by it.
+    /// Sets the answer of `cuDeviceGetAttribute`. The device's abilities do not change.
     pub fn set_attribute(self, device: u32, attribute: u32, value: i32) {
         control!(self, simulated_cuda_set_attribute(device => u32, attribute => u32, value => i32));
     }
 
-    /// Makes `cuPointerGetAttribute` and its plural answer so for every address that they know, and
-    /// `cuMemGetAccess` too for attribute 16. What may be done with the memory does not change by it.
+    /// Sets the answer of `cuPointerGetAttribute` and its plural, for every known address.
+    ///
+    /// Attribute 16 also sets the answer of `cuMemGetAccess`. The allowed access does not change.
     pub fn set_pointer_attribute(self, attribute: u32, value: u64) {
         control!(self, simulated_cuda_set_pointer_attribute(attribute => u32, value => u64));
     }
 
-    /// Loses the context of a device with an error, at once.
+    /// Loses the context of a device with this error, immediately.
     pub fn lose_context(self, device: u32, code: u32) {
         control!(self, simulated_cuda_lose_context(device => u32, code => u32));
     }
 
-    /// Flips a bit (modulo its length) of the `nth` copy in that direction, or memset, that is carried
-    /// out from now on; 1 is the next.
+    /// Flips a bit (modulo the length) of the `nth` executed copy in this direction, or memset,
+    /// from now on; 1 is the next.
     pub fn flip_copy(self, direction: Direction, nth: u64, bit: u64) {
         control!(self, simulated_cuda_flip_copy(direction as u32 => u32, nth => u64, bit => u64));
     }
 
-    /// Flips bits of the byte at a device address behind the `nth` copy in that direction that is carried out from
-    /// now on; 1 is the next.
+    /// Flips bits of the byte at a device address after the `nth` executed copy in this direction
+    /// from now on; 1 is the next.
     pub fn flip_behind(self, direction: Direction, nth: u64, address: u64, mask: u8) {
         control!(
             self,
@@ -204,13 +210,13 @@ impl Driver {
     /// Flips bits of the byte at a device address, whatever its protection.
     ///
     /// # Panics
-    /// If nothing is mapped there.
+    /// If the address is not mapped.
     pub fn flip_memory(self, address: u64, mask: u8) {
         let flipped = control!(self, simulated_cuda_flip_memory(address => u64, mask => u8) -> u32);
         assert_eq!(flipped, 0, "{address:#x} is not mapped");
     }
 
-    /// Device memory as it is at this moment, whatever its protection; queued work is not done for it.
+    /// Reads device memory as it is now, whatever its protection, without executing queued work.
     ///
     /// # Panics
     /// If not all of it is mapped.
@@ -225,7 +231,7 @@ impl Driver {
         bytes
     }
 
-    /// Lets kernels compute wrongly.
+    /// Makes kernels compute wrongly.
     pub fn corrupt_kernels(self, fault: KernelFault) {
         let thread = fault.thread.unwrap_or(u64::MAX);
         control!(
@@ -240,23 +246,23 @@ impl Driver {
         );
     }
 
-    /// What there is, and what was done.
+    /// Returns the counts of existing objects and completed operations.
     pub fn counters(self) -> Counters {
         control!(self, simulated_cuda_counters() -> Counters)
     }
 
-    /// How often an entry point was called, whether it failed or not.
+    /// Returns the number of calls of an entry point, failed ones included.
     pub fn calls(self, function: &str) -> u64 {
         let function = Slice::of(function.as_bytes());
         control!(self, simulated_cuda_calls(function => Slice<u8>) -> u64)
     }
 
-    /// How often all entry points together were called.
+    /// Returns the number of calls of all entry points together.
     pub fn all_calls(self) -> u64 {
         control!(self, simulated_cuda_all_calls() -> u64)
     }
 
-    /// Does all queued work, as if time passed.
+    /// Executes all queued work, as if time passed.
     pub fn run_all(self) {
         control!(self, simulated_cuda_run_all());
     }
@@ -275,9 +281,9 @@ fn load(hidden: &[&str]) -> Library {
     check_version(&library, &path);
     alias::load();
     for name in ["libcuda.so", "libcuda.so.1"] {
-        // SAFETY: if it is not loaded yet, it is a real driver, and loading that is what its users do.
+        // SAFETY: if it is not loaded yet, it is a real driver, and every user of CUDA loads that.
         let found = unsafe { Library::open(Some(name), RTLD_NOW) };
-        // SAFETY: the symbol is only looked for.
+        // SAFETY: the symbol is only looked up.
         let same = found
             .is_ok_and(|found| unsafe { found.get::<fn()>(b"simulated_cuda_version") }.is_ok());
         assert!(
@@ -289,7 +295,7 @@ fn load(hidden: &[&str]) -> Library {
 }
 
 fn check_version(library: &Library, path: &std::path::Path) {
-    // SAFETY: the type is that of `exports::simulated_cuda_version`, which never changes.
+    // SAFETY: the type matches `exports::simulated_cuda_version`, which never changes.
     let version = unsafe { library.get::<extern "C" fn() -> u32>(b"simulated_cuda_version") };
     let version = version.map(|version| version()).unwrap_or(0);
     let path = path.display();

@@ -1,34 +1,37 @@
-//! The devices that a test wants to see.
+//! The simulated devices that a test configures.
 
 use crate::wire::DeviceWire;
 
-/// A simulated device. The default one has little memory and few multiprocessors, so that tests are
-/// quick, and everything that a recent GPU can do.
+/// A simulated device.
+///
+/// The default has little memory and few multiprocessors, so that tests are fast, and all abilities
+/// of a recent GPU.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Device {
-    /// At most 63 bytes are kept.
+    /// The name, truncated to 63 bytes.
     pub name: String,
     pub uuid: [u8; 16],
-    /// The UUID of the part of a GPU that this is (MIG), if it is one; `uuid` is the whole GPU's.
+    /// The UUID of the GPU partition (MIG), if the device is one; `uuid` is the UUID of the whole
+    /// GPU.
     pub instance_uuid: Option<[u8; 16]>,
     pub compute_capability: (u32, u32),
-    /// In bytes.
+    /// The size of the memory in bytes.
     pub total_memory: u64,
     pub multiprocessors: u32,
     pub ecc: bool,
-    /// Whether it shares the host's memory, as a Jetson does.
+    /// Whether the device shares the host's memory, as a Jetson does.
     pub integrated: bool,
-    /// Whether it has managed memory.
+    /// Whether the device has managed memory.
     pub managed: bool,
-    /// Whether it has the virtual-memory API.
+    /// Whether the device has the virtual-memory API.
     pub virtual_memory: bool,
-    /// Whether it has memory pools; cudarc allocates from them where it has.
+    /// Whether the device has memory pools; cudarc allocates from them if so.
     pub memory_pools: bool,
 }
 
 impl Device {
-    /// The default device of that ordinal: its name and UUID contain the number.
+    /// Returns the default device with this ordinal, which its name and UUID contain.
     pub fn numbered(ordinal: u8) -> Self {
         let mut uuid = *b"simulated GPU 00";
         uuid[14] = b'0' + ordinal / 10;

@@ -1,6 +1,5 @@
-//! The driver itself: one state for the process, behind one lock, that every entry point takes for the
-//! time of its call. Nothing of this is reached by tests as Rust: they call it as C, as an application
-//! does.
+//! The driver itself: one state for the process, behind one lock. Every entry point holds the lock
+//! for the time of its call. Tests call the driver as C, as an application does, and never as Rust.
 
 mod block;
 mod capture;
@@ -31,16 +30,17 @@ use state::State;
 
 static STATE: Mutex<State> = Mutex::new(State::new());
 
-/// The process that the driver was initialised in; 0 before.
+/// The process that initialised the driver; 0 before.
 static OWNER: AtomicU32 = AtomicU32::new(0);
 
-/// Whether this is a fork of the process that the driver was initialised in. CUDA does not work there.
+/// Returns whether this process is a fork of the process that initialised the driver. CUDA does not
+/// work there.
 fn is_fork() -> bool {
     let owner = OWNER.load(Ordering::Relaxed);
     owner != 0 && owner != process::id()
 }
 
-/// Makes this the process that the driver works in; `NOT_INITIALIZED` in a fork of it.
+/// Makes this process the owner of the driver. Returns `NOT_INITIALIZED` in a fork of the owner.
 fn own() -> Result<(), Code> {
     let first = OWNER.compare_exchange(0, process::id(), Ordering::Relaxed, Ordering::Relaxed);
     if first.is_err() && is_fork() {
@@ -49,13 +49,13 @@ fn own() -> Result<(), Code> {
     Ok(())
 }
 
-/// The state, for this call. A panic while it was held has been reported; what it left behind is still
-/// the best there is.
+/// Locks the state. A panic under the lock has been reported, and the state it left is the best
+/// available.
 fn lock() -> MutexGuard<'static, State> {
     STATE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What a call needs before it can be served.
+/// The requirement of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Needs {
     Nothing,
@@ -65,8 +65,8 @@ enum Needs {
     Context,
 }
 
-/// Serves a call: counts it, lets an injected fault answer for it, and checks what it needs. No panic gets
-/// out.
+/// Serves a call: counts it, answers with an injected fault, and checks its requirement. No panic
+/// crosses the boundary.
 fn call(
     name: &'static str,
     needs: Needs,
@@ -77,7 +77,7 @@ fn call(
         return code::NOT_PERMITTED;
     }
     if needs != Needs::Nothing && is_fork() {
-        // Before the lock, which another thread may have held when the process was forked.
+        // Checked before the lock, which another thread may have held during the fork.
         return code::NOT_INITIALIZED;
     }
     let served = catch_unwind(AssertUnwindSafe(|| serve(name, needs, body)));

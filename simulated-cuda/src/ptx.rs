@@ -1,8 +1,9 @@
-//! Runs the PTX that ships: a module's text is read, translated for a small machine of integers, and
-//! interpreted for every thread of a launch, with each access to memory checked.
+//! An interpreter for the shipped PTX.
 //!
-//! What is supported is the integer subset of PTX without shared or local memory, calls, barriers and
-//! atomics. Anything else is refused when the module is loaded, with the line that asks for it.
+//! A module's text is parsed, translated for a small integer machine, and interpreted for every
+//! thread of a launch, with each memory access checked. Supported is the integer subset of PTX
+//! without shared or local memory, calls, barriers and atomics. Loading refuses anything else, and
+//! names the line.
 
 mod allot;
 mod cursor;
@@ -18,7 +19,7 @@ pub use machine::{Access, Corruption, Launch, Memory, Stop, Window};
 
 use instruction::{Fixed, Inst, Width};
 
-/// Why a module is refused, and where.
+/// The reason why a module is refused, and the line.
 #[derive(Debug)]
 pub struct Refusal {
     pub line: u32,
@@ -40,7 +41,7 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// A module, ready to be launched from.
+/// A loaded module.
 #[derive(Debug)]
 pub struct Module {
     /// `.version 7.0` is `(7, 0)`.
@@ -51,7 +52,7 @@ pub struct Module {
     pub kernels: Vec<Kernel>,
 }
 
-/// A variable in global or constant memory, with what it holds at first.
+/// A variable in global or constant memory, with its initial value.
 #[derive(Debug)]
 pub struct Variable {
     pub name: String,
@@ -60,11 +61,11 @@ pub struct Variable {
     pub constant: bool,
 }
 
-/// A kernel, translated.
+/// A translated kernel.
 #[derive(Debug)]
 pub struct Kernel {
     pub name: String,
-    /// Offset and length of each parameter among the parameters' bytes.
+    /// The offset and length of each parameter in the parameter bytes.
     pub params: Vec<(u32, u32)>,
     pub max_threads: Option<u32>,
     insts: Vec<Inst>,
@@ -74,14 +75,15 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// The length of all parameters together.
+    /// Returns the length of all parameters together.
     pub fn params_len(&self) -> usize {
         self.params
             .last()
             .map_or(0, |(offset, bytes)| (offset + bytes) as usize)
     }
 
-    /// The places in the register file, in words of 32 bits. No measure of what a GPU would use.
+    /// Returns the size of the register file, in words of 32 bits. It says nothing about a GPU's
+    /// use of registers.
     pub fn registers(&self) -> usize {
         self.words + 2 * self.long_words
     }

@@ -1,7 +1,8 @@
-//! What passes between a test and the driver it has loaded. The two are different copies of this crate,
-//! so everything here has C's layout, and nothing is a reference.
+//! The data that passes between a test and its driver. The two are different copies of this crate,
+//! so every type here has C's layout, and none is a reference.
 
-/// Changes whenever something here does: both sides must have been built from the same source.
+/// The version of this interface. It changes with every change here: both sides must be built from
+/// the same source.
 pub const VERSION: u32 = 6;
 
 /// A simulated device, as [`Device`](crate::Device) describes it.
@@ -22,32 +23,32 @@ pub struct DeviceWire {
     pub memory_pools: u32,
 }
 
-/// What the driver has counted since it was loaded. Bytes are counted when a copy is executed.
+/// The driver's counts since it was loaded. Bytes are counted when a copy is executed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 #[non_exhaustive]
 pub struct Counters {
-    /// Bytes copied from the host to a device, and so on.
+    /// Bytes copied from the host to a device; the next fields count the other directions.
     pub host_to_device: u64,
     pub device_to_host: u64,
     pub device_to_device: u64,
     /// Bytes set by memsets.
     pub set: u64,
-    /// Kernels executed, and their blocks.
+    /// Executed kernels, and their blocks.
     pub launches: u64,
     pub blocks: u64,
-    /// Kernels launched on streams that are held to a green context, and to how many multiprocessors the
-    /// last one was.
+    /// Kernels launched on streams of a green context, and the number of multiprocessors of the
+    /// last one.
     pub held_launches: u64,
     pub held_to: u64,
-    /// Kernels launched on streams of a higher priority than the lowest.
+    /// Kernels launched on streams with a higher priority than the lowest.
     pub urgent_launches: u64,
-    /// Bytes of device memory in use now, and the most there ever were.
+    /// Bytes of device memory in use now, and at the peak.
     pub device_bytes: u64,
     pub peak_device_bytes: u64,
-    /// Allocations of `cuMemAlloc` and its like that live.
+    /// Live allocations of `cuMemAlloc` and similar functions.
     pub allocations: u64,
-    /// Physical allocations of `cuMemCreate` that live, by their handles or mappings.
+    /// Live physical allocations of `cuMemCreate`, kept by their handles or mappings.
     pub handles: u64,
     pub mappings: u64,
     pub reservations: u64,
@@ -59,9 +60,9 @@ pub struct Counters {
     pub executable_graphs: u64,
     /// Bytes of pinned host memory, allocated or registered.
     pub pinned_bytes: u64,
-    /// Contexts that are retained, counted once for each `cuDevicePrimaryCtxRetain`.
+    /// Retained contexts, counted once for each `cuDevicePrimaryCtxRetain`.
     pub contexts: u64,
-    /// Work that is queued and not yet executed.
+    /// Work that is queued and not executed yet.
     pub queued: u64,
 }
 
@@ -94,24 +95,24 @@ impl Counters {
     };
 }
 
-/// When an asynchronous copy from a device to pageable host memory is carried out.
+/// The time when an asynchronous copy from a device to pageable host memory is executed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum PageableReads {
-    /// Before the call returns, as drivers were long documented to, and do.
+    /// Before the call returns, as drivers were long documented to do, and do.
     BeforeReturn = 0,
-    /// When something waits for it: since CUDA 12, the call only "might be synchronous". The host
-    /// memory must stay valid until then. This is how the driver starts.
+    /// When a call waits for it: since CUDA 12, the copy only "might be synchronous". The host
+    /// memory must stay valid until then. This is the default.
     Late = 1,
 }
 
-/// Which copies a flipped bit is meant for.
+/// The kind of copy that a bit flip applies to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Direction {
     HostToDevice = 0,
     DeviceToHost = 1,
     DeviceToDevice = 2,
-    /// What a memset writes.
+    /// The bytes that a memset writes.
     Memset = 3,
 }

@@ -1,9 +1,11 @@
-//! How much memory a shard can have: the least of what Linux has and what cgroups allow, less what
-//! loading takes beside the shard, and less what was given out and not touched yet.
+//! The memory available for shards in host memory.
 //!
-//! `mmap` promises almost anything; the out-of-memory killer collects later. So the question is
-//! asked beforehand, once for all shards that are allocated together. The answer is a snapshot, and
-//! others allocate too: it prevents mistakes, not races.
+//! It is the minimum of the free memory of Linux and the limits of cgroups. Memory that loading
+//! needs beside the shard is subtracted, and memory that was promised but not touched yet.
+//!
+//! `mmap` overcommits, and the out-of-memory killer strikes later. So the question is asked before
+//! an allocation, once for all shards that are allocated together. The answer is a snapshot, and
+//! other processes allocate too: it prevents mistakes, not races.
 
 use std::fs::File;
 use std::io::Read;
@@ -15,28 +17,34 @@ use vram_digest::{BUFFERS, CHUNK_BYTES, threads};
 
 use super::{Available, Bound};
 
-/// What one thread that helps to load takes: the part of its stack that it touches, and its
-/// allocator's.
+/// The memory of one helper thread, in bytes: the touched part of its stack, and its allocator's
+/// memory.
 const THREAD_BYTES: u64 = 128 << 10;
 
-/// What the trail's threads, the allocator and the kernel (its own memory counts, too) take while a
-/// shard is loaded: 2 MiB were used up in one of 40 loads in a cgroup of 24 MiB.
+/// The memory of the trail's threads, the allocator and the kernel while a shard is loaded, in
+/// bytes.
+///
+/// The kernel's own memory counts in a cgroup, too. One of 40 loads in a cgroup of 24 MiB used up 2
+/// MiB.
 const BESIDE_BYTES: u64 = 4 << 20;
 
-/// Loading takes at most one byte for so many of the shard: page tables (8 bytes for 4096) and the
-/// nodes of two trees, in lists that grow (at most 32 bytes for 65 536).
+/// Loading needs at most one byte for this many bytes of the shard.
+///
+/// These are page tables (8 bytes for 4096), and the nodes of two trees in growing lists (at most
+/// 32 bytes for 65 536).
 const BYTES_FOR_ONE: u64 = 400;
 
-/// Bytes given out that no page stands behind yet, so that neither Linux nor a cgroup counts them.
+/// Promised bytes without a page behind them yet, which neither Linux nor a cgroup counts.
 static PROMISED: AtomicU64 = AtomicU64::new(0);
 
-/// Memory that is given out, until all of it has been touched.
+/// Promised memory, until all of it was touched.
 #[derive(Debug)]
 pub(super) struct Promise(AtomicU64);
 
 impl Promise {
-    /// Promises `bytes` if they can be had, or nothing; and what can be had. Two callers never get
-    /// the same bytes.
+    /// Promises `bytes` if they are available, or nothing; also returns the available memory.
+    ///
+    /// Two callers never get the same bytes.
     pub(super) fn of(bytes: u64) -> (Self, Available) {
         static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
@@ -47,13 +55,14 @@ impl Promise {
         (Self(AtomicU64::new(given)), left)
     }
 
-    /// Splits off a promise of `bytes`, or of what is left.
+    /// Splits off a promise of `bytes`, or of the rest if that is less.
     pub(super) fn part(&self, bytes: u64) -> Self {
         Self(AtomicU64::new(self.take(bytes)))
     }
 
-    /// So many bytes have been touched: from here on the kernel counts them. Bytes that are written
-    /// twice count twice, at most until nothing is left.
+    /// Reduces the promise by `bytes` that were touched and are counted by the kernel now.
+    ///
+    /// Bytes written twice count twice, at most until nothing is left.
     pub(super) fn touched(&self, bytes: u64) {
         PROMISED.fetch_sub(self.take(bytes), Ordering::AcqRel);
     }
@@ -73,16 +82,17 @@ impl Drop for Promise {
     }
 }
 
-/// What shards can have now.
+/// Returns the memory available for shards now.
 pub(super) fn available() -> Available {
-    // Before the kernel is asked: what is touched meanwhile counts twice, and not never.
+    // Read this before asking the kernel: bytes touched meanwhile count twice, rather than never.
     let promised = PROMISED.load(Ordering::Acquire);
     let bare = bare_under(Path::new("/proc"), Path::new("/sys/fs/cgroup"));
     for_shards(bare, promised)
 }
 
-/// What is left for shards when `promised` bytes are given out and untouched. One load at a time is
-/// counted: what others have begun has its memory.
+/// Returns the memory for shards while `promised` bytes are promised and not touched.
+///
+/// Counts one load at a time: loads that have begun have their memory already.
 fn for_shards(bare: Available, promised: u64) -> Available {
     let buffers = BUFFERS.saturating_mul(CHUNK_BYTES) as u64;
     let helpers = (threads() as u64).saturating_mul(THREAD_BYTES);
@@ -93,7 +103,7 @@ fn for_shards(bare: Available, promised: u64) -> Available {
         .saturating_sub(helpers)
         .saturating_sub(BESIDE_BYTES);
     match bare.bound {
-        // Nobody knows how much there is.
+        // The available memory is unknown.
         Bound::AddressSpace => bare,
         bound => Available {
             bytes: left.saturating_sub(left.div_ceil(BYTES_FOR_ONE)),
@@ -102,7 +112,7 @@ fn for_shards(bare: Available, promised: u64) -> Available {
     }
 }
 
-/// What Linux and the cgroups leave to this process.
+/// Returns the memory that Linux and the cgroups leave to this process.
 fn bare_under(proc: &Path, cgroups: &Path) -> Available {
     let most = Available {
         bytes: isize::MAX as u64,
@@ -122,8 +132,10 @@ fn least(one: Available, other: Available) -> Available {
     if other.bytes < one.bytes { other } else { one }
 }
 
-/// A file of the kernel's, with one system call: it makes such a file whole when it is read. What is
-/// longer is none that is asked for here.
+/// Reads a file of the kernel's with one system call, for which the kernel builds the file as a
+/// whole.
+///
+/// A longer file is none of those needed here.
 fn text(path: &Path) -> Option<String> {
     let mut bytes = vec![0; 8192];
     let got = File::open(path).ok()?.read(&mut bytes).ok()?;
@@ -140,12 +152,13 @@ fn mem_available(proc: &Path) -> Option<u64> {
     kib.checked_mul(1024)
 }
 
-/// What is left in the process's cgroup and in each one above it, of version 2 and version 1.
+/// Returns the rest in the process's cgroup and in each cgroup above it, of version 2 and version
+/// 1.
 fn left_in_cgroups(proc: &Path, cgroups: &Path) -> Option<Available> {
     let text = text(&proc.join("self/cgroup"))?;
     text.lines()
         .filter_map(|line| {
-            // hierarchy ":" controllers ":" path
+            // Format: hierarchy ":" controllers ":" path
             let mut fields = line.splitn(3, ':').skip(1);
             let (controllers, path) = (fields.next()?, fields.next()?);
             if controllers.is_empty() {
@@ -159,15 +172,15 @@ fn left_in_cgroups(proc: &Path, cgroups: &Path) -> Option<Available> {
         .reduce(least)
 }
 
-/// From here on a limit of version 1 is none: it says 2^63 less a page.
+/// From this number on, a limit of version 1 means no limit: the kernel writes 2^63 less a page.
 const NO_LIMIT: u64 = 1 << 60;
 
-/// The files that a version of cgroups has.
+/// The names of a version's cgroup files.
 struct Names {
-    /// Limits, and what each is called.
+    /// The limits, with the bound that each sets.
     limits: &'static [(&'static str, Bound)],
     usage: &'static str,
-    /// In `memory.stat`: file pages that the kernel takes back when they are needed.
+    /// The field of `memory.stat` for file pages that the kernel reclaims on demand.
     reclaimable: &'static str,
 }
 
@@ -186,8 +199,10 @@ const VERSION_2: Names = Names {
     reclaimable: "inactive_file",
 };
 
-/// Walks up from the cgroup to the root of what is mounted. In a container the path can be one that
-/// only the host sees; then the walk ends at the mounted root, which is the container's own.
+/// Walks up from the cgroup to the root of the mounted hierarchy.
+///
+/// In a container the path may exist only on the host. Then the walk ends at the mounted root,
+/// which is the container's own cgroup.
 fn least_left(root: &Path, path: &str, names: &Names) -> Option<Available> {
     let inside: PathBuf = Path::new(path)
         .components()
@@ -201,7 +216,7 @@ fn least_left(root: &Path, path: &str, names: &Names) -> Option<Available> {
 
 fn left(group: &Path, names: &Names) -> Option<Available> {
     let number = |name: &str| -> Option<u64> { text(&group.join(name))?.trim().parse().ok() };
-    // Without a limit, version 2 says `max`, and version 1 a number that is none.
+    // No limit is `max` in version 2, and a huge number in version 1.
     let limits = names.limits.iter().filter_map(|(name, bound)| {
         let bytes = number(name).filter(|limit| *limit < NO_LIMIT)?;
         let bound = *bound;
@@ -271,7 +286,8 @@ mod tests {
         assert_eq!(ask(&root), (30000, Bound::Cgroup));
     }
 
-    /// A sandbox (gVisor, `ProcSubset=pid`): no memory that anybody knows, and no limit of version 1.
+    /// A sandbox (gVisor, `ProcSubset=pid`): the free memory is unknown, and version 1 sets no
+    /// limit.
     #[test]
     fn without_meminfo_a_limit_that_is_none_is_not_called_available() {
         let root = tree(&[
@@ -304,8 +320,8 @@ mod tests {
         assert_eq!(ask(&tree(&[])), (isize::MAX as u64, Bound::AddressSpace));
     }
 
-    /// Above `memory.high` a process is not killed: the kernel stops it for as long as it takes to get
-    /// pages back, and there are none to get back from weights.
+    /// Above `memory.high` a process is not killed. The kernel stops it until pages are reclaimed,
+    /// but weights have no reclaimable pages.
     #[test]
     fn what_memory_high_leaves_counts_like_what_the_limit_leaves() {
         let group = |high, max| {

@@ -1,11 +1,12 @@
-//! Shards in the memory of a GPU of NVIDIA's, hashed where they lie.
+//! Shards in the memory of an NVIDIA GPU, hashed in place.
 //!
-//! The bytes of a shard never come back to be checked: a kernel computes the tree in the GPU, and 32 bytes
-//! return. This file is the device as the rest of the crate sees it; the parts are below: the driver's
-//! functions, its codes, the context, memory, the kernel's launches, and the way in.
+//! A kernel computes the tree in the GPU, and 32 bytes return; the bytes of a shard are not copied
+//! back for a check. This file implements the device for the rest of the crate. The submodules hold
+//! the parts: the driver's functions, its codes, the context, memory, the kernel's launches, and
+//! opening.
 //!
-//! `unsafe` is needed to call the driver and to tell cudarc about memory. It is in these files and in no
-//! other of the device.
+//! Calls of the driver and of cudarc's memory functions need `unsafe`. No other part of this device
+//! has `unsafe` code.
 
 #![allow(unsafe_code, reason = "the driver is a library of C functions")]
 
@@ -46,13 +47,13 @@ mod slab;
 mod staging;
 mod view;
 
-/// What plain memory is a multiple of, in bytes: kernels read vectors of it.
+/// The alignment of plain memory in bytes: kernels read vectors of it.
 const ALIGNMENT: usize = 256;
 
-/// A GPU.
+/// A GPU, as a device.
 ///
-/// Its primary context is used, as by everything that shares memory with CUDA's runtime, candle or
-/// cubecl. Several may be opened for one GPU, and used from any thread.
+/// Uses the GPU's primary context, as do CUDA's runtime, candle and cubecl. Several values may be
+/// opened for one GPU, and used from any thread.
 ///
 /// ```no_run
 /// use vram_residency::device::{Cuda, Share};
@@ -64,7 +65,7 @@ const ALIGNMENT: usize = 256;
 /// # Ok::<(), vram_residency::device::CudaError>(())
 /// ```
 pub struct Cuda {
-    // In the order in which they must go.
+    // In the required drop order.
     staging: Staging,
     hasher: Hasher,
     context: Arc<Context>,
@@ -77,24 +78,27 @@ pub struct Cuda {
     faults: Option<Faults>,
 }
 
-/// The SHA-256 of the kernel that ships, as `TrailOpened` states it.
+/// Returns the SHA-256 of the shipped kernel, for the record `TrailOpened`.
 pub(crate) fn kernel_sha256() -> StreamDigest {
     StreamDigest::from_bytes(Sha256::digest(hash::PTX).into())
 }
 
 impl Cuda {
-    /// Begins to open a GPU, by its number as the driver has it.
+    /// Returns a builder for the GPU with this number, counted as the driver does.
     pub fn builder(ordinal: u32) -> CudaBuilder {
         CudaBuilder::new(ordinal)
     }
 
-    /// What tells this GPU from others, as seals bind it: UUID, name, compute capability, ECC, driver.
+    /// Returns the full identity of this GPU, as bound by seals: UUID, name, compute capability,
+    /// ECC, driver.
     pub fn identity(&self) -> &str {
         &self.identity
     }
 
-    /// To how many multiprocessors checks are held. None if they may use all of them: the share is
-    /// [`Share::ALL`], or the driver cannot hold them, and only the number of their threads is limited.
+    /// Returns the number of multiprocessors that checks are restricted to.
+    ///
+    /// Returns `None` if they may use all multiprocessors. Then the share is [`Share::ALL`], or the
+    /// driver cannot restrict them, and only the number of threads is limited.
     pub fn multiprocessors(&self) -> Option<u32> {
         self.hasher.held_to()
     }
@@ -137,7 +141,7 @@ impl Backend for Cuda {
     fn allocate(&self, len: u64, _permit: Permit) -> Result<CudaMemory, DeviceError> {
         check_len(len)?;
         let memory = CudaMemory::allocate(&self.context, self.allocator, len)?;
-        // Memory of the driver's may hold what another process left.
+        // The driver's memory may hold data of another process.
         memory.overwrite()?;
         Ok(memory)
     }
@@ -269,7 +273,7 @@ impl Backend for Cuda {
             return Ok(());
         }
         memory.zero()?;
-        // All that was taken has to be read back, not to be concluded.
+        // The check must read all of the memory, and not derive the answer from the write.
         let all = Bytes {
             address: memory.address(),
             len: memory.taken(),
@@ -287,7 +291,8 @@ impl Backend for Cuda {
             memory.leak();
             return Err(DeviceError::NotWiped {});
         }
-        // What was not given back is not given back by the destructor either: it is on record as kept.
+        // If the release fails, the destructor must not free the memory either: the trail says that
+        // it is kept.
         memory.give_back().inspect_err(|_| memory.leak())
     }
 
@@ -324,7 +329,7 @@ impl fmt::Debug for Cuda {
     }
 }
 
-/// What can be hashed, and is something.
+/// Checks that the length is not 0 and can be hashed.
 fn check_len(len: u64) -> Result<(), DeviceError> {
     match len {
         0 => Err(DeviceError::Empty {}),

@@ -1,52 +1,52 @@
-//! Faults that a device can be given, for tests and demonstrations.
+//! Fault injection into devices, for tests and demonstrations.
 //!
 //! Exists only under the feature `fault-injection`. A fault is armed for an operation, lets some
-//! calls of it pass, strikes once, and is gone.
+//! calls pass, strikes once, and is gone.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{Culpability, DeviceError};
 
-/// What a device can be asked to do.
+/// An operation of a device.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum Operation {
-    /// Getting memory.
+    /// Allocating memory.
     Allocate,
     /// Hashing all bytes of a shard.
     Digest,
-    /// Giving memory back.
+    /// Freeing memory.
     Free,
     /// Making memory read-only.
     Protect,
-    /// Waiting for what was begun.
+    /// Waiting for earlier requests.
     Synchronize,
     /// Making memory writable again.
     Unprotect,
     /// Hashing some windows of a shard.
     Windows,
-    /// Overwriting memory with zeros.
+    /// Wiping memory with zeros.
     Wipe,
     /// Writing bytes into memory.
     Write,
 }
 
-/// A handle on the faults of a device; clones arm the same device.
+/// A handle on the faults of a device. Clones arm the same device.
 #[derive(Clone, Debug)]
 pub struct Faults(Arc<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
     armed: Mutex<Vec<Armed>>,
-    /// Whether there ever was a fault.
+    /// Whether a fault was ever armed.
     used: AtomicBool,
 }
 
 #[derive(Debug)]
 struct Armed {
     operation: Operation,
-    /// Calls that pass before it strikes.
+    /// The number of calls that pass before the fault strikes.
     passing: u64,
     effect: Effect,
 }
@@ -58,17 +58,17 @@ enum Effect {
     Panic,
 }
 
-/// What a fault does to an operation that it does not fail.
+/// The effect of a fault on an operation that still succeeds.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Struck {
-    /// A bit is to be wrong afterwards.
+    /// One bit must be wrong afterwards.
     Corrupt,
-    /// Nothing.
+    /// No effect.
     No,
 }
 
 impl Faults {
-    /// No faults yet.
+    /// Creates a handle without faults.
     #[allow(
         clippy::new_without_default,
         reason = "what injects faults is made by name"
@@ -77,23 +77,25 @@ impl Faults {
         Self(Arc::default())
     }
 
-    /// After `passing` more writes, one puts a wrong bit into the device and reports success. A load writes
-    /// its chunks in no certain order.
+    /// Corrupts one write after `passing` more writes: one bit is wrong, and the device reports
+    /// success.
+    ///
+    /// A load writes its chunks in no particular order.
     pub fn corrupt_write(&self, passing: u64) {
         self.arm(Operation::Write, passing, Effect::Corrupt);
     }
 
-    /// After `passing` more calls, one fails in this way.
+    /// Fails one call with this culpability after `passing` more calls.
     pub fn fail(&self, operation: Operation, passing: u64, culpability: Culpability) {
         self.arm(operation, passing, Effect::Fail(culpability));
     }
 
-    /// After `passing` more calls, one panics.
+    /// Panics in one call after `passing` more calls.
     pub fn panic(&self, operation: Operation, passing: u64) {
         self.arm(operation, passing, Effect::Panic);
     }
 
-    /// Whether a fault was ever armed: then what fails may be one.
+    /// Returns whether a fault was ever armed: then a failure may be an injected one.
     pub(crate) fn were_used(&self) -> bool {
         self.0.used.load(Ordering::Relaxed)
     }
@@ -108,7 +110,7 @@ impl Faults {
         });
     }
 
-    /// Called by the device at the beginning of an operation.
+    /// Lets a due fault strike. Called at the beginning of an operation.
     #[allow(clippy::panic, reason = "asked for by the test that armed it")]
     pub(crate) fn strike(&self, operation: Operation) -> Result<Struck, DeviceError> {
         match self.next(operation) {

@@ -1,15 +1,12 @@
-//! Shards in the memory of this machine: the embedded default, and what tests run on.
+//! Shards in host memory: the default device, used by tests as well.
 //!
-//! Each allocation is a private anonymous mapping, so a forked child has a copy (copy-on-write): a
-//! borrow that the child inherits stays mapped, and nothing that the parent writes, wipes or unmaps
-//! changes it. Two other ways are unsound. Memory that the child does not have (`MADV_DONTFORK`)
-//! leaves its borrows over a hole, in which its heap may grow. Shared memory changes under them when
-//! the parent wipes it. The price: a wipe does not reach the copy of a child that lives (`inherited`
-//! in the record), and `/proc/self/mem` writes past the read-only protection.
+//! Each allocation is a private anonymous mapping, so a forked child has a copy (copy-on-write). A
+//! borrow that the child inherits stays mapped, and no write, wipe or unmap of the parent changes
+//! it. Two alternatives are unsound:
 //!
-//! Mappings stay out of core dumps, use huge pages where the kernel has them (a fork then copies one
-//! entry for 2 MiB and not 512), are locked into memory where the limit allows it, and are
-//! overwritten before they are given back.
+//! - Memory that the child does not have (`MADV_DONTFORK`) leaves its borrows over a hole, in which
+//!   the child's heap may grow.
+//! - Shared memory changes under the child's borrows when the parent wipes it.
 //!
 //! All `unsafe` of memory is in this file, in `flip` and in `sandbox`. Its premises are few: a [`HostMemory`] is
 //! the only owner of its mapping, the mapping lives as long as the value, it is readable all that
@@ -41,19 +38,21 @@ mod fill;
 #[cfg(feature = "fault-injection")]
 mod flip;
 mod sandbox;
-// Miri maps no memory.
+// Miri cannot map memory.
 #[cfg(all(test, not(miri)))]
 mod tests;
 
 use fill::HostFiller;
 pub(crate) use sandbox::try_calls;
 
-/// How many words are wiped before they are given back, 16 MiB. A multiple of every page size.
+/// The number of words that are wiped before their pages are returned: 16 MiB, a multiple of every
+/// page size.
 ///
-/// Wiping what a living child shares makes a copy of it first; without this, of everything at once.
+/// Wiping memory that a living child shares copies it first. Without this limit, all memory would
+/// be copied at once.
 const PIECE_WORDS: usize = 2 << 20;
 
-/// The memory of this machine.
+/// The host memory of this machine, as a device.
 #[derive(Debug)]
 pub struct Host {
     name: Arc<str>,
@@ -62,7 +61,7 @@ pub struct Host {
 }
 
 impl Host {
-    /// The memory of this machine; records and seals call it `host`.
+    /// Creates the device, named `host` in records and seals.
     #[allow(clippy::new_without_default, reason = "one way to make it")]
     pub fn new() -> Self {
         Self {
@@ -72,7 +71,7 @@ impl Host {
         }
     }
 
-    /// The memory of this machine, with faults on demand.
+    /// Creates the device with injected faults.
     #[cfg(feature = "fault-injection")]
     pub fn dangerous_with_faults(faults: Faults) -> Self {
         Self {
@@ -254,41 +253,42 @@ impl Backend for Host {
     }
 }
 
-/// What writing changes beside the bytes.
+/// The state that a write changes besides the bytes.
 #[derive(Debug)]
 struct Marks {
-    /// Also if nothing was ever written.
+    /// Whether the memory is wiped, or was never written.
     wiped: AtomicBool,
-    /// What is not touched yet.
+    /// The promise for bytes that were not touched yet.
     promise: Promise,
 }
 
-/// One mapping. Wiped and unmapped when dropped, unless that was done before.
+/// One mapping, wiped and unmapped on drop unless that happened before.
 pub struct HostMemory {
-    /// Aligned for `u64`. Dangling when the memory has been unmapped.
+    /// The start of the mapping, aligned for `u64`. Dangling after the memory was unmapped.
     base: NonNull<u8>,
-    /// What was asked for, in bytes: at most `mapped`, and 0 only when that is.
+    /// The requested bytes: at most `mapped`, and 0 only if `mapped` is 0.
     len: usize,
-    /// What is mapped, in bytes: a multiple of the page size, at most `isize::MAX`; 0 when it has
-    /// been unmapped.
+    /// The mapped bytes: a multiple of the page size, at most `isize::MAX`, and 0 after the memory
+    /// was unmapped.
     mapped: usize,
     locked: bool,
     read_only: bool,
-    /// The kernel has refused to keep it out of core dumps.
+    /// Whether the kernel refused to keep the memory out of core dumps.
     dumpable: bool,
     /// The number of forks before this memory was mapped.
     forks: u64,
     marks: Marks,
 }
 
-// SAFETY: the mapping belongs to the process and not to a thread; whoever has the value has it alone.
+// SAFETY: the mapping belongs to the process and not to a thread; the value is the only owner of
+// its mapping.
 unsafe impl Send for HostMemory {}
 
 // SAFETY: through `&HostMemory` the memory is only read.
 unsafe impl Sync for HostMemory {}
 
 impl Marks {
-    /// So many bytes are about to be written.
+    /// Marks `bytes` bytes as about to be written.
     fn written(&self, bytes: usize) {
         self.wiped.store(false, Ordering::Relaxed);
         self.promise.touched(bytes as u64);
@@ -296,9 +296,10 @@ impl Marks {
 }
 
 impl HostMemory {
-    /// Maps `len` bytes, that are promised and fit into what is `left`.
+    /// Maps `len` bytes, which are promised and fit into the memory that is `left`.
     fn of(len: u64, promise: Promise, left: Available) -> Result<Self, DeviceError> {
-        // What is left is at most `isize::MAX`, so what does not fit here is a page size off it.
+        // `left` is at most `isize::MAX`, so a length that overflows here exceeds it by less than a
+        // page.
         let refused = || out_of_memory(len, left);
         let size = usize::try_from(len).map_err(|_| refused())?;
         let mapped = size
@@ -308,7 +309,7 @@ impl HostMemory {
         Self::map(size, mapped, promise)
     }
 
-    /// Maps `mapped` bytes, a multiple of the page size of which `len` are wanted.
+    /// Maps `mapped` bytes, a multiple of the page size, of which `len` are requested.
     fn map(len: usize, mapped: usize, promise: Promise) -> Result<Self, DeviceError> {
         process::watch_for_forks().map_err(|error| DeviceError::Os {
             operation: "watching for forks",
@@ -323,7 +324,7 @@ impl HostMemory {
             operation: "mmap",
             code: rustix::io::Errno::NOMEM.raw_os_error(),
         })?;
-        // From here on an error drops the memory, which unmaps it.
+        // From here on, an error drops the memory, which unmaps it.
         let mut memory = Self {
             base,
             len,
@@ -341,14 +342,14 @@ impl HostMemory {
         // SAFETY: the range is exactly our mapping; the advice does not change what it holds.
         memory.dumpable =
             unsafe { rustix::mm::madvise(memory.address(), mapped, kept_out) }.is_err();
-        // Refused by a kernel that was built without huge pages; then pages are small.
+        // Best effort: a kernel without huge pages refuses, and pages are small.
         // SAFETY: the range is exactly our mapping; the advice does not change what it holds.
         let _advised =
             unsafe { rustix::mm::madvise(memory.address(), mapped, Advice::LinuxHugepage) };
         // SAFETY: the range is exactly our mapping; locking changes nothing in it.
         memory.locked = unsafe { rustix::mm::mlock(memory.address(), mapped) }.is_ok();
         if memory.locked {
-            // Locking has touched all of it.
+            // Locking has touched all pages.
             memory.marks.promise.touched(u64::MAX);
         }
         Ok(memory)
@@ -360,37 +361,40 @@ impl HostMemory {
 
     fn bytes(&self) -> &[u8] {
         // SAFETY: `base` is aligned and, unless `len` is 0, points to at least `len` bytes (at most
-        // `isize::MAX`) of one mapping, initialised (the kernel zeroes pages) and readable. It is
-        // unmapped, and nobody writes to it, only through `&mut self`, not while `self` is borrowed.
-        // In a forked child the mapping is a private copy, which is neither written nor unmapped.
+        // `isize::MAX`) of one mapping. The bytes are initialised (the kernel zeroes pages) and
+        // readable. Only methods on `&mut self` unmap or write the mapping, so neither happens
+        // while `self` is borrowed. In a forked child the mapping is a private copy, which is
+        // neither written nor unmapped.
         unsafe { slice::from_raw_parts(self.base.as_ptr(), self.len) }
     }
 
-    /// The bytes, and what writing them changes. Refused while the memory is read-only.
+    /// Returns the bytes, and the state that a write changes. Fails while the memory is read-only.
     fn bytes_mut(&mut self) -> Result<(&mut [u8], &Marks), DeviceError> {
         if self.read_only {
             return Err(DeviceError::ReadOnly {});
         }
-        // SAFETY: as in `bytes`; also writable (not `read_only`), and borrowed by nobody else, as
+        // SAFETY: as in `bytes`; also writable (not `read_only`), and not borrowed otherwise, as
         // `self` is borrowed mutably.
         let bytes = unsafe { slice::from_raw_parts_mut(self.base.as_ptr(), self.len) };
         Ok((bytes, &self.marks))
     }
 
-    /// All that is mapped, in words, which are wiped faster. Refused while the memory is read-only.
+    /// Returns all mapped memory as words, which are wiped faster. Fails while the memory is
+    /// read-only.
     fn words_mut(&mut self) -> Result<&mut [u64], DeviceError> {
         if self.read_only {
             return Err(DeviceError::ReadOnly {});
         }
         let words = self.base.as_ptr().cast();
-        // SAFETY: `base` is aligned to a page and points to `mapped` bytes (a multiple of 8, at most
-        // `isize::MAX`) of one mapping, initialised, readable, writable (not `read_only`), mapped
-        // as long as `self` lives, and borrowed by nobody else, as `self` is borrowed mutably.
+        // SAFETY: `base` is aligned to a page and points to `mapped` bytes (a multiple of 8, at
+        // most `isize::MAX`) of one mapping. The bytes are initialised, readable, writable (not
+        // `read_only`), and mapped as long as `self` lives. They are not borrowed otherwise, as
+        // `self` is borrowed mutably.
         Ok(unsafe { slice::from_raw_parts_mut(words, self.mapped / 8) })
     }
 
     fn protect(&mut self) -> Result<(), DeviceError> {
-        // SAFETY: the range is exactly our mapping, which nobody borrows (`&mut self`).
+        // SAFETY: the range is exactly our mapping, which is not borrowed otherwise (`&mut self`).
         unsafe { rustix::mm::mprotect(self.address(), self.mapped, MprotectFlags::READ) }
             .map_err(os("mprotect"))?;
         self.read_only = true;
@@ -399,15 +403,17 @@ impl HostMemory {
 
     fn unprotect(&mut self) -> Result<(), DeviceError> {
         let access = MprotectFlags::READ | MprotectFlags::WRITE;
-        // SAFETY: the range is exactly our mapping; more access breaks nobody's assumptions.
+        // SAFETY: the range is exactly our mapping; more access breaks no assumption of other code.
         unsafe { rustix::mm::mprotect(self.address(), self.mapped, access) }
             .map_err(os("mprotect"))?;
         self.read_only = false;
         Ok(())
     }
 
-    /// Overwrites all that is mapped. Memory that was never written is zero already; touching it
-    /// here would make the kernel find a page for each address first.
+    /// Wipes all mapped memory.
+    ///
+    /// Memory that was never written is zero already. Touching it here would make the kernel
+    /// provide a page for each address first.
     fn wipe(&mut self) -> Result<(), DeviceError> {
         if *self.marks.wiped.get_mut() {
             return Ok(());
@@ -418,7 +424,7 @@ impl HostMemory {
         let locked = self.locked;
         for piece in self.words_mut()?.chunks_mut(PIECE_WORDS) {
             piece.zeroize();
-            // What was written has to be read back, not to be concluded.
+            // The check must read the memory, and not derive the answer from the write.
             let piece: &mut [u64] = black_box(piece);
             let is_zero = |chunk: &[u64]| chunk.iter().fold(0, |all, word| all | word) == 0;
             if !piece.chunks(512).all(is_zero) {
@@ -430,7 +436,7 @@ impl HostMemory {
         Ok(())
     }
 
-    /// Unmaps, once. What is left has no bytes.
+    /// Unmaps the memory, once. Afterwards the value has no bytes.
     fn unmap(&mut self) -> Result<(), DeviceError> {
         if self.mapped == 0 {
             return Ok(());
@@ -439,14 +445,15 @@ impl HostMemory {
         let mapped = std::mem::take(&mut self.mapped);
         self.len = 0;
         self.base = NonNull::<u64>::dangling().cast();
-        // SAFETY: the range was exactly our mapping until now; `self` has forgotten it, so it is not
-        // reached or unmapped again, and `self` is borrowed mutably, so no borrow of the bytes is left.
+        // SAFETY: the range was exactly our mapping until now; `self` has forgotten it, so it is
+        // not accessed or unmapped again. `self` is borrowed mutably, so no borrow of the bytes is
+        // left.
         unsafe { rustix::mm::munmap(address, mapped) }.map_err(os("munmap"))
     }
 }
 
 impl Drop for HostMemory {
-    /// A forked child leaves its copy mapped and unwiped until it ends or calls `exec`.
+    /// Leaves the copy of a forked child mapped and unwiped, until the child ends or calls `exec`.
     fn drop(&mut self) {
         if self.mapped > 0 && process::check().is_ok() {
             let _nobody_to_tell = (self.wipe(), self.unmap());
@@ -455,7 +462,7 @@ impl Drop for HostMemory {
 }
 
 impl fmt::Debug for HostMemory {
-    /// Without the address.
+    /// Writes the fields without the address.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("HostMemory")
             .field("len", &self.len)
@@ -465,8 +472,9 @@ impl fmt::Debug for HostMemory {
     }
 }
 
-/// Gives back the pages of words that are zero, and that the kernel makes zero again when they are
-/// touched. Best effort: what it refuses is given back when all is unmapped.
+/// Returns the pages of zeroed words to the kernel, which zeroes them again on the next touch.
+///
+/// Best effort: pages that the kernel refuses are returned when the mapping is unmapped.
 fn give_back(zeros: &mut [u64], locked: bool) {
     let len = size_of_val(zeros);
     let address: *mut c_void = zeros.as_mut_ptr().cast();
@@ -474,8 +482,8 @@ fn give_back(zeros: &mut [u64], locked: bool) {
         // SAFETY: the range is a slice that is borrowed mutably; unlocking changes nothing in it.
         let _unlocked = unsafe { rustix::mm::munlock(address, len) };
     }
-    // SAFETY: the range is whole pages of one private anonymous mapping, borrowed mutably and zero, and
-    // zero is what they hold afterwards.
+    // SAFETY: the range is whole pages of one private anonymous mapping, borrowed mutably and zero,
+    // and zero is what they hold afterwards.
     let _given = unsafe { rustix::mm::madvise(address, len, Advice::LinuxDontNeed) };
 }
 

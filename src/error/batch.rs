@@ -1,4 +1,4 @@
-//! What can go wrong with shards that are allocated and sealed together.
+//! Errors of allocating and sealing many shards together.
 
 use std::ops::Range;
 
@@ -10,22 +10,22 @@ use crate::device::Device;
 use crate::id::ShardId;
 use crate::shard::{Allocated, Batch, Sealed, Shard};
 
-/// None of the shards of a batch was allocated.
+/// Error returned when a batch was not allocated. None of its shards was.
 #[derive(Debug, thiserror::Error)]
 #[error("shard {shard} was not allocated, and no other of the batch")]
 #[non_exhaustive]
 pub struct AllocateAllError {
-    /// The shard at which it was found.
+    /// The shard that caused the failure.
     pub shard: ShardId,
-    /// Why.
+    /// The cause.
     pub source: AllocateError,
 }
 
-/// Not all shards of a batch were sealed.
+/// Error returned when not all shards of a batch were sealed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SealAllError<D: Device> {
-    /// Some do not hold what the stream or the provenance says, or their device failed.
+    /// Some shards do not match the stream or the provenance, or their device failed.
     #[error(
         "{} of the batch's shards failed{}; they are quarantined: release them, and load them from a source that is right",
         broken.len(),
@@ -33,27 +33,28 @@ pub enum SealAllError<D: Device> {
     )]
     #[non_exhaustive]
     Broken {
-        /// Those that failed.
+        /// The shards that failed.
         broken: Vec<Broken<D>>,
-        /// All others, unless one of them could not be sealed for another reason.
+        /// All other shards, sealed. Empty if one of them could not be sealed for another reason.
         sealed: Vec<Shard<Sealed, D>>,
-        /// All others then, as they were. Otherwise it is empty.
+        /// All other shards, unchanged, if `sealed` is empty for that reason. Otherwise empty.
         batch: Box<Batch<D>>,
     },
-    /// None failed, and none is sealed: one could not be, and that said nothing about its bytes.
+    /// No shard failed, and none is sealed: one could not be sealed, for a reason that says nothing
+    /// about its bytes.
     #[error("shard {shard} could not be sealed, and no other of the batch")]
     #[non_exhaustive]
     NotSealed {
-        /// All shards, as they were.
+        /// All shards, unchanged.
         batch: Box<Batch<D>>,
         /// The shard that could not be sealed.
         shard: ShardId,
-        /// Why.
+        /// The cause.
         source: NotSealed,
     },
 }
 
-/// Why a shard could not be sealed. It says nothing about the bytes.
+/// The reason why a shard could not be sealed. It says nothing about the bytes.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum NotSealed {
@@ -64,26 +65,26 @@ pub enum NotSealed {
     #[error("bytes {} to {} were never written: write every byte before sealing", missing.start, missing.end)]
     #[non_exhaustive]
     Incomplete {
-        /// The first bytes that are missing.
+        /// The first range of missing bytes.
         missing: Range<u64>,
     },
-    /// There is no answer.
+    /// The verification was inconclusive.
     #[error("sealing came to no answer: try again")]
     Inconclusive(#[source] NoAnswer),
-    /// A plain SHA-256 was given, and none was computed over a stream.
+    /// The provenance is a plain SHA-256, but none was computed over a stream.
     #[error(
         "there is no SHA-256 of a stream to compare with: load with `Stream::WithSha256`, and do not write afterwards, or give the fs-verity digest"
     )]
     NoStreamDigest,
-    /// The manager demands a provenance, and none was given. On record as `PolicyViolation`.
+    /// The manager requires a provenance, and none was given. Recorded as `PolicyViolation`.
     #[error("this manager refuses `UnpinnedFirstUse`: give the digest that the weights must have")]
     #[non_exhaustive]
     Unpinned {
-        /// The proof that the violation is on record, or the reason why there was none yet: see
+        /// The receipt of the recorded violation, or the reason why there was none yet: see
         /// [`NotDurable::ask_again`].
         record: Result<Receipt, NotDurable>,
     },
-    /// The record was not durable in time, and the manager's assurance demands that.
+    /// The record did not become durable in time, and the manager's assurance requires that.
     #[error(
         "the sealing could not be put on record, which `Assurance::Durable` demands: seal again once the trail can write"
     )]
@@ -91,7 +92,7 @@ pub enum NotSealed {
 }
 
 impl NotSealed {
-    /// The error of a shard that was to be sealed by itself.
+    /// Converts into the error of sealing a single shard.
     pub(crate) fn of<D: Device>(self, shard: Shard<Allocated, D>) -> SealError<D> {
         let shard = Box::new(shard);
         match self {
@@ -111,7 +112,7 @@ impl<D: Device> From<Broken<D>> for SealError<D> {
     }
 }
 
-/// The first of those that failed, in words.
+/// Returns the first failure in words.
 fn first<D: Device>(broken: &[Broken<D>]) -> String {
     broken.first().map_or_else(String::new, |first| {
         format!(", the first: {}", first.incident())

@@ -1,4 +1,4 @@
-//! What can go wrong with memory: getting it, filling it, giving it back.
+//! Errors of getting, filling and releasing memory.
 
 use std::io;
 use std::sync::Arc;
@@ -10,36 +10,36 @@ use vram_trail::{NotDurable, Receipt};
 use crate::device::{Bound, DeviceError};
 use crate::id::ShardId;
 
-/// A manager was not built.
+/// Error returned when a manager was not built.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BuildError {
     /// The call was made in a forked child.
     #[error(transparent)]
     Forked(#[from] Forked),
-    /// Nobody can say that the device's memory is its own: it may be the host's, which others read.
+    /// The device's memory cannot be shown to be its own: it may be host memory, which others read.
     #[error("no manager for this device: {cause}")]
     #[non_exhaustive]
     NotResident {
-        /// Why.
+        /// The cause.
         cause: Arc<str>,
-        /// The proof that the refusal is on record, or the reason why there was none yet: see
+        /// The receipt of the recorded refusal, or the reason why there was none yet: see
         /// [`NotDurable::ask_again`].
         record: Result<Receipt, NotDurable>,
     },
-    /// The system's random generator, which gives a manager its epoch, failed.
+    /// The system's random generator failed. The manager needs it for its epoch.
     #[error("the system's random generator failed")]
     Random(#[source] io::Error),
 }
 
-/// Memory was not allocated.
+/// Error returned when memory was not allocated.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AllocateError {
     /// The device failed.
     #[error("the device did not allocate")]
     Device(#[source] DeviceError),
-    /// A shard with this name lives.
+    /// A live shard has the same name.
     #[error("a shard named {id} lives: release it first, or choose another name")]
     #[non_exhaustive]
     DuplicateId {
@@ -49,48 +49,48 @@ pub enum AllocateError {
     /// The call was made in a forked child.
     #[error(transparent)]
     Forked(#[from] Forked),
-    /// There is not enough memory.
+    /// There is not enough free memory.
     #[error(
         "{needed} bytes are needed, {available} are left by {bound}: release a shard, or use smaller ones"
     )]
     #[non_exhaustive]
     NoRoom {
-        /// Bytes needed.
+        /// Requested bytes.
         needed: u64,
-        /// Bytes that can be had: the least of what the manager's limit leaves, what Linux has and
-        /// what the cgroup leaves, without what loading takes beside a shard (see
-        /// [`Capacity::available`](crate::manager::Capacity)).
+        /// Bytes that can be allocated: the minimum of the rest of the manager's limit, the free
+        /// memory of Linux, and the rest of the cgroup. Memory that loading needs beside a shard is
+        /// subtracted: see [`Capacity::available`](crate::manager::Capacity).
         available: u64,
-        /// Which of them that is.
+        /// The limit that is the minimum.
         bound: Bound,
     },
-    /// More than one shard may have.
+    /// The request exceeds the limit of one shard.
     #[error(
         "{requested} bytes are more than the {limit} that one shard may have ({available} can be had): split it, or build the manager with a higher `shard_limit`"
     )]
     #[non_exhaustive]
     TooLarge {
-        /// Bytes asked for.
+        /// Requested bytes.
         requested: u64,
-        /// Bytes that one shard may have.
+        /// The limit of one shard, in bytes.
         limit: u64,
-        /// Bytes that can be had by shards within that limit.
+        /// Bytes that shards within that limit can still get.
         available: u64,
     },
-    /// The record of the allocation was not durable in time, and the manager's assurance demands that. The
-    /// memory was freed again.
+    /// The record of the allocation did not become durable in time, and the manager's assurance
+    /// requires that. The memory was freed again.
     #[error("the allocation could not be put on record, which `Assurance::Durable` demands")]
     Unrecorded(#[source] NotDurable),
-    /// A shard without bytes was asked for.
+    /// The request was for 0 bytes.
     #[error("a shard has at least one byte")]
     ZeroLength,
 }
 
-/// Bytes were not written.
+/// Error returned when bytes were not written.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum WriteError {
-    /// The device failed. Nothing written so far counts as written.
+    /// The device failed. Earlier writes do not count as written either.
     #[error(
         "the device did not take the bytes: write the shard again from the start, or release it"
     )]
@@ -98,20 +98,22 @@ pub enum WriteError {
     /// The call was made in a forked child.
     #[error(transparent)]
     Forked(#[from] Forked),
-    /// The bytes do not fit. Nothing was written.
+    /// The bytes do not fit into the shard. Nothing was written.
     #[error("{len} bytes at offset {offset} do not fit into a shard of {shard_len}")]
     #[non_exhaustive]
     OutOfBounds {
-        /// Where they were to go, in bytes.
+        /// The offset of the write, in bytes.
         offset: u64,
-        /// How many they are.
+        /// The length of the write, in bytes.
         len: u64,
-        /// How many the shard has.
+        /// The length of the shard, in bytes.
         shard_len: u64,
     },
 }
 
-/// A stream was not loaded. Nothing counts as written: load again, or release the shard.
+/// Error returned when a stream was not loaded.
+///
+/// Nothing counts as written: load again, or release the shard.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LoadError {
@@ -124,14 +126,14 @@ pub enum LoadError {
     /// The reader failed.
     #[error("the source could not be read to its end: load again")]
     Reader(#[source] io::Error),
-    /// The progress callback stopped it.
+    /// The progress callback stopped the load.
     #[error(transparent)]
     Stopped(Stopped),
     /// The reader has more bytes than the shard.
     #[error("the source has more than the shard's {expected} bytes: allocate exactly its length")]
     #[non_exhaustive]
     TooLong {
-        /// Bytes of the shard.
+        /// Length of the shard, in bytes.
         expected: u64,
     },
     /// The reader ended before the shard was full.
@@ -140,14 +142,15 @@ pub enum LoadError {
     )]
     #[non_exhaustive]
     TooShort {
-        /// Bytes of the shard.
+        /// Length of the shard, in bytes.
         expected: u64,
         /// Bytes read.
         got: u64,
     },
 }
 
-/// Memory was not given back as it should have been. It is on record, and the shard is gone.
+/// Error returned when memory was not released cleanly. The failure is recorded, and the shard is
+/// gone.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReleaseError {
@@ -158,16 +161,16 @@ pub enum ReleaseError {
     #[error("the device did not free the memory: restart the worker if it is needed")]
     #[non_exhaustive]
     NotFreed {
-        /// Why.
+        /// The cause.
         source: DeviceError,
     },
-    /// The memory was freed, and may still hold what was in it.
+    /// The memory was freed, but may still hold its content.
     #[error(
         "the memory was freed without having been wiped: whoever gets it next may read the weights"
     )]
     #[non_exhaustive]
     NotWiped {
-        /// Why.
+        /// The cause.
         source: DeviceError,
     },
 }

@@ -1,4 +1,6 @@
-//! What can go wrong with the bytes, or with finding out about them.
+//! Errors of sealing, verifying, checking, leasing and reclaiming.
+//!
+//! Every error separates an answer about the bytes from the absence of an answer.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -12,7 +14,7 @@ use crate::device::{Culpability, Device, DeviceError};
 use crate::shard::{Allocated, Quarantined, Sealed, Shard, Shared};
 use crate::verification::Incident;
 
-/// Why a verification has no answer. It says nothing about the bytes.
+/// The reason why a verification is inconclusive. It says nothing about the bytes.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum NoAnswer {
@@ -20,208 +22,213 @@ pub enum NoAnswer {
     #[error(transparent)]
     #[non_exhaustive]
     Device {
-        /// What it reported.
+        /// The error of the device.
         source: DeviceError,
     },
     /// The progress callback stopped it.
     #[error(transparent)]
     #[non_exhaustive]
     Stopped {
-        /// That it did.
+        /// The stop by the callback.
         source: Stopped,
     },
-    /// A check took longer than it may. What it found at last changes nothing.
+    /// A check took longer than its deadline. Its late result changes nothing.
     #[error(
         "the check took longer than its deadline of {limit:?}: see what delays its callback or its device, or set a longer deadline"
     )]
     #[non_exhaustive]
     TimedOut {
-        /// How long it may take.
+        /// The deadline.
         limit: Duration,
     },
 }
 
-/// A shard that failed its verification, and its incident. They stay together: an incident speaks of one
-/// shard.
+/// A shard that failed its verification, and its incident.
+///
+/// The two stay together, because an incident is about one shard.
 #[derive(Debug)]
 pub struct Broken<D: Device> {
     incident: Box<Incident>,
     shard: Box<Shard<Quarantined, D>>,
 }
 
-/// A shard was not sealed.
+/// Error returned when a shard was not sealed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SealError<D: Device> {
-    /// The device does not hold what the stream or the provenance says, or failed.
+    /// The device's bytes do not match the stream or the provenance, or the device failed.
     #[error("{}; the shard is quarantined: release it, and load from a source that is right", .0.incident)]
     Broken(Broken<D>),
     /// The call was made in a forked child.
     #[error("sealing is refused: the shard comes back as it was")]
     #[non_exhaustive]
     Forked {
-        /// The shard as it was.
+        /// The shard, unchanged.
         shard: Box<Shard<Allocated, D>>,
-        /// Why.
+        /// The cause.
         source: Forked,
     },
     /// Some bytes were never written.
     #[error("bytes {} to {} were never written: write every byte before sealing", missing.start, missing.end)]
     #[non_exhaustive]
     Incomplete {
-        /// The shard as it was.
+        /// The shard, unchanged.
         shard: Box<Shard<Allocated, D>>,
-        /// The first bytes that are missing.
+        /// The first range of missing bytes.
         missing: Range<u64>,
     },
-    /// There is no answer.
+    /// The verification was inconclusive.
     #[error("sealing came to no answer: try again")]
     #[non_exhaustive]
     Inconclusive {
-        /// The shard as it was.
+        /// The shard, unchanged.
         shard: Box<Shard<Allocated, D>>,
-        /// Why.
+        /// The cause.
         source: NoAnswer,
     },
-    /// A plain SHA-256 was given, and none was computed over a stream.
+    /// The provenance is a plain SHA-256, but none was computed over a stream.
     #[error(
         "there is no SHA-256 of a stream to compare with: load with `Stream::WithSha256`, and do not write afterwards, or give the fs-verity digest"
     )]
     #[non_exhaustive]
     NoStreamDigest {
-        /// The shard as it was.
+        /// The shard, unchanged.
         shard: Box<Shard<Allocated, D>>,
     },
-    /// The manager demands a provenance, and none was given. On record as `PolicyViolation`.
+    /// The manager requires a provenance, and none was given. Recorded as `PolicyViolation`.
     #[error("this manager refuses `UnpinnedFirstUse`: give the digest that the weights must have")]
     #[non_exhaustive]
     Unpinned {
-        /// The shard as it was.
+        /// The shard, unchanged.
         shard: Box<Shard<Allocated, D>>,
-        /// The proof that the violation is on record, or the reason why there was none yet: see
+        /// The receipt of the recorded violation, or the reason why there was none yet: see
         /// [`NotDurable::ask_again`].
         record: Result<Receipt, NotDurable>,
     },
-    /// The record was not durable in time, and the manager's assurance demands that.
+    /// The record did not become durable in time, and the manager's assurance requires that.
     #[error(
         "the sealing could not be put on record, which `Assurance::Durable` demands: seal again once the trail can write"
     )]
     #[non_exhaustive]
     Unrecorded {
-        /// The shard as it was.
+        /// The shard, unchanged.
         shard: Box<Shard<Allocated, D>>,
-        /// Why.
+        /// The cause.
         source: NotDurable,
     },
 }
 
-/// A shard was not verified.
+/// Error returned when a shard was not verified.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum VerifyError<D: Device> {
-    /// The shard is not what was sealed, or its device failed.
+    /// The shard does not match its seal, or its device failed.
     #[error("{}; the shard is quarantined: stop using what was computed from it, release it, and load it again", .0.incident)]
     Broken(Broken<D>),
     /// The call was made in a forked child.
     #[error("verifying is refused: the shard comes back as it was")]
     #[non_exhaustive]
     Forked {
-        /// The shard.
+        /// The shard, sealed.
         shard: Box<Shard<Sealed, D>>,
-        /// Why.
+        /// The cause.
         source: Forked,
     },
-    /// There is no answer.
+    /// The verification was inconclusive.
     #[error("verifying came to no answer: try again")]
     #[non_exhaustive]
     Inconclusive {
-        /// The shard.
+        /// The shard, sealed.
         shard: Box<Shard<Sealed, D>>,
-        /// Why.
+        /// The cause.
         source: NoAnswer,
     },
-    /// There are no such windows.
+    /// The range of windows is empty or out of bounds.
     #[error("windows {}..{} are not all among the shard's {count}, or none at all", windows.start, windows.end)]
     #[non_exhaustive]
     NoSuchWindow {
-        /// The shard.
+        /// The shard, sealed.
         shard: Box<Shard<Sealed, D>>,
-        /// The windows asked for.
+        /// The requested windows.
         windows: Range<u64>,
-        /// How many there are.
+        /// The number of windows of the shard.
         count: u64,
     },
-    /// The shard is what was sealed, but the record of it was not durable in time, and the manager's
-    /// assurance demands that.
+    /// The shard matches its seal, but the record did not become durable in time, and the manager's
+    /// assurance requires that.
     #[error(
         "the verification could not be put on record, which `Assurance::Durable` demands: verify again once the trail can write"
     )]
     #[non_exhaustive]
     Unrecorded {
-        /// The shard.
+        /// The shard, sealed.
         shard: Box<Shard<Sealed, D>>,
-        /// Why.
+        /// The cause.
         source: NotDurable,
     },
 }
 
-/// A check of a shared shard did not pass.
+/// Error returned when a check of a shared shard did not pass.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CheckError {
-    /// An earlier check failed; nothing can make up for that. Like [`Revoked::Failed`], an answer and no
-    /// evidence, which anybody may build: what failed is in the [`Broken`](Self::Broken) of that check.
+    /// An earlier check failed, and no later check can make up for it.
+    ///
+    /// Like [`Revoked::Failed`], this is an answer and not evidence: any code can build it. The
+    /// [`Broken`](Self::Broken) of the earlier check has the incident.
     #[error(
         "an earlier check of this shard failed, or took longer than its deadline: stop serving it, and load the weights into a new shard"
     )]
     AlreadyFailed,
-    /// The shard is not what was sealed, its device failed, or the check took longer than it may and nothing else
-    /// would end leases. They are refused from now on.
+    /// The shard does not match its seal, its device failed, or the check missed its deadline and
+    /// nothing else would end the leases. No lease is current any more, and new leases are refused.
     #[error(
         "{incident}; no lease is current any more: stop using what was computed from it, drop the leases, and load it again"
     )]
     #[non_exhaustive]
     Broken {
-        /// What was found, and its record.
+        /// The incident and its record.
         incident: Box<Incident>,
     },
     /// The call was made in a forked child.
     #[error(transparent)]
     Forked(#[from] Forked),
-    /// There is no answer. Leases stay as they were.
+    /// The check was inconclusive. Leases stay as they were.
     #[error("the check came to no answer: try again")]
     #[non_exhaustive]
     Inconclusive {
-        /// Why.
+        /// The cause.
         source: NoAnswer,
     },
-    /// There are no such windows.
+    /// The range of windows is empty or out of bounds.
     #[error("windows {}..{} are not all among the shard's {count}, or none at all", windows.start, windows.end)]
     #[non_exhaustive]
     NoSuchWindow {
-        /// The windows asked for.
+        /// The requested windows.
         windows: Range<u64>,
-        /// How many there are.
+        /// The number of windows of the shard.
         count: u64,
     },
-    /// The shard is what was sealed, but the record of it was not durable in time, and the manager's
-    /// assurance demands that. The check does not count.
+    /// The shard matches its seal, but the record did not become durable in time, and the manager's
+    /// assurance requires that. The check does not count.
     #[error(
         "the check could not be put on record, which `Assurance::Durable` demands: check again once the trail can write"
     )]
     #[non_exhaustive]
     Unrecorded {
-        /// Why.
+        /// The cause.
         source: NotDurable,
     },
 }
 
-/// A lease was refused. An answer and no evidence, which anybody may build and compare; what failed
-/// is in the [`CheckError`] of the check, and on record.
+/// Error returned when a lease was refused.
+///
+/// This is an answer and not evidence: any code can build and compare it. The [`CheckError`] of the
+/// failed check and the trail have the incident.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Revoked {
-    /// A check failed, or was left without an outcome.
+    /// A check failed, or ended without an outcome.
     #[error(
         "a check of this shard failed, or took longer than its deadline: stop serving it, and load the weights into a new shard"
     )]
@@ -229,36 +236,36 @@ pub enum Revoked {
     /// The call was made in a forked child.
     #[error(transparent)]
     Forked(#[from] Forked),
-    /// The last check that passed is older than the manager's maximum age.
+    /// The last passed check is older than the manager's maximum age.
     #[error("the last check of this shard is too old: call `check`")]
     Overdue,
 }
 
-/// A shared shard was not reclaimed.
+/// Error returned when a shared shard was not reclaimed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReclaimError<D: Device> {
-    /// A check failed while it was shared. The incident is on record.
+    /// A check failed while the shard was shared. The incident is recorded.
     #[error("a check of the shard failed while it was shared: release it, and load it again")]
     #[non_exhaustive]
     Failed {
-        /// The shard, which can be released.
+        /// The shard, which can only be released.
         shard: Box<Shard<Quarantined, D>>,
     },
     /// The call was made in a forked child.
     #[error("reclaiming is refused: the shared shard comes back as it was")]
     #[non_exhaustive]
     Forked {
-        /// The shard as it was.
+        /// The shared shard, unchanged.
         shared: Box<Shared<D>>,
-        /// Why.
+        /// The cause.
         source: Forked,
     },
-    /// Leases live.
+    /// The shard still has leases.
     #[error("leases of the shard live: drop them first")]
     #[non_exhaustive]
     Leased {
-        /// The shard as it was.
+        /// The shared shard, unchanged.
         shared: Box<Shared<D>>,
     },
 }
@@ -268,17 +275,17 @@ impl<D: Device> Broken<D> {
         Self { incident, shard }
     }
 
-    /// What was found, and its record.
+    /// Returns the incident and its record.
     pub fn incident(&self) -> &Incident {
         &self.incident
     }
 
-    /// The shard, which can be released.
+    /// Returns the shard, which can only be released.
     pub fn shard(&self) -> &Shard<Quarantined, D> {
         &self.shard
     }
 
-    /// What was found, and the shard.
+    /// Returns the incident and the shard.
     pub fn into_parts(self) -> (Box<Incident>, Box<Shard<Quarantined, D>>) {
         (self.incident, self.shard)
     }
@@ -299,7 +306,7 @@ impl NoAnswer {
         Self::TimedOut { limit }
     }
 
-    /// There is none where one was due.
+    /// The answer when the device returned none.
     pub(crate) fn missing() -> Self {
         Self::of_device(DeviceError::Busy {
             operation: "digest",
@@ -307,7 +314,7 @@ impl NoAnswer {
         })
     }
 
-    /// Whether it is an answer after all, and a bad one.
+    /// Returns whether the device failed in a way that condemns the bytes.
     pub(crate) fn is_broken(&self) -> bool {
         match self {
             Self::Device { source } => source.culpability() == Culpability::Broken,
@@ -317,7 +324,11 @@ impl NoAnswer {
 }
 
 impl<D: Device> SealError<D> {
-    /// The shard: as it was, or quarantined.
+    /// Returns the shard.
+    ///
+    /// # Errors
+    ///
+    /// Returns the quarantined shard if it failed; otherwise the shard is unchanged.
     pub fn into_shard(self) -> Result<Shard<Allocated, D>, Box<Shard<Quarantined, D>>> {
         match self {
             Self::Broken(broken) => Err(broken.shard),
@@ -330,7 +341,7 @@ impl<D: Device> SealError<D> {
         }
     }
 
-    /// The incident, if the shard failed.
+    /// Returns the incident, if the shard failed.
     pub fn incident(&self) -> Option<&Incident> {
         let Self::Broken(broken) = self else {
             return None;
@@ -340,7 +351,11 @@ impl<D: Device> SealError<D> {
 }
 
 impl<D: Device> VerifyError<D> {
-    /// The shard: sealed, or quarantined.
+    /// Returns the shard, which is sealed and not verified.
+    ///
+    /// # Errors
+    ///
+    /// Returns the quarantined shard if it failed.
     pub fn into_shard(self) -> Result<Shard<Sealed, D>, Box<Shard<Quarantined, D>>> {
         match self {
             Self::Broken(broken) => Err(broken.shard),
@@ -351,7 +366,7 @@ impl<D: Device> VerifyError<D> {
         }
     }
 
-    /// The incident, if the shard failed.
+    /// Returns the incident, if the shard failed.
     pub fn incident(&self) -> Option<&Incident> {
         let Self::Broken(broken) = self else {
             return None;
@@ -361,7 +376,11 @@ impl<D: Device> VerifyError<D> {
 }
 
 impl<D: Device> ReclaimError<D> {
-    /// The shard: still shared, or quarantined.
+    /// Returns the shard, which is still shared.
+    ///
+    /// # Errors
+    ///
+    /// Returns the quarantined shard if a check of it failed.
     pub fn into_shared(self) -> Result<Shared<D>, Box<Shard<Quarantined, D>>> {
         match self {
             Self::Failed { shard } => Err(shard),

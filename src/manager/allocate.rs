@@ -1,7 +1,8 @@
-//! How a manager gets memory for shards: for one, or for many that will be sealed together.
+//! Allocation, for one shard or for many that will be sealed together.
 //!
-//! Room within the limit and a name are reserved first. The reservation gives both back, unless it becomes
-//! a region, which does so when the shard goes.
+//! Bytes within the limit and a name are reserved first. A dropped reservation returns both, unless
+//! it became a region; then the region returns them at its end. This module does not know how a
+//! shard is filled or sealed.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -17,7 +18,7 @@ use crate::event::{Event, Subject};
 use crate::id::{ModelRef, ShardId};
 use crate::shard::{Allocated, Batch, Region, Shard};
 
-/// Room and a name.
+/// Reserved bytes and a reserved name.
 struct Reservation<D: Device> {
     home: Arc<Home<D>>,
     subject: Subject,
@@ -25,7 +26,7 @@ struct Reservation<D: Device> {
     is_used: bool,
 }
 
-/// Why there is none.
+/// The reason why a reservation failed.
 enum Unreserved {
     DuplicateId(ShardId),
     NoRoom,
@@ -71,7 +72,7 @@ impl<D: Device> Home<D> {
         self: &Arc<Self>,
         wanted: Vec<(ShardId, ModelRef, u64)>,
     ) -> Result<Batch<D>, AllocateAllError> {
-        // Nothing is reserved while limits are looked at: what is asked for does not count among what is used.
+        // Check all limits before the first reservation: the request itself must not count as used.
         for (shard, _, len) in &wanted {
             let checked = self.check_len(*len);
             checked.map_err(|source| self.not_all(shard.clone(), *len, source))?;
@@ -149,7 +150,7 @@ impl<D: Device> Home<D> {
         })
     }
 
-    /// `needed` is what was to be reserved, in bytes; nothing of it is.
+    /// Converts into an error. `needed` is the request in bytes, of which nothing is reserved.
     fn explain(&self, unreserved: Unreserved, needed: u64) -> AllocateError {
         match unreserved {
             Unreserved::DuplicateId(id) => AllocateError::DuplicateId { id },
@@ -165,7 +166,7 @@ impl<D: Device> Home<D> {
         }
     }
 
-    /// Lets an armed fault strike before the device is asked.
+    /// Lets an armed fault strike before the call to the device.
     fn strike(&self) -> Result<(), DeviceError> {
         #[cfg(feature = "fault-injection")]
         if let Some(faults) = self.device.faults() {
@@ -174,7 +175,7 @@ impl<D: Device> Home<D> {
         Ok(())
     }
 
-    /// The same for many; the one that was struck alone comes back.
+    /// Does the same for each of many, and returns only the struck one.
     fn each_struck<T>(&self, mut all: Vec<(u64, T)>) -> Result<Vec<(u64, T)>, (T, DeviceError)> {
         for index in 0..all.len() {
             if let Err(error) = self.strike() {
@@ -184,24 +185,26 @@ impl<D: Device> Home<D> {
         Ok(all)
     }
 
-    /// What it means that the device gave no memory. Whatever was reserved for that is given back before: it
-    /// is none of what is lost with a device.
+    /// Converts the device's refusal into an error.
+    ///
+    /// The caller has dropped the reservation before, so that it does not count among the shards
+    /// lost with a device.
     fn refused(&self, error: DeviceError) -> AllocateError {
         if let DeviceError::NotResident { cause } = &error {
-            // Not durable: then the refusal is one all the same.
+            // The refusal stands even if its record is not durable.
             let _recorded = self.record_violation(violation_of_residency(cause));
         }
         self.notice_loss(None);
         AllocateError::from(error)
     }
 
-    /// What is used and left, once for all shards that are allocated together.
+    /// Returns the used and the available bytes, once for all shards of a batch.
     fn capacity_on_record(&self) -> (u64, Option<u64>) {
         let used = self.account.used.load(Ordering::Acquire);
         (used, self.available_beside(used).on_record())
     }
 
-    /// If that fails, the region's destructor takes the allocation back.
+    /// Records the allocation. On failure, the region's destructor undoes the allocation.
     fn put_on_record(
         &self,
         region: Region<D>,
@@ -232,7 +235,8 @@ impl<D: Device> Home<D> {
 
     fn record_failed_allocation(&self, shard: &ShardId, len: u64, error: &AllocateError) {
         let available_bytes = match error {
-            // Nothing works in a forked child. What is not durable was allocated, and that is on record.
+            // A forked child can do nothing. An unrecorded shard was allocated, which the trail
+            // shows.
             AllocateError::Forked(_) | AllocateError::Unrecorded(_) => return,
             AllocateError::NoRoom {
                 available, bound, ..

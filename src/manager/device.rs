@@ -1,7 +1,8 @@
-//! What a manager says of its device: which one it is and where its memory lies, and that it is lost.
+//! The manager's records about its device: its identity and residency at the start, and its loss.
 //!
-//! A device that is lost is so for the whole process. Whoever notices it first tells every shared shard on
-//! it, whichever manager or trail it belongs to.
+//! A lost device is lost for the whole process. The first manager that notices the loss ends the
+//! leases of every shared shard on the device, of any manager or trail. This module does not know
+//! how a device finds out that it is lost.
 
 use std::sync::Arc;
 
@@ -15,7 +16,7 @@ use crate::registry::Registry;
 use crate::verification::{Findings, OpenVerification};
 
 impl<D: Device> Home<D> {
-    /// Puts the device on record; one whose memory may be elsewhere is refused.
+    /// Records the device, or refuses it if its memory may lie elsewhere.
     pub(super) fn announce_device(&self) -> Result<(), BuildError> {
         let Some(residency) = self.device.residency() else {
             return Ok(());
@@ -33,9 +34,10 @@ impl<D: Device> Home<D> {
         Ok(())
     }
 
-    /// If the device is lost, it takes all its shards along. That is recorded, once for each, and no
-    /// lease of theirs is current any more. `own` is left out: its operation has failed in a way that
-    /// ends in an incident of its own, after which its leases end.
+    /// If the device is lost, records that once for each of its shards, and ends their leases.
+    ///
+    /// `own` is left out: its operation failed in a way that ends in an incident of its own, which
+    /// ends its leases.
     pub(crate) fn notice_loss(&self, own: Option<&Subject>) {
         let Some(cause) = self.device.lost() else {
             return;
@@ -52,8 +54,8 @@ impl<D: Device> Home<D> {
             });
         }
         let lost = Registry::take_served(&self.device_name, own);
-        // If a trail cannot write, that is on record elsewhere, and serving from a lost device ends all the
-        // same.
+        // A trail that cannot write is recorded elsewhere, and serving from a lost device ends in
+        // any case.
         let open = lost.into_iter().filter_map(|served| served.open("serve"));
         let fail =
             |open: OpenVerification| open.fail(Reason::DeviceError, Findings::of_device(&cause));

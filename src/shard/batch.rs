@@ -1,8 +1,8 @@
-//! Many shards that are allocated together, filled one by one, and sealed together.
+//! Batches: many shards that are allocated together, filled one by one, and sealed together.
 //!
-//! They may share memory that can only be made read-only as a whole. So none of them can be taken out before
-//! all are sealed, or replaced by another: there is no way to a `Shard<Allocated, D>` by value or by a
-//! mutable reference. After sealing each is a shard of its own, in memory that nobody can write to.
+//! The shards of a batch may share memory that can only be made read-only as a whole. So no shard
+//! can be taken out or replaced before all are sealed. A batch gives no `Shard<Allocated, D>` by
+//! value or by mutable reference. After sealing, each shard stands alone, in read-only memory.
 
 use std::fmt;
 use std::io::Read;
@@ -24,15 +24,18 @@ use crate::id::ShardId;
 use crate::seal::{Provenance, Seal};
 use crate::verification::{Failing, Findings, OpenVerification, Together};
 
-/// Shards that will be sealed together, from [`VramManager::allocate_all`](crate::VramManager::allocate_all).
+/// A batch of shards that will be sealed together, from
+/// [`VramManager::allocate_all`](crate::VramManager::allocate_all).
+///
 /// [`docs::serving`](crate::docs::serving) has an example.
 #[must_use = "dropping a batch wipes and frees its memory"]
 pub struct Batch<D: Device> {
     shards: Vec<Shard<Allocated, D>>,
 }
 
-/// A shard of a batch, to be filled. Everything else that can be asked of a `Shard<Allocated, D>` can be
-/// asked of it, too.
+/// A shard of a batch, to be filled.
+///
+/// It dereferences to `Shard<Allocated, D>` for everything that needs no mutable access.
 pub struct Member<'a, D: Device>(&'a mut Shard<Allocated, D>);
 
 /// A shard that is being sealed.
@@ -42,11 +45,11 @@ struct Candidate<D: Device> {
     open: OpenVerification,
 }
 
-/// These are not to be sealed.
+/// Shards that will not be sealed, because one of them could not be.
 struct Unsealed<D: Device> {
-    /// With what is still to be said of them on record.
+    /// The shards, with their verifications that still need an outcome on record.
     shards: Vec<(Shard<Allocated, D>, Option<OpenVerification>)>,
-    /// The one that could not be.
+    /// The shard that could not be sealed.
     shard: ShardId,
     source: NotSealed,
 }
@@ -56,27 +59,27 @@ impl<D: Device> Batch<D> {
         Self { shards }
     }
 
-    /// How many shards there are.
+    /// Returns the number of shards.
     pub fn len(&self) -> usize {
         self.shards.len()
     }
 
-    /// Whether there are none.
+    /// Returns whether the batch has no shards.
     pub fn is_empty(&self) -> bool {
         self.shards.is_empty()
     }
 
-    /// The shards, in the order in which they were asked for.
+    /// Returns the shards, in the order of the request.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &Shard<Allocated, D>> {
         self.shards.iter()
     }
 
-    /// The shards, to be filled; several threads may each fill some.
+    /// Returns the shards for filling; several threads may each fill some.
     pub fn iter_mut(&mut self) -> impl ExactSizeIterator<Item = Member<'_, D>> {
         self.shards.iter_mut().map(Member)
     }
 
-    /// The shard with that name, to be filled. Looks at each.
+    /// Returns the shard with this name for filling. Searches linearly.
     pub fn get_mut(&mut self, id: &ShardId) -> Option<Member<'_, D>> {
         self.shards
             .iter_mut()
@@ -84,15 +87,21 @@ impl<D: Device> Batch<D> {
             .map(Member)
     }
 
-    /// Seals all, each as [`Shard::seal`] does: makes all of them read-only, and then computes the digest of
-    /// each, compares it with what `provenance` says of it, authenticates and records it.
+    /// Seals all shards, each as [`Shard::seal`] does.
     ///
-    /// Shards that fail this verification are quarantined, and all others sealed
-    /// ([`SealAllError::Broken`]). If a shard cannot be sealed for another reason, none is
-    /// ([`SealAllError::NotSealed`]); where it was on record already that some are, that is taken back by
-    /// `VerificationInconclusive`. A device that breaks while it changes what may be written to fails all.
+    /// Makes all shards read-only first. Then computes the digest of each shard, compares it with
+    /// the answer of `provenance` for it, authenticates and records it. Under
+    /// [`Assurance::Durable`](crate::Assurance), waits for each record separately.
     ///
-    /// Under [`Assurance::Durable`](crate::Assurance) each record is waited for by itself.
+    /// # Errors
+    ///
+    /// - [`SealAllError::Broken`]: some shards failed this verification and are quarantined. All
+    ///   others are sealed, unless one could not be sealed for another reason. A device that breaks
+    ///   while it changes write access fails all shards.
+    /// - [`SealAllError::NotSealed`]: one shard could not be sealed, and the reason says nothing
+    ///   about its bytes. So none is sealed. If the trail already has records of sealed shards,
+    ///   records `VerificationInconclusive` withdraw them. The error returns all shards: remove the
+    ///   reason, and seal again.
     pub fn seal(
         self,
         provenance: impl FnMut(&Shard<Allocated, D>) -> Provenance,
@@ -123,8 +132,11 @@ impl<D: Device> Batch<D> {
         }
     }
 
-    /// Wipes and frees the memory of all. The error is the first; what did not work is on record for each
-    /// shard.
+    /// Wipes and frees the memory of all shards.
+    ///
+    /// # Errors
+    ///
+    /// Returns the first error; see [`Shard::release`]. The trail has the failures of each shard.
     pub fn release(self) -> Result<(), ReleaseError> {
         let mut outcome = Ok(());
         for shard in self.shards {
@@ -135,11 +147,19 @@ impl<D: Device> Batch<D> {
 }
 
 impl<D: Device> Member<'_, D> {
+    /// Writes bytes as [`Shard::write_at`] does.
+    ///
+    /// # Errors
+    ///
     /// As [`Shard::write_at`].
     pub fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<(), WriteError> {
         self.0.write_at(offset, bytes)
     }
 
+    /// Loads a stream as [`Shard::load_from`] does.
+    ///
+    /// # Errors
+    ///
     /// As [`Shard::load_from`].
     pub fn load_from(
         &mut self,
@@ -150,6 +170,10 @@ impl<D: Device> Member<'_, D> {
         self.0.load_from(reader, stream, progress)
     }
 
+    /// Loads bytes in memory as [`Shard::load_slice`] does.
+    ///
+    /// # Errors
+    ///
     /// As [`Shard::load_slice`].
     pub fn load_slice(
         &mut self,
@@ -180,7 +204,7 @@ impl<D: Device> Candidate<D> {
     }
 }
 
-/// Makes all read-only before one of them is read.
+/// Makes all shards read-only before the first of them is read.
 fn protect_all<D: Device>(
     mut candidates: Vec<Candidate<D>>,
 ) -> Result<Vec<Candidate<D>>, Unsealed<D>> {
@@ -194,8 +218,9 @@ fn protect_all<D: Device>(
     }
 }
 
-/// The tree of each that is what it should be. A device that is lost meanwhile takes along those, too, that
-/// it has answered for.
+/// Reads all shards, and returns those with the expected tree.
+///
+/// A device that is lost meanwhile also fails the shards that it has already answered for.
 fn read_all<D: Device>(
     candidates: Vec<Candidate<D>>,
     broken: &mut Vec<(Shard<Allocated, D>, Failing)>,
@@ -237,7 +262,7 @@ fn read_all<D: Device>(
     Ok(read.into_iter().filter_map(is_good).collect())
 }
 
-/// Waits for the records of all that failed, no longer than for one.
+/// Waits for the records of all failures, no longer than for one.
 fn conclude_all<D: Device>(broken: Vec<(Shard<Allocated, D>, Failing)>) -> Vec<Broken<D>> {
     broken
         .into_iter()
@@ -245,7 +270,7 @@ fn conclude_all<D: Device>(broken: Vec<(Shard<Allocated, D>, Failing)>) -> Vec<B
         .collect()
 }
 
-/// Tags and records each.
+/// Tags and records each shard.
 fn record_all<D: Device>(
     read: Vec<(Candidate<D>, Tree)>,
 ) -> Result<Vec<Shard<Sealed, D>>, Unsealed<D>> {
@@ -266,7 +291,7 @@ fn record_all<D: Device>(
                     (shard, Some(open))
                 });
                 let left = left.map(|(Candidate { shard, open, .. }, _)| (shard, Some(open)));
-                // That this one is not sealed is on record.
+                // The trail already says that this shard is not sealed.
                 let shards = recorded.chain([(shard, None)]).chain(left).collect();
                 return Err(Unsealed::new(shards, stop));
             }
@@ -295,8 +320,10 @@ impl<D: Device> Unsealed<D> {
         Self::new(shards.collect(), stop)
     }
 
-    /// Makes all writable again, and says on record that they are not sealed. If that fails, or it was the
-    /// device that broke, nobody knows which memory can be written to, and all have failed.
+    /// Makes all shards writable again, and records that they are not sealed.
+    ///
+    /// If that fails, or the device broke, it is unknown which memory is writable, so all shards
+    /// fail.
     fn give_back(mut self, mut broken: Vec<(Shard<Allocated, D>, Failing)>) -> SealAllError<D> {
         let mut failure = match &self.source {
             NotSealed::Inconclusive(cause) if cause.is_broken() => Some(cause.to_string()),
@@ -307,7 +334,7 @@ impl<D: Device> Unsealed<D> {
                 let lost = shard.core.region.lost().map(|cause| cause.to_string());
                 failure = lost.or_else(|| Some(shard.make_writable().err()?.to_string()));
                 if failure.is_some() {
-                    // Now it is this one that keeps the others from being sealed.
+                    // From now on, this shard is the reason why the others are not sealed.
                     self.shard = shard.id().clone();
                 }
             }
@@ -363,7 +390,7 @@ impl<D: Device> Unsealed<D> {
     }
 }
 
-/// What is said of a shard where `cause` is that of another one, with which it was to be sealed.
+/// Returns the cause to record for `shard`, which names the shard `stopped` if that is another one.
 fn together<D: Device>(shard: &Shard<Allocated, D>, stopped: &ShardId, cause: &str) -> String {
     if shard.id() == stopped {
         cause.to_owned()

@@ -1,7 +1,7 @@
-//! Faults that a shard can be given, for tests and demonstrations.
+//! Fault injection into shards, for tests and demonstrations.
 //!
-//! Exists only under the feature `fault-injection`. Whatever is done here marks the shard: an incident
-//! that follows says `injected: true`.
+//! Exists only under the feature `fault-injection`. Every function here marks the shard: a later
+//! incident says `injected: true`.
 
 use super::state::{Sealed, Verified};
 use super::{Core, Shard, Shared};
@@ -10,7 +10,7 @@ use crate::event::History;
 use crate::seal::Tamper;
 
 impl<D: Device> Core<D> {
-    /// A verification that is open until the value goes, and then on record as interrupted.
+    /// Opens a verification that is recorded as interrupted when the value is dropped.
     fn dangerous_open(&self, history: History) -> impl Sized + Send + use<D> + 'static {
         self.region.mark_injected();
         self.begin("verify", history)
@@ -19,28 +19,34 @@ impl<D: Device> Core<D> {
 
 impl<D: Device> Shard<Sealed, D> {
     /// Flips one bit (0 to 7) of the byte at `offset`, as failing memory would.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`DeviceError::OutOfRange`] if the shard has no such byte, or the failure of the
+    /// device.
     pub fn dangerous_flip_bit(&self, offset: u64, bit: u8) -> Result<(), DeviceError> {
         self.core.region.flip_bit(offset, bit)
     }
 
-    /// Flips one bit of a byte of the kept tree.
+    /// Flips one bit (0 to 7) of a byte of the kept tree.
     pub fn dangerous_flip_tree_bit(&mut self, byte: usize, bit: u8) {
         self.core.region.mark_injected();
         self.state.tree.dangerous_flip(byte, bit);
     }
 
-    /// How many bytes of the tree are kept.
+    /// Returns the size of the kept tree in bytes.
     pub fn dangerous_tree_bytes(&self) -> usize {
         self.state.tree.kept_bytes()
     }
 
-    /// Changes something that the seal covers.
+    /// Changes one thing that the seal covers.
     pub fn dangerous_tamper(&mut self, tamper: Tamper) {
         self.core.region.mark_injected();
         self.state.seal.tamper(&self.core.context(), tamper);
     }
 
-    /// Opens a verification and leaves it open: when the value goes, it is recorded as interrupted.
+    /// Opens a verification and leaves it open; it is recorded as interrupted when the value is
+    /// dropped.
     pub fn dangerous_open_verification(&self) -> impl Sized + Send + use<D> + 'static {
         self.core.dangerous_open(self.state.history)
     }
@@ -48,17 +54,22 @@ impl<D: Device> Shard<Sealed, D> {
 
 impl<D: Device> Shard<Verified, D> {
     /// Flips one bit (0 to 7) of the byte at `offset`, as failing memory would.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`DeviceError::OutOfRange`] if the shard has no such byte, or the failure of the
+    /// device.
     pub fn dangerous_flip_bit(&self, offset: u64, bit: u8) -> Result<(), DeviceError> {
         self.core.region.flip_bit(offset, bit)
     }
 
-    /// Flips one bit of a byte of the kept tree.
+    /// Flips one bit (0 to 7) of a byte of the kept tree.
     pub fn dangerous_flip_tree_bit(&mut self, byte: usize, bit: u8) {
         self.core.region.mark_injected();
         self.state.dangerous_tree().dangerous_flip(byte, bit);
     }
 
-    /// How many bytes of the tree are kept.
+    /// Returns the size of the kept tree in bytes.
     pub fn dangerous_tree_bytes(&self) -> usize {
         self.state.sealed().tree.kept_bytes()
     }
@@ -66,6 +77,11 @@ impl<D: Device> Shard<Verified, D> {
 
 impl<D: Device> Shared<D> {
     /// Flips one bit (0 to 7) of the byte at `offset`, as failing memory would.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`DeviceError::OutOfRange`] if the shard has no such byte, or the failure of the
+    /// device.
     pub fn dangerous_flip_bit(&self, offset: u64, bit: u8) -> Result<(), DeviceError> {
         self.dangerous_region().flip_bit(offset, bit)
     }

@@ -1,7 +1,8 @@
 //! Filling a shard: writing pieces, or loading a stream from its first byte to its last.
 //!
-//! Every byte must have been written before a shard can be sealed. While a stream is loaded, its own
-//! tree is computed, so that a copy that goes wrong on its way into the device is found at sealing.
+//! A shard can be sealed only after every byte was written. Loading computes the tree of the
+//! stream, so sealing finds a copy that went wrong on its way into the device. This module does not
+//! know which digest is expected.
 
 use std::io::Read;
 use std::ops::ControlFlow;
@@ -16,22 +17,30 @@ use super::state::{Allocated, Content, Coverage};
 use crate::device::{Device, DeviceError};
 use crate::error::{LoadError, WriteError};
 
-/// What a stream was while it was loaded. That the device got the same is found out at sealing.
+/// The digests of a stream, computed while it was loaded.
+///
+/// Sealing checks that the device holds the same bytes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct Loaded {
     /// The fs-verity digest of the stream.
     pub digest: Digest,
-    /// Its plain SHA-256, if that was asked for.
+    /// The plain SHA-256 of the stream, if requested.
     pub sha256: Option<StreamDigest>,
 }
 
 impl<D: Device> Shard<Allocated, D> {
     /// Writes `bytes` at `offset` (both in bytes).
     ///
-    /// After a load this makes the shard something else than the stream that was loaded: neither its
-    /// tree nor its SHA-256 counts any more. A failure of the device is recorded, and nothing that
-    /// was written before it counts as written.
+    /// After a load, the shard no longer counts as the loaded stream: its tree and its SHA-256 are
+    /// discarded.
+    ///
+    /// # Errors
+    ///
+    /// - [`WriteError::OutOfBounds`]: the bytes do not fit, and nothing was written.
+    /// - [`WriteError::Device`]: the device failed. The failure is recorded, and earlier writes do
+    ///   not count as written either: write the shard again from the start, or release it.
+    /// - [`WriteError::Forked`]: the call was made in a forked child.
     pub fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<(), WriteError> {
         process::check()?;
         let (len, shard_len) = (bytes.len() as u64, self.len());
@@ -58,11 +67,21 @@ impl<D: Device> Shard<Allocated, D> {
 
     /// Loads exactly the shard's length from `reader`, in fixed memory.
     ///
-    /// The calling thread reads, and calls `progress` with what was read; other cores copy into the device
-    /// and hash, and so does the calling thread when it cannot read on. A reader that ends earlier or goes
-    /// on is an error, and so is [`ControlFlow::Break`] from `progress`. After any error nothing counts as
-    /// written: load again, or release the shard. The failure is recorded (`DeviceFailed`, operation
-    /// `load`).
+    /// The calling thread reads, and calls `progress` with the number of bytes read. Other cores
+    /// copy into the device and hash. The calling thread does so too while it cannot continue
+    /// reading.
+    ///
+    /// # Errors
+    ///
+    /// After any error nothing counts as written: load again, or release the shard. The trail has
+    /// the failure (`DeviceFailed`, operation `load`), except for `Forked`.
+    ///
+    /// - [`LoadError::Reader`]: the reader failed.
+    /// - [`LoadError::TooShort`] or [`LoadError::TooLong`]: the reader does not yield exactly the
+    ///   shard's length.
+    /// - [`LoadError::Stopped`]: `progress` returned [`ControlFlow::Break`].
+    /// - [`LoadError::Device`]: the device failed.
+    /// - [`LoadError::Forked`]: the call was made in a forked child.
     pub fn load_from(
         &mut self,
         reader: impl Read,
@@ -73,14 +92,19 @@ impl<D: Device> Shard<Allocated, D> {
         self.load(|write| read_stream(reader, len, stream, write, progress))
     }
 
-    /// Loads bytes that lie in memory: all cores copy and hash, and no thread is the only one that reads.
-    /// Otherwise as [`load_from`](Self::load_from), which it is with [`Stream::WithSha256`]: that digest is one
-    /// core's work.
+    /// Loads bytes that lie in memory, on all cores.
     ///
-    /// Not for mapped files. If one is truncated meanwhile, or its file system fails, the kernel ends the
-    /// process with SIGBUS, and there is neither an error nor a record; `load_from` returns an error. Requires
-    /// of a caller who maps a file all the same: nothing can change, truncate or replace its contents while
-    /// the slice lives.
+    /// All cores copy and hash, and no single thread has to read. With [`Stream::WithSha256`], this
+    /// is [`load_from`](Self::load_from), because one core computes that digest.
+    ///
+    /// Not for mapped files: if the file is truncated meanwhile, or its file system fails, the
+    /// kernel ends the process with SIGBUS. There is neither an error nor a record then, while
+    /// `load_from` returns an error. Requires, for a mapped file: nothing changes, truncates or
+    /// replaces its contents while the slice lives.
+    ///
+    /// # Errors
+    ///
+    /// As [`load_from`](Self::load_from), without [`LoadError::Reader`].
     pub fn load_slice(
         &mut self,
         bytes: &[u8],
@@ -101,7 +125,7 @@ impl<D: Device> Shard<Allocated, D> {
         ) -> Result<Streamed, StreamError<DeviceError>>,
     ) -> Result<Loaded, LoadError> {
         process::check()?;
-        // What was there is void from the first byte on, even if the reader panics.
+        // The old content is void from the first byte on, even if the reader panics.
         self.state = Allocated::empty();
         let region = &mut self.core.region;
         let streamed = region
@@ -119,7 +143,7 @@ impl<D: Device> Shard<Allocated, D> {
         Ok(loaded)
     }
 
-    /// What is covered so far; the shard is left as if nothing were.
+    /// Takes the coverage so far, and leaves the shard as not written.
     fn take_coverage(&mut self) -> Coverage {
         let len = self.len();
         match std::mem::replace(&mut self.state, Allocated::empty()).content {

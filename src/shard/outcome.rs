@@ -1,7 +1,7 @@
-//! What a verification comes to: first what was found, then what its caller is told.
+//! The outcome of a verification: from the finding, through its record, to the caller's result.
 //!
-//! Between the two lies the record. [`Queued`] is the way from one to the other, for sealing, verifying and
-//! checking, of one shard and of many. This module does not know how anything is found.
+//! [`Queued`] takes this path for sealing, verifying and checking, of one shard and of many. This
+//! module does not know how anything is found.
 
 use std::ops::ControlFlow;
 
@@ -14,18 +14,18 @@ use crate::event::Reason;
 use crate::verification::Incident;
 use crate::verification::{Failing, Findings, Late, OpenVerification};
 
-/// What was found, and is not on record.
+/// A finding that is not recorded yet.
 pub(super) type Found<T> = Result<T, Failed>;
 
-/// Why nothing good was found.
+/// The reason why a finding is not good.
 pub(super) enum Failed {
     /// The shard has failed its verification.
     Broken(Reason, Findings),
-    /// That is not known.
+    /// The question has no answer.
     NoAnswer(NoAnswer),
 }
 
-/// Why there is no proof. It is on record, and what is served of the shard has ended if it is broken.
+/// The reason why there is no proof. It is recorded, and a broken shard is no longer served.
 pub(super) enum Unproven {
     Broken(Box<Incident>),
     Inconclusive(NoAnswer),
@@ -56,8 +56,9 @@ impl From<Late> for Unproven {
     }
 }
 
-/// What was found. The record of a failure is queued, and nothing is waited for: of many shards, all come here
-/// before one is settled.
+/// A finding, with the record of a failure queued.
+///
+/// Nothing waits at this point: all of many shards reach it before the first is settled.
 pub(super) enum Queued<T> {
     Good(OpenVerification, T),
     Failing(Failing),
@@ -65,13 +66,13 @@ pub(super) enum Queued<T> {
 }
 
 impl<T> Queued<T> {
-    /// What follows takes none of the time that the verification has.
+    /// Stops the clock: later steps do not count against the deadline of the verification.
     pub(super) fn new(open: OpenVerification, found: Found<T>) -> Self {
         open.stop_clock();
         Self::early(open, found)
     }
 
-    /// With what is good the verification goes on.
+    /// Wraps an early finding. A good finding continues the verification, with the clock running.
     pub(super) fn early(open: OpenVerification, found: Found<T>) -> Self {
         match found {
             Ok(good) => Self::Good(open, good),
@@ -80,7 +81,7 @@ impl<T> Queued<T> {
         }
     }
 
-    /// Goes on with what is good, to the end.
+    /// Continues a good finding with the last step.
     pub(super) fn then<U>(self, find: impl FnOnce(T) -> Found<U>) -> Queued<U> {
         match self {
             Self::Good(open, good) => Queued::new(open, find(good)),
@@ -89,7 +90,7 @@ impl<T> Queued<T> {
         }
     }
 
-    /// It is left without an outcome, if it has none.
+    /// Leaves the verification without an outcome, unless it has failed already.
     pub(super) fn leave(self) -> Failing {
         match self {
             Self::Good(open, _) | Self::NoAnswer(open, _) => open.interrupt(),
@@ -97,7 +98,7 @@ impl<T> Queued<T> {
         }
     }
 
-    /// Goes on with what is good and in time, and ends the verification otherwise.
+    /// Returns a good finding that is in time, and ends the verification otherwise.
     pub(super) fn settle(self) -> Result<(OpenVerification, T), Unproven> {
         match self {
             Self::Good(open, good) => Ok((open.in_time()?, good)),
@@ -111,7 +112,7 @@ impl<T> Queued<T> {
     }
 }
 
-/// Calls `progress` on the way, and not at the end of reading: nothing is compared yet.
+/// Wraps `progress` so that it is not called at the end of reading, when nothing is compared yet.
 pub(super) fn on_the_way(
     progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
 ) -> impl FnMut(Progress) -> ControlFlow<()> {
@@ -124,7 +125,8 @@ pub(super) fn on_the_way(
     }
 }
 
-/// Calls `progress` for the last time, with what is good. What is not must not be lost by its answer.
+/// Calls `progress` for the last time, only with a good finding. Its answer must not hide a bad
+/// one.
 pub(super) fn at_the_end<T>(
     good: T,
     total: u64,

@@ -1,8 +1,8 @@
-//! The memory of one shard, and the end of it.
+//! The memory of one shard, and its release.
 //!
-//! A region owns its memory. When it goes, whatever way that happens, it waits for the device, wipes,
-//! frees, records `VramDeallocated`, and gives capacity and name back. A region that is leaked is
-//! never freed, and stays in the list of live shards. It does not know about seals and states.
+//! A region owns its memory. On release and on drop it waits for the device, wipes, frees, records
+//! `VramDeallocated`, and returns capacity and name. A leaked region is never freed, and stays in
+//! the list of live shards. This module does not know seals and states.
 
 use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
@@ -32,7 +32,7 @@ pub(crate) struct Region<D: Device> {
     injected: std::sync::atomic::AtomicBool,
 }
 
-/// What a failure says about the bytes that were to be read.
+/// Tells whether a failure condemns the bytes.
 trait Condemns {
     fn condemns(&self) -> bool;
 }
@@ -53,7 +53,7 @@ impl Condemns for DigestFailure {
 }
 
 impl<D: Device> Region<D> {
-    /// Takes over memory that was allocated and accounted for, under a name that was admitted.
+    /// Takes over memory that was allocated and accounted for, under an admitted name.
     pub(crate) fn new(home: Arc<Home<D>>, memory: D::Memory, subject: Subject, len: u64) -> Self {
         Self {
             home,
@@ -70,7 +70,7 @@ impl<D: Device> Region<D> {
         &self.subject
     }
 
-    /// What the device knows about the memory.
+    /// Returns the device's knowledge about the memory.
     pub(crate) fn facts(&self) -> Facts {
         self.home.device().facts(&self.memory)
     }
@@ -94,7 +94,7 @@ impl<D: Device> Region<D> {
         self.noticed(written)
     }
 
-    /// Lets `load` hand bytes over, chunk by chunk, on several threads.
+    /// Runs `load` with a function that fills the memory chunk by chunk, from several threads.
     pub(super) fn load<T>(
         &mut self,
         load: impl FnOnce(
@@ -124,12 +124,12 @@ impl<D: Device> Region<D> {
         Ok(loaded)
     }
 
-    /// Why the whole device is lost, if it is.
+    /// Returns the reason if the whole device is lost.
     pub(super) fn lost(&self) -> Option<Arc<str>> {
         self.home.device().lost()
     }
 
-    /// Waits until the device has done what it was asked to do with this memory.
+    /// Waits until the device has completed all requests for this memory.
     pub(super) fn settle(&self) -> Result<(), DeviceError> {
         #[cfg(feature = "fault-injection")]
         self.strike(Operation::Synchronize)?;
@@ -150,7 +150,7 @@ impl<D: Device> Region<D> {
         self.noticed(unprotected)
     }
 
-    /// Reads everything back from the device, and keeps the tree.
+    /// Reads all bytes back from the device, and returns the tree.
     pub(super) fn tree(
         &self,
         progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
@@ -159,7 +159,7 @@ impl<D: Device> Region<D> {
         Ok(self.noticed(self.home.device().tree(&self.memory, progress))?)
     }
 
-    /// Reads everything back from the device, which may keep the tree to itself.
+    /// Reads all bytes back from the device, which may return only the digest.
     pub(super) fn digest(
         &self,
         progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
@@ -168,13 +168,14 @@ impl<D: Device> Region<D> {
         Ok(self.noticed(self.home.device().digest(&self.memory, progress))?)
     }
 
-    /// The same for many regions, at once where they are on one device. A failure of a device is held
-    /// against all that were read with it.
+    /// Does the same for many regions, at once where they are on one device.
+    ///
+    /// A failure of a device counts against all regions that were read with it.
     pub(super) fn digests(regions: &[&Self]) -> Vec<Result<Reading, NoAnswer>> {
         Self::read(regions, |device, memories| device.digests(memories))
     }
 
-    /// [`tree`](Self::tree) of many, in the same way.
+    /// Returns the [`tree`](Self::tree) of many regions in the same way.
     pub(super) fn trees(regions: &[&Self]) -> Vec<Result<Tree, NoAnswer>> {
         Self::read(regions, |device, memories| device.trees(memories))
     }
@@ -231,12 +232,12 @@ impl<D: Device> Region<D> {
             .map_err(NoAnswer::of_device)
     }
 
-    /// How many windows are to be hashed a second time, by this process.
+    /// Returns the number of windows that this process must hash a second time.
     pub(super) fn spot_checks(&self) -> usize {
         self.home.device().spot_checks()
     }
 
-    /// A window's node, hashed by this process and not by the device.
+    /// Returns the node of a window, hashed by this process and not by the device.
     pub(super) fn window_hashed_here(&self, window: u64) -> Result<Node, NoAnswer> {
         let node = self.home.device().window_hashed_here(&self.memory, window);
         self.noticed(node).map_err(NoAnswer::of_device)
@@ -246,7 +247,7 @@ impl<D: Device> Region<D> {
         self.home.device().view(&self.memory)
     }
 
-    /// Records that the device failed to do something with this memory.
+    /// Records that an operation of the device on this memory failed.
     pub(super) fn record_failure(&self, operation: &'static str, cause: &dyn std::fmt::Display) {
         self.home.recorder().emit(Event::DeviceFailed {
             subject: self.subject.clone(),
@@ -255,7 +256,7 @@ impl<D: Device> Region<D> {
         });
     }
 
-    /// Whether the `fault-injection` feature was used on this memory or its device.
+    /// Returns whether the `fault-injection` feature was used on this memory or its device.
     pub(super) fn injected(&self) -> bool {
         #[cfg(feature = "fault-injection")]
         return self.injected.load(std::sync::atomic::Ordering::Relaxed)
@@ -268,13 +269,15 @@ impl<D: Device> Region<D> {
         return false;
     }
 
-    /// Wipes and frees now, and says whether it worked.
+    /// Wipes and frees now, and returns the outcome.
     pub(super) fn release(mut self) -> Result<(), ReleaseError> {
         self.dispose()
     }
 
-    /// In a forked child nothing is touched: its copy may be borrowed, and freeing it is no event of this
-    /// worker.
+    /// Wipes and frees once.
+    ///
+    /// In a forked child nothing is touched: the copy may be borrowed, and the worker did not free
+    /// it.
     fn dispose(&mut self) -> Result<(), ReleaseError> {
         process::check().map_err(ReleaseError::Forked)?;
         if self.gone {
@@ -282,7 +285,7 @@ impl<D: Device> Region<D> {
         }
         self.gone = true;
         let wiped = self.wipe();
-        // After wiping: a child that is forked meanwhile may have what was not wiped then.
+        // After wiping: a child forked meanwhile may have a copy of bytes that were not wiped yet.
         let inherited = self.facts().inherited;
         let freed = self.free();
         let account = self.home.account();
@@ -302,13 +305,14 @@ impl<D: Device> Region<D> {
         freed.and(wiped)
     }
 
-    /// Tries twice: what failed once may have passed, and afterwards nobody can wipe the memory.
+    /// Tries twice: the first failure may have passed, and after the release the memory cannot be
+    /// wiped.
     fn wipe(&mut self) -> Result<(), ReleaseError> {
         self.try_to_wipe().or_else(|_on_record| self.try_to_wipe())
     }
 
-    /// A device that cannot even be waited for is still asked to wipe: that costs nothing, and it
-    /// may have been the waiting alone that failed.
+    /// Waits and wipes. Wipes even if the wait failed: that costs nothing, and only the wait may
+    /// have failed.
     fn try_to_wipe(&mut self) -> Result<(), ReleaseError> {
         let waited = self.settle();
         let wiped = self.wipe_once();
@@ -344,15 +348,17 @@ impl<D: Device> Region<D> {
     }
 }
 
-/// Looks, after a failure, whether it is the whole device that is lost. What condemns the bytes ends in an
-/// incident of this shard; anything else says nothing of it, and a lost device takes it along.
+/// Checks after a failure whether the whole device is lost.
+///
+/// A failure that condemns the bytes ends in an incident of this shard. Any other failure says
+/// nothing about the shard, so a lost device ends it like all its other shards.
 fn notice<D: Device>(home: &Home<D>, subject: &Subject, error: &impl Condemns) {
     home.notice_loss(error.condemns().then_some(subject));
 }
 
 impl<D: Device> Drop for Region<D> {
     fn drop(&mut self) {
-        // What went wrong is recorded; a destructor has nobody to tell.
+        // The failure is recorded; a destructor has no caller to inform.
         let _disposed = self.dispose();
     }
 }
@@ -374,7 +380,7 @@ impl<D: Device> Region<D> {
     }
 }
 
-/// Lets an armed fault strike before the device is asked.
+/// Lets an armed fault strike before the call to the device.
 #[cfg(feature = "fault-injection")]
 fn strike(device: &impl Device, operation: Operation) -> Result<Struck, DeviceError> {
     match device.faults() {

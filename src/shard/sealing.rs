@@ -1,7 +1,15 @@
-//! Sealing: from what was written to what is authenticated.
+//! Sealing: from written bytes to an authenticated digest.
 //!
-//! The order is fixed: wait for the device, protect, digest what the device holds, compare it with
-//! the stream that was loaded and with the provenance, tag, record. The source's buffers take no part.
+//! The order of the steps is fixed:
+//!
+//! 1. Wait for the device.
+//! 2. Make the memory read-only.
+//! 3. Compute the digest of the bytes that the device holds.
+//! 4. Compare it with the loaded stream and with the provenance.
+//! 5. Tag.
+//! 6. Record.
+//!
+//! The source's buffers take no part. This module does not know how the device hashes.
 
 use std::ops::ControlFlow;
 
@@ -21,19 +29,38 @@ use crate::verification::{Findings, Incident, OpenVerification};
 pub(super) const OPERATION: &str = "seal";
 
 impl<D: Device> Shard<Allocated, D> {
-    /// Seals the shard: makes it read-only, computes its digest from what the device holds, compares
-    /// that with `provenance`, and authenticates it.
+    /// Seals the shard.
     ///
-    /// Bytes that are not what the stream or the provenance says are a failed verification:
-    /// [`SealError::Broken`]. Every other error gives the shard back
-    /// ([`into_shard`](SealError::into_shard)).
+    /// Makes it read-only, computes its digest from the device's bytes, compares the digest with
+    /// `provenance`, and authenticates it.
+    ///
+    /// # Errors
+    ///
+    /// Every error but `Broken` returns the shard ([`into_shard`](SealError::into_shard)).
+    ///
+    /// - [`SealError::Broken`]: the bytes do not match the stream or the provenance, or the device
+    ///   failed. The shard is quarantined: release it, and load from a source that is right.
+    /// - [`SealError::Incomplete`]: some bytes were never written. Write them.
+    /// - [`SealError::NoStreamDigest`]: `provenance` is a plain SHA-256, and none was computed.
+    ///   Load with [`Stream::WithSha256`](crate::digest::Stream::WithSha256).
+    /// - [`SealError::Unpinned`]: the manager refuses [`Provenance::UnpinnedFirstUse`]. Give the
+    ///   expected digest.
+    /// - [`SealError::Inconclusive`]: there is no answer. Try again.
+    /// - [`SealError::Unrecorded`]: the record is not durable. Seal again once the trail can write.
+    /// - [`SealError::Forked`]: the call was made in a forked child.
     pub fn seal(self, provenance: Provenance) -> Result<Shard<Sealed, D>, SealError<D>> {
         self.seal_with_progress(provenance, |_| ControlFlow::Continue(()))
     }
 
-    /// [`seal`](Self::seal), calling `progress` while the digest is computed.
-    /// [`ControlFlow::Break`] stops and gives the shard back. The last call, when all is done, comes after the
-    /// comparison and only if that found nothing bad.
+    /// Seals the shard as [`seal`](Self::seal) does, and calls `progress` while the digest is
+    /// computed.
+    ///
+    /// [`ControlFlow::Break`] stops, and returns the shard. The final call comes after the
+    /// comparison, and only if the comparison found nothing bad.
+    ///
+    /// # Errors
+    ///
+    /// As [`seal`](Self::seal); a stop is [`SealError::Inconclusive`].
     pub fn seal_with_progress(
         mut self,
         provenance: Provenance,
@@ -61,7 +88,7 @@ impl<D: Device> Shard<Allocated, D> {
         }
     }
 
-    /// What the caller must have done before; whatever it is, it is no verification.
+    /// Returns an unmet requirement on the caller. Such a refusal is not a verification.
     pub(super) fn objection(&self, provenance: &Provenance) -> Option<NotSealed> {
         if let Err(forked) = process::check() {
             return Some(NotSealed::Forked(forked));
@@ -96,15 +123,15 @@ impl<D: Device> Shard<Allocated, D> {
         NotSealed::Unpinned { record }
     }
 
-    /// After this the memory is read-only.
+    /// Makes the memory read-only.
     pub(super) fn protect(&mut self) -> Result<(), NoAnswer> {
         let region = &mut self.core.region;
         region.settle().map_err(NoAnswer::of_device)?;
         region.protect().map_err(NoAnswer::of_device)
     }
 
-    /// Whether the tree of what the memory holds is that of the stream and the provenance, and that of what is
-    /// copied back.
+    /// Compares the tree of the memory with the stream, with the provenance, and with the windows
+    /// that are copied back.
     pub(super) fn compare(&self, tree: Tree, provenance: &Provenance) -> Found<Tree> {
         if let Some(findings) = self.state.content.differs_from(&tree, provenance) {
             return Err(Failed::Broken(Reason::ProvenanceMismatch, findings));
@@ -115,8 +142,10 @@ impl<D: Device> Shard<Allocated, D> {
         }
     }
 
-    /// Tag and record. If the record is not durable where it must be, another one says that the sealing was
-    /// given up.
+    /// Tags and records the seal.
+    ///
+    /// If the record must be durable and is not, a second record says that the sealing was
+    /// abandoned.
     pub(super) fn put_on_record(
         &self,
         open: OpenVerification,
@@ -145,8 +174,9 @@ impl<D: Device> Shard<Allocated, D> {
         }
     }
 
-    /// What has no answer goes back to being filled. Memory that cannot be made writable again is no shard
-    /// to be filled, and not sealed either.
+    /// Makes the memory writable again if there is no answer.
+    ///
+    /// If that fails, the shard can neither be filled nor be sealed, so it fails.
     fn unseal(&mut self, failed: Failed) -> Failed {
         match failed {
             Failed::NoAnswer(cause) => match self.make_writable() {
@@ -161,7 +191,7 @@ impl<D: Device> Shard<Allocated, D> {
         match unproven {
             Unproven::Broken(incident) => self.broken(incident).into(),
             Unproven::Inconclusive(cause) => NotSealed::Inconclusive(cause).of(self),
-            // The memory is still as it was while it was to be sealed.
+            // The memory is still read-only, as during sealing.
             Unproven::Unrecorded(source) => match self.make_writable() {
                 Ok(()) => NotSealed::Unrecorded(source).of(self),
                 Err(error) => {
@@ -185,7 +215,7 @@ impl<D: Device> Shard<Allocated, D> {
 }
 
 impl<D: Device> Core<D> {
-    /// The fields of the record.
+    /// Returns the fields of the record.
     fn sealing(&self, seal: &Seal, provenance: Provenance) -> Sealing {
         let home = self.region.home();
         Sealing {
@@ -207,7 +237,7 @@ impl<D: Device> Core<D> {
 }
 
 impl Content {
-    /// The first bytes that were not written, if there are any.
+    /// Returns the first range that was not written, if any.
     fn gap(&self, len: u64) -> Option<std::ops::Range<u64>> {
         match self {
             Self::Streamed { .. } => None,
@@ -215,7 +245,7 @@ impl Content {
         }
     }
 
-    /// In what the device's bytes differ from the stream, or else from the provenance.
+    /// Returns how the device's bytes differ from the stream, or else from the provenance.
     fn differs_from(&self, tree: &Tree, provenance: &Provenance) -> Option<Findings> {
         let actual = tree.digest();
         if let Self::Streamed { tree: stream, .. } = self

@@ -1,10 +1,12 @@
 //! Sharing: many readers for weeks, and checks beside them.
 //!
-//! A model keeps its weights in `'static` structures, where no borrow reaches. So a verified shard
-//! can be shared: [`Lease`]s are owned, can be cloned and sent, and keep the memory alive. A check
-//! re-reads the memory beside them; one that fails cannot take bytes out of anybody's hands, but
-//! from then on every new lease is refused and none is current. That is checked at run time, by
-//! whoever asks; only [`Shard::view`](super::Shard::view) is checked by the compiler.
+//! A model keeps its weights in `'static` structures, which a borrow cannot reach. So a verified
+//! shard can be shared: a [`Lease`] is owned, can be cloned and sent, and keeps the memory alive. A
+//! check reads the memory again beside the readers.
+//!
+//! A failed check cannot take the bytes away from readers. From then on every new lease is refused,
+//! and no lease is current. Readers must ask for this at run time; the compiler enforces only
+//! [`Shard::view`](super::Shard::view).
 
 use std::fmt;
 use std::ops::{ControlFlow, Range};
@@ -27,7 +29,7 @@ use crate::verification::{Deadline, Missed, OpenVerification};
 
 const CHECK: &str = "check";
 
-/// A verified shard that is read from many places.
+/// A verified shard that many readers share.
 ///
 /// ```text
 /// let shared = verified.share();
@@ -39,18 +41,18 @@ const CHECK: &str = "check";
 pub struct Shared<D: Device> {
     served: Arc<Served<D>>,
     sealed: Sealed,
-    /// That of the shard that was shared; given back when it is reclaimed and no check has failed.
+    /// The proof of the shared shard, returned by a reclaim if no check has failed.
     proof: Match,
 }
 
-/// The right to read a shared shard. Keeps its memory alive.
+/// The right to read a shared shard. It keeps the memory alive.
 pub struct Lease<D: Device>(Arc<Served<D>>);
 
-/// What a shared shard and its leases have in common.
+/// The data that a shared shard and its leases have in common.
 #[derive(Debug)]
 struct Served<D: Device> {
     core: Core<D>,
-    /// Apart from the memory, so that the trail's writer can look at it without keeping that alive.
+    /// Separate from the memory: the trail's writer looks at it without keeping the memory alive.
     standing: Arc<Standing>,
 }
 
@@ -68,7 +70,7 @@ impl<D: Device> Shared<D> {
         home.recorder()
             .application()
             .share(core.region.subject(), &standing);
-        // It may be lost already.
+        // The device may be lost already.
         home.notice_loss(None);
         Self {
             served: Arc::new(Served { core, standing }),
@@ -77,26 +79,49 @@ impl<D: Device> Shared<D> {
         }
     }
 
-    /// A lease, unless a check has failed or the last one is too old.
+    /// Returns a lease.
+    ///
+    /// # Errors
+    ///
+    /// - [`Revoked::Failed`]: a check has failed. Stop serving, and load the weights into a new
+    ///   shard.
+    /// - [`Revoked::Overdue`]: the last passed check is too old. Call [`check`](Self::check).
+    /// - [`Revoked::Forked`]: the call was made in a forked child.
     pub fn lease(&self) -> Result<Lease<D>, Revoked> {
         self.served.standing.judge_on_record()?;
         Ok(Lease(Arc::clone(&self.served)))
     }
 
-    /// Reads the whole shard back from the device, beside whoever reads it through leases, and
-    /// compares it with the seal.
+    /// Reads the whole shard back from the device, beside its readers, and compares it with the
+    /// seal.
     ///
-    /// If it fails, the incident is on record first, then leases are refused. If it panics (in a
-    /// progress callback), the same with reason `interrupted`. A check that passes counts from its
-    /// beginning, and never makes up for one that failed. One that passes later than within
-    /// [`check_deadline`](crate::manager::VramManagerBuilder::check_deadline) does not count.
+    /// A passed check counts from its beginning, and never makes up for a failed one. A check that
+    /// passes after its [`check_deadline`](crate::manager::VramManagerBuilder::check_deadline) does
+    /// not count. A panic (in a progress callback) is a failure with reason `interrupted`.
+    ///
+    /// # Errors
+    ///
+    /// - [`CheckError::Broken`]: the check failed. The incident is recorded first, then leases are
+    ///   refused. Stop using results computed from the shard, and load it again.
+    /// - [`CheckError::AlreadyFailed`]: an earlier check failed.
+    /// - [`CheckError::Inconclusive`]: there is no answer, or it was too late. Leases stay as they
+    ///   were: try again.
+    /// - [`CheckError::Unrecorded`]: the record is not durable, and the check does not count. Check
+    ///   again once the trail can write.
+    /// - [`CheckError::Forked`]: the call was made in a forked child.
     pub fn check(&self) -> Result<(), CheckError> {
         self.check_with_progress(|_| ControlFlow::Continue(()))
     }
 
-    /// [`check`](Self::check), calling `progress` on the way. [`ControlFlow::Break`] stops; that is
-    /// recorded as inconclusive, and leases stay as they were. The last call, when all is done, comes after
-    /// the comparison and only if that found nothing bad.
+    /// Checks the shard as [`check`](Self::check) does, and calls `progress` meanwhile.
+    ///
+    /// [`ControlFlow::Break`] stops. The stop is recorded as inconclusive, and leases stay as they
+    /// were. The final call comes after the comparison, and only if the comparison found nothing
+    /// bad.
+    ///
+    /// # Errors
+    ///
+    /// As [`check`](Self::check); a stop is [`CheckError::Inconclusive`].
     pub fn check_with_progress(
         &self,
         mut progress: impl FnMut(Progress) -> ControlFlow<()>,
@@ -107,9 +132,12 @@ impl<D: Device> Shared<D> {
         self.pass(whole)
     }
 
-    /// [`check`](Self::check) of many, read at once where they are on one device: a GPU hashes many
-    /// small shards in as few launches as a single one. The outcomes are in
-    /// their order; a failure of the device itself is one of all that were read with it.
+    /// Checks many shards as [`check`](Self::check) does, reading them at once where they are on
+    /// one device.
+    ///
+    /// A GPU hashes many small shards in as few launches as a single one. The results have the
+    /// order of `shared`. A failure of the device itself counts for all shards that were read with
+    /// it.
     pub fn check_all(shared: &[&Self]) -> Vec<Result<(), CheckError>> {
         let open = shared.iter().map(|shared| shared.open(CHECK));
         let all = shared
@@ -127,9 +155,14 @@ impl<D: Device> Shared<D> {
         Ok(())
     }
 
-    /// Checks some windows (of 512 KiB, numbered from 0) against the seal, by way of the kept tree.
+    /// Checks some windows (of 512 KiB, numbered from 0) against the seal, using the kept tree.
     ///
-    /// A failure is a failure of the whole shard. A pass does not make the last check younger.
+    /// A pass does not renew the last check.
+    ///
+    /// # Errors
+    ///
+    /// - [`CheckError::NoSuchWindow`]: the range is empty or out of bounds.
+    /// - Otherwise as [`check`](Self::check). A failure is a failure of the whole shard.
     pub fn check_window(&self, windows: Range<u64>) -> Result<(), CheckError> {
         if let Err(count) = self.served.core.check_windows(&windows) {
             return Err(CheckError::NoSuchWindow { windows, count });
@@ -140,7 +173,14 @@ impl<D: Device> Shared<D> {
         Ok(())
     }
 
-    /// Takes the shard back, once no lease lives. It is as verified as the last check that passed.
+    /// Takes the shard back, once no lease is left. It keeps the time of the last passed check.
+    ///
+    /// # Errors
+    ///
+    /// - [`ReclaimError::Failed`]: a check failed while the shard was shared. The shard is
+    ///   quarantined: release it.
+    /// - [`ReclaimError::Leased`]: leases are left. Drop them first.
+    /// - [`ReclaimError::Forked`]: the call was made in a forked child.
     pub fn reclaim(self) -> Result<Shard<Verified, D>, ReclaimError<D>> {
         if let Err(source) = process::check() {
             let shared = Box::new(self);
@@ -174,29 +214,30 @@ impl<D: Device> Shared<D> {
         })
     }
 
-    /// The shard's name.
+    /// Returns the shard's name.
     pub fn id(&self) -> &ShardId {
         &self.served.core.region.subject().shard
     }
 
-    /// The length in bytes, at least 1.
+    /// Returns the length in bytes, at least 1.
     #[allow(clippy::len_without_is_empty, reason = "no shard is empty")]
     pub fn len(&self) -> u64 {
         self.served.core.region.len()
     }
 
-    /// The digest of the bytes that were sealed.
+    /// Returns the digest of the sealed bytes.
     pub fn digest(&self) -> Digest {
         self.sealed.seal.digest()
     }
 
-    /// When all of the shard was last found equal to its seal.
+    /// Returns the time when the whole shard was last found equal to its seal.
     pub fn verified_at(&self) -> SystemTime {
         self.served.standing.verified().to_system_time()
     }
 
-    /// What may be told about the shard: its state is `shared`, or `revoked` where leases are
-    /// refused.
+    /// Returns a public description of the shard.
+    ///
+    /// Its state is `shared`, or `revoked` where leases are refused.
     pub fn handle(&self) -> ShardHandle {
         let standing = &self.served.standing;
         self.served.core.handle(StateFacts {
@@ -214,7 +255,8 @@ impl<D: Device> Shared<D> {
         &self.served.core.region
     }
 
-    /// How long a check may take. Where leases do not become too old, one that takes longer ends them.
+    /// Returns the deadline of a check. Missing it ends the leases, unless a maximum age will end
+    /// them.
     fn deadline(&self) -> Option<Deadline> {
         let options = self.served.core.region.home().options();
         let limit = options.check_deadline?;
@@ -225,7 +267,7 @@ impl<D: Device> Shared<D> {
         Some(Deadline { limit, missed })
     }
 
-    /// What every check begins with. An incident ends the leases, also one for leaving without an outcome.
+    /// Begins a check. An incident ends the leases, as does leaving without an outcome.
     fn open(&self, operation: &'static str) -> Result<OpenVerification, CheckError> {
         process::check()?;
         let standing = &self.served.standing;
@@ -243,27 +285,31 @@ impl<D: Device> Shared<D> {
 }
 
 impl<D: Device> Lease<D> {
-    /// The bytes, read-only. They are there as long as the lease is, whatever a check found; whether
-    /// they may be used is what [`is_current`](Self::is_current) tells. In a forked child, host memory
-    /// has the bytes of the moment of the fork, until the child ends or calls `exec`.
+    /// Returns the bytes, read-only.
+    ///
+    /// The bytes exist as long as the lease, whatever a check found.
+    /// [`is_current`](Self::is_current) returns whether they may be used. In a forked child, host
+    /// memory keeps the bytes of the moment of the fork, until the child ends or calls `exec`.
     pub fn view(&self) -> D::View<'_> {
         self.0.core.region.view()
     }
 
-    /// Whether no check has failed and the last one is not too old: ask before each batch. In a
-    /// forked child, which no check reaches, no lease is current. A child that is made past the C library, by
-    /// a bare `clone`, is not noticed where the kernel wipes no memory in children (`fork_guard` in
-    /// `TrailOpened` is `at_fork`).
+    /// Returns whether no check has failed and the last one is not too old. Call it before each
+    /// batch.
+    ///
+    /// In a forked child, which no check reaches, no lease is current. Not noticed: a child made
+    /// past the C library, by a bare `clone`, if the kernel wipes no memory in children.
+    /// `fork_guard` in `TrailOpened` is `at_fork` then.
     pub fn is_current(&self) -> bool {
         self.0.standing.judge().is_ok()
     }
 
-    /// The shard's name.
+    /// Returns the shard's name.
     pub fn id(&self) -> &ShardId {
         &self.0.core.region.subject().shard
     }
 
-    /// The length in bytes, at least 1.
+    /// Returns the length in bytes, at least 1.
     #[allow(clippy::len_without_is_empty, reason = "no shard is empty")]
     pub fn len(&self) -> u64 {
         self.0.core.region.len()

@@ -1,8 +1,8 @@
-//! The states of a shard: structs with exactly the data that a shard in that state has.
+//! The states of a shard: structs with exactly the data of that state.
 //!
-//! Nobody outside can make one. Inside, [`Verified`] cannot be made without a [`Match`], the proof
-//! that the device's bytes were found equal to the seal. This module does not know how a shard gets
-//! from one state into another.
+//! No code outside can make a state. Inside, [`Verified`] requires a [`Match`], the proof that the
+//! device's bytes equal the seal. This module does not know how a shard gets from one state into
+//! another.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,16 +15,18 @@ use crate::event::History;
 use crate::registry::LastCheck;
 use crate::seal::{Match, Seal};
 
-/// A state of a [`Shard`](super::Shard). Sealed: there are four, and no others.
+/// A state of a [`Shard`](super::Shard).
+///
+/// This trait is sealed: there are four states, and no others.
 pub trait State: private::Facts + fmt::Debug + Send + Sync + 'static {}
 
-/// The shard is being filled: written, loaded, and not readable.
+/// The state of a shard that is being filled. It can be written and loaded, but not read.
 #[derive(Debug)]
 pub struct Allocated {
     pub(super) content: Content,
 }
 
-/// The shard is sealed and not readable: whether it still holds what was sealed is not known.
+/// The state of a sealed shard. It cannot be read, because its bytes may have changed since.
 #[derive(Debug)]
 pub struct Sealed {
     pub(super) seal: Seal,
@@ -33,7 +35,7 @@ pub struct Sealed {
     pub(super) history: History,
 }
 
-/// The shard was read back from the device and found equal to its seal. It can be read.
+/// The state of a shard that was read back from the device and equals its seal. It can be read.
 #[derive(Debug)]
 pub struct Verified {
     sealed: Sealed,
@@ -41,16 +43,16 @@ pub struct Verified {
     _proof: Match,
 }
 
-/// The shard failed a verification. It can be released, and nothing else.
+/// The state of a shard that failed a verification. It can only be released.
 #[derive(Debug)]
 pub struct Quarantined {
     pub(super) facts: StateFacts,
 }
 
-/// What has been written into a shard so far.
+/// The content written into a shard so far.
 #[derive(Debug)]
 pub(super) enum Content {
-    /// Exactly a stream, from the first byte to the last.
+    /// One whole stream, from the first byte to the last.
     Streamed {
         tree: Tree,
         sha256: Option<StreamDigest>,
@@ -59,11 +61,11 @@ pub(super) enum Content {
     Written(Coverage),
 }
 
-/// The bytes that were written: disjoint ranges that do not touch, start to end.
+/// The written bytes, as a map from start to end of disjoint ranges that do not touch.
 #[derive(Debug, Default)]
 pub(super) struct Coverage(BTreeMap<u64, u64>);
 
-/// What can be told about a shard's state.
+/// The public facts about a shard's state.
 #[derive(Clone, Copy, Debug)]
 pub struct StateFacts {
     pub(super) state: &'static str,
@@ -96,7 +98,7 @@ impl Allocated {
 }
 
 impl Verified {
-    /// The only way to be verified: with the proof that a comparison gave.
+    /// Creates the state, from the proof of a comparison. There is no other way to be verified.
     pub(super) fn new(proof: Match, sealed: Sealed, last: LastCheck) -> Self {
         Self {
             sealed,
@@ -118,14 +120,14 @@ impl Verified {
         &mut self.sealed.tree
     }
 
-    /// Gives the proof up.
+    /// Gives up the proof.
     pub(super) fn into_parts(self) -> (Sealed, LastCheck, Match) {
         (self.sealed, self.last, self._proof)
     }
 }
 
 impl Quarantined {
-    /// What is left of a state: the facts about it.
+    /// Keeps only the facts of a state.
     pub(super) fn after(state: &impl Facts) -> Self {
         Self {
             facts: StateFacts {
@@ -174,7 +176,7 @@ impl Facts for Quarantined {
 }
 
 impl Coverage {
-    /// Adds a range, joining it with those that it overlaps or touches.
+    /// Adds a range, and joins it with ranges that it overlaps or touches.
     pub(super) fn add(&mut self, range: Range<u64>) {
         if range.is_empty() {
             return;
@@ -191,7 +193,7 @@ impl Coverage {
         self.0.insert(start, end);
     }
 
-    /// The first range of a shard of `len` bytes that was not written.
+    /// Returns the first range of a shard of `len` bytes that was not written.
     pub(super) fn gap(&self, len: u64) -> Option<Range<u64>> {
         let mut ranges = self.0.iter();
         let (covered, next) = match ranges.next() {
@@ -210,7 +212,7 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// Compared with one flag for each byte.
+        /// Compares with a model that has one flag for each byte.
         #[test]
         fn coverage_knows_the_first_gap(
             writes in proptest::collection::vec((0u64..48, 0u64..16), 0..12),

@@ -1,8 +1,9 @@
 //! Verifying: reading the device's bytes again and comparing them with the seal.
 //!
-//! The tag is checked first, against what the shard is now; then everything, or some windows, is read
-//! back and the digest compared. There are three answers and no fourth: equal, not equal, and no
-//! answer. Only the last gives the shard back for another attempt.
+//! The tag is checked first, against what the shard is now. Then all bytes, or some windows, are
+//! read back and the digest compared. There are exactly three answers: equal, not equal, and no
+//! answer. Only no answer returns the shard for another attempt. This module does not know how the
+//! device reads and hashes.
 
 use std::ops::{ControlFlow, Range};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -24,50 +25,64 @@ use crate::verification::{Failing, Findings, OpenVerification, Together};
 
 mod spot;
 
-/// The whole shard was found equal to its seal.
+/// The result of a whole verification that passed.
 pub(super) struct Whole {
     pub(super) proof: Match,
-    /// As read just now, where what was kept is damaged or was read anyway.
+    /// The tree read just now, if the kept tree is damaged or the bytes were hashed here anyway.
     pub(super) tree: Option<Tree>,
     pub(super) last: LastCheck,
 }
 
-/// A verification of the whole shard that is under way.
+/// A whole verification that has begun.
 pub(super) struct Started<'a> {
-    /// When the first byte may have been read.
+    /// The time before the first byte was read.
     began: Uptime,
     authentic: Queued<Authentic<'a>>,
 }
 
-/// A verification of the whole shard that has found something.
+/// A whole verification with a finding.
 pub(super) struct Compared {
     began: Uptime,
     queued: Queued<Good>,
 }
 
-/// A verification of the whole shard that found it good, which is not on record.
+/// A whole verification that passed and is not recorded yet.
 pub(super) struct Passed {
     began: Uptime,
     open: OpenVerification,
     good: Good,
 }
 
-/// The proof, the digest that was read, and the tree if the kept one was not the one to keep.
+/// The proof, the digest that was read, and the tree to keep if it replaces the kept one.
 type Good = (Match, Digest, Option<Tree>);
 
 impl<D: Device> Shard<Sealed, D> {
     /// Reads the whole shard back from the device and compares it with the seal.
     ///
-    /// A wrong tag, other bytes, or a device that failed in a way that says something about them:
-    /// [`VerifyError::Broken`], with the incident and the shard in quarantine. Every other error
-    /// gives the shard back ([`into_shard`](VerifyError::into_shard)).
+    /// # Errors
+    ///
+    /// Every error but `Broken` returns the shard ([`into_shard`](VerifyError::into_shard)).
+    ///
+    /// - [`VerifyError::Broken`]: the tag is wrong, the bytes differ, or the device failed in a way
+    ///   that condemns the bytes. The error has the incident and the quarantined shard. Stop using
+    ///   results computed from it, release it, and load it again.
+    /// - [`VerifyError::Inconclusive`]: there is no answer. Try again.
+    /// - [`VerifyError::Unrecorded`]: the record is not durable. Verify again once the trail can
+    ///   write.
+    /// - [`VerifyError::Forked`]: the call was made in a forked child.
     pub fn verify(self) -> Result<Shard<Verified, D>, VerifyError<D>> {
         self.verify_with_progress(|_| ControlFlow::Continue(()))
     }
 
-    /// [`verify`](Self::verify), calling `progress` on the way. [`ControlFlow::Break`] stops, is
-    /// recorded as inconclusive, and gives the shard back. The last call, when all is done, comes after the
-    /// comparison and only if that found nothing bad: no answer of the callback hides what was found.
+    /// Verifies the shard as [`verify`](Self::verify) does, and calls `progress` meanwhile.
+    ///
+    /// [`ControlFlow::Break`] stops, is recorded as inconclusive, and returns the shard. The final
+    /// call comes after the comparison, and only if the comparison found nothing bad. So no answer
+    /// of the callback hides a finding.
+    ///
+    /// # Errors
+    ///
+    /// As [`verify`](Self::verify); a stop is [`VerifyError::Inconclusive`].
     pub fn verify_with_progress(
         self,
         progress: impl FnMut(Progress) -> ControlFlow<()>,
@@ -75,9 +90,12 @@ impl<D: Device> Shard<Sealed, D> {
         self.attempt("verify", progress)
     }
 
-    /// [`verify`](Self::verify) of many, read at once where they are on one device: a GPU hashes many
-    /// small shards in as few launches as a single one. The outcomes are in
-    /// their order; a failure of the device itself is one of all that were read with it.
+    /// Verifies many shards as [`verify`](Self::verify) does, reading them at once where they are
+    /// on one device.
+    ///
+    /// A GPU hashes many small shards in as few launches as a single one. The results have the
+    /// order of `shards`. A failure of the device itself counts for all shards that were read with
+    /// it.
     pub fn verify_all(shards: Vec<Self>) -> Vec<Result<Shard<Verified, D>, VerifyError<D>>> {
         if process::check().is_err() {
             return shards.into_iter().map(Self::verify).collect();
@@ -148,14 +166,20 @@ impl<D: Device> Shard<Sealed, D> {
 }
 
 impl<D: Device> Shard<Verified, D> {
-    /// Verifies again. No view lives meanwhile: the compiler sees to that.
+    /// Verifies the shard again. The compiler ensures that no view lives meanwhile.
     ///
-    /// An error that gives the shard back gives it back as sealed.
+    /// # Errors
+    ///
+    /// As [`Shard::verify`]; a returned shard is sealed and no longer verified.
     pub fn reverify(self) -> Result<Self, VerifyError<D>> {
         self.reverify_with_progress(|_| ControlFlow::Continue(()))
     }
 
-    /// [`reverify`](Self::reverify), calling `progress` on the way.
+    /// Verifies again as [`reverify`](Self::reverify) does, and calls `progress` meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// As [`Shard::verify_with_progress`]; a returned shard is sealed and no longer verified.
     pub fn reverify_with_progress(
         self,
         progress: impl FnMut(Progress) -> ControlFlow<()>,
@@ -163,11 +187,14 @@ impl<D: Device> Shard<Verified, D> {
         self.into_sealed().0.attempt("reverify", progress)
     }
 
-    /// Verifies some windows (of 512 KiB, numbered from 0) against the seal, by way of the kept tree.
+    /// Verifies some windows (of 512 KiB, numbered from 0) against the seal, using the kept tree.
     ///
-    /// [`verified_at`](Self::verified_at) stays what it was. Windows that do not exist are
-    /// [`VerifyError::NoSuchWindow`], and give the shard back as sealed, as every error does
-    /// that is not [`VerifyError::Broken`].
+    /// [`verified_at`](Self::verified_at) does not change.
+    ///
+    /// # Errors
+    ///
+    /// - [`VerifyError::NoSuchWindow`]: the range is empty or out of bounds.
+    /// - Otherwise as [`Shard::verify`]. A returned shard is sealed and no longer verified.
     pub fn verify_window(self, windows: Range<u64>) -> Result<Self, VerifyError<D>> {
         let (shard, last) = self.into_sealed();
         let shard = shard.outside_of_a_fork()?;
@@ -188,7 +215,7 @@ impl<D: Device> Shard<Verified, D> {
         }
     }
 
-    /// Gives the proof up: from here on the shard has to earn it again.
+    /// Gives up the proof: the shard has to be verified again.
     fn into_sealed(self) -> (Shard<Sealed, D>, LastCheck) {
         let (state, last, _proof) = self.state.into_parts();
         let core = self.core;
@@ -197,7 +224,7 @@ impl<D: Device> Shard<Verified, D> {
 }
 
 impl Started<'_> {
-    /// Whether there is a seal to compare with.
+    /// Returns whether there is an authentic seal to compare with.
     pub(super) fn is_authentic(&self) -> bool {
         matches!(self.authentic, Queued::Good(..))
     }
@@ -207,9 +234,11 @@ impl Started<'_> {
     }
 }
 
-/// Verifies many shards, which are read at once where they are on one device. All are compared, and the
-/// records of all failures queued, before one is waited for; and what is served of shards that failed has
-/// ended before the others' records are made. A verification that could not be opened stays what it is.
+/// Verifies many shards, reading them at once where they are on one device.
+///
+/// All shards are compared, and the records of all failures queued, before the first record is
+/// waited for. Failed shards are no longer served before the records of the others are made. A
+/// verification that could not be opened keeps its error.
 pub(super) fn settle_all<D: Device, E: From<Unproven>>(
     shards: Vec<(&Core<D>, &Sealed)>,
     open: Vec<Result<OpenVerification, E>>,
@@ -247,7 +276,7 @@ impl Compared {
 }
 
 impl<D: Device> Core<D> {
-    /// Whether there are such windows, and at least one; otherwise how many there are.
+    /// Returns the number of windows as an error if the range is empty or out of bounds.
     pub(super) fn check_windows(&self, windows: &Range<u64>) -> Result<(), u64> {
         let count = self.windows();
         if windows.is_empty() || windows.end > count {
@@ -260,7 +289,7 @@ impl<D: Device> Core<D> {
         self.region.len().div_ceil(WINDOW_BYTES as u64)
     }
 
-    /// Reads everything back and compares.
+    /// Reads all bytes back and compares them.
     pub(super) fn verify_whole(
         &self,
         sealed: &Sealed,
@@ -277,7 +306,7 @@ impl<D: Device> Core<D> {
         self.pass(compared.settle()?)
     }
 
-    /// What comes before the first byte is read.
+    /// Checks the tag before the first byte is read.
     pub(super) fn start<'a>(&self, sealed: &'a Sealed, open: OpenVerification) -> Started<'a> {
         Started {
             began: Uptime::now(),
@@ -285,7 +314,7 @@ impl<D: Device> Core<D> {
         }
     }
 
-    /// Reads if the seal is authentic, and compares. Waits for no record.
+    /// Reads and compares, if the seal is authentic. Waits for no record.
     pub(super) fn compare(
         &self,
         started: Started<'_>,
@@ -301,7 +330,7 @@ impl<D: Device> Core<D> {
         Compared { began, queued }
     }
 
-    /// Puts on record that the shard was found good.
+    /// Records that the shard was found good.
     pub(super) fn pass(&self, passed: Passed) -> Result<Whole, Unproven> {
         let Passed { began, open, good } = passed;
         let (proof, digest, tree) = good;
@@ -331,7 +360,7 @@ impl<D: Device> Core<D> {
         }
     }
 
-    /// Reads some windows back and compares what follows from them and the kept tree.
+    /// Reads some windows back, and compares the digest that follows from them and the kept tree.
     pub(super) fn verify_windows(
         &self,
         sealed: &Sealed,
@@ -354,7 +383,7 @@ impl<D: Device> Core<D> {
         windows: &Range<u64>,
     ) -> Found<(Match, Digest)> {
         let nodes = self.region.windows(windows.clone())?;
-        // Nodes that do not fit the tree, more or fewer than were asked for, have no digest.
+        // Too many or too few nodes do not fit the tree, and have no digest.
         let digest = sealed.tree.digest_with(windows.start, &nodes);
         let equal = digest.and_then(|digest| Some((authentic.compare(&digest)?, digest)));
         let Some((proof, digest)) = equal else {
@@ -367,8 +396,10 @@ impl<D: Device> Core<D> {
         }
     }
 
-    /// Where the bytes differ from what was sealed. A device that has given its digest alone is asked
-    /// once more; if it does not answer, or well this time, or panics, all that is known is that they differ.
+    /// Returns the windows that differ from the seal.
+    ///
+    /// A device that returned only its digest is asked once more for the tree. If it does not
+    /// answer, answers well this time, or panics, only the mismatch is known.
     fn damaged(&self, sealed: &Sealed, reading: Reading) -> Vec<Range<u64>> {
         let read = || self.region.tree(&mut |_| ControlFlow::Continue(()));
         let tree = match reading {
@@ -380,8 +411,9 @@ impl<D: Device> Core<D> {
         tree.map_or_else(Vec::new, |tree| sealed.tree.damaged(&tree))
     }
 
-    /// The tree to keep from now on, if it is another one than until now: what was kept may have been
-    /// damaged. The bytes are known to be good.
+    /// Returns the tree that replaces the kept one, if the kept one may be damaged.
+    ///
+    /// The bytes are known to be good.
     fn tree_to_keep(&self, sealed: &Sealed, reading: Reading) -> Result<Option<Tree>, NoAnswer> {
         match reading {
             Reading::Tree(tree) => Ok(Some(tree)),
@@ -415,8 +447,9 @@ impl<D: Device> Core<D> {
 }
 
 impl Sealed {
-    /// Which of the checked windows differ from what was sealed: each is tried alone, among kept
-    /// siblings. All of them, if it is the kept tree that is damaged.
+    /// Returns the checked windows that differ from the seal, each tried alone among kept siblings.
+    ///
+    /// Returns all checked windows if the kept tree is damaged.
     fn damaged(&self, windows: &Range<u64>, nodes: &[Node]) -> Vec<Range<u64>> {
         let sealed = self.seal.digest();
         let damaged: Vec<_> = windows

@@ -8,7 +8,7 @@ use std::sync::Arc;
 /// The most bytes that a [`WorkerId`] may have.
 pub const MAX_ID_BYTES: usize = 256;
 
-/// A name that is one string, parsed by `$parse` wherever it comes from.
+/// Defines a name that is one string and parsed by `$parse`, whatever its source.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! name {
@@ -21,7 +21,7 @@ macro_rules! name {
         pub struct $name(std::sync::Arc<str>);
 
         impl $name {
-            /// The name as text.
+            /// Returns the name as text.
             pub fn as_str(&self) -> &str {
                 &self.0
             }
@@ -62,40 +62,40 @@ name! {
     WorkerId, parse_worker_id
 }
 
-/// A name that was refused, and why.
+/// The reason why a name was refused.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum IdError {
     /// The name has no bytes.
     #[error("a name must not be empty")]
     Empty,
-    /// A byte that names of this kind do not have.
+    /// The name contains a byte that this kind of name does not allow.
     #[error("byte 0x{byte:02x} at offset {offset} is not allowed here: use {allowed}")]
     Forbidden {
-        /// The byte found.
+        /// The refused byte.
         byte: u8,
-        /// Where it stands, in bytes from 0.
+        /// The offset of the byte, in bytes from 0.
         offset: usize,
-        /// What may be used instead.
+        /// The allowed bytes, in words.
         allowed: &'static str,
     },
-    /// The index of a part is not below the number of parts.
+    /// The index of the part is not below the number of parts.
     #[error("part {index} of {total} does not exist: parts are counted from 0")]
     Part {
-        /// The index given.
+        /// The given index.
         index: u32,
-        /// The number of parts given.
+        /// The given number of parts.
         total: u32,
     },
-    /// Text that means something in a path.
+    /// The name contains text that has a meaning in paths.
     #[error("`{0}` is not allowed in a name: it could be taken for a path")]
     PathSyntax(&'static str),
     /// The name is too long.
     #[error("the name has {len} bytes: the most is {max}")]
     TooLong {
-        /// Bytes given.
+        /// The given length, in bytes.
         len: usize,
-        /// Bytes allowed.
+        /// The maximum length, in bytes.
         max: usize,
     },
 }
@@ -116,7 +116,7 @@ pub fn check_length(text: &str, max: usize) -> Result<(), IdError> {
     }
 }
 
-/// The first layer: the bytes that a name may have.
+/// Checks the first layer: the allowed bytes.
 #[doc(hidden)]
 pub fn check_bytes(
     text: &str,
@@ -133,7 +133,8 @@ pub fn check_bytes(
     }
 }
 
-/// The second layer, by itself: whatever the first allows, a name cannot leave a directory or stand for one.
+/// Checks the second layer, which does not rely on the first: a name cannot leave a directory or
+/// stand for one.
 #[doc(hidden)]
 pub fn check_path_syntax(text: &str) -> Result<(), IdError> {
     if text == "." {

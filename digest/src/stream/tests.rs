@@ -1,4 +1,4 @@
-//! Streams of every length, ends that come too early or too late, and who fails meanwhile.
+//! Streams of every length, readers that end too early or too late, and failures on the way.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,7 +18,7 @@ fn no_sink(_: u64, _: &[u8]) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// Takes chunks in any order, and says what they make.
+/// A sink that takes chunks in any order, and assembles them.
 #[derive(Default)]
 struct Arrived(Mutex<BTreeMap<u64, Vec<u8>>>);
 
@@ -158,7 +158,7 @@ fn a_failing_sink_a_break_and_a_failing_reader_end_it() {
     assert!(matches!(result, Err(StreamError::Read(_))));
 }
 
-/// A callback that stops because it has seen the device fail must not hide that.
+/// A callback that stops because it has seen the device fail must not hide that failure.
 #[test]
 #[cfg_attr(miri, ignore = "hashes too much")]
 fn what_the_sink_said_counts_more_than_a_callback_that_stops() {
@@ -185,7 +185,7 @@ fn what_the_sink_said_counts_more_than_a_callback_that_stops() {
             while !failed.load(Ordering::SeqCst) {
                 thread::yield_now();
             }
-            // Time for the helper to say it.
+            // Gives the helper time to report the failure.
             thread::sleep(Duration::from_millis(50));
             ControlFlow::Break(())
         };
@@ -201,7 +201,7 @@ fn what_the_sink_said_counts_more_than_a_callback_that_stops() {
     }
 }
 
-/// On whatever thread it happens.
+/// Whichever thread panics.
 #[test]
 #[cfg_attr(miri, ignore = "hashes too much")]
 fn a_panic_in_the_sink_ends_it_with_a_panic() {

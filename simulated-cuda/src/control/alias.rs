@@ -1,8 +1,11 @@
-//! The driver's second name. A loaded library is found again by one name, its SONAME, and that is
-//! `libcuda.so`; whoever asks for `libcuda.so.1` must not get a real driver. So a second library of that
-//! name is loaded, which contains nothing and needs the first: symbols are looked for in both.
+//! The driver's second name.
 //!
-//! It is a few hundred bytes, written here rather than linked, so that no linker's options matter.
+//! A loaded library is found again by a single name, its SONAME, which is `libcuda.so`. A request
+//! for `libcuda.so.1` must not get a real driver. So an empty second library with that name is
+//! loaded, which needs the first: symbols are looked up in both.
+//!
+//! It has a few hundred bytes. It is written here rather than linked, so that no linker's options
+//! matter.
 
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 
@@ -31,11 +34,11 @@ pub fn load() {
     let _ = std::fs::remove_file(&path); // the mapping stays
     let library = library
         .unwrap_or_else(|error| panic!("the alias `libcuda.so.1` cannot be loaded: {error}"));
-    let _ = library.into_raw(); // it must stay when nobody asks for it
+    let _ = library.into_raw(); // it must stay loaded
 }
 
-/// The library as a file: header, program headers, dynamic section, the empty first symbol, an empty hash
-/// table, and the strings (System V ABI, "Object Files" and "Program Loading").
+/// Returns the library as a file: header, program headers, dynamic section, the empty first symbol,
+/// an empty hash table, and the strings (System V ABI, "Object Files" and "Program Loading").
 fn image() -> Vec<u8> {
     let mut image = Vec::with_capacity(END as usize);
     let machine: u16 = if cfg!(target_arch = "aarch64") {

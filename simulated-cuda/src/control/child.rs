@@ -1,15 +1,18 @@
-//! Tests in processes of their own: the driver's state is the process's, and tests of one file share it.
+//! Tests in processes of their own, because the driver's state belongs to the process, and the
+//! tests of one file share a process.
 
 use std::process::Command;
 
 use super::Driver;
 
-/// Set in a child, to the name of its test.
+/// The variable that is set in a child, to the name of its test.
 const VARIABLE: &str = "SIMULATED_CUDA_CHILD";
 
-/// Runs the test that this is called from again, in a child process, and `body` there, with the driver
-/// loaded. Fails with the child's output if the child fails, and also if it never got to the end of
-/// `body`. To be called as the whole of a `#[test]` function, which it learns the name of from `body`.
+/// Runs the calling test again in a child process, and `body` there, with the driver loaded.
+///
+/// Fails with the child's output if the child fails or does not reach the end of `body`. This call
+/// must be the whole body of a `#[test]` function, because the type of `body` contains the test's
+/// name.
 ///
 /// ```no_run
 /// #[test]
@@ -22,15 +25,16 @@ const VARIABLE: &str = "SIMULATED_CUDA_CHILD";
 /// ```
 ///
 /// # Panics
-/// As said.
+/// If the child fails or does not reach the end of `body`.
 pub fn in_child<F: FnOnce(Driver)>(body: F) {
     in_child_without(&[], body);
 }
 
-/// The same, with a driver that lacks some entry points, as an old one does.
+/// Runs a test as [`in_child`] does, with a driver that lacks some entry points, as an old one
+/// does.
 ///
 /// # Panics
-/// As said, and if the driver has no such entry point.
+/// As [`in_child`], and if the driver has no such entry point.
 pub fn in_child_without<F: FnOnce(Driver)>(symbols: &[&str], body: F) {
     let name = test_name(std::any::type_name::<F>());
     let done = format!("simulated-cuda: `{name}` came to its end");
@@ -66,8 +70,9 @@ pub fn in_child_without<F: FnOnce(Driver)>(symbols: &[&str], body: F) {
     );
 }
 
-/// The name of the test that a closure is in, as the test harness has it: `crate::module::test::{{closure}}`
-/// without the crate and without the closure.
+/// Returns the name that the test harness has for the test of a closure.
+///
+/// This is `crate::module::test::{{closure}}` without the crate and without the closure.
 fn test_name(closure: &'static str) -> &'static str {
     let function = closure.split("::{{").next().unwrap_or(closure);
     function.split_once("::").map_or(function, |(_, name)| name)

@@ -1,13 +1,14 @@
-//! Finds the driver's file, which cargo builds beside the tests, and makes copies that lack symbols.
+//! Finds the driver's file, which cargo builds next to the tests, and makes copies that lack
+//! symbols.
 
 use std::path::{Path, PathBuf};
 
 const FILE: &str = "libsimulated_cuda.so";
 
-/// Names the file, where it is not beside the test.
+/// The variable that names the file if it is not next to the test.
 const VARIABLE: &str = "SIMULATED_CUDA_LIBRARY";
 
-/// The path of the driver's file.
+/// Returns the path of the driver's file.
 pub fn library() -> PathBuf {
     if let Some(path) = std::env::var_os(VARIABLE) {
         return path.into();
@@ -27,8 +28,8 @@ pub fn library() -> PathBuf {
     );
 }
 
-/// Where cargo puts a dev-dependency's libraries, as seen from tests and benches (`deps/`), from
-/// examples (`examples/`) and from binaries; and where it lets processes look for libraries.
+/// Returns the candidate paths. Cargo puts a dev-dependency's libraries beside tests and benches
+/// (`deps/`), examples (`examples/`) and binaries; it also sets the search path of libraries.
 fn candidates() -> Vec<PathBuf> {
     let mut folders = Vec::new();
     if let Ok(executable) = std::env::current_exe() {
@@ -43,7 +44,9 @@ fn candidates() -> Vec<PathBuf> {
     folders.iter().map(|folder| folder.join(FILE)).collect()
 }
 
-/// A copy of the file in which the symbols have other names; the file itself if there are none to hide.
+/// Returns a copy of the file in which the symbols are renamed, or the file itself if there are
+/// none to hide.
+///
 /// The caller removes the copy.
 pub fn without(path: &Path, symbols: &[&str]) -> PathBuf {
     if symbols.is_empty() {

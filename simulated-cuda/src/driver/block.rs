@@ -1,24 +1,24 @@
-//! A piece of host memory that is reached through raw pointers only, because devices, host code and
-//! mappings all have their own.
+//! A block of host memory that is only accessed through raw pointers, because devices, host code
+//! and mappings each have their own.
 
 use std::alloc::{Layout, alloc, dealloc};
 use std::ptr::NonNull;
 
-/// An allocation of its own, aligned to 4096 bytes.
+/// An allocation, aligned to 4096 bytes.
 #[derive(Debug)]
 pub struct Block {
     start: NonNull<u8>,
     len: usize,
 }
 
-// SAFETY: a block is memory and nothing else; who accesses it, and when, is the callers' concern.
+// SAFETY: a block is plain memory; callers decide who accesses it, and when.
 unsafe impl Send for Block {}
 
-// SAFETY: the same; the methods that write say so in their names, and run under the driver's lock.
+// SAFETY: as above; the writing methods are named so, and run under the driver's lock.
 unsafe impl Sync for Block {}
 
 impl Block {
-    /// `None`: the host has no such memory. What it holds is undefined until it is written.
+    /// Allocates a block with undefined content. Returns `None` if the host has no such memory.
     pub fn new(len: usize) -> Option<Self> {
         let layout = Self::layout(len)?;
         // SAFETY: the layout's size is not zero (`layout`).
@@ -49,7 +49,7 @@ impl Block {
         unsafe { self.start().wrapping_add(at).write_bytes(value, len) };
     }
 
-    /// Copies from another block; both ranges are inside their blocks.
+    /// Copies from another block. Both ranges must be inside their blocks.
     pub fn copy_from(&self, at: usize, other: &Block, from: usize, len: usize) {
         assert!(at.checked_add(len).is_some_and(|end| end <= self.len));
         assert!(from.checked_add(len).is_some_and(|end| end <= other.len));

@@ -1,7 +1,8 @@
-//! Stream capture: work that becomes a graph instead of being done, and what is forbidden meanwhile.
+//! Stream capture: work becomes a graph instead of being executed, and some calls are forbidden
+//! meanwhile.
 //!
-//! The graph keeps its work in the order of the calls, which satisfies every dependency; only whether
-//! streams that joined the capture came back to the first one is tracked.
+//! The graph keeps its work in the order of the calls, which satisfies every dependency. The only
+//! thing tracked is whether streams that joined the capture were joined back into the first one.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,9 +13,10 @@ use super::execute::Work;
 use super::graph::Graph;
 use super::state::State;
 
-/// Captures disturb, and are disturbed by, calls of every thread; of 1, thread-local, only their own's.
+/// The mode in which captures and calls of all threads disturb each other. In mode 1, thread-local,
+/// only calls of the same thread do.
 const GLOBAL: u32 = 0;
-/// Nothing is forbidden.
+/// The mode in which no call is forbidden.
 const RELAXED: u32 = 2;
 
 #[derive(Debug)]
@@ -24,12 +26,12 @@ pub struct Capture {
     mode: u32,
     pub invalidated: bool,
     works: Vec<Work>,
-    /// For each stream that takes part: how much of each stream's work it has behind it.
+    /// For each stream in the capture, the amount of each stream's work that comes before it.
     streams: BTreeMap<u64, BTreeMap<u64, u64>>,
 }
 
 impl Capture {
-    /// What an event recorded on that stream stands for.
+    /// Returns the work that an event recorded on this stream stands for.
     pub fn reached_by(&self, key: u64) -> BTreeMap<u64, u64> {
         self.streams.get(&key).cloned().unwrap_or_default()
     }
@@ -124,7 +126,7 @@ impl State {
         Ok(())
     }
 
-    /// A stream waits for an event inside a capture, and so takes part in it.
+    /// Adds a stream to a capture, because it waits for an event inside the capture.
     pub fn join_capture(
         &mut self,
         key: u64,
@@ -143,7 +145,8 @@ impl State {
             self.invalidate(id);
             return Err(code::STREAM_CAPTURE_IMPLICIT);
         }
-        // The capture is over: the event stands for nothing that could be waited for.
+        // Fails if the capture is over: then the event stands for nothing that a stream could wait
+        // for.
         let capture = self.captures.get_mut(&id).ok_or(code::INVALID_VALUE)?;
         let reached = capture.streams.entry(key).or_default();
         for (stream, number) in event {
@@ -156,7 +159,8 @@ impl State {
         Ok(())
     }
 
-    /// A stream is destroyed: the capture that began on it is over, and one that it joined is spoilt.
+    /// Handles the destruction of a stream: ends a capture that began on it, and invalidates one
+    /// that it joined.
     pub fn abandon(&mut self, key: u64) {
         let Some(id) = self.streams.get(&key).and_then(|stream| stream.capture) else {
             return;
@@ -187,8 +191,10 @@ impl State {
         }
     }
 
-    /// Refuses a call that might disturb a capture: one of this thread, or a global one of another,
-    /// unless this thread has said that it knows what it does. The capture is lost by it.
+    /// Refuses a call that might disturb a capture, and invalidates that capture.
+    ///
+    /// This concerns a capture of this thread, or a global one of another thread, unless this
+    /// thread is in relaxed mode.
     pub fn check_unsafe_call(&mut self) -> Result<(), Code> {
         let (thread, mode) = (context::thread(), context::capture_mode());
         if mode == RELAXED {
@@ -210,7 +216,7 @@ impl State {
         }
     }
 
-    /// Refuses to wait for a stream that is captured: nothing of it is being done.
+    /// Refuses to wait for a captured stream, because none of its work is executed.
     pub fn check_not_captured(&mut self, key: u64) -> Result<(), Code> {
         match self.streams.get(&key).and_then(|stream| stream.capture) {
             Some(id) => {
@@ -221,7 +227,7 @@ impl State {
         }
     }
 
-    /// Refuses to wait for a device of which a stream is captured.
+    /// Refuses to wait for a device with a captured stream.
     pub fn check_no_capture(&mut self, device: usize) -> Result<(), Code> {
         let captures: Vec<u64> = self
             .streams
@@ -239,7 +245,7 @@ impl State {
         }
     }
 
-    /// Refuses the legacy default stream while a stream that it would wait for is captured.
+    /// Refuses the legacy default stream while it would have to wait for a captured stream.
     pub fn check_legacy(&mut self, key: u64) -> Result<(), Code> {
         let captures = self.captures_beside_legacy(key);
         for id in &captures {
@@ -252,7 +258,8 @@ impl State {
         }
     }
 
-    /// The captures of streams that the legacy default stream, if it is that, would wait for.
+    /// Returns the captures that the stream would have to wait for, if it is the legacy default
+    /// stream.
     pub fn captures_beside_legacy(&self, key: u64) -> Vec<u64> {
         let Some(stream) = self.streams.get(&key).filter(|stream| stream.is_legacy()) else {
             return Vec::new();

@@ -1,8 +1,9 @@
-//! The driver's result codes: those that it returns by itself, and the names of all that CUDA 13.4 knows.
+//! The driver's result codes: the constants that it returns, and the names of all codes of CUDA
+//! 13.4.
 
 use std::ffi::CStr;
 
-/// A code that is not `SUCCESS`.
+/// A result code other than `SUCCESS`.
 pub type Code = u32;
 
 pub const SUCCESS: Code = 0;
@@ -43,7 +44,7 @@ pub const INVALID_RESOURCE_TYPE: Code = 914;
 pub const INVALID_RESOURCE_CONFIGURATION: Code = 915;
 pub const UNKNOWN: Code = 999;
 
-/// The name of a code, or `None` where CUDA has no such code.
+/// Returns the name of a code, or `None` if CUDA has no such code.
 pub fn name(code: Code) -> Option<&'static CStr> {
     let index = NAMES
         .binary_search_by_key(&code, |(number, _)| *number)

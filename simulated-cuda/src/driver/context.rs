@@ -1,7 +1,7 @@
-//! Primary contexts, one for each device, and what a thread has of its own: the contexts it has made
-//! current, and how it takes captures.
+//! Primary contexts, one for each device, and the state of a thread: its current contexts, and its
+//! capture mode.
 //!
-//! Other contexts than primary ones cannot be made.
+//! Only primary contexts can be created.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::code::{self, Code};
 use super::state::State;
 
-/// The first context's handle; the next device's is 16 further.
+/// The handle of the first context; the handles of the next devices follow in steps of 16.
 const FIRST: u64 = 0x0c0d_e000_0000;
 
 /// A device's primary context.
@@ -18,7 +18,7 @@ const FIRST: u64 = 0x0c0d_e000_0000;
 pub struct Context {
     pub retained: u32,
     pub flags: u32,
-    /// The error that it was lost with. A lost context stays lost for the process.
+    /// The error that lost the context. A lost context stays lost for the process.
     pub lost: Option<Code>,
     pub limits: BTreeMap<u32, usize>,
 }
@@ -44,12 +44,12 @@ thread_local! {
     };
 }
 
-/// The number of this thread.
+/// Returns the number of this thread.
 pub fn thread() -> u64 {
     THREAD.with(|thread| *thread)
 }
 
-/// How this thread takes captures: global, thread-local, relaxed.
+/// Returns this thread's capture mode: global, thread-local or relaxed.
 pub fn capture_mode() -> u32 {
     CAPTURE_MODE.get()
 }
@@ -58,12 +58,12 @@ pub fn exchange_capture_mode(mode: u32) -> u32 {
     CAPTURE_MODE.replace(mode)
 }
 
-/// Whether this thread executes a host function of a stream.
+/// Returns whether this thread is executing a host function of a stream.
 pub fn in_callback() -> bool {
     IN_CALLBACK.get()
 }
 
-/// Runs a host function; calls into the driver from it fail.
+/// Runs a host function, from which all calls into the driver fail.
 pub fn callback(body: impl FnOnce()) {
     IN_CALLBACK.set(true);
     body();
@@ -74,29 +74,30 @@ pub fn handle(device: usize) -> u64 {
     FIRST + 16 * device as u64
 }
 
-/// The device whose primary context has this handle.
+/// Returns the device whose primary context has this handle.
 pub fn device_of(state: &State, handle: u64) -> Option<usize> {
     let offset = handle.checked_sub(FIRST)?;
     let device = usize::try_from(offset / 16).ok()?;
     (offset.is_multiple_of(16) && device < state.contexts.len()).then_some(device)
 }
 
-/// The handle of the current context, which may be none, or one that is gone.
+/// Returns the handle of the current context, which may be none or a destroyed one.
 pub fn current_handle() -> Option<u64> {
-    // A thread that is ending may have lost its stack already, and still drop what calls the driver.
+    // A thread that is ending may have lost its stack already, and still drop values that call the
+    // driver.
     STACK
         .try_with(|stack| stack.borrow().last().copied())
         .ok()
         .flatten()
 }
 
-/// The device of the current context, if that lives.
+/// Returns the device of the current context, if the context is alive.
 pub fn current(state: &State) -> Option<usize> {
     let device = device_of(state, current_handle()?)?;
     (state.contexts[device].retained > 0).then_some(device)
 }
 
-/// Replaces the top of the thread's stack; 0 takes it off.
+/// Replaces the top of the thread's stack; 0 removes it.
 pub fn set_current(handle: u64) {
     pop();
     if handle != 0 {
@@ -116,7 +117,7 @@ pub fn pop() -> Option<u64> {
 }
 
 impl State {
-    /// The error that the device's context was lost with, if it was.
+    /// Returns the error that lost the device's context, if it is lost.
     pub fn check(&self, device: usize) -> Result<(), Code> {
         match self.contexts.get(device).and_then(|context| context.lost) {
             Some(code) => Err(code),
@@ -124,7 +125,7 @@ impl State {
         }
     }
 
-    /// Loses the context: from now on every call on it returns the code.
+    /// Loses the context: from now on, every call on it returns the code.
     pub fn lose(&mut self, device: usize, code: Code) {
         if let Some(context) = self.contexts.get_mut(device) {
             context.lost.get_or_insert(code);
@@ -138,7 +139,7 @@ impl State {
         Ok(handle(device))
     }
 
-    /// Gives the context back; with the last holder goes all that it had.
+    /// Releases the context. The last release destroys all its objects.
     pub fn release(&mut self, device: usize) -> Result<(), Code> {
         let context = self.contexts.get_mut(device).ok_or(code::INVALID_DEVICE)?;
         context.retained = context
@@ -151,7 +152,7 @@ impl State {
         self.check(device)
     }
 
-    /// Destroys what belongs to a context, after its work is done.
+    /// Destroys the objects of a context, after its work is done.
     pub fn clear(&mut self, device: usize) {
         self.run_all(device);
         self.streams.retain(|_, stream| stream.device != device);

@@ -1,5 +1,5 @@
-//! Copies and memsets as they are called: which of them wait, which read the host's memory now and which
-//! later, as "API synchronization behavior" in CUDA's manual says.
+//! Copies and memsets as calls: which of them wait, and which read the host's memory now or later,
+//! following "API synchronization behavior" in CUDA's manual.
 
 use std::sync::Arc;
 
@@ -11,10 +11,10 @@ use super::memory::{FIRST_ADDRESS, Mapping};
 use super::state::State;
 use super::stream::Place;
 
-/// A copy as it is called.
+/// A copy as it was called.
 #[derive(Clone, Copy, Debug)]
 pub struct Copy {
-    /// The stream's.
+    /// The key of the stream.
     pub key: u64,
     pub to: u64,
     pub from: u64,
@@ -22,7 +22,7 @@ pub struct Copy {
     pub manner: Manner,
 }
 
-/// Whether the call has `Async` in its name.
+/// Whether the function's name contains `Async`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Manner {
     Asynchronous,
@@ -30,7 +30,7 @@ pub enum Manner {
 }
 
 impl State {
-    /// Refuses addresses that no device has: the driver sees that at once.
+    /// Refuses addresses of no device, which the driver notices immediately.
     fn check_device_range(&self, address: u64, len: u64) -> Result<(), Code> {
         if self.memory.is_mapped(address, len) {
             Ok(())
@@ -39,7 +39,8 @@ impl State {
         }
     }
 
-    /// Refuses what no host address is, and what begins in pinned memory and ends behind it.
+    /// Refuses addresses that are not the host's, and ranges that begin in pinned memory and end
+    /// after it.
     fn check_host_range(&self, address: u64, len: u64) -> Result<(), Code> {
         let beyond = |(start, mapping): (u64, &Mapping)| len > mapping.len - (address - start);
         if address == 0
@@ -51,7 +52,7 @@ impl State {
         Ok(())
     }
 
-    /// What a synchronous call has to get past before anything else.
+    /// Checks the requirements of a synchronous call.
     fn enter(&mut self, manner: Manner) -> Result<(), Code> {
         match manner {
             Manner::Asynchronous => Ok(()),
@@ -73,12 +74,12 @@ impl State {
             HostSource::Direct(copy.from)
         } else {
             if waits {
-                // The stream is waited for, the bytes are staged, and the copy itself may still be under
-                // way when the call returns.
+                // The call waits for the stream and stages the bytes; the copy itself may still be
+                // in flight on return.
                 self.run_stream(copy.key)?;
             }
             let start = copy.from as *const u8;
-            // SAFETY: the caller of the copy promises that so many bytes can be read there.
+            // SAFETY: the caller of the copy promises that `copy.len` bytes can be read there.
             let bytes = unsafe { std::slice::from_raw_parts(start, copy.len as usize) };
             HostSource::Staged(Arc::from(bytes))
         };
@@ -105,7 +106,7 @@ impl State {
         )
     }
 
-    /// Between devices, or inside one. Not even the synchronous form waits.
+    /// Copies between devices, or inside one. Not even the synchronous form waits.
     pub fn copy_on_device(&mut self, copy: Copy) -> Result<(), Code> {
         self.enter(copy.manner)?;
         if copy.len == 0 {
@@ -118,7 +119,7 @@ impl State {
             .map(|_| ())
     }
 
-    /// A copy whose direction the addresses say.
+    /// Copies in the direction that the addresses imply.
     pub fn copy_any(&mut self, copy: Copy) -> Result<(), Code> {
         match (copy.to >= FIRST_ADDRESS, copy.from >= FIRST_ADDRESS) {
             (true, true) => self.copy_on_device(copy),
@@ -128,10 +129,10 @@ impl State {
                 self.enter(copy.manner)?;
                 self.check_host_range(copy.to, copy.len)?;
                 self.check_host_range(copy.from, copy.len)?;
-                // Fully synchronous, whatever its name.
+                // Fully synchronous, whatever the function's name.
                 self.run_stream(copy.key)?;
                 let (from, to) = (copy.from as *const u8, copy.to as *mut u8);
-                // SAFETY: the caller of the copy promises that both have so many bytes.
+                // SAFETY: the caller of the copy promises that both ranges have `copy.len` bytes.
                 unsafe { std::ptr::copy(from, to, copy.len as usize) };
                 Ok(())
             }
@@ -142,7 +143,7 @@ impl State {
         if waits { self.run_to(place) } else { Ok(()) }
     }
 
-    /// A memset of `count` elements. Only on host memory does the synchronous form wait.
+    /// Sets `count` elements. The synchronous form waits only on host memory.
     pub fn set_memory(
         &mut self,
         key: u64,

@@ -1,5 +1,5 @@
-//! The entry points, with C's signatures as `cuda.h` declares them. Each takes its arguments apart and
-//! hands them to the state; what they mean is decided there.
+//! The entry points, with the C signatures of `cuda.h`. Each takes its arguments apart and passes
+//! them to the state, which decides their meaning.
 #![allow(non_snake_case, reason = "the names are CUDA's")]
 
 mod device;
@@ -16,7 +16,7 @@ use std::ffi::{CStr, c_char};
 
 use super::code::{self, Code};
 
-/// Where an entry point's caller wants a result: null, or valid for writing.
+/// The address of a result: null, or valid for writing.
 #[derive(Debug)]
 #[repr(transparent)]
 pub struct Out<T>(*mut T);
@@ -26,25 +26,25 @@ impl<T> Out<T> {
         if self.0.is_null() {
             return Err(code::INVALID_VALUE);
         }
-        // SAFETY: not null, and CUDA asks its callers for addresses of results that can be written. Only
-        // they can make an `Out`. Nothing is said of alignment.
+        // SAFETY: not null, and CUDA requires of its callers that addresses of results can be
+        // written. Only callers can make an `Out`. Nothing is assumed about alignment.
         unsafe { self.0.write_unaligned(value) };
         Ok(())
     }
 
-    /// Sets a result that the caller may leave out.
+    /// Sets a result that the caller may omit.
     fn set_if_wanted(&self, value: T) {
         if !self.0.is_null() {
             let _ = self.set(value); // fails for null only
         }
     }
 
-    /// Whether it is where its type may be, which C's compilers rely on.
+    /// Returns whether the address is aligned for its type, which C compilers rely on.
     fn is_aligned(&self) -> bool {
         self.0.is_null() || self.0.is_aligned()
     }
 
-    /// What is there before, where the caller gives something by the same address.
+    /// Reads the old value, for addresses that are also arguments.
     fn get(&self) -> Result<T, Code>
     where
         T: Copy,
@@ -52,7 +52,7 @@ impl<T> Out<T> {
         In(self.0.cast_const()).get()
     }
 
-    /// The result at an index of an array of results.
+    /// Returns the address of one result in an array.
     fn at(&self, index: usize) -> Out<T> {
         if self.0.is_null() {
             Out(self.0)
@@ -62,7 +62,7 @@ impl<T> Out<T> {
     }
 }
 
-/// What an entry point's caller gives by address: null, or valid for reading.
+/// The address of an argument: null, or valid for reading.
 #[derive(Debug)]
 #[repr(transparent)]
 pub struct In<T>(*const T);
@@ -72,8 +72,8 @@ impl<T: Copy> In<T> {
         if self.0.is_null() {
             return Err(code::INVALID_VALUE);
         }
-        // SAFETY: not null, and CUDA asks its callers for addresses of arguments that can be read. Only
-        // they can make an `In`.
+        // SAFETY: not null, and CUDA requires of its callers that addresses of arguments can be
+        // read. Only callers can make an `In`.
         Ok(unsafe { self.0.read_unaligned() })
     }
 
@@ -95,18 +95,18 @@ impl<T: Copy> In<T> {
 }
 
 impl In<c_char> {
-    /// The text up to its final zero.
+    /// Reads the text up to its final zero.
     fn text(&self) -> Result<&CStr, Code> {
         if self.0.is_null() {
             return Err(code::INVALID_VALUE);
         }
-        // SAFETY: not null, and CUDA asks its callers for texts that end with a zero and stay until the
-        // call returns, which is before `self` goes.
+        // SAFETY: not null, and CUDA requires of its callers that texts end with a zero and stay
+        // until the call returns, which is before `self` is dropped.
         Ok(unsafe { CStr::from_ptr(self.0) })
     }
 }
 
-/// Defines an entry point: its C function, what it needs, and what it does with the state.
+/// Defines an entry point: its C function, its requirement, and its effect on the state.
 macro_rules! entry {
     ($(#[$doc:meta])* $needs:ident fn $name:ident($($argument:ident: $type:ty),* $(,)?) |$state:pat_param, $device:pat_param| $body:expr) => {
         $(#[$doc])*

@@ -1,4 +1,4 @@
-//! Events: marks in a stream, and when they were reached.
+//! Events: marks in a stream, and the times when they were reached.
 
 use std::time::Instant;
 
@@ -16,16 +16,16 @@ pub struct Event {
     pub mark: Mark,
 }
 
-/// Where an event was recorded last.
+/// The place of an event's last recording.
 #[derive(Clone, Debug)]
 pub enum Mark {
-    /// In a stream that is captured: in which capture, and what it stands for there.
+    /// In a captured stream: the capture, and the work that the event stands for in it.
     Captured {
         capture: u64,
         reached: std::collections::BTreeMap<u64, u64>,
     },
     Never,
-    /// `stamp` tells this recording from other ones.
+    /// In a stream. `stamp` identifies this recording.
     Recorded {
         place: Place,
         stamp: u64,
@@ -54,7 +54,7 @@ impl State {
         self.events.get(&handle).ok_or(code::INVALID_HANDLE)
     }
 
-    /// Marks the end of a stream's work so far.
+    /// Marks the current end of a stream's work.
     pub fn record_event(&mut self, handle: u64, key: u64) -> Result<(), Code> {
         let event = self.event(handle)?;
         let (device, stream) = (event.device, &self.streams[&key]);
@@ -91,7 +91,7 @@ impl State {
         Ok(())
     }
 
-    /// The stream reached the mark. An event that was recorded again has another stamp.
+    /// Sets an event as reached, unless it was recorded again with another stamp.
     pub fn recorded(&mut self, handle: u64, reached: u64) {
         if let Some(Event {
             mark: Mark::Recorded { stamp, when, .. },
@@ -110,7 +110,7 @@ impl State {
             (Mark::Captured { capture, reached }, _) => self.join_capture(key, capture, &reached),
             (Mark::Never, _) => Ok(()),
             (Mark::Recorded { .. }, Some(capture)) => {
-                // A graph cannot wait for what is outside of it.
+                // A graph cannot wait for work outside of it.
                 self.invalidate(capture);
                 Err(code::STREAM_CAPTURE_ISOLATION)
             }
@@ -120,7 +120,8 @@ impl State {
         }
     }
 
-    /// Where the event was recorded; `None` if it never was, which counts as done.
+    /// Returns the place of the event's recording, or `None` if it was never recorded, which counts
+    /// as done.
     pub fn place_of(&self, handle: u64) -> Result<Option<Place>, Code> {
         match &self.event(handle)?.mark {
             Mark::Captured { .. } => Err(code::CAPTURED_EVENT),
@@ -129,7 +130,7 @@ impl State {
         }
     }
 
-    /// The milliseconds between two events.
+    /// Returns the time between two events, in milliseconds.
     pub fn elapsed(&self, start: u64, end: u64) -> Result<f32, Code> {
         let mut times = [None; 2];
         for (time, handle) in times.iter_mut().zip([start, end]) {

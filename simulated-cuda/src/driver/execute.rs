@@ -1,4 +1,4 @@
-//! What happens when queued work is done: bytes move, kernels run, and what goes wrong loses the context.
+//! The execution of queued work: bytes move, kernels run, and a failure loses the context.
 
 use std::sync::Arc;
 
@@ -11,13 +11,13 @@ use super::memory::{BadAddress, DeviceMemory};
 use super::module::Program;
 use super::state::State;
 
-/// How many branches a launch may take: some seconds of them.
+/// The maximum number of branches in a launch, which take some seconds.
 const BRANCHES: u64 = 1 << 29;
 
 /// Host memory that a copy reads.
 #[derive(Clone, Debug)]
 pub enum HostSource {
-    /// Read when the copy is done: pinned memory, or a node of a graph.
+    /// Read when the copy is executed: pinned memory, or a node of a graph.
     Direct(u64),
     /// Read when the copy was called: pageable memory.
     Staged(Arc<[u8]>),
@@ -52,7 +52,7 @@ pub enum Work {
         len: u64,
     },
     Kernel(Box<KernelLaunch>),
-    /// Nothing: it is what comes before that counts.
+    /// No work: only the work before it matters.
     Nothing,
     Record {
         event: u64,
@@ -76,7 +76,7 @@ pub struct KernelLaunch {
 }
 
 impl State {
-    /// Does a piece of work, unless the context is lost: then nothing happens any more.
+    /// Executes a piece of work. On a lost context, nothing happens.
     pub fn execute(&mut self, device: usize, work: Work) {
         if self.check(device).is_err() {
             return;
@@ -125,8 +125,8 @@ impl State {
                 Ok(())
             }
             Work::HostFunction { function, data } => {
-                // SAFETY: `cuLaunchHostFunc` was given the function for this argument, and promised that
-                // both stay valid until it has run.
+                // SAFETY: the caller of `cuLaunchHostFunc` gave the function for this argument, and
+                // promised that both stay valid until it has run.
                 context::callback(|| unsafe { function(data as *mut std::ffi::c_void) });
                 Ok(())
             }
@@ -150,9 +150,9 @@ impl State {
             HostSource::Staged(bytes) => bytes.as_ptr(),
         };
         for (piece, bytes) in &pieces {
-            // SAFETY: `accessible` answers for the target; the source has `len` bytes: staged ones were
-            // copied as many, and for direct ones the caller of the copy promised to keep them. The two
-            // may overlap when both are pinned.
+            // SAFETY: `accessible` checked the target. The source has `len` bytes: staged bytes
+            // were copied with this length, and the caller of the copy promised to keep direct
+            // ones. The two may overlap when both are pinned.
             unsafe { std::ptr::copy(source, *piece, *bytes) };
             source = source.wrapping_add(*bytes);
         }
@@ -168,8 +168,9 @@ impl State {
             .map_err(report)?;
         let mut target = to as *mut u8;
         for (piece, bytes) in pieces {
-            // SAFETY: `accessible` answers for the source; the caller of the copy promised that the target
-            // has `len` bytes until the copy is done. The two may overlap when both are pinned.
+            // SAFETY: `accessible` checked the source; the caller of the copy promised that the
+            // target has `len` bytes until the copy is done. The two may overlap when both are
+            // pinned.
             unsafe { std::ptr::copy(piece, target, bytes) };
             target = target.wrapping_add(bytes);
         }
@@ -185,7 +186,7 @@ impl State {
         from: u64,
         len: u64,
     ) -> Result<(), Code> {
-        // Between devices the driver copies through what each of them may access itself.
+        // Between devices, the driver copies through memory that each of them may access itself.
         let owner = |address| {
             self.memory
                 .find(address)
@@ -203,14 +204,14 @@ impl State {
         let mut rest = between.as_mut_slice();
         for (piece, bytes) in source {
             let (part, behind) = std::mem::take(&mut rest).split_at_mut(bytes);
-            // SAFETY: `accessible` answers for the source; `part` has as many bytes and is ours.
+            // SAFETY: `accessible` checked the source; `part` has as many bytes and is ours.
             unsafe { std::ptr::copy_nonoverlapping(piece, part.as_mut_ptr(), bytes) };
             rest = behind;
         }
         let mut rest = between.as_slice();
         for (piece, bytes) in &target {
             let (part, behind) = rest.split_at(*bytes);
-            // SAFETY: `accessible` answers for the target; `part` has as many bytes and is ours.
+            // SAFETY: `accessible` checked the target; `part` has as many bytes and is ours.
             unsafe { std::ptr::copy_nonoverlapping(part.as_ptr(), *piece, *bytes) };
             rest = behind;
         }
@@ -234,14 +235,14 @@ impl State {
         let pattern = pattern.to_le_bytes();
         for &(piece, bytes) in &pieces {
             if width == 1 {
-                // SAFETY: `accessible` answers for `bytes` bytes from `piece` on.
+                // SAFETY: `accessible` checked `bytes` bytes from `piece` on.
                 unsafe { piece.write_bytes(pattern[0], bytes) };
                 continue;
             }
-            // The pieces begin at multiples of the width: so does the range, and so do mappings.
+            // Pieces begin at multiples of the width, because the range and all mappings do.
             for at in 0..bytes {
                 let value = pattern[at % width as usize];
-                // SAFETY: `accessible` answers for `bytes` bytes from `piece` on.
+                // SAFETY: `accessible` checked `bytes` bytes from `piece` on.
                 unsafe { piece.wrapping_add(at).write(value) };
             }
         }
@@ -250,7 +251,7 @@ impl State {
         Ok(())
     }
 
-    /// Flips a bit of what was copied last, or of memory at rest, if a test has ordered it.
+    /// Flips a bit of the last copy, or of memory at rest, if a test has ordered it.
     fn flip(&mut self, direction: Direction, pieces: &[(*mut u8, usize)]) {
         if let Some((address, mask)) = self.faults.behind(direction) {
             self.memory.flip(address, mask);

@@ -1,5 +1,5 @@
-//! The controls: what a test may ask of the driver beyond what an application may. They are C functions
-//! too, because the test's own copy of this crate has another state.
+//! The controls: calls for tests, which an application does not have. They are C functions, because
+//! the test's own copy of this crate has a state of its own.
 
 use std::sync::MutexGuard;
 
@@ -10,7 +10,7 @@ use super::{context, lock};
 use crate::ptx::Corruption;
 use crate::wire::{Counters, DeviceWire, Direction, PageableReads, VERSION};
 
-/// A slice as C has it. Its maker keeps what it points to until the call returns.
+/// A slice with C's layout. Its creator keeps the memory until the call returns.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Slice<T> {
@@ -20,7 +20,7 @@ pub struct Slice<T> {
 
 impl<T> Slice<T> {
     /// # Safety
-    /// It was made of a slice of Rust that lives as long as the borrow.
+    /// The slice was made of a slice of Rust that lives as long as the borrow.
     unsafe fn get(&self) -> &[T] {
         if self.len == 0 {
             return &[];
@@ -30,8 +30,10 @@ impl<T> Slice<T> {
     }
 }
 
-/// The state, for a control. From a host function that a stream runs it cannot be had: the process ends
-/// then, since it would wait for itself otherwise.
+/// Locks the state for a control.
+///
+/// Panics in a host function of a stream, which would otherwise wait for itself; the process ends
+/// then.
 fn control() -> MutexGuard<'static, State> {
     assert!(
         !context::in_callback(),
@@ -55,7 +57,7 @@ pub extern "C" fn simulated_cuda_version() -> u32 {
 }
 
 /// # Safety
-/// The slice was made of one of Rust that lives through the call.
+/// The slice was made of a slice of Rust that lives through the call.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn simulated_cuda_set_devices(devices: Slice<DeviceWire>) -> Code {
     // SAFETY: by the contract.
@@ -92,10 +94,10 @@ pub extern "C" fn simulated_cuda_set_pointer_attribute(attribute: u32, value: u6
     control().pointer_attributes.insert(attribute, value);
 }
 
-/// Makes the `nth` call from now on of a function fail, or each one from that on.
+/// Makes the `nth` call of a function from now on fail, or every call from that one on.
 ///
 /// # Safety
-/// The slice was made of one of Rust that lives through the call.
+/// The slice was made of a slice of Rust that lives through the call.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn simulated_cuda_fail(
     function: Slice<u8>,
@@ -118,13 +120,13 @@ pub extern "C" fn simulated_cuda_pending_faults() -> usize {
     control().faults.pending()
 }
 
-/// Cancels every fault that has not struck.
+/// Cancels every pending fault.
 #[unsafe(no_mangle)]
 pub extern "C" fn simulated_cuda_clear_faults() {
     control().faults.clear();
 }
 
-/// Loses the context of a device with that error, at once.
+/// Loses the context of a device with this error, immediately.
 #[unsafe(no_mangle)]
 pub extern "C" fn simulated_cuda_lose_context(device: u32, code: Code) {
     control().lose(device as usize, code);
@@ -135,7 +137,7 @@ pub extern "C" fn simulated_cuda_flip_copy(direction: u32, nth: u64, bit: u64) {
     control().faults.flip(direction_of(direction), nth, bit);
 }
 
-/// Flips bits of the byte at `address` behind the `nth` copy from now.
+/// Flips bits of the byte at `address` after the `nth` copy from now on.
 #[unsafe(no_mangle)]
 pub extern "C" fn simulated_cuda_flip_behind(direction: u32, nth: u64, address: u64, mask: u8) {
     let direction = direction_of(direction);
@@ -151,7 +153,8 @@ fn direction_of(number: u32) -> Direction {
     }
 }
 
-/// Flips bits of a byte in memory at rest, whatever its protection. `NOT_FOUND`: nothing is mapped there.
+/// Flips bits of a byte in memory at rest, whatever its protection. Returns `NOT_FOUND` if the
+/// address is not mapped.
 #[unsafe(no_mangle)]
 pub extern "C" fn simulated_cuda_flip_memory(address: u64, mask: u8) -> Code {
     if control().memory.flip(address, mask) {
@@ -161,10 +164,10 @@ pub extern "C" fn simulated_cuda_flip_memory(address: u64, mask: u8) -> Code {
     }
 }
 
-/// Reads memory, whatever its protection, as it is now: queued work is not done for it.
+/// Reads memory as it is now, whatever its protection, without executing queued work.
 ///
 /// # Safety
-/// `into` is room for `len` bytes of the host's.
+/// `into` has room for `len` bytes in host memory.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn simulated_cuda_peek(address: u64, into: *mut u8, len: usize) -> Code {
     let state = control();
@@ -177,7 +180,8 @@ pub unsafe extern "C" fn simulated_cuda_peek(address: u64, into: *mut u8, len: u
         let offset = at - start;
         let piece = (len - done).min((mapping.len - offset) as usize);
         let from = mapping.bytes.wrapping_add(offset as usize);
-        // SAFETY: inside the mapping; by the contract there is room for `len` bytes, apart from it.
+        // SAFETY: inside the mapping; by the contract there is room for `len` bytes, which do not
+        // overlap the mapping.
         unsafe { std::ptr::copy_nonoverlapping(from, into.wrapping_add(done), piece) };
         done += piece;
     }
@@ -196,10 +200,10 @@ pub extern "C" fn simulated_cuda_counters() -> Counters {
     control().counters()
 }
 
-/// How often a function was called, whether it failed or not.
+/// Returns the number of calls of a function, failed ones included.
 ///
 /// # Safety
-/// The slice was made of one of Rust that lives through the call.
+/// The slice was made of a slice of Rust that lives through the call.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn simulated_cuda_calls(function: Slice<u8>) -> u64 {
     // SAFETY: by the contract.
@@ -207,13 +211,13 @@ pub unsafe extern "C" fn simulated_cuda_calls(function: Slice<u8>) -> u64 {
     control().calls.get(function.as_str()).copied().unwrap_or(0)
 }
 
-/// How often any function was called.
+/// Returns the number of calls of all functions.
 #[unsafe(no_mangle)]
 pub extern "C" fn simulated_cuda_all_calls() -> u64 {
     control().calls.values().sum()
 }
 
-/// Does all queued work of all devices, as if time passed.
+/// Executes all queued work of all devices, as if time passed.
 #[unsafe(no_mangle)]
 pub extern "C" fn simulated_cuda_run_all() {
     let mut state = control();

@@ -1,22 +1,23 @@
-//! Faults that a test has ordered: calls that fail, copies and kernels that go wrong. Knows names and
-//! numbers of calls, and nothing of what they do.
+//! Faults that a test has ordered: failing calls, and wrong copies and kernels.
+//!
+//! This module knows names and numbers of calls; it does not know what they do.
 
 use crate::ptx::Corruption;
 use crate::wire::Direction;
 
 use super::code::Code;
 
-/// Stands for every entry point.
+/// The name for every entry point.
 const ANY: &str = "*";
 
-/// Begins the names of work that is done, as opposed to calls.
+/// The prefix of the names of executed work, in contrast to calls.
 const EXECUTE: &str = "execute:";
 
-/// A call that is to fail.
+/// A call that must fail.
 #[derive(Debug)]
 struct Ordered {
     function: String,
-    /// How many calls still pass before it strikes.
+    /// The number of calls that pass before the fault strikes.
     passes: u64,
     every: bool,
     fault: Fault,
@@ -25,11 +26,11 @@ struct Ordered {
 #[derive(Clone, Copy, Debug)]
 pub struct Fault {
     pub code: Code,
-    /// Whether the context is lost with it.
+    /// Whether the fault also loses the context.
     pub sticky: bool,
 }
 
-/// A bit to be flipped in a copy.
+/// A bit flip in a copy.
 #[derive(Debug)]
 struct Flip {
     direction: Direction,
@@ -37,7 +38,7 @@ struct Flip {
     bit: u64,
 }
 
-/// Bits of a byte of device memory, to be flipped behind a copy.
+/// A flip of some bits of a byte of device memory, after a copy.
 #[derive(Debug)]
 struct Behind {
     direction: Direction,
@@ -51,7 +52,7 @@ pub struct Faults {
     ordered: Vec<Ordered>,
     flips: Vec<Flip>,
     behind: Vec<Behind>,
-    /// Launches that pass, launches that are corrupted, and how.
+    /// The number of launches that pass, the number of corrupted launches, and the corruption.
     corruptions: Vec<(u64, u64, Corruption)>,
 }
 
@@ -65,7 +66,8 @@ impl Faults {
         }
     }
 
-    /// From the `nth` call from now on (the next is 1): that call, or with `every` each one.
+    /// Orders a fault for the `nth` call from now on (the next is 1), or with `every` for each call
+    /// from that one on.
     pub fn order(&mut self, function: String, nth: u64, every: bool, fault: Fault) {
         self.ordered.push(Ordered {
             function,
@@ -75,7 +77,7 @@ impl Faults {
         });
     }
 
-    /// Faults that have not struck, and those that strike at every call.
+    /// Returns the number of faults that have not struck, or that strike at every call.
     pub fn pending(&self) -> usize {
         self.ordered.len() + self.flips.len() + self.behind.len() + self.corruptions.len()
     }
@@ -84,7 +86,7 @@ impl Faults {
         *self = Self::new();
     }
 
-    /// Counts a call, and says how it is to fail, if it is.
+    /// Counts a call, and returns the fault that strikes it, if any.
     pub fn strike(&mut self, function: &str) -> Option<Fault> {
         let mut struck = None;
         self.ordered.retain_mut(|ordered| {
@@ -103,7 +105,7 @@ impl Faults {
         struck
     }
 
-    /// Flips bit `bit` (modulo the copy's length) of the `nth` copy from now.
+    /// Flips bit `bit` (modulo the copy's length) of the `nth` copy from now on.
     pub fn flip(&mut self, direction: Direction, nth: u64, bit: u64) {
         self.flips.push(Flip {
             direction,
@@ -112,7 +114,7 @@ impl Faults {
         });
     }
 
-    /// The bit to flip in a copy of `bytes` bytes that is about to be made.
+    /// Returns the bit to flip in the next copy of `bytes` bytes.
     pub fn flip_of(&mut self, direction: Direction, bytes: usize) -> Option<u64> {
         let mut flipped = None;
         self.flips.retain_mut(|flip| {
@@ -129,7 +131,7 @@ impl Faults {
         flipped
     }
 
-    /// Flips bits of the byte at `address` behind the `nth` copy from now.
+    /// Flips bits of the byte at `address` after the `nth` copy from now on.
     pub fn flip_behind(&mut self, direction: Direction, nth: u64, address: u64, mask: u8) {
         self.behind.push(Behind {
             direction,
@@ -139,7 +141,7 @@ impl Faults {
         });
     }
 
-    /// The byte to flip, and its bits, behind a copy that was made.
+    /// Returns the byte and the bits to flip after a copy.
     pub fn behind(&mut self, direction: Direction) -> Option<(u64, u8)> {
         let mut flipped = None;
         self.behind.retain_mut(|behind| {
@@ -156,13 +158,13 @@ impl Faults {
         flipped
     }
 
-    /// Corrupts `count` launches from the `nth` from now on.
+    /// Corrupts `count` launches, beginning with the `nth` from now on.
     pub fn corrupt(&mut self, nth: u64, count: u64, corruption: Corruption) {
         self.corruptions
             .push((nth.saturating_sub(1), count, corruption));
     }
 
-    /// How the launch that is about to be made is to be corrupted.
+    /// Returns the corruption of the next launch.
     pub fn corruption(&mut self) -> Option<Corruption> {
         let mut corruption = None;
         self.corruptions.retain_mut(|(passes, count, how)| {

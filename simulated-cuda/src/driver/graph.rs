@@ -1,4 +1,4 @@
-//! Graphs: what a capture recorded, to be done again as often as wanted.
+//! Graphs: recorded captures, which can be executed repeatedly.
 
 use std::sync::Arc;
 
@@ -6,8 +6,8 @@ use super::code::{self, Code};
 use super::execute::Work;
 use super::state::State;
 
-/// A graph, or one that is ready to be launched. The addresses in it are those of the capture: whether
-/// they are still mapped shows when it is done.
+/// A graph, or one that is ready to be launched. Its addresses are those of the capture; execution
+/// checks whether they are still mapped.
 #[derive(Clone, Debug)]
 pub struct Graph {
     pub works: Arc<Vec<Work>>,

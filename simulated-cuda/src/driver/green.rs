@@ -1,9 +1,9 @@
-//! Green contexts: parts of a device's multiprocessors, to which streams are held.
+//! Green contexts: partitions of a device's multiprocessors, to which streams are restricted.
 
 use super::code::{self, Code};
 use super::state::State;
 
-/// Split as if no kernel had clusters, whose blocks need neighbours.
+/// The flag for a split that ignores clusters, whose blocks need neighbours.
 const IGNORE_COSCHEDULING: u32 = 1;
 
 /// The flag that a green context must be made with.
@@ -16,7 +16,7 @@ pub struct Green {
     pub multiprocessors: u32,
 }
 
-/// The smallest part, and what parts are multiples of.
+/// Returns the size of the smallest part, and the step between sizes.
 fn steps(major: u32, flags: u32) -> (u32, u32) {
     match major {
         9.. if flags & IGNORE_COSCHEDULING == 0 => (8, 8),
@@ -26,7 +26,8 @@ fn steps(major: u32, flags: u32) -> (u32, u32) {
 }
 
 impl State {
-    /// The sizes of at most `parts` parts of at least so many multiprocessors each, and what is left.
+    /// Returns the sizes of at most `parts` parts with at least the requested multiprocessors each,
+    /// and the rest.
     pub fn split(
         &self,
         all: u32,
@@ -34,7 +35,7 @@ impl State {
         least: u32,
         flags: u32,
     ) -> Result<(Vec<u32>, u32), Code> {
-        // All devices are of one architecture as far as this goes: a resource does not name its own.
+        // A resource does not name its architecture, so all devices are treated as the oldest.
         let major = self.devices.iter().map(|device| device.major).min();
         let (smallest, step) = steps(major.unwrap_or(9), flags);
         let size = least
@@ -46,7 +47,7 @@ impl State {
         Ok((vec![size; parts as usize], all - parts * size))
     }
 
-    /// Makes a green context, which retains the primary one.
+    /// Creates a green context, which retains the primary one.
     pub fn create_green(
         &mut self,
         device: usize,
@@ -70,7 +71,8 @@ impl State {
         Ok(handle)
     }
 
-    /// Refused while a stream is held to it: what CUDA makes of that is not written anywhere.
+    /// Destroys a green context. Refused while it has streams, because CUDA does not document that
+    /// case.
     pub fn destroy_green(&mut self, handle: u64) -> Result<(), Code> {
         let is_used = |held_to| held_to == Some(handle);
         if self
@@ -84,7 +86,7 @@ impl State {
         self.release(green.device)
     }
 
-    /// As `create_stream`, held to a green context.
+    /// Creates a stream as `create_stream` does, restricted to a green context.
     pub fn create_green_stream(
         &mut self,
         green: u64,
@@ -104,7 +106,8 @@ impl State {
         Ok(handle)
     }
 
-    /// To how many multiprocessors the launches of a stream are held, if they are.
+    /// Returns the number of multiprocessors that a stream's launches are restricted to, if they
+    /// are.
     pub fn held_to(&self, stream: u64) -> Option<u32> {
         let green = self.streams.get(&stream)?.held_to?;
         self.greens.get(&green).map(|green| green.multiprocessors)

@@ -1,8 +1,9 @@
-//! The address space that devices and host share: which addresses are mapped, to what bytes, and who may
-//! access them how. Physical memory is apart from mappings, and is never fresh: it holds what its last
-//! owner left there, the one freed last coming first, or else garbage.
+//! The address space that devices and the host share: mapped addresses, their bytes, and the
+//! allowed access.
 //!
-//! Knows nothing of time: everything here happens at once.
+//! Physical memory is separate from mappings, and is never fresh. It holds the data of its last
+//! owner, most recently freed memory first, or else garbage. This module does not know time: every
+//! operation here completes immediately.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,26 +13,26 @@ use crate::ptx::{Access, Memory as KernelMemory, Window};
 use super::block::Block;
 use super::code::{self, Code};
 
-/// Where device addresses begin: no host address is there, so that the host faults on them.
+/// The first device address. No host address is that high, so the host faults on device addresses.
 pub const FIRST_ADDRESS: u64 = 1 << 62;
 
-/// What mappings, reservations and physical allocations are multiples of.
+/// The granularity of mappings, reservations and physical allocations.
 pub const GRANULARITY: u64 = 2 << 20;
 
-/// The alignment of what `cuMemAlloc` gives.
+/// The alignment of `cuMemAlloc`.
 const ALLOCATION_ALIGN: u64 = 512;
 
-/// No device reads or writes.
+/// The flag without any access.
 pub const NO_ACCESS: u32 = 0;
 pub const READ_ONLY: u32 = 1;
 pub const READ_WRITE: u32 = 3;
 
-/// Where a mapping comes from.
+/// The origin of a mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
     /// `cuMemAlloc`.
     Allocated,
-    /// `cuMemAllocManaged`: at a host address, and the host may access it too.
+    /// `cuMemAllocManaged`: at a host address, and also accessible to the host.
     Managed,
     /// A module's variable.
     Module { constant: bool },
@@ -41,34 +42,34 @@ pub enum Origin {
     Pooled,
     /// `cuMemHostRegister`: the application's own memory, pinned.
     Registered,
-    /// `cuMemMap`, of the physical allocation with that handle.
+    /// `cuMemMap`, of the physical allocation with this handle.
     Virtual(u64),
 }
 
-/// A run of addresses and the bytes behind them.
+/// A range of addresses, and the bytes behind them.
 #[derive(Debug)]
 pub struct Mapping {
     pub len: u64,
     pub origin: Origin,
     pub device: usize,
-    /// What each device may do.
+    /// The allowed access of each device.
     pub access: Vec<u32>,
-    /// Its first byte on the host.
+    /// The first byte on the host.
     pub bytes: *mut u8,
-    /// The bytes' owner, unless that is the application.
+    /// The owner of the bytes, unless that is the application.
     pub block: Option<Arc<Block>>,
 }
 
-// SAFETY: the pointer is to bytes that `block` or the application owns; access to them is ordered by the
-// driver's lock, and by CUDA's rules for memory that the host shares.
+// SAFETY: the pointer is to bytes that `block` or the application owns; access to them is ordered
+// by the driver's lock, and by CUDA's rules for memory that the host shares.
 unsafe impl Send for Mapping {}
 
-/// Memory that `cuMemCreate` made.
+/// Physical memory from `cuMemCreate`.
 #[derive(Debug)]
 pub struct Physical {
     pub device: usize,
     pub block: Arc<Block>,
-    /// How often its handle must be released, and how many mappings it has.
+    /// The number of releases that the handle needs, and the number of mappings.
     pub references: u32,
     pub mappings: u32,
 }
@@ -78,7 +79,7 @@ pub struct Physical {
 pub struct Pool {
     pub total: u64,
     pub used: u64,
-    /// What was freed, the last one last.
+    /// Freed blocks, the most recent last.
     recycled: Vec<Arc<Block>>,
     garbage: u8,
 }
@@ -87,16 +88,16 @@ pub struct Pool {
 pub struct Memory {
     pub maps: BTreeMap<u64, Mapping>,
     pub physical: BTreeMap<u64, Physical>,
-    /// Start and length of what `cuMemAddressReserve` gave.
+    /// The start and length of each reservation of `cuMemAddressReserve`.
     pub reservations: BTreeMap<u64, u64>,
-    /// Reservations that were freed: their addresses are given out again, the last one first.
+    /// Freed reservations, the most recent of which is reused first.
     pub freed_reservations: Vec<(u64, u64)>,
     pub pools: Vec<Pool>,
     pub next_address: u64,
     pub peak: u64,
 }
 
-/// An access that must not be.
+/// A forbidden access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BadAddress {
     pub address: u64,
@@ -116,32 +117,33 @@ impl Memory {
         }
     }
 
-    /// The mapping at an address, and where it begins.
+    /// Returns the mapping at an address, and its start.
     pub fn find(&self, address: u64) -> Option<(u64, &Mapping)> {
         let (start, mapping) = self.maps.range(..=address).next_back()?;
         (address - start < mapping.len).then_some((*start, mapping))
     }
 
-    /// Flips bits of the byte at an address, whatever its protection. False if nothing is mapped there.
+    /// Flips bits of the byte at an address, whatever its protection. Returns false if the address
+    /// is not mapped.
     pub fn flip(&self, address: u64, mask: u8) -> bool {
         let Some((start, mapping)) = self.find(address) else {
             return false;
         };
         let byte = mapping.bytes.wrapping_add((address - start) as usize);
-        // SAFETY: inside the mapping, whose bytes live as long as it (`find`).
+        // SAFETY: inside the mapping, whose bytes live as long as it does (`find`).
         let value = unsafe { byte.read() };
-        // SAFETY: the same byte; nobody else accesses device memory while the state is locked.
+        // SAFETY: the same byte; no other code accesses device memory while the state is locked.
         unsafe { byte.write(value ^ mask) };
         true
     }
 
-    /// Whether all of the range is mapped, in whatever way.
+    /// Returns whether the whole range is mapped.
     pub fn is_mapped(&self, address: u64, len: u64) -> bool {
         self.pieces(address, len, |_| true).is_ok()
     }
 
-    /// The host addresses and lengths of the pieces that a range consists of, if the device may access
-    /// all of them so.
+    /// Returns the host addresses and lengths of the pieces of a range, if the device has this
+    /// access to all of them.
     pub fn accessible(
         &self,
         device: usize,
@@ -174,7 +176,8 @@ impl Memory {
         Ok(pieces)
     }
 
-    /// Whether the host address is in pinned or registered memory, which devices access directly.
+    /// Returns whether the host address is in pinned or registered memory, which devices access
+    /// directly.
     pub fn is_pinned(&self, address: u64) -> bool {
         let kind = self.find(address).map(|(_, mapping)| mapping.origin);
         matches!(
@@ -183,7 +186,7 @@ impl Memory {
         )
     }
 
-    /// Physical memory of a device, with what its last owner left in it.
+    /// Allocates physical memory of a device, with the data of its last owner.
     pub fn take(&mut self, device: usize, len: u64) -> Result<Arc<Block>, Code> {
         let pool = self.pools.get_mut(device).ok_or(code::INVALID_DEVICE)?;
         if len > pool.total - pool.used {
@@ -197,14 +200,14 @@ impl Memory {
         Ok(Arc::new(block))
     }
 
-    /// Gives physical memory back.
+    /// Frees physical memory.
     pub fn give(&mut self, device: usize, block: Arc<Block>) {
         let pool = &mut self.pools[device];
         pool.used -= block.len() as u64;
         pool.recycled.push(block);
     }
 
-    /// Addresses that nothing else has, with a gap behind them.
+    /// Returns unused addresses, with a gap after them.
     pub fn fresh_addresses(&mut self, len: u64, align: u64) -> Result<u64, Code> {
         let start = self
             .next_address
@@ -218,7 +221,7 @@ impl Memory {
         Ok(start)
     }
 
-    /// `cuMemAlloc`: memory and addresses for it, at once.
+    /// Allocates memory and addresses together, as `cuMemAlloc` does.
     pub fn allocate(&mut self, device: usize, len: u64, origin: Origin) -> Result<u64, Code> {
         let block = self.take(device, len)?;
         let (start, access) = match origin {
@@ -249,7 +252,7 @@ impl Memory {
             .collect()
     }
 
-    /// Frees what `allocate` gave; `start` must be its first address.
+    /// Frees memory from `allocate`; `start` must be its first address.
     pub fn free(&mut self, start: u64) -> Result<(), Code> {
         let origin = self.maps.get(&start).map(|mapping| mapping.origin);
         if !matches!(
@@ -266,8 +269,8 @@ impl Memory {
         Ok(())
     }
 
-    /// Drops the mappings of a context that ends. Pinned memory, reservations and physical allocations
-    /// belong to the process.
+    /// Drops the mappings of a context that ends. Pinned memory, reservations and physical
+    /// allocations belong to the process.
     pub fn clear(&mut self, device: usize) {
         let starts: Vec<u64> = self
             .maps
@@ -276,11 +279,11 @@ impl Memory {
             .map(|(start, _)| *start)
             .collect();
         for start in starts {
-            let _ = self.free(start); // which refuses what belongs to the process
+            let _ = self.free(start); // refuses memory of the process
         }
     }
 
-    /// `cuMemHostAlloc`: host memory that devices access directly.
+    /// Allocates host memory that devices access directly, as `cuMemHostAlloc` does.
     pub fn pin(&mut self, len: u64) -> Result<u64, Code> {
         let block = usize::try_from(len)
             .ok()
@@ -308,7 +311,7 @@ impl Memory {
         );
     }
 
-    /// Ends what `pin` or `share_host` began.
+    /// Reverts `pin` or `share_host`.
     pub fn unpin(&mut self, start: u64, origin: Origin) -> Option<()> {
         let mapping = self.maps.get(&start)?;
         (mapping.origin == origin)
@@ -319,12 +322,12 @@ impl Memory {
 }
 
 impl Mapping {
-    /// Whether `cuMemMap` made it.
+    /// Returns whether `cuMemMap` made the mapping.
     pub fn is_virtual(&self) -> bool {
         matches!(self.origin, Origin::Virtual(_))
     }
 
-    /// Whether a device may access it so.
+    /// Returns whether a device has this access.
     pub fn allows(&self, device: usize, access: Access) -> bool {
         let allowed = self.access.get(device).copied().unwrap_or(NO_ACCESS);
         match access {
@@ -344,7 +347,7 @@ impl Pool {
         }
     }
 
-    /// Fills a new block with what was freed last, and the rest with garbage.
+    /// Fills a new block with the most recently freed data, and the rest with garbage.
     fn recall(&mut self, block: &Block) {
         let mut at = 0;
         while at < block.len() {
@@ -354,7 +357,7 @@ impl Pool {
             let len = old.len().min(block.len() - at);
             block.copy_from(at, &old, 0, len);
             at += len;
-            // What was not needed comes next.
+            // The unused rest is reused next.
             if len < old.len()
                 && let Some(rest) = Block::new(old.len() - len)
             {
@@ -367,7 +370,7 @@ impl Pool {
     }
 }
 
-/// The memory as a kernel on one device sees it.
+/// The memory from the perspective of a kernel on one device.
 pub struct DeviceMemory<'a> {
     pub memory: &'a Memory,
     pub device: usize,

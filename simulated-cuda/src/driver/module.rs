@@ -1,4 +1,4 @@
-//! Modules that are loaded into a context, and launches of their kernels.
+//! Modules loaded into a context, and launches of their kernels.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use super::memory::Origin;
 use super::state::State;
 use super::stream::PRIORITIES;
 
-/// A module and where its variables are on the device.
+/// A module, and the addresses of its variables on the device.
 #[derive(Debug)]
 pub struct Program {
     pub module: Module,
@@ -46,11 +46,11 @@ impl Function {
 const CUBIN: &[u8] = b"\x7fELF";
 const FATBIN: &[u8] = b"\x50\xed\x55\xba";
 
-/// Where a launch's parameters are: as CUDA passes them, an array of addresses or one buffer.
+/// The source of a launch's parameters, as CUDA passes them: an array of addresses, or one buffer.
 #[derive(Clone, Copy, Debug)]
 pub enum Params<'a> {
     Buffer(&'a [u8]),
-    /// Reads the parameter of that number into the bytes.
+    /// Reads the parameter with this number into the bytes.
     Each(&'a dyn ParamReader),
 }
 
@@ -59,7 +59,7 @@ pub trait ParamReader: std::fmt::Debug {
 }
 
 impl State {
-    /// Loads a module's text. A message says why it is refused.
+    /// Loads a module's text. The error has a message with the reason.
     pub fn load_module(&mut self, device: usize, image: &[u8]) -> Result<u64, (Code, String)> {
         if image.starts_with(CUBIN) || image.starts_with(FATBIN) {
             let what = "this driver runs PTX, and no compiled code";
@@ -69,7 +69,7 @@ impl State {
             .map_err(|_| (code::INVALID_IMAGE, "the module is no text".to_owned()))?;
         let module =
             Module::parse(text).map_err(|refusal| (code::INVALID_PTX, refusal.to_string()))?;
-        // CUDA 11.0 reads PTX 7.0, and so on.
+        // CUDA 11.0 reads PTX 7.0, and later versions follow in step.
         let newest = (
             self.driver_version as u32 / 1000 - 4,
             self.driver_version as u32 % 1000 / 10,
@@ -109,7 +109,8 @@ impl State {
                 .memory
                 .allocate(device, variable.bytes.len() as u64, origin)?;
             if let Some((_, mapping)) = self.memory.find(address) {
-                // SAFETY: the mapping was just made with as many bytes, and nothing else knows of it.
+                // SAFETY: the mapping was just made with this length, and no other code knows of
+                // it.
                 unsafe {
                     std::ptr::copy_nonoverlapping(
                         variable.bytes.as_ptr(),
@@ -123,7 +124,7 @@ impl State {
         Ok(addresses)
     }
 
-    /// Unloads a module; its functions are gone, and what was launched of it still runs.
+    /// Unloads a module and its functions. Launches in progress still run.
     pub fn unload_module(&mut self, handle: u64) -> Result<(), Code> {
         let device = self
             .modules
@@ -164,7 +165,7 @@ impl State {
         Ok(handle)
     }
 
-    /// Queues a launch. The parameters are read now.
+    /// Queues a launch. The parameters are read immediately.
     pub fn launch(
         &mut self,
         function: u64,

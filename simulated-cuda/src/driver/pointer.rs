@@ -1,11 +1,11 @@
-//! What `cuPointerGetAttribute` says of an address.
+//! The answers of `cuPointerGetAttribute` about an address.
 
 use super::code::{self, Code};
 use super::context;
 use super::memory::{FIRST_ADDRESS, Origin};
 use super::state::State;
 
-/// An attribute's value, with the width that CUDA gives it.
+/// The value of an attribute, with CUDA's width.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Value {
     Byte(u8),
@@ -19,7 +19,7 @@ const HOST: u32 = 1;
 const DEVICE: u32 = 2;
 
 impl Value {
-    /// The number, with the same width.
+    /// Returns the number with the same width.
     fn replaced(self, number: u64) -> Self {
         match self {
             Self::Byte(_) => Self::Byte(number as u8),
@@ -29,8 +29,8 @@ impl Value {
     }
 }
 
-/// The attribute of that number, or what a test wants said instead. `INVALID_VALUE`: CUDA does not know
-/// the address.
+/// Returns the attribute with this number, or the answer that a test has ordered. `INVALID_VALUE`
+/// means that CUDA does not know the address.
 pub fn attribute(
     state: &State,
     attribute: u32,
@@ -45,7 +45,7 @@ pub fn attribute(
 fn truth(state: &State, attribute: u32, address: u64, device: usize) -> Result<Value, Code> {
     let found = state.memory.find(address);
     let Some((start, mapping)) = found else {
-        // Reserved addresses are known before anything is mapped there.
+        // Reserved addresses are known even without a mapping.
         let reserved = state.memory.reservations.range(..=address).next_back();
         let reserved = reserved.filter(|(first, len)| address - **first < **len);
         return match (attribute, reserved) {

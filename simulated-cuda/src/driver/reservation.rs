@@ -1,5 +1,4 @@
-//! The virtual-memory API over [`Memory`]: reservations, physical allocations, mappings, and who may
-//! access them.
+//! The virtual-memory API over [`Memory`]: reservations, physical allocations, mappings and access.
 
 use super::code::{self, Code};
 use super::memory::{
@@ -7,8 +6,8 @@ use super::memory::{
 };
 
 impl Memory {
-    /// Reserves addresses. Those that were freed last come first, for whoever believes that an address
-    /// never comes back.
+    /// Reserves addresses. The most recently freed ones are reused first, to catch code that relies
+    /// on unique addresses.
     pub fn reserve(&mut self, len: u64, align: u64) -> Result<u64, Code> {
         if len == 0 || !len.is_multiple_of(GRANULARITY) || !(align == 0 || align.is_power_of_two())
         {
@@ -30,7 +29,7 @@ impl Memory {
         Ok(start)
     }
 
-    /// Ends a reservation: exactly one that was made, with nothing mapped in it.
+    /// Frees a reservation: exactly one that was made, without mappings.
     pub fn unreserve(&mut self, start: u64, len: u64) -> Result<(), Code> {
         let exact = self.reservations.get(&start) == Some(&len);
         if !exact || self.mappings_in(start, len).next().is_some() {
@@ -47,7 +46,7 @@ impl Memory {
             .map(|(start, _)| *start)
     }
 
-    /// Makes a physical allocation under the handle.
+    /// Creates a physical allocation with this handle.
     pub fn create(&mut self, handle: u64, device: usize, len: u64) -> Result<(), Code> {
         if len == 0 || !len.is_multiple_of(GRANULARITY) {
             return Err(code::INVALID_VALUE);
@@ -65,7 +64,7 @@ impl Memory {
         Ok(())
     }
 
-    /// Gives one reference to a handle back. The memory stays as long as it is mapped.
+    /// Releases one reference to a handle. The memory stays as long as it is mapped.
     pub fn release(&mut self, handle: u64) -> Result<(), Code> {
         let physical = self
             .physical
@@ -76,7 +75,7 @@ impl Memory {
         Ok(())
     }
 
-    /// One more reference to the handle behind a mapped address.
+    /// Retains the handle behind a mapped address once more.
     pub fn retain(&mut self, address: u64) -> Result<u64, Code> {
         let Some((
             _,
@@ -94,7 +93,7 @@ impl Memory {
         Ok(handle)
     }
 
-    /// Frees physical memory that has neither references nor mappings.
+    /// Frees physical memory without references and mappings.
     fn collect(&mut self, handle: u64) {
         let Some(physical) = self.physical.get(&handle) else {
             return;
@@ -107,7 +106,7 @@ impl Memory {
         }
     }
 
-    /// Maps physical memory, from its beginning, into a reservation. No device may access it yet.
+    /// Maps physical memory, from its beginning, into a reservation. No device has access yet.
     pub fn map(&mut self, start: u64, len: u64, offset: u64, handle: u64) -> Result<(), Code> {
         let reserved = self.reservations.range(..=start).next_back();
         let reserved = reserved.is_some_and(|(first, size)| {
@@ -144,7 +143,8 @@ impl Memory {
         Ok(())
     }
 
-    /// The first addresses of the mappings that a range consists of, whole and without gaps.
+    /// Returns the first addresses of the mappings of a range, which must be whole and without
+    /// gaps.
     fn whole_mappings(&self, start: u64, len: u64) -> Result<Vec<u64>, Code> {
         let mut starts = Vec::new();
         let (mut at, end) = (start, start.checked_add(len).ok_or(code::INVALID_VALUE)?);
@@ -163,7 +163,7 @@ impl Memory {
         }
     }
 
-    /// Ends all mappings of a range.
+    /// Removes all mappings of a range.
     pub fn unmap(&mut self, start: u64, len: u64) -> Result<(), Code> {
         for start in self.whole_mappings(start, len)? {
             let Some(Mapping {
@@ -181,7 +181,7 @@ impl Memory {
         Ok(())
     }
 
-    /// Says what a device may do with all mappings of a range.
+    /// Sets a device's access to all mappings of a range.
     pub fn set_access(
         &mut self,
         start: u64,

@@ -1,4 +1,4 @@
-//! All that the driver knows, and how it begins: before `cuInit` a test may say which devices there are.
+//! The driver's whole state. Before `cuInit`, a test may choose the devices.
 
 use std::collections::BTreeMap;
 
@@ -16,14 +16,14 @@ use super::memory::{Memory, Origin, Pool};
 use super::module::{Function, LoadedModule};
 use super::stream::Stream;
 
-/// The version of a driver for CUDA 13.0, as `cuDriverGetVersion` gives it.
+/// The version that `cuDriverGetVersion` returns by default: CUDA 13.0.
 const VERSION: i32 = 13_000;
 
 #[derive(Debug)]
 pub struct State {
     pub initialised: bool,
     pub driver_version: i32,
-    /// What there will be after `cuInit`, once a test has said so.
+    /// The devices after `cuInit`, if a test has chosen them.
     planned: Option<Vec<DeviceWire>>,
     pub devices: Vec<DeviceWire>,
     pub contexts: Vec<Context>,
@@ -33,7 +33,7 @@ pub struct State {
     pub captures: BTreeMap<u64, Capture>,
     pub graphs: BTreeMap<u64, Graph>,
     pub executable_graphs: BTreeMap<u64, Graph>,
-    /// Sizes of parts that a green context can be made of.
+    /// Sizes of parts for green contexts.
     pub descriptions: BTreeMap<u64, u32>,
     pub greens: BTreeMap<u64, Green>,
     pub modules: BTreeMap<u64, LoadedModule>,
@@ -42,7 +42,7 @@ pub struct State {
     pub counters: Counters,
     pub calls: BTreeMap<&'static str, u64>,
     pub pageable_reads: PageableReads,
-    /// What a test wants said of devices and of addresses instead of the truth, by attribute.
+    /// False answers about devices and addresses that a test has ordered, by attribute.
     pub attributes: BTreeMap<(usize, u32), i32>,
     pub pointer_attributes: BTreeMap<u32, u64>,
     next_handle: u64,
@@ -78,7 +78,7 @@ impl State {
         }
     }
 
-    /// Says which devices there will be. `ILLEGAL_STATE` after `cuInit`.
+    /// Chooses the devices. Returns `ILLEGAL_STATE` after `cuInit`.
     pub fn plan(&mut self, devices: Vec<DeviceWire>) -> Result<(), Code> {
         if self.initialised {
             return Err(code::ILLEGAL_STATE);
@@ -87,7 +87,7 @@ impl State {
         Ok(())
     }
 
-    /// `cuInit`.
+    /// Initialises the driver, as `cuInit` does.
     pub fn initialise(&mut self) -> Result<(), Code> {
         if !self.initialised {
             self.devices = self
@@ -117,13 +117,13 @@ impl State {
             .ok_or(code::INVALID_DEVICE)
     }
 
-    /// A handle that was never given before.
+    /// Returns a handle that was never given before.
     pub fn handle(&mut self) -> u64 {
         self.next_handle += 16;
         self.next_handle
     }
 
-    /// The next number of work, in the order of calls.
+    /// Returns the next number of work, in the order of calls.
     pub fn number(&mut self) -> u64 {
         self.next_number += 1;
         self.next_number
@@ -133,7 +133,7 @@ impl State {
         *self.calls.entry(name).or_default() += 1;
     }
 
-    /// The counters as they stand now.
+    /// Returns the counters as they are now.
     pub fn counters(&self) -> Counters {
         let origin = |wanted: fn(&Origin) -> bool| {
             self.memory

@@ -1,6 +1,8 @@
-//! Streams: queues of work that is done as late as CUDA allows, which is when a call waits for it. What
-//! work has to wait for - earlier work of its stream, events, the legacy default stream - is kept with it,
-//! and everything else happens in no particular order.
+//! Streams: queues of work that is executed as late as CUDA allows, which is when a call waits for
+//! it.
+//!
+//! Each piece of work lists its dependencies: earlier work of its stream, events, and the legacy
+//! default stream. All other order is arbitrary.
 
 use std::collections::VecDeque;
 
@@ -9,11 +11,11 @@ use super::context;
 use super::execute::Work;
 use super::state::State;
 
-/// The handle by which applications name the legacy default stream, besides 0.
+/// The second handle of the legacy default stream, besides 0.
 const LEGACY: u64 = 1;
 const PER_THREAD: u64 = 2;
 
-/// Keys of streams that are not made by `cuStreamCreate`.
+/// Keys of streams that `cuStreamCreate` did not make.
 const LEGACY_KEY: u64 = 0x100;
 const PER_THREAD_KEY: u64 = 0x1_0000;
 
@@ -22,7 +24,7 @@ const NON_BLOCKING: u32 = 1;
 /// The lowest and the highest priority.
 pub const PRIORITIES: (i32, i32) = (0, -5);
 
-/// A place in a stream: everything up to the work of that number.
+/// A place in a stream: all work up to this number.
 pub type Place = (u64, u64);
 
 #[derive(Debug)]
@@ -31,12 +33,12 @@ pub struct Stream {
     pub flags: u32,
     pub priority: i32,
     pub queue: VecDeque<Task>,
-    /// The number of the work that was queued last.
+    /// The number of the last queued work.
     pub last: u64,
     pub destroyed: bool,
-    /// The capture it takes part in.
+    /// The capture that the stream takes part in.
     pub capture: Option<u64>,
-    /// The green context that its launches are held to.
+    /// The green context that restricts the stream's launches.
     pub held_to: Option<u64>,
     legacy: bool,
     users: bool,
@@ -45,7 +47,7 @@ pub struct Stream {
 #[derive(Debug)]
 pub struct Task {
     pub number: u64,
-    /// What must be done before.
+    /// The places that must be reached before.
     pub after: Vec<Place>,
     pub work: Work,
 }
@@ -66,12 +68,12 @@ impl Stream {
         }
     }
 
-    /// Whether `cuStreamCreate` made it, and nobody has destroyed it yet.
+    /// Returns whether `cuStreamCreate` made the stream, and it was not destroyed.
     pub fn is_users(&self) -> bool {
         self.users && !self.destroyed
     }
 
-    /// Whether it waits for the legacy default stream, and that for it.
+    /// Returns whether the stream and the legacy default stream wait for each other.
     pub fn is_blocking(&self) -> bool {
         self.flags & NON_BLOCKING == 0
     }
@@ -93,7 +95,7 @@ impl State {
         Ok(handle)
     }
 
-    /// The key of the stream that an application names by this handle.
+    /// Returns the key of the stream that an application names by this handle.
     pub fn stream_key(&mut self, handle: u64, device: usize) -> Result<u64, Code> {
         let key = match handle {
             0 | LEGACY => LEGACY_KEY + device as u64,
@@ -111,17 +113,17 @@ impl State {
         Ok(key)
     }
 
-    /// The legacy default stream's key.
+    /// Returns the key of the legacy default stream.
     pub fn legacy_stream(&mut self, device: usize) -> Result<u64, Code> {
         self.stream_key(0, device)
     }
 
-    /// Queues work, or adds it to the graph that the stream is captured into. Returns its place.
+    /// Queues work, or adds it to the graph of the stream's capture. Returns its place.
     pub fn enqueue(&mut self, key: u64, work: Work) -> Result<Place, Code> {
         self.enqueue_after(key, work, Vec::new())
     }
 
-    /// The same, to be done only when certain other work is done.
+    /// Queues work that also waits for the places `after`.
     pub fn enqueue_after(
         &mut self,
         key: u64,
@@ -155,7 +157,7 @@ impl State {
         Ok((key, number))
     }
 
-    /// Whether everything up to that place is done.
+    /// Returns whether all work up to a place is done.
     pub fn is_done(&self, (key, number): Place) -> bool {
         let front = self
             .streams
@@ -164,7 +166,7 @@ impl State {
         front.is_none_or(|task| task.number > number)
     }
 
-    /// Does work until that place is reached, or until `limit` pieces are done.
+    /// Executes work until a place is reached, or `limit` pieces are done.
     pub fn advance(&mut self, place: Place, mut limit: usize) {
         let mut wanted = vec![place];
         while let Some((key, number)) = wanted.last().copied()
@@ -195,7 +197,7 @@ impl State {
         }
     }
 
-    /// Forgets a stream that was destroyed, once its work is done.
+    /// Removes a destroyed stream once its work is done.
     pub fn bury(&mut self, key: u64) {
         if self
             .streams
@@ -206,7 +208,7 @@ impl State {
         }
     }
 
-    /// Does all work of a stream. Returns the error that its context was lost with, if it was.
+    /// Executes all work of a stream. Returns the error that lost its context, if it is lost.
     pub fn run_stream(&mut self, key: u64) -> Result<(), Code> {
         let Some(stream) = self.streams.get(&key) else {
             return Err(code::INVALID_HANDLE);
@@ -216,14 +218,14 @@ impl State {
         self.check(device)
     }
 
-    /// Does all work up to a place, and says how the context is then.
+    /// Executes all work up to a place. Returns the error that lost the context, if it is lost.
     pub fn run_to(&mut self, place: Place) -> Result<(), Code> {
         let device = self.streams.get(&place.0).map(|stream| stream.device);
         self.advance(place, usize::MAX);
         device.map_or(Ok(()), |device| self.check(device))
     }
 
-    /// Does all work of a device, that of the newest streams first.
+    /// Executes all work of a device, newest streams first.
     pub fn run_all(&mut self, device: usize) {
         let places: Vec<Place> = self
             .streams

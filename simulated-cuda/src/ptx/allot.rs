@@ -1,8 +1,8 @@
-//! Gives virtual registers places in the two files: thousands of names become a few dozen places, so that
-//! a group of threads' registers stay in the processor's nearest cache.
+//! Register allocation: thousands of virtual registers share a few dozen places in the two files.
+//! So the registers of a group of threads stay in the processor's nearest cache.
 //!
-//! A linear scan over intervals: a register's interval reaches from its first to its last use, and over
-//! every block of instructions that it lives through.
+//! This is a linear scan over intervals. A register's interval covers its first to its last use,
+//! and every block of instructions that it lives through.
 
 use super::instruction::{Inst, Op, Reg, Width};
 use super::translate::Translated;
@@ -11,7 +11,7 @@ use super::translate::Translated;
 #[derive(Debug)]
 pub(super) struct Allotted {
     pub insts: Vec<Inst>,
-    /// Places in the file of words, and in that of long words.
+    /// The number of places in the file of words, and in the file of long words.
     pub words: usize,
     pub long_words: usize,
     /// The place of each fixed register, in the order of `Translated::fixed`.
@@ -41,7 +41,7 @@ pub(super) fn registers(kernel: &Translated) -> Allotted {
     let mut live: Vec<(u32, Width, Reg)> = Vec::new(); // end, width, place
     let mut free: [Vec<Reg>; 2] = [Vec::new(), Vec::new()];
     for (register, interval) in by_start {
-        // A result may take the place of a source that is read for the last time.
+        // A result may reuse the place of a source at the source's last use.
         live.retain(|(end, width, place)| {
             let over = *end <= interval.start;
             if over {
@@ -82,7 +82,7 @@ fn next_place(allotted: &mut Allotted, width: Width) -> Reg {
     *count as Reg - 1
 }
 
-/// From the first to the last instruction at which a register lives; empty if it never does. An
+/// The instructions from first to last at which a register lives; empty if there are none. An
 /// instruction reads at twice its number, and writes one later.
 #[derive(Clone, Copy)]
 struct Interval {
@@ -97,19 +97,19 @@ impl Interval {
     }
 }
 
-/// A run of instructions that is only entered at its first and only left at its last.
+/// A run of instructions that is entered only at its first and left only at its last.
 struct Block {
     first: usize,
     end: usize,
     next: Vec<usize>,
-    /// Registers that are read before they are written, and those that are written.
+    /// Registers that are read before they are written, and registers that are written.
     reads: Set,
     writes: Set,
     live_in: Set,
     live_out: Set,
 }
 
-/// A set of registers, a bit for each.
+/// A set of registers, with one bit for each.
 #[derive(Clone, PartialEq)]
 struct Set(Vec<u64>);
 
@@ -153,7 +153,7 @@ fn intervals(kernel: &Translated, fixed: &[Reg]) -> Vec<Interval> {
             intervals[register as usize].reach(2 * at);
         }
         if let Some(register) = writes(inst) {
-            // At least until the next instruction, even if nobody reads it.
+            // Reaches at least to the next instruction, even if the result is never read.
             intervals[register as usize].reach(2 * at + 1);
             intervals[register as usize].reach(2 * at + 2);
         }
@@ -227,7 +227,7 @@ fn blocks(kernel: &Translated, fixed: &[Reg]) -> Vec<Block> {
     blocks
 }
 
-/// Carries what is read in a block back to every block that leads to it.
+/// Propagates reads of a block back to every block that leads to it.
 fn spread(blocks: &mut [Block]) {
     let mut changed = true;
     while changed {

@@ -1,4 +1,4 @@
-//! A place among a module's tokens, and what may be asked of the token there.
+//! A position among a module's tokens, and queries of the token there.
 
 use super::Refusal;
 use super::lex::{Kind, Token};
@@ -13,7 +13,7 @@ impl<'a> Cursor<'a> {
         Self { tokens, at: 0 }
     }
 
-    /// The line of the token that was taken last.
+    /// Returns the line of the last token.
     pub(super) fn line(&self) -> u32 {
         self.tokens
             .get(self.at.saturating_sub(1))
@@ -32,7 +32,7 @@ impl<'a> Cursor<'a> {
         self.at += 1;
     }
 
-    /// Takes the sign if it is there, and says whether it was.
+    /// Takes the sign if it is next, and returns whether it was.
     pub(super) fn eat(&mut self, sign: u8) -> bool {
         let there = self.peek() == Some(Kind::Sign(sign));
         if there {
@@ -58,7 +58,7 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// The next word, or `None` at the end.
+    /// Returns the next word, or `None` at the end.
     pub(super) fn next_word(&mut self) -> Result<Option<&'a str>, Refusal> {
         if self.peek().is_none() {
             Ok(None)
@@ -76,7 +76,7 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// A number that may have a minus before it, as two's complement.
+    /// Reads a number with an optional minus, as two's complement.
     pub(super) fn signed_number(&mut self, what: &str) -> Result<u64, Refusal> {
         let negative = self.eat(b'-');
         let number = self.number(what)?;
@@ -87,7 +87,7 @@ impl<'a> Cursor<'a> {
         })
     }
 
-    /// Goes on behind the line of the token that was taken last.
+    /// Skips to the end of the last token's line.
     pub(super) fn skip_line(&mut self) {
         let line = self.line();
         while self

@@ -1,28 +1,30 @@
-//! The machine that PTX is compiled to: instructions over two files of registers, one of 32 and one of
-//! 64 bits. Predicates and 16-bit registers are kept in the first, the latter extended with zeros.
+//! The target machine of the translation: instructions over two register files, of 32 and of 64
+//! bits.
 //!
-//! Knows nothing of PTX's text, of registers' names, or of memory.
+//! Predicates and 16-bit registers are in the first file, the latter extended with zeros. This
+//! module does not know PTX's text, the names of registers, or memory.
 
-/// A register's number in the file of its width. Before registers are allotted it is a virtual one's.
+/// The number of a register in the file of its width. Before allocation, it is a virtual register.
 pub(super) type Reg = u32;
 
-/// What an instruction does. `d` is where its result goes, `a`, `b` and `c` are its sources, `imm` a
-/// number of its own. Capital letters say the width: `32` reads and writes words, `64` long words.
+/// An operation. `d` is the destination, `a`, `b` and `c` are the sources, and `imm` is an
+/// immediate number. The suffix is the width: `32` reads and writes words, `64` long words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Op {
     Add32,
     Add64,
-    /// Faults unless the address `a + imm` is a multiple of `b`, which is a number and no register.
+    /// Faults unless the address `a + imm` is a multiple of `b`, which is a number and not a
+    /// register.
     Align,
     And32,
     And64,
     Bfe32,
     BfeSigned32,
-    /// To the instruction `imm`.
+    /// Jumps to the instruction `imm`.
     Branch,
-    /// To the instruction `imm` where the predicate `a` holds.
+    /// Jumps to the instruction `imm` where the predicate `a` holds.
     BranchIf,
-    /// To the instruction `imm` where the predicate `a` does not hold.
+    /// Jumps to the instruction `imm` where the predicate `a` does not hold.
     BranchUnless,
     Brev32,
     Brev64,
@@ -34,7 +36,7 @@ pub(super) enum Op {
     DivU64,
     Eq32,
     Eq64,
-    /// The long word `b:a`, shifted to the right by `imm` (at most 32) bits, its lower half.
+    /// The lower half of the long word `b:a`, shifted right by `imm` (at most 32) bits.
     Funnel,
     FunnelLeftClamp,
     FunnelLeftWrap,
@@ -93,7 +95,7 @@ pub(super) enum Op {
     RemU32,
     RemU64,
     Ret,
-    /// `a` rotated to the right by `imm` bits.
+    /// `a`, rotated right by `imm` bits.
     Rotate,
     /// `a` where the predicate `c` holds, `b` elsewhere.
     Select32,
@@ -102,7 +104,7 @@ pub(super) enum Op {
     Sext8,
     Shl32,
     Shl64,
-    /// Shifted by `imm`, which is less than 32.
+    /// A shift by `imm`, which is less than 32.
     ShlBy32,
     ShrBy32,
     ShrS32,
@@ -125,7 +127,7 @@ pub(super) enum Op {
     Zext8,
 }
 
-/// An instruction. Fields that its operation does not use are 0.
+/// An instruction. Unused fields are 0.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Inst {
     pub op: Op,
@@ -134,18 +136,18 @@ pub(super) struct Inst {
     pub b: Reg,
     pub c: Reg,
     pub imm: u64,
-    /// The line of the module that it comes from.
+    /// The line in the module's text.
     pub line: u32,
 }
 
-/// Which file a register is in.
+/// The file of a register.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Width {
     W32,
     W64,
 }
 
-/// Which of an instruction's fields are registers, and of which width.
+/// The fields of an instruction that are registers, with their widths.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Shape {
     pub d: Option<Width>,
@@ -201,22 +203,21 @@ pub(super) enum Axis {
     Z,
 }
 
-/// A value that is known before a thread's first instruction, and kept in a register that nothing
-/// writes to.
+/// A value that is known before a thread's first instruction, in a register that is never written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Fixed {
     BlockId(Axis),
     BlockSize(Axis),
     GridSize(Axis),
     Number(u64),
-    /// So many bytes (1, 2, 4 or 8) of the parameters from an offset on.
+    /// This many bytes (1, 2, 4 or 8) of the parameters, from an offset on.
     Param {
         offset: u32,
         bytes: u32,
         signed: bool,
     },
     ThreadId(Axis),
-    /// The address of the module's variable of that number, and a distance from it.
+    /// The address of the module's variable with this number, plus an offset.
     Variable {
         number: u32,
         offset: u64,

@@ -1,9 +1,10 @@
-//! Cuts the text of a PTX module into tokens with their lines. Knows comments and numbers, and nothing
-//! of what a token means.
+//! Splits the text of a PTX module into tokens with their lines.
+//!
+//! This module knows comments and numbers; it does not know what a token means.
 
 use super::Refusal;
 
-/// A token and the line it is on, counted from 1.
+/// A token and its line, counted from 1.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Token<'a> {
     pub kind: Kind<'a>,
@@ -12,17 +13,17 @@ pub(super) struct Token<'a> {
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Kind<'a> {
-    /// An integer, as its two's complement bits; the sign is a token of its own.
+    /// An integer, as two's complement bits; the sign is a token of its own.
     Number(u64),
     /// One character of punctuation.
     Sign(u8),
-    /// What stood between quotation marks.
+    /// The text between quotation marks.
     Text(&'a str),
     /// A name, directive, opcode or version number.
     Word(&'a str),
 }
 
-/// All tokens of `text`.
+/// Returns all tokens of `text`.
 pub(super) fn tokens(text: &str) -> Result<Vec<Token<'_>>, Refusal> {
     let mut lexer = Lexer {
         text,
@@ -105,7 +106,8 @@ impl<'a> Lexer<'a> {
         &self.text[start..self.at]
     }
 
-    /// A name or an opcode, in which modifiers may have two colons: `ld.global.L1::no_allocate.u32`.
+    /// Reads a name or an opcode, whose modifiers may contain two colons:
+    /// `ld.global.L1::no_allocate.u32`.
     fn word(&mut self) -> Kind<'a> {
         let start = self.at;
         self.take_while(is_word);
@@ -129,7 +131,7 @@ impl<'a> Lexer<'a> {
         Ok(Kind::Text(text))
     }
 
-    /// An integer, or a version such as `7.0`, which is a word.
+    /// Reads an integer, or a version such as `7.0`, which is a word.
     fn number(&mut self) -> Result<Kind<'a>, Refusal> {
         let word = self.take_while(is_word);
         if word.contains('.') {

@@ -1,9 +1,9 @@
-//! Runs a translated kernel: `LANES` threads side by side, an instruction for all of them at a time, so
-//! that the compiler can use the processor's vector instructions. Threads that go different ways wait for
-//! each other where their ways meet: those at the lowest instruction go first.
+//! Runs a translated kernel: `LANES` threads side by side, one instruction for all of them at a
+//! time. So the compiler can use the processor's vector instructions. Divergent threads wait for
+//! each other where their paths meet: the threads at the lowest instruction go first.
 //!
-//! Knows of memory only what it asks [`Memory`] for, a window at a time, and checks every access against
-//! the window it lies in.
+//! Memory is accessed through [`Memory`], a window at a time, and every access is checked against
+//! its window.
 
 mod access;
 mod bits;
@@ -13,35 +13,35 @@ use super::Kernel;
 use super::instruction::{Axis, Fixed, Width};
 use lanes::{Group, LANES};
 
-/// What is to be run.
+/// A launch to run.
 #[derive(Debug)]
 pub struct Launch<'a> {
     pub kernel: &'a Kernel,
     pub grid: [u32; 3],
     pub block: [u32; 3],
-    /// All parameters' bytes, at the offsets that the kernel states.
+    /// The bytes of all parameters, at the kernel's offsets.
     pub params: &'a [u8],
     /// The addresses of the module's variables.
     pub variables: &'a [u64],
-    /// How many branches the launch may execute before it counts as hung.
+    /// The maximum number of branches before the launch counts as hung.
     pub branches: u64,
     pub corruption: Option<Corruption>,
 }
 
-/// A kernel that computes wrongly: the value of one store of a thread has a bit flipped.
+/// A corruption of a kernel: one store of a thread has a flipped bit.
 #[derive(Clone, Copy, Debug)]
 pub struct Corruption {
-    /// The thread, counted over all blocks; `u64::MAX` is every thread.
+    /// The thread, counted over all blocks; `u64::MAX` means every thread.
     pub thread: u64,
-    /// Which of the thread's stores, counted from 0; each element of a vector is one.
+    /// The number of the thread's store, counted from 0; each element of a vector is one store.
     pub store: u64,
     pub bit: u32,
 }
 
-/// Why a launch ended before its threads did.
+/// The reason why a launch ended before its threads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
-    /// An address that is not mapped, or not for this kind of access.
+    /// The address is not mapped, or not for this kind of access.
     Illegal {
         address: u64,
         access: Access,
@@ -63,28 +63,28 @@ pub enum Access {
     Write,
 }
 
-/// A piece of device memory that a kernel may access in one way.
+/// A range of device memory that a kernel may access in one way.
 #[derive(Clone, Copy, Debug)]
 pub struct Window {
-    /// Its first address on the device.
+    /// The first address on the device.
     pub start: u64,
     pub len: u64,
-    /// Where its bytes are on the host.
+    /// The first byte on the host.
     pub bytes: *mut u8,
 }
 
 /// The memory of a device.
 ///
 /// # Safety
-/// All `len` bytes from `bytes` on, of every window given, can be accessed in the way that was asked for
-/// as long as the memory is borrowed, and no reference to them lives in that time.
+/// All `len` bytes from `bytes` on, of every returned window, can be accessed in the requested way
+/// as long as the memory is borrowed. No reference to them lives in that time.
 pub unsafe trait Memory {
-    /// The window around `address`, if it can be accessed so.
+    /// Returns the window around `address`, if it allows this access.
     fn window(&self, address: u64, access: Access) -> Option<Window>;
 }
 
 impl Launch<'_> {
-    /// Runs all threads, one group after the other.
+    /// Runs all threads, one group after another.
     pub fn run(&self, memory: &dyn Memory) -> Result<(), Stop> {
         let mut group = Group::new(self, memory);
         for (width, place, fixed) in &self.kernel.fixed {
@@ -117,7 +117,7 @@ impl Launch<'_> {
         self.blocks().saturating_mul(product(self.block))
     }
 
-    /// What a fixed register holds in a thread.
+    /// Returns the value of a fixed register in a thread.
     fn value(&self, fixed: Fixed, width: Width, thread: u64) -> u64 {
         let in_block = thread % product(self.block);
         let block = thread / product(self.block);
@@ -165,7 +165,7 @@ fn product(sizes: [u32; 3]) -> u64 {
     })
 }
 
-/// The coordinate of the `index`th place of a box.
+/// Returns a coordinate of the place with this index in a box.
 fn position(index: u64, sizes: [u32; 3], axis: Axis) -> u64 {
     let [x, y, _] = sizes.map(u64::from);
     match axis {

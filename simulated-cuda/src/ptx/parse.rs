@@ -1,5 +1,8 @@
-//! Reads a module's tokens into variables and kernels, with every register declared and every number
-//! read. Knows PTX's grammar, as far as kernels of integers need it, and not what an opcode does.
+//! Parses a module's tokens into variables and kernels, with all registers declared and all numbers
+//! read.
+//!
+//! This module knows PTX's grammar, as far as integer kernels need it. It does not know what an
+//! opcode does.
 
 mod body;
 
@@ -7,10 +10,10 @@ use super::Refusal;
 use super::cursor::Cursor;
 use super::lex::Kind;
 
-/// Bytes of a kernel's parameters.
+/// The maximum size of a kernel's parameters, in bytes.
 const MAX_PARAMS: u32 = 4096;
 
-/// The module as written.
+/// A parsed module.
 #[derive(Debug)]
 pub(super) struct ModuleText<'a> {
     /// `.version 7.0` is `(7, 0)`.
@@ -30,7 +33,7 @@ pub(super) struct Variable<'a> {
     pub constant: bool,
 }
 
-/// A kernel as written.
+/// A parsed kernel.
 #[derive(Debug)]
 pub(super) struct KernelText<'a> {
     pub name: &'a str,
@@ -38,11 +41,11 @@ pub(super) struct KernelText<'a> {
     /// The product of `.maxntid` or `.reqntid`.
     pub max_threads: Option<u32>,
     pub body: Vec<Statement<'a>>,
-    /// The class of each register, by its number.
+    /// The class of each register, indexed by its number.
     pub registers: Vec<Class>,
 }
 
-/// A parameter, and where it is among the parameters' bytes.
+/// A parameter, and its offset in the parameter bytes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Param<'a> {
     pub name: &'a str,
@@ -58,14 +61,14 @@ pub(super) enum Statement<'a> {
 
 #[derive(Debug)]
 pub(super) struct Instruction<'a> {
-    /// The predicate it is guarded by, and whether that must hold.
+    /// The predicate that guards the instruction, and the value it must have.
     pub guard: Option<(Register, bool)>,
     pub opcode: &'a str,
     pub operands: Vec<Operand<'a>>,
     pub line: u32,
 }
 
-/// What a register holds. Its sign is the instructions' business.
+/// The type of a register's content. Instructions decide about its sign.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Class {
     Predicate,
@@ -74,7 +77,7 @@ pub(super) enum Class {
     Word64,
 }
 
-/// A register, counted over all classes of a kernel.
+/// A register, numbered over all classes of a kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Register {
     pub number: u32,
@@ -83,17 +86,17 @@ pub(super) struct Register {
 
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Operand<'a> {
-    /// `[register+offset]`
+    /// `[register+offset]`.
     Address(Register, u64),
     /// A parameter, a variable, a label or a special register.
     Name(&'a str),
-    /// `[name+offset]`
+    /// `[name+offset]`.
     NameAddress(&'a str, u64),
     Number(u64),
-    /// `register|register`
+    /// `register|register`.
     Pair(Register, Register),
     Register(Register),
-    /// `_`
+    /// `_`.
     Sink,
     Vector(Vec<Operand<'a>>),
 }
@@ -150,7 +153,7 @@ pub(super) fn module<'a>(cursor: &mut Cursor<'a>) -> Result<ModuleText<'a>, Refu
     Ok(module)
 }
 
-/// `.align 4 .u32 NAME[64] = {1, 2, ...};`, behind `.global` or `.const`.
+/// Parses `.align 4 .u32 NAME[64] = {1, 2, ...};`, after `.global` or `.const`.
 fn variable<'a>(cursor: &mut Cursor<'a>, constant: bool) -> Result<Variable<'a>, Refusal> {
     let mut align = None;
     let mut kind = cursor.word("a type")?;
@@ -276,7 +279,7 @@ fn params<'a>(cursor: &mut Cursor<'a>) -> Result<Vec<Param<'a>>, Refusal> {
     }
 }
 
-/// Skips `.ptr .global .align 8`, which says nothing that the machine needs.
+/// Skips `.ptr .global .align 8`, which the machine does not need.
 fn skip_pointer_note(cursor: &mut Cursor<'_>) {
     while let Some(Kind::Word(".ptr" | ".global" | ".const" | ".align") | Kind::Number(_)) =
         cursor.peek()
@@ -285,7 +288,7 @@ fn skip_pointer_note(cursor: &mut Cursor<'_>) {
     }
 }
 
-/// How many bytes a value of the type has.
+/// Returns the size of the type in bytes.
 pub(super) fn type_bytes(kind: &str) -> Option<u32> {
     Some(match kind {
         ".b8" | ".u8" | ".s8" => 1,

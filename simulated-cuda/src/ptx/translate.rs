@@ -1,8 +1,9 @@
-//! Translates a kernel's statements into the machine's instructions over virtual registers, and refuses
-//! what the machine does not have. Knows what each opcode means; `translate/` has the larger families.
+//! Translates a kernel's statements into the machine's instructions over virtual registers, and
+//! refuses unsupported ones.
 //!
-//! A register that is set once, to a number, is that number wherever it is read: compilers keep shift
-//! amounts in such registers, and shifts by a known amount are faster.
+//! This module knows the meaning of each opcode; `translate/` has the larger families. A register
+//! that is set only once, to a number, is replaced by that number wherever it is read. Compilers
+//! keep shift amounts in such registers, and shifts by a known amount are faster.
 
 mod arithmetic;
 mod bits;
@@ -14,13 +15,13 @@ use super::Refusal;
 use super::instruction::{Axis, Fixed, Inst, Op, Reg, Width};
 use super::parse::{Class, Instruction, KernelText, Operand, Register, Statement, Variable};
 
-/// A kernel over virtual registers.
+/// A translated kernel over virtual registers.
 #[derive(Debug)]
 pub(super) struct Translated {
     pub insts: Vec<Inst>,
     /// The width of each virtual register.
     pub widths: Vec<Width>,
-    /// The registers that nothing writes to, and what they hold.
+    /// The registers that are never written, and their values.
     pub fixed: Vec<(Reg, Fixed)>,
 }
 
@@ -78,7 +79,7 @@ fn width(class: Class) -> Width {
     }
 }
 
-/// The registers that are set once, by a `mov` without guard, to a number.
+/// Returns the registers that are set only once, by a `mov` without guard, to a number.
 fn numbers(text: &KernelText<'_>) -> HashMap<u32, u64> {
     let mut written = vec![0_u32; text.registers.len()];
     let mut numbers = HashMap::new();
@@ -134,7 +135,7 @@ impl Type {
         }
     }
 
-    /// The width of the registers that hold such values.
+    /// Returns the width of the registers for such values.
     fn width(self) -> Width {
         if self.bits == 64 {
             Width::W64
@@ -157,7 +158,7 @@ fn parse_type(text: &str) -> Option<Type> {
     Some(Type { bits, signed })
 }
 
-/// Whether an instruction was understood; `None`: its opcode, or its form, is unknown.
+/// The result of translating an instruction; `None` means that its opcode or form is unknown.
 type Known = Result<Option<()>, Refusal>;
 
 struct Translator<'t, 'a> {
@@ -166,10 +167,10 @@ struct Translator<'t, 'a> {
     insts: Vec<Inst>,
     widths: Vec<Width>,
     fixed: HashMap<(Fixed, Width), Reg>,
-    /// What registers that are only ever a number hold.
+    /// The values of registers that always hold the same number.
     numbers: HashMap<u32, u64>,
     labels: HashMap<&'a str, u64>,
-    /// Branches whose target is to be filled in: instruction, label, line.
+    /// Branches without a target yet: instruction, label, line.
     jumps: Vec<(usize, &'a str, u32)>,
     line: u32,
 }
@@ -181,7 +182,7 @@ impl<'a> Translator<'_, 'a> {
         if parts[0] == "bra" {
             return self.branch(instruction, &parts[1..]);
         }
-        // A guarded instruction is one that is jumped over.
+        // A guarded instruction becomes one with a jump over it.
         let around = instruction.guard.map(|(predicate, holds)| {
             self.emit(
                 if holds {
@@ -299,7 +300,7 @@ impl<'a> Translator<'_, 'a> {
         self.fixed(Fixed::Number(number), width)
     }
 
-    /// The number that an operand is known to be.
+    /// Returns the number of an operand, if it is known.
     fn known(&self, operand: &Operand<'a>) -> Option<u64> {
         match operand {
             Operand::Number(number) => Some(*number),
@@ -308,8 +309,8 @@ impl<'a> Translator<'_, 'a> {
         }
     }
 
-    /// The register to read for an operand of so many bits. Sources of 16 bits come extended by their
-    /// sign, or by zeros.
+    /// Returns the register to read for an operand of this type. Sources of 16 bits are extended by
+    /// their sign, or by zeros.
     fn source(&mut self, operand: &Operand<'a>, kind: Type) -> Result<Reg, Refusal> {
         let width = kind.width();
         if let Some(number) = self.known(operand) {
@@ -347,7 +348,7 @@ impl<'a> Translator<'_, 'a> {
         Ok(register.number)
     }
 
-    /// A special register, or the address of a variable.
+    /// Returns the register for a special register or the address of a variable.
     fn special(&mut self, name: &str, width: Width) -> Result<Reg, Refusal> {
         if width == Width::W64
             && let Some(number) = self
@@ -384,7 +385,7 @@ impl<'a> Translator<'_, 'a> {
         Ok(self.fixed(fixed, width))
     }
 
-    /// The register that an operand names as the instruction's result.
+    /// Returns the register that an operand names as the instruction's result.
     fn target(&self, operand: &Operand<'a>) -> Result<Register, Refusal> {
         match operand {
             Operand::Register(register) => Ok(*register),
@@ -392,7 +393,7 @@ impl<'a> Translator<'_, 'a> {
         }
     }
 
-    /// The register for a result of exactly so many bits.
+    /// Returns the register for a result of exactly `bits` bits.
     fn result(&self, operand: &Operand<'a>, bits: u32) -> Result<Reg, Refusal> {
         let register = self.target(operand)?;
         let class = match register.class {

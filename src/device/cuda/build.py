@@ -21,13 +21,13 @@ import zipfile
 HERE = pathlib.Path(__file__).resolve().parent
 TOOLS = HERE.parents[2] / "target" / "cuda-tools"
 
-# From Turing (the oldest that this compiler knows) to Blackwell. The PTX is made for the first.
+# From Turing (the oldest that this compiler supports) to Blackwell. The PTX targets the first.
 ARCHITECTURES = [75, 80, 86, 89, 90, 100, 120]
 
-# The oldest version of the PTX language that has all that the kernel uses: an older driver takes it.
+# The oldest version of the PTX language with all features of the kernel, for older drivers.
 PTX_VERSION = "7.0"
 
-# The most instructions for 64 bytes on an H100.
+# The maximum number of instructions for 64 bytes on an H100.
 MAX_INSTRUCTIONS = 1420
 
 
@@ -53,7 +53,7 @@ def tools():
 
 def compile_to_ptx(cuda, source):
     """The PTX of a source file, by NVRTC."""
-    # NVRTC asks for this one by its name alone, and finds it if it is loaded.
+    # NVRTC looks this library up by its bare name, and finds it if it is loaded.
     ctypes.CDLL(cuda / "lib" / "libnvrtc-builtins.so.13.0", ctypes.RTLD_GLOBAL)
     nvrtc = ctypes.CDLL(cuda / "lib" / "libnvrtc.so.13")
     program, size = ctypes.c_void_p(), ctypes.c_size_t()
@@ -74,7 +74,7 @@ def compile_to_ptx(cuda, source):
     if failed or log.strip():
         sys.exit(f"{source}:\n{log}")
     ptx = text("PTX")
-    # Comments name the compiler; the version is that of the compiler's newest language.
+    # Comments name the compiler; the version line names the compiler's newest language.
     ptx = re.sub(r"^//.*\n", "", ptx, flags=re.MULTILINE)
     ptx, replaced = re.subn(r"(?m)^\.version .*$", f".version {PTX_VERSION}", ptx)
     assert replaced == 1

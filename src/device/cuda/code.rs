@@ -1,7 +1,8 @@
-//! The driver's result codes, and what each says about the bytes in the GPU.
+//! The driver's result codes, and the meaning of each for the bytes in the GPU.
 //!
-//! Numbers are those of `CUresult` in cuda.h. Only codes that are known to say nothing about the bytes
-//! are inconclusive; every other one, and every one that nobody knows, is held against the device.
+//! The numbers are those of `CUresult` in cuda.h. Only codes that are known to say nothing about
+//! the bytes are inconclusive. Every other code, including every unknown one, counts against the
+//! device.
 
 use super::driver::{Driver, Failed};
 use crate::device::{Bound, DeviceError};
@@ -12,13 +13,13 @@ pub(super) const OUT_OF_MEMORY: Code = 2;
 pub(super) const NOT_READY: Code = 600;
 pub(super) const NOT_SUPPORTED: Code = 801;
 
-/// Whether the code tells only that it could not be done now, or not so.
+/// Returns whether the code says only that the call cannot be done now, or not in this way.
 pub(super) fn is_inconclusive(code: Code) -> bool {
     matches!(
         code,
         OUT_OF_MEMORY
             | 4 // the driver is shutting down
-            | 46 // the device is used by somebody else
+            | 46 // the device is unavailable, often in exclusive use
             | NOT_READY
             | 701 // no resources for a launch
             | 800 // not permitted
@@ -28,18 +29,20 @@ pub(super) fn is_inconclusive(code: Code) -> bool {
     )
 }
 
-/// Whether the code tells that the driver cannot compile: no binary for the GPU, PTX that is not taken, no
-/// compiler, a PTX version that is too new, or compiling that is turned off.
+/// Returns whether the code says that the driver cannot compile.
+///
+/// The causes: no binary for the GPU, refused PTX, no compiler, a PTX version that is too new, or
+/// compilation that is turned off.
 pub(super) fn is_about_compiling(code: Code) -> bool {
     matches!(code, 209 | 218 | 221..=223)
 }
 
-/// Whether the code tells that memory cannot be made read-only here.
+/// Returns whether the code says that memory cannot be made read-only here.
 pub(super) fn is_about_protection(code: Code) -> bool {
     matches!(code, 1 | 800 | NOT_SUPPORTED)
 }
 
-/// The error of an operation in which a call of the driver failed.
+/// Converts a failed call of an operation into an error.
 pub(super) fn error(driver: &Driver, operation: &'static str, failed: Failed) -> DeviceError {
     let cause = text(Some(driver), failed).into();
     if is_inconclusive(failed.code) {
@@ -49,7 +52,7 @@ pub(super) fn error(driver: &Driver, operation: &'static str, failed: Failed) ->
     }
 }
 
-/// A call, its code, and the code's name if it has one.
+/// Formats a call, its code, and the code's name if it has one.
 pub(super) fn text(driver: Option<&Driver>, failed: Failed) -> String {
     let Failed { call, code } = failed;
     match driver.and_then(|driver| driver.name_of(code)) {
@@ -58,7 +61,7 @@ pub(super) fn text(driver: Option<&Driver>, failed: Failed) -> String {
     }
 }
 
-/// The error of an allocation of `needed` bytes.
+/// Converts a failed call of an allocation of `needed` bytes into an error.
 pub(super) fn allocation(
     driver: &Driver,
     operation: &'static str,
@@ -71,7 +74,7 @@ pub(super) fn allocation(
             available: driver.memory_info().map_or(0, |(free, _)| free),
             bound: Bound::DeviceMemory,
         },
-        // Nothing is there yet that could be bad: such memory, or such a device, cannot be had.
+        // No bytes exist yet that could be bad: the driver refuses such memory, or such a device.
         1 | 100 | 101 => DeviceError::Busy {
             operation,
             cause: text(Some(driver), failed).into(),
@@ -86,8 +89,9 @@ mod tests {
 
     #[test]
     fn what_says_something_about_the_bytes_and_what_nobody_knows_is_held_against_the_device() {
-        // Uncorrectable ECC and NVLink errors, a contained error, illegal address, timeout, a context
-        // that is gone, assertion, hardware stack, illegal instruction, misaligned, launch failure.
+        // Uncorrectable ECC and NVLink errors, a contained error, illegal address, timeout, a
+        // destroyed context, assertion, hardware stack, illegal instruction, misaligned, launch
+        // failure.
         for code in [
             214, 220, 226, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719, 999,
         ] {

@@ -1,10 +1,12 @@
-//! A GPU's primary context, and what lives in it: streams, events, pinned memory.
+//! A GPU's primary context, and the objects in it: streams, events, pinned memory.
 //!
-//! The context is made current for each call and taken away again, so that calls may come from any
-//! thread, and a caller that works with several devices keeps its own. While a call is made, this
-//! thread's work and captures of streams are told not to disturb each other; a wait for the whole context
-//! disturbs them all the same. A context that is lost (any call then returns the error that lost it) is
-//! latched, for all that use it in this process: nothing is asked of it any more.
+//! Each call makes the context current, and restores the previous one afterwards. So calls may come
+//! from any thread, and a caller that works with several devices keeps its own context. During a
+//! call, the capture mode of the thread is relaxed, so that this crate and stream captures do not
+//! disturb each other. A wait for the whole context still disturbs captures.
+//!
+//! A lost context (every call returns the error that lost it) is latched for all its users in this
+//! process: no more calls go to it.
 
 use std::ffi::{c_int, c_uint};
 use std::fmt;
@@ -22,20 +24,20 @@ use crate::device::DeviceError;
 
 pub(super) struct Context {
     driver: &'static Driver,
-    /// The primary context, twice as cudarc knows it. What is lent is made with the first, without events;
-    /// users see the second, where cudarc keeps an eye on the order of their own work.
+    /// The primary context, as two cudarc values. Lent memory is made with the first, without
+    /// events. Users see the second, where cudarc tracks the order of their own work.
     lending: ManuallyDrop<Arc<CudaContext>>,
     seen: ManuallyDrop<Arc<CudaContext>>,
-    /// What is copied goes through it, and it is asked whether the context is lost.
+    /// The stream for copies, and for the question whether the context is lost.
     copies: Handle,
-    /// That of every context of this device: they are one, the primary one.
+    /// The latch of the device's primary context, shared by all values for the device.
     lost: Arc<Latch>,
 }
 
-/// Why a context is lost, once it is.
+/// The reason why a context is lost, once it is.
 type Latch = OnceLock<Arc<str>>;
 
-/// Those in use, by the number of the device.
+/// The latches in use, by the number of the device.
 static LATCHES: Mutex<Vec<(usize, Weak<Latch>)>> = Mutex::new(Vec::new());
 
 fn latch(ordinal: usize) -> Arc<Latch> {
@@ -52,13 +54,13 @@ fn latch(ordinal: usize) -> Arc<Latch> {
 }
 
 // SAFETY: `copies` is a handle of the driver, whose functions may be called from any thread, here
-// always with the context current. Nothing else in it is bound to a thread.
+// always with the context current. No other field is bound to a thread.
 unsafe impl Send for Context {}
 
-// SAFETY: as above; the driver serialises what is done with one handle.
+// SAFETY: as above; the driver serialises operations on one handle.
 unsafe impl Sync for Context {}
 
-/// The context is current as long as this lives.
+/// Keeps the context current for its lifetime.
 struct Current<'a> {
     driver: &'a Driver,
     capture_mode: Option<c_uint>,
@@ -74,9 +76,10 @@ impl Context {
         const MEMORY_POOLS: c_uint = 115;
         let failed = CudaError::driver(Some(driver), ordinal);
         driver.current().map_err(&failed)?;
-        // Codes are an enum in cudarc, and one that it has no name for would be undefined behaviour. What
-        // cudarc asks for is asked for here first, where they are numbers: what goes wrong goes wrong
-        // now, most likely, and when cudarc asks again, nothing has to be made.
+        // cudarc's result codes are a Rust enum, and a code without a name would be undefined
+        // behaviour. So the calls that cudarc will make are made here first, with codes as plain
+        // numbers. A failure most likely happens here, and cudarc's own calls have nothing left to
+        // create.
         driver
             .device_attribute(MEMORY_POOLS, device)
             .map_err(&failed)?;
@@ -92,9 +95,9 @@ impl Context {
                 code: error.0 as u32,
             })
         })?;
-        // SAFETY: nothing is allocated or freed with this one. With tracking on, cudarc would make events
-        // for what is lent, and panic where it cannot. Who uses what is lent is waited for by a wait for
-        // the whole context.
+        // SAFETY: nothing is allocated or freed with this value. With tracking on, cudarc would
+        // make events for lent memory, and panic if it cannot. Users of lent memory are waited for
+        // by a wait for the whole context.
         unsafe { lending.disable_event_tracking() };
         let mut context = Self {
             driver,
@@ -113,28 +116,29 @@ impl Context {
         self.driver
     }
 
-    /// A stream with which memory can be lent.
+    /// Returns a stream for lending memory.
     pub(super) fn lending(&self) -> Arc<CudaStream> {
         self.lending.default_stream()
     }
 
-    /// The stream that users see.
+    /// Returns the stream that users see.
     pub(super) fn seen(&self) -> Arc<CudaStream> {
         self.seen.default_stream()
     }
 
-    /// The stream on which memory is copied and set.
+    /// Returns the stream on which memory is copied and set.
     pub(super) fn copies(&self) -> Live<'_, kind::Stream> {
-        // SAFETY: the driver made it in `open`, or it is null until then; it goes when `self` does.
+        // SAFETY: the driver made it in `open`, or it is null until then; it is destroyed with
+        // `self`.
         unsafe { Live::new(self.copies) }
     }
 
-    /// Why nothing can be done in the context any more, if that is so.
+    /// Returns the reason if the context is lost.
     pub(super) fn lost(&self) -> Option<&Arc<str>> {
         self.lost.get()
     }
 
-    /// Does `work` with the context current.
+    /// Runs `work` with the context current.
     pub(super) fn within<T>(
         &self,
         operation: &'static str,
@@ -149,7 +153,8 @@ impl Context {
             .map_err(|failed| code::error(self.driver, operation, self.noticed(failed)))
     }
 
-    /// The same for an allocation of so many bytes, where running out of memory is its own error.
+    /// Runs an allocation of `needed` bytes in the same way; running out of memory is an error of
+    /// its own.
     pub(super) fn allocating<T>(
         &self,
         needed: u64,
@@ -169,7 +174,7 @@ impl Context {
         })
     }
 
-    /// The same for what has the driver compile the kernel.
+    /// Runs the compilation of the kernel by the driver in the same way.
     pub(super) fn compiling<T>(
         &self,
         work: impl FnOnce(&Driver) -> Called<T>,
@@ -184,7 +189,7 @@ impl Context {
         })
     }
 
-    /// Waits until everything that was begun in the context is done, by whomever.
+    /// Waits for all work in the context, of all its users.
     pub(super) fn synchronize(&self) -> Result<(), DeviceError> {
         self.within("wait", Driver::synchronize)
     }
@@ -196,7 +201,7 @@ impl Context {
         work(self.driver)
     }
 
-    /// After a failure: whether it has cost the context. A stream that has nothing to do with it tells.
+    /// Checks after a failure whether the context is lost, by querying an unrelated stream.
     fn noticed(&self, failed: Failed) -> Failed {
         if code::is_inconclusive(failed.code) || self.copies.is_null() {
             return failed;
@@ -216,23 +221,23 @@ impl Context {
 impl Drop for Context {
     fn drop(&mut self) {
         if process::check().is_err() {
-            // Neither the driver nor what it gave is this process's.
+            // The driver and its objects belong to the parent process.
             return;
         }
         if self.lost.get().is_some() {
-            // It is good for nothing any more. cudarc would ask the driver, which may answer with a code
+            // A lost context is useless. cudarc would call the driver, which may answer with a code
             // that cudarc has no name for.
             return;
         }
         if !self.copies.is_null() {
             let copies = self.copies;
             let _nobody_to_tell = self.call(|driver| {
-                // SAFETY: `open` has made it, and `self`, which lends it, goes.
+                // SAFETY: `open` made it, and `self`, which lends it, is being dropped.
                 unsafe { driver.destroy_stream(copies) }
             });
         }
         self.driver.keeping_current(|| {
-            // SAFETY: it is dropped here alone, and not used afterwards.
+            // SAFETY: only this line drops it, and it is not used afterwards.
             unsafe { ManuallyDrop::drop(&mut self.seen) };
             // SAFETY: as above.
             unsafe { ManuallyDrop::drop(&mut self.lending) };
@@ -253,7 +258,8 @@ impl<'a> Current<'a> {
     fn enter(driver: &'a Driver, context: Live<'_, kind::Context>) -> Called<Self> {
         const RELAXED: c_uint = 2;
         driver.push(context)?;
-        // A driver that does not answer this leaves captures and us to each other.
+        // Best effort: if the driver does not answer, captures and this crate may disturb each
+        // other.
         let capture_mode = driver.exchange_capture_mode(RELAXED).ok();
         Ok(Self {
             driver,
@@ -271,16 +277,16 @@ impl Drop for Current<'_> {
     }
 }
 
-/// A stream of our own.
+/// A stream of this crate.
 #[derive(Debug)]
 pub(super) struct Stream {
     context: Arc<Context>,
     handle: Handle,
-    /// Goes after the stream.
+    /// Dropped after the stream.
     _held_to: Option<Arc<Partition>>,
 }
 
-// SAFETY: the handle is used with the context current, from whatever thread (see `Context`).
+// SAFETY: the handle is used with the context current, from any thread (see `Context`).
 unsafe impl Send for Stream {}
 
 impl Stream {
@@ -293,10 +299,10 @@ impl Stream {
         })
     }
 
-    /// Takes over one that is held to a part of the multiprocessors.
+    /// Takes over a stream that is restricted to a part of the multiprocessors.
     ///
     /// # Safety
-    /// The driver made it in `to`, and nobody else destroys it.
+    /// The driver made the stream in `to`, and no other code destroys it.
     pub(super) unsafe fn held(context: &Arc<Context>, handle: Handle, to: &Arc<Partition>) -> Self {
         Self {
             context: Arc::clone(context),
@@ -306,7 +312,7 @@ impl Stream {
     }
 
     pub(super) fn handle(&self) -> Live<'_, kind::Stream> {
-        // SAFETY: the driver made it for `self`, which has its context and destroys it when it goes.
+        // SAFETY: the driver made it for `self`, which keeps its context and destroys it on drop.
         unsafe { Live::new(self.handle) }
     }
 }
@@ -315,20 +321,20 @@ impl Drop for Stream {
     fn drop(&mut self) {
         let handle = self.handle;
         let _nobody_to_tell = self.context.within("destroy a stream", |driver| {
-            // SAFETY: the driver made it for `self`, which goes.
+            // SAFETY: the driver made it for `self`, which is being dropped.
             unsafe { driver.destroy_stream(handle) }
         });
     }
 }
 
-/// A mark in a stream that can be waited for.
+/// An event in a stream that can be waited for.
 #[derive(Debug)]
 pub(super) struct Event {
     context: Arc<Context>,
     handle: Handle,
 }
 
-// SAFETY: the handle is used with the context current, from whatever thread (see `Context`).
+// SAFETY: the handle is used with the context current, from any thread (see `Context`).
 unsafe impl Send for Event {}
 
 impl Event {
@@ -341,7 +347,7 @@ impl Event {
     }
 
     pub(super) fn handle(&self) -> Live<'_, kind::Event> {
-        // SAFETY: the driver made it for `self`, which has its context and destroys it when it goes.
+        // SAFETY: the driver made it for `self`, which keeps its context and destroys it on drop.
         unsafe { Live::new(self.handle) }
     }
 }
@@ -350,7 +356,7 @@ impl Drop for Event {
     fn drop(&mut self) {
         let handle = self.handle;
         let _nobody_to_tell = self.context.within("destroy an event", |driver| {
-            // SAFETY: the driver made it for `self`, which goes.
+            // SAFETY: the driver made it for `self`, which is being dropped.
             unsafe { driver.destroy_event(handle) }
         });
     }

@@ -1,25 +1,26 @@
-// SHA-256 of 4096-byte blocks: the one kernel behind the fs-verity digest on a GPU.
+// SHA-256 of 4096-byte blocks: the only kernel of the fs-verity digest on a GPU.
 //
-// A tree level is nothing but such hashes: of the data for the leaves, of the digests below for every
-// level above. So there is one kernel for all of them. It hashes the blocks of several byte ranges, the
-// last block of each padded with zeros, one thread for a block, without shared memory and without
-// synchronisation: the integer units are the limit (see CODE.md), and memory is at a quarter of its own.
+// Every level of a tree consists of such hashes: the leaves hash the data, and each level above
+// hashes the digests below. So one kernel serves all levels. It hashes the blocks of several byte
+// ranges, the last block of each padded with zeros. One thread hashes one block, without shared
+// memory and without synchronisation. The integer units are the limit (see CODE.md); memory runs at
+// a quarter of its own limit.
 //
-// build.py makes digest.ptx of this. Tests also compile it as C++, with tests/kernel/host.h in CUDA's
-// place.
+// build.py makes digest.ptx of this file. Tests also compile it as C++, with tests/kernel/host.h in
+// place of CUDA.
 
 typedef unsigned char u8;
 typedef unsigned int u32;
 typedef unsigned long long u64;
 
-// A byte range to be hashed, block by block. `bytes` is a multiple of 16, `len` at least 1.
+// A byte range to hash, block by block. `bytes` is a multiple of 16, `len` at least 1.
 struct Range {
     const u8 *bytes;
     u64 len;
     // The number of the range's first block, counted over all ranges.
     u32 first_block;
-    // Not 0 if the range is the root of a tree: 32 bytes, which are passed on as they are, so that trees
-    // of different heights can be climbed together.
+    // Not 0 if the range is the root of a tree: 32 bytes, which are passed on unchanged. So trees
+    // of different heights can be hashed together.
     u32 is_root;
 };
 
@@ -42,7 +43,8 @@ __device__ __forceinline__ u32 rotate_right(u32 x, u32 bits) { return __funnelsh
 
 __device__ __forceinline__ u32 swap_bytes(u32 x) { return __byte_perm(x, 0, 0x0123); }
 
-// The compression function (FIPS 180-4, 6.2.2). `w` is the message, and is overwritten by its schedule.
+// The compression function (FIPS 180-4, 6.2.2). `w` is the message, and is overwritten by its
+// schedule.
 __device__ __forceinline__ void compress(u32 (&state)[8], u32 (&w)[16]) {
     constexpr u32 K[64] = ROUND_CONSTANTS;
     u32 a = state[0], b = state[1], c = state[2], d = state[3];
@@ -67,7 +69,7 @@ __device__ __forceinline__ void compress(u32 (&state)[8], u32 (&w)[16]) {
     state[4] += e, state[5] += f, state[6] += g, state[7] += h;
 }
 
-// The 64 bytes at `bytes`, of which `len` are there; zeros for the others.
+// Loads the 64 bytes at `bytes`: the first `len` from memory, and zeros for the rest.
 __device__ __forceinline__ void load(u32 (&w)[16], const u8 *bytes, u32 len) {
     if (len >= CHUNK) {
         const uint4 *words = reinterpret_cast<const uint4 *>(bytes);
@@ -89,7 +91,7 @@ __device__ __forceinline__ void load(u32 (&w)[16], const u8 *bytes, u32 len) {
     }
 }
 
-// The digest of the block at `bytes`, of which `len` bytes are there.
+// Computes the digest of the block at `bytes`, of which the first `len` bytes exist.
 __device__ __forceinline__ void hash_block(u32 (&state)[8], const u8 *bytes, u32 len) {
     u32 w[16];
 #pragma unroll 1
@@ -97,7 +99,7 @@ __device__ __forceinline__ void hash_block(u32 (&state)[8], const u8 *bytes, u32
         load(w, bytes + at, len > at ? len - at : 0);
         compress(state, w);
     }
-    // Padding and length, the same for every block: its schedule is computed by the compiler.
+    // Padding and length are the same for every block, so the compiler computes the schedule.
     w[0] = 0x80000000;
 #pragma unroll
     for (int i = 1; i < 15; i++) w[i] = 0;
@@ -105,7 +107,7 @@ __device__ __forceinline__ void hash_block(u32 (&state)[8], const u8 *bytes, u32
     compress(state, w);
 }
 
-// The range that has the block: the last one that does not begin behind it.
+// Finds the range of the block: the last range that does not begin after the block.
 __device__ __forceinline__ const Range *find(const Range *ranges, u32 count, u32 block) {
     u32 low = 0;
     while (count - low > 1) {
@@ -116,7 +118,7 @@ __device__ __forceinline__ const Range *find(const Range *ranges, u32 count, u32
     return ranges + low;
 }
 
-// Writes the digests of all blocks of `count` ranges, `blocks` in number, one behind the other.
+// Writes the digests of all `blocks` blocks of `count` ranges, one after another.
 extern "C" __global__ void __launch_bounds__(128)
 fsverity_blocks(const Range *ranges, u32 count, u32 blocks, uint4 *digests) {
     const u32 threads = gridDim.x * blockDim.x;

@@ -1,12 +1,15 @@
-//! CUDA's driver: the library, found at run time, and its functions as calls that return plain codes.
+//! CUDA's driver: the library, found at run time, and its functions as calls that return plain
+//! codes.
 //!
-//! A code that nobody has a name for must not be undefined behaviour, and a function that an old driver
-//! lacks must not be a panic; so the functions are looked up here, all at once, and codes stay numbers.
-//! The driver follows a handle without checking it, so none comes in as it is: a [`Live`] handle proves
-//! that what it names lives, and what ends such a life is unsafe to call. Numbers are safe where a wrong
-//! one is an error of the GPU or takes away memory of the GPU, to which no reference of Rust leads.
-//! Addresses that are written to are not: the driver writes to pinned memory of the host by the same
-//! numbers. Whoever passes host memory proves that it lives long enough.
+//! An unknown code must not be undefined behaviour, and a function that an old driver lacks must
+//! not be a panic. So this module looks all functions up at once, and keeps codes as numbers.
+//!
+//! The driver follows handles without checking them, so no raw handle is accepted. A [`Live`]
+//! handle proves that its object is alive, and calls that end such a life are unsafe. Numbers are
+//! safe arguments if a wrong number only fails in the GPU, or takes away memory of the GPU: no
+//! reference of Rust points there. Addresses that are written to are not safe, because the driver
+//! writes to pinned host memory by the same numbers. A caller that passes host memory proves that
+//! it lives long enough.
 
 use std::ffi::{CStr, c_int, c_uint, c_void};
 use std::ptr;
@@ -25,10 +28,10 @@ use super::code::Code;
 mod functions;
 mod live;
 
-/// `CUcontext`, `CUstream` and their like: addresses of things that the driver owns.
+/// A handle (`CUcontext`, `CUstream` and others): the address of an object that the driver owns.
 pub(super) type Handle = *mut c_void;
 
-/// A call that failed, and how.
+/// A failed call and its code.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Failed {
     pub(super) call: &'static str,
@@ -37,30 +40,30 @@ pub(super) struct Failed {
 
 pub(super) type Called<T> = Result<T, Failed>;
 
-/// The oldest driver, as CUDA numbers them: 11.2.
+/// The oldest supported driver, as CUDA numbers it: 11.2.
 const MIN_DRIVER: i32 = 11_020;
 
 /// The driver of this process.
 pub(super) struct Driver {
     functions: Functions,
-    /// Where there are such.
+    /// Optional functions of newer drivers.
     instance_uuid: Option<InstanceUuid>,
     partitioning: Option<Partitioning>,
     version: c_int,
-    /// Never unloaded: the functions are in it.
+    /// Never unloaded, because it contains the functions.
     _library: Library,
 }
 
-/// Calls a function of a table, and turns its code into a result.
+/// Calls a function of a table, and converts its code into a result.
 macro_rules! call {
     ($driver:expr, $name:ident($($argument:expr),* $(,)?)) => {
         call!(symbol, $driver.functions, $name($($argument),*))
     };
     ($symbols:ident, $table:expr, $name:ident($($argument:expr),* $(,)?)) => {{
         let function = $table.$name;
-        // SAFETY: the arguments are those of cuda.h: numbers, handles that are live (`Live`, `Physical`, or
-        // by the method's contract), or addresses of locals and of host memory that live as long as the
-        // method's contract says.
+        // SAFETY: the arguments match cuda.h: numbers, live handles (by `Live`, by `Physical`, or
+        // by the method's contract), or addresses. The addresses are locals, or host memory that
+        // lives as long as the method's contract requires.
         let code = unsafe { function($($argument),*) };
         match code {
             0 => Ok(()),
@@ -72,7 +75,8 @@ macro_rules! call {
 mod partitioning;
 
 impl Driver {
-    /// Loads and initialises the driver, once for the process. The number is that of the GPU which is wanted.
+    /// Loads and initialises the driver, once for the process. `ordinal` is the number of the
+    /// requested GPU.
     pub(super) fn load(ordinal: u32) -> Result<&'static Self, CudaError> {
         static DRIVER: OnceLock<Driver> = OnceLock::new();
         if let Some(driver) = DRIVER.get() {
@@ -84,14 +88,14 @@ impl Driver {
 
     fn find(ordinal: u32) -> Result<Self, CudaError> {
         let library = ["libcuda.so.1", "libcuda.so"].into_iter().find_map(|name| {
-            // SAFETY: that is how every user of CUDA loads its driver; what it runs on loading is
-            // NVIDIA's business.
+            // SAFETY: every user of CUDA loads its driver in this way; NVIDIA is responsible for
+            // the code that runs on loading.
             unsafe { Library::new(name) }.ok()
         });
         let library = library.ok_or(CudaError::NoDriver)?;
         let functions = Functions::find(&library)?;
         for symbol in NEEDED_BY_CUDARC {
-            // SAFETY: the symbol is looked for and not used.
+            // SAFETY: the symbol is looked up and not used.
             let found = unsafe { library.get::<*const c_void>(symbol.as_bytes()) };
             if found.is_err() {
                 return Err(CudaError::MissingSymbol { symbol });
@@ -121,19 +125,19 @@ impl Driver {
         Ok(driver)
     }
 
-    /// The version of CUDA that the driver supports, as in `12.4`.
+    /// Returns the version of CUDA that the driver supports, as in `12.4`.
     pub(super) fn version(&self) -> String {
         version_text(self.version)
     }
 
-    /// The name of a code, if the driver has one.
+    /// Returns the name of a code, if the driver has one.
     pub(super) fn name_of(&self, code: Code) -> Option<String> {
         let mut name = ptr::null();
         call!(self, error_name(code, &raw mut name)).ok()?;
         if name.is_null() {
             return None;
         }
-        // SAFETY: the driver answers with a text of its own that ends with a zero and stays.
+        // SAFETY: the driver returns a static text of its own that ends with a zero.
         let name = unsafe { CStr::from_ptr(name) };
         Some(name.to_string_lossy().into_owned())
     }
@@ -157,14 +161,14 @@ impl Driver {
         Ok(String::from_utf8_lossy(text).into_owned())
     }
 
-    /// That of the whole GPU.
+    /// Returns the UUID of the whole GPU.
     pub(super) fn device_uuid(&self, device: c_int) -> Called<[u8; 16]> {
         let mut uuid = [0; 16];
         call!(self, device_uuid(&raw mut uuid, device))?;
         Ok(uuid)
     }
 
-    /// That of the part of a GPU which the device is (MIG), if it is one and the driver tells.
+    /// Returns the UUID of the GPU partition (MIG), if the device is one and the driver reports it.
     pub(super) fn instance_uuid(&self, device: c_int) -> Called<Option<[u8; 16]>> {
         let Some(function) = self.instance_uuid else {
             return Ok(None);
@@ -186,7 +190,8 @@ impl Driver {
         Ok(value)
     }
 
-    /// The primary context of a device, which stays until it is released as often as it was retained.
+    /// Retains the primary context of a device. It stays until it is released as often as it was
+    /// retained.
     pub(super) fn retain_primary(&self, device: c_int) -> Called<Handle> {
         let mut context = ptr::null_mut();
         call!(self, retain_primary(&raw mut context, device))?;
@@ -212,8 +217,9 @@ impl Driver {
         Ok(context)
     }
 
-    /// Does what may make another context current, and makes the caller's current again. A primary one can be
-    /// made current also when its last user has released it.
+    /// Runs `work`, which may change the current context, and restores the caller's context.
+    ///
+    /// A primary context can be made current even after its last user has released it.
     pub(super) fn keeping_current<T>(&self, work: impl FnOnce() -> T) -> T {
         let before = self.current();
         let done = work();
@@ -223,7 +229,7 @@ impl Driver {
         done
     }
 
-    /// Sets how this thread and captures of streams disturb each other; returns what was set.
+    /// Sets how this thread and stream captures disturb each other, and returns the old setting.
     pub(super) fn exchange_capture_mode(&self, mode: c_uint) -> Called<c_uint> {
         let mut mode = mode;
         call!(self, exchange_capture_mode(&raw mut mode))?;
@@ -234,14 +240,14 @@ impl Driver {
         call!(self, synchronize_context())
     }
 
-    /// The lowest priority that a stream can have.
+    /// Returns the lowest priority that a stream can have.
     pub(super) fn lowest_priority(&self) -> Called<c_int> {
         let (mut least, mut greatest) = (0, 0);
         call!(self, stream_priorities(&raw mut least, &raw mut greatest))?;
         Ok(least)
     }
 
-    /// Free and all bytes of the current context's device.
+    /// Returns the free and the total bytes of the current context's device.
     pub(super) fn memory_info(&self) -> Called<(u64, u64)> {
         let (mut free, mut total) = (0, 0);
         call!(self, memory_info(&raw mut free, &raw mut total))?;
@@ -261,7 +267,7 @@ impl Driver {
         Ok(Physical::new(handle))
     }
 
-    /// Whatever comes of it, the memory is not to be had by this handle any more: the driver refuses 0.
+    /// Releases the memory. Whether that succeeds or not, the handle is void: the driver refuses 0.
     pub(super) fn release(&self, memory: &mut Physical) -> Called<()> {
         let handle = memory.take();
         call!(self, release(handle))
@@ -302,7 +308,7 @@ impl Driver {
         Ok(flags)
     }
 
-    /// An attribute of an address whose value has at most 8 bytes; those that it lacks are 0.
+    /// Returns an attribute of an address, whose value has at most 8 bytes; missing bytes are 0.
     pub(super) fn pointer_attribute(&self, attribute: c_uint, address: u64) -> Called<u64> {
         let mut value = 0_u64;
         call!(
@@ -322,7 +328,7 @@ impl Driver {
         call!(self, free(address))
     }
 
-    /// Host memory that the device copies from and to by itself.
+    /// Allocates pinned host memory, which the device reads and writes by itself.
     pub(super) fn allocate_host(&self, bytes: usize) -> Called<*mut c_void> {
         const PORTABLE: c_uint = 1;
         let mut start = ptr::null_mut();
@@ -331,15 +337,15 @@ impl Driver {
     }
 
     /// # Safety
-    /// `start` came from [`allocate_host`](Self::allocate_host), nobody uses it any more, and neither
-    /// does the device.
+    /// `start` came from [`allocate_host`](Self::allocate_host), and neither the process nor the
+    /// device uses it any more.
     pub(super) unsafe fn free_host(&self, start: *mut c_void) -> Called<()> {
         call!(self, free_host(start))
     }
 
     /// # Safety
-    /// `from` is readable for so many bytes, and not written to, until the stream has been waited for. `to` is
-    /// memory of the GPU, or nothing's.
+    /// `from` is readable for `bytes` bytes, and not written to, until the stream has been waited
+    /// for. `to` is memory of the GPU, or unmapped.
     pub(super) unsafe fn copy_to_device(
         &self,
         to: u64,
@@ -351,7 +357,7 @@ impl Driver {
     }
 
     /// # Safety
-    /// `to` is writable for so many bytes, and not looked at, until the stream has been waited for.
+    /// `to` is writable for `bytes` bytes, and not read, until the stream has been waited for.
     pub(super) unsafe fn copy_to_host(
         &self,
         to: *mut c_void,
@@ -363,7 +369,7 @@ impl Driver {
     }
 
     /// # Safety
-    /// The address is one of memory of the GPU, or nothing's: no host memory is written to.
+    /// The address is memory of the GPU, or unmapped: no host memory is written to.
     pub(super) unsafe fn set(
         &self,
         address: u64,
@@ -374,7 +380,7 @@ impl Driver {
         call!(self, set(address, value, bytes, stream.handle()))
     }
 
-    /// A stream that does not wait for the default stream.
+    /// Creates a stream that does not wait for the default stream.
     pub(super) fn create_stream(&self, priority: c_int) -> Called<Handle> {
         const NON_BLOCKING: c_uint = 1;
         let mut stream = ptr::null_mut();
@@ -391,12 +397,12 @@ impl Driver {
     }
 
     /// # Safety
-    /// The handle came from this driver, for a stream, and nobody uses it any more.
+    /// The handle came from this driver, for a stream, and is not used any more.
     pub(super) unsafe fn destroy_stream(&self, stream: Handle) -> Called<()> {
         call!(self, destroy_stream(stream))
     }
 
-    /// An event to wait for without spinning.
+    /// Creates an event that can be waited for without spinning.
     pub(super) fn create_event(&self) -> Called<Handle> {
         const BLOCKING_WITHOUT_TIMING: c_uint = 1 | 2;
         let mut event = ptr::null_mut();
@@ -417,12 +423,12 @@ impl Driver {
     }
 
     /// # Safety
-    /// The handle came from this driver, for a event, and nobody uses it any more.
+    /// The handle came from this driver, for an event, and is not used any more.
     pub(super) unsafe fn destroy_event(&self, event: Handle) -> Called<()> {
         call!(self, destroy_event(event))
     }
 
-    /// A module of PTX.
+    /// Loads a module of PTX.
     pub(super) fn load_module(&self, ptx: &CStr) -> Called<Handle> {
         let mut module = ptr::null_mut();
         call!(self, load_module(&raw mut module, ptx.as_ptr().cast()))?;
@@ -430,12 +436,12 @@ impl Driver {
     }
 
     /// # Safety
-    /// The handle came from this driver, for a module, and nobody uses it any more.
+    /// The handle came from this driver, for a module, and is not used any more.
     pub(super) unsafe fn unload_module(&self, module: Handle) -> Called<()> {
         call!(self, unload_module(module))
     }
 
-    /// A function of the module's, which goes with it.
+    /// Returns a function of the module, which lives as long as the module.
     pub(super) fn function(&self, module: Live<'_, kind::Module>, name: &CStr) -> Called<Handle> {
         let mut function = ptr::null_mut();
         call!(
@@ -448,7 +454,7 @@ impl Driver {
     /// Launches `blocks` blocks of `threads` threads.
     ///
     /// # Safety
-    /// `parameters` has the address of a value for each of the kernel's parameters, of its size.
+    /// `parameters` has, for each of the kernel's parameters, the address of a value of its size.
     pub(super) unsafe fn launch(
         &self,
         function: Live<'_, kind::Function>,
@@ -489,7 +495,7 @@ impl Driver {
     }
 }
 
-/// 12040 is 12.4.
+/// Formats a version: 12040 is 12.4.
 fn version_text(version: c_int) -> String {
     let (major, minor) = (version / 1000, version % 1000 / 10);
     format!("{major}.{minor}")

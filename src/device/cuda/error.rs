@@ -1,4 +1,4 @@
-//! Why a GPU was not opened, with what to do about it.
+//! The reasons why a GPU was not opened, with the remedies.
 
 use vram_digest::Digest;
 use vram_trail::process::Forked;
@@ -7,15 +7,15 @@ use super::code;
 use super::driver::{Driver, Failed};
 use crate::device::DeviceError;
 
-/// A GPU was not opened.
+/// Error returned when a GPU was not opened.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CudaError {
-    /// The device failed on the way.
+    /// The device failed during opening.
     #[error("the GPU did not do what opening it needs")]
     #[non_exhaustive]
     Device {
-        /// How.
+        /// The failure.
         #[from]
         source: DeviceError,
     },
@@ -23,13 +23,13 @@ pub enum CudaError {
     #[error("CUDA's driver failed: {cause}: see whether `nvidia-smi` works")]
     #[non_exhaustive]
     Driver {
-        /// The call, and its code.
+        /// The call and its code.
         cause: String,
     },
     /// The call was made in a forked child.
     #[error(transparent)]
     Forked(#[from] Forked),
-    /// The kernel gives a wrong digest for data whose digest is known.
+    /// The kernel returned a wrong digest for data with a known digest. Do not use the GPU.
     #[error(
         "the GPU computes wrong digests: of {len} known bytes it says {actual}: do not use it, and have it tested"
     )]
@@ -37,7 +37,7 @@ pub enum CudaError {
     KnownAnswer {
         /// Bytes hashed.
         len: u64,
-        /// What it says.
+        /// The wrong digest.
         actual: Digest,
     },
     /// The driver lacks a function.
@@ -47,18 +47,18 @@ pub enum CudaError {
         /// The function.
         symbol: &'static str,
     },
-    /// There is no such GPU.
+    /// There is no GPU with this number.
     #[error(
         "there is no GPU {ordinal}: the driver sees {count} (numbered from 0; CUDA_VISIBLE_DEVICES limits them)"
     )]
     #[non_exhaustive]
     NoDevice {
-        /// The number asked for.
+        /// The requested number.
         ordinal: u32,
-        /// How many there are.
+        /// The number of GPUs.
         count: u32,
     },
-    /// There is no driver.
+    /// CUDA's driver was not found.
     #[error(
         "CUDA's driver was not found (libcuda.so.1): install NVIDIA's driver, give the container its GPU (`--gpus`), or use host memory"
     )]
@@ -69,15 +69,15 @@ pub enum CudaError {
     )]
     #[non_exhaustive]
     NotCompiled {
-        /// The call, and its code.
+        /// The call and its code.
         cause: String,
     },
-    /// The GPU cannot make memory read-only.
+    /// The GPU or its driver cannot make memory read-only.
     #[error(
         "the GPU or its driver cannot make memory read-only: update the driver, or ask for `Protection::WhereAvailable`"
     )]
     NotProtected,
-    /// The library that was found is there to link programs with, and not a driver.
+    /// The library found is a stub for linking, not a driver.
     #[error(
         "the libcuda.so that was found is a stub to link programs with: take its folder (`stubs`) out of LD_LIBRARY_PATH"
     )]
@@ -86,22 +86,22 @@ pub enum CudaError {
     #[error("CUDA's driver supports CUDA {version}, and 11.2 is needed: update it")]
     #[non_exhaustive]
     TooOld {
-        /// What it supports.
+        /// The supported CUDA version.
         version: String,
     },
     /// The GPU is too old.
     #[error("the GPU has compute capability {major}.{minor}, and 7.5 (Turing) is needed")]
     #[non_exhaustive]
     TooOldGpu {
-        /// Of its compute capability.
+        /// The major number of its compute capability.
         major: i32,
-        /// Of its compute capability.
+        /// The minor number of its compute capability.
         minor: i32,
     },
 }
 
 impl CudaError {
-    /// That of a call on the way to the GPU with this number.
+    /// Returns a conversion from a failed call while opening the GPU with this number.
     pub(super) fn driver(driver: Option<&Driver>, ordinal: u32) -> impl Fn(Failed) -> Self {
         move |failed| match failed.code {
             34 => Self::Stub,

@@ -1,10 +1,13 @@
 //! The fs-verity digest, computed in the GPU by the kernel of `digest.cu`.
 //!
-//! A level of the tree is one launch that hashes every block of some byte ranges; the next one hashes what
-//! that wrote, until 32 bytes are left. Many small shards climb together, those that are done are passed
-//! on. A shard that is larger than the scratch memory is hashed in slices, by two lanes in turns: while
-//! one lane's last blocks and few upper nodes keep a part of the GPU busy, the other's leaves fill the
-//! rest. Everything in the GPU that is needed besides the data is reserved when the device is opened.
+//! One launch hashes a level of the tree: every block of some byte ranges. The next launch hashes
+//! the result, until 32 bytes are left. Many small shards are hashed together, and finished ones
+//! are passed on.
+//!
+//! A shard larger than the scratch memory is hashed in slices, by two lanes in turns. The last
+//! blocks and few upper nodes of one lane use only a part of the GPU, and the leaves of the other
+//! lane fill the rest. All GPU memory that hashing needs besides the data is reserved when the
+//! device is opened.
 
 use std::ffi::{c_int, c_void};
 use std::ops::{ControlFlow, Range};
@@ -33,42 +36,44 @@ mod lanes;
 mod tests;
 mod trees;
 
-/// Threads in a block of the kernel (`__launch_bounds__` in digest.cu).
+/// The number of threads in a block of the kernel (`__launch_bounds__` in digest.cu).
 const THREADS: u32 = 128;
 
 const BLOCK: u64 = BLOCK_BYTES as u64;
 const NODE: u64 = NODE_BYTES as u64;
 const WINDOW: u64 = WINDOW_BYTES as u64;
 
-/// Nodes that are hashed into one of the level above.
+/// The number of nodes that are hashed into one node of the level above.
 const FAN_OUT: u64 = 128;
 
-/// Blocks of data in a slice: 960 MiB. A multiple of what makes whole nodes of level 2, so that slices
-/// do not share one. The least of that for this file's tests: a simulated GPU takes its time.
+/// The number of data blocks in a slice: 960 MiB.
+///
+/// A slice consists of whole nodes of level 2, so that slices share none. This file's tests use the
+/// minimum, because a simulated GPU is slow.
 const SLICE_BLOCKS: u64 = if cfg!(test) { 1 } else { 15 } * FAN_OUT * FAN_OUT;
 const SLICE_BYTES: u64 = SLICE_BLOCKS * BLOCK;
 
-/// Some bytes in the GPU.
+/// A byte range in the GPU.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Bytes {
-    /// A multiple of 16.
+    /// The address, a multiple of 16.
     pub(super) address: u64,
-    /// At least 1.
+    /// The length in bytes, at least 1.
     pub(super) len: u64,
 }
 
 #[derive(Debug)]
 pub(super) struct Hasher {
     kernel: Kernel,
-    /// The most blocks of threads in one launch.
+    /// The maximum number of thread blocks in one launch.
     blocks: u32,
-    /// So many multiprocessors, if it is held to some.
+    /// The number of multiprocessors that launches are restricted to, if they are.
     held_to: Option<u32>,
     lanes: Lanes,
 }
 
 impl Hasher {
-    /// Loads the kernel, and reserves what it needs.
+    /// Loads the kernel, and reserves the memory that it needs.
     pub(super) fn new(
         context: &Arc<Context>,
         device: c_int,
@@ -95,8 +100,10 @@ impl Hasher {
         Ok(hasher)
     }
 
-    /// Has the driver hold all launches to a part of the multiprocessors. Whether a kernel of the primary
-    /// context runs on such a stream is tried, not believed; if it does not, launches stay where they were.
+    /// Has the driver restrict all launches to a part of the multiprocessors.
+    ///
+    /// A trial launch shows whether a kernel of the primary context runs on such a stream. If it
+    /// does not, launches stay on their old streams.
     fn hold_to(
         &mut self,
         context: &Arc<Context>,
@@ -114,7 +121,7 @@ impl Hasher {
         };
         if unless_lost(context, self.roots(&[trial]).map(Some))?.is_none() {
             self.lanes.exchange(&mut streams);
-            // Nothing of the trial may be under way any more when the lanes are used again.
+            // No work of the trial may be in flight when the lanes are used again.
             return context.synchronize();
         }
         self.lanes.use_all();
@@ -123,12 +130,12 @@ impl Hasher {
         Ok(())
     }
 
-    /// How many multiprocessors it is held to, if it is.
+    /// Returns the number of multiprocessors that launches are restricted to, if they are.
     pub(super) fn held_to(&self) -> Option<u32> {
         self.held_to
     }
 
-    /// The root of the tree over each of the shards.
+    /// Computes the root of the tree over each shard.
     pub(super) fn roots(&self, shards: &[Bytes]) -> Result<Vec<Node>, DeviceError> {
         let mut roots = Vec::with_capacity(shards.len());
         let mut left = shards;
@@ -156,7 +163,7 @@ impl Hasher {
         Ok(roots)
     }
 
-    /// The root of the tree over one shard.
+    /// Computes the root of the tree over one shard.
     pub(super) fn root(
         &self,
         shard: Bytes,
@@ -218,7 +225,7 @@ impl Hasher {
         only(&roots)
     }
 
-    /// The nodes of level 1 over some windows of a shard.
+    /// Computes the nodes of level 1 over some windows of a shard.
     pub(super) fn nodes(
         &self,
         shard: Bytes,
@@ -270,8 +277,9 @@ impl Hasher {
         Ok(nodes)
     }
 
-    /// Hashes level upon level, until of each of the inputs there is the root alone; all of these come
-    /// back. The first level is hashed in any case: it is no root, however short.
+    /// Hashes level after level, until only the root of each input is left, and fetches all roots.
+    ///
+    /// The first level is always hashed: however short, it is data and not a root.
     fn climb(&self, driver: &Driver, lane: &mut Lane, inputs: Vec<Bytes>) -> Called<usize> {
         let mut level: Vec<Input> = inputs.iter().map(|bytes| bytes.data()).collect();
         let mut areas = [lane.leaves, lane.nodes].into_iter().cycle();
@@ -285,8 +293,8 @@ impl Hasher {
         }
     }
 
-    /// Queues the hashing of every block of the inputs. Returns where their digests will be, one input's
-    /// behind the other's.
+    /// Queues the hashing of every block of the inputs. Returns the ranges of their digests, one
+    /// input after another.
     fn launch(
         &self,
         driver: &Driver,
@@ -314,7 +322,7 @@ impl Hasher {
         if place.end > RESULTS {
             return Err(Failed {
                 call: "more launches or ranges than there are tables",
-                // Our own mistake says nothing about the bytes.
+                // An inconclusive code: our own mistake says nothing about the bytes.
                 code: NOT_READY,
             });
         }
@@ -346,7 +354,7 @@ impl Hasher {
     }
 }
 
-/// What can be done without, unless what was lacking is the GPU.
+/// Converts a failure of an optional step into `None`, unless the GPU is lost.
 fn unless_lost<T>(
     context: &Context,
     outcome: Result<Option<T>, DeviceError>,
@@ -357,7 +365,7 @@ fn unless_lost<T>(
     })
 }
 
-/// What a launch reads.
+/// The input of a launch.
 struct Input {
     bytes: Bytes,
     is_root: bool,
@@ -368,12 +376,12 @@ impl Bytes {
         self.len.div_ceil(BLOCK)
     }
 
-    /// Whether one lane can climb from all of it to the root.
+    /// Returns whether one lane can compute the root from all bytes.
     fn is_small(&self) -> bool {
         self.len <= SLICE_BYTES
     }
 
-    /// To be hashed, however short.
+    /// Returns an input that is hashed, however short.
     fn data(self) -> Input {
         Input {
             bytes: self,
@@ -381,7 +389,7 @@ impl Bytes {
         }
     }
 
-    /// To be hashed, unless it is one node and so the root.
+    /// Returns an input that is hashed, unless it is a single node and so the root.
     fn level(self) -> Input {
         Input {
             bytes: self,
@@ -390,8 +398,8 @@ impl Bytes {
     }
 }
 
-/// The only range of a level, as it goes into the next launch. A node that is alone in its slice is not
-/// yet the root.
+/// Returns the only range of a level as the input of the next launch. The only node of a slice is
+/// not yet the root.
 fn level_of(level: &[Bytes]) -> Input {
     level
         .first()
@@ -400,7 +408,7 @@ fn level_of(level: &[Bytes]) -> Input {
         .data()
 }
 
-/// The pieces that are hashed at a time.
+/// Splits a range into slices.
 fn slices(bytes: Bytes) -> impl Iterator<Item = Bytes> {
     let starts = (0..bytes.len).step_by(SLICE_BYTES as usize);
     starts.map(move |start| Bytes {
@@ -409,7 +417,7 @@ fn slices(bytes: Bytes) -> impl Iterator<Item = Bytes> {
     })
 }
 
-/// Small shards, in groups that fit one lane.
+/// Splits small shards into groups that fit one lane.
 fn groups(mut shards: &[Bytes]) -> impl Iterator<Item = &[Bytes]> {
     std::iter::from_fn(move || {
         let mut blocks = 0_u64;
@@ -427,9 +435,11 @@ fn groups(mut shards: &[Bytes]) -> impl Iterator<Item = &[Bytes]> {
     })
 }
 
-/// Does the work on a thread of its own, and calls `progress` on this one. The callback may take its time
-/// and wait for what it likes, another use of the same GPU too: the work does not wait for it. Without a
-/// thread to be had, the work is done here, and `progress` is called at the end.
+/// Runs `work` on a thread of its own, and calls `progress` on this one.
+///
+/// A slow callback does not delay the work. The callback may wait for anything, even for another
+/// use of the same GPU. Fallback without a free thread: the work runs here, and `progress` is
+/// called at the end.
 fn aside<T: Send>(
     len: u64,
     progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
@@ -439,7 +449,7 @@ fn aside<T: Send>(
     thread::scope(|scope| {
         let work = &work;
         let working = helper().spawn_scoped(scope, move || {
-            // Nobody listens any more if the callback has stopped, or has panicked.
+            // The receiver is gone after the callback has stopped or panicked.
             work(&mut |progress| match tell.send(progress) {
                 Ok(()) => ControlFlow::Continue(()),
                 Err(_) => ControlFlow::Break(()),
@@ -454,7 +464,7 @@ fn aside<T: Send>(
         let answer = tells.try_for_each(|told: Progress| report(progress, told.done, told.total));
         drop(told);
         match working.join().unwrap_or_else(|panic| resume_unwind(panic)) {
-            // What the device says counts more than that the callback stopped.
+            // A failure of the device takes precedence over a stop by the callback.
             Err(DigestFailure::Device(error)) => Err(DigestFailure::Device(error)),
             outcome => answer.and(outcome),
         }

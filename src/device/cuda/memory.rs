@@ -1,14 +1,15 @@
-//! One allocation in a GPU: how it is mapped, protected and given back.
+//! One allocation in a GPU: its mapping, protection and release.
 //!
-//! Where the driver has virtual memory, each allocation is a mapping of its own, read-only once it is
-//! protected. When it goes, its physical memory is given back and its addresses are kept: none is used
-//! twice in a process, so a graph that was captured over it faults when it is replayed, and reads
-//! nobody else's bytes. Without virtual memory it is plain memory of the driver, for whoever has asked
-//! for that by name.
+//! Where the driver has virtual memory, each allocation is a mapping of its own, read-only once it
+//! is protected. On release the physical memory is freed, but its addresses stay reserved. No
+//! address is used twice in a process. So a graph captured over the memory faults on replay, and
+//! reads no other data. Without virtual memory, the allocation is plain memory of the driver, for
+//! callers who chose that explicitly.
 //!
-//! Small allocations that will be protected together may lie in one piece of physical memory, a slab. Each has a
-//! mapping of its own all the same, of the whole slab, and in it some bytes of its own. While others lie
-//! there, protected memory is wiped through another mapping: no address that anybody was given is writable.
+//! Small allocations that will be protected together may share a piece of physical memory, a slab.
+//! Each still has a mapping of its own: it covers the whole slab, and some bytes belong to the
+//! allocation. While other allocations use the slab, protected memory is wiped through a private
+//! mapping. No address that was given out becomes writable.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -30,54 +31,55 @@ use crate::device::backend::AllOrNone;
 const READ_ONLY: u32 = 1;
 pub(super) const READ_WRITE: u32 = 3;
 
-/// One allocation. Wiped and given back when dropped, unless that was done before.
+/// One allocation, wiped and freed on drop unless that happened before.
 pub struct CudaMemory {
     device: i32,
     address: u64,
-    /// What was asked for, in bytes.
+    /// Requested bytes.
     len: u64,
-    /// What is there, in bytes.
+    /// Allocated bytes.
     taken: u64,
     mapping: Mapping,
-    /// The driver was told so.
+    /// Whether the driver was asked for protection.
     is_protected: bool,
-    /// And says that it is so.
+    /// Whether the driver confirms the protection.
     pub(super) read_only: bool,
-    /// It holds nothing but zeros.
+    /// Whether the memory holds only zeros.
     pub(super) wiped: bool,
     gone: bool,
-    /// What views are lent from. It owns nothing: the driver would be asked to free what it never gave.
+    /// The source of views. It owns nothing and is never dropped: its drop would ask the driver to
+    /// free memory that did not come from that allocator.
     lent: ManuallyDrop<CudaSlice<u8>>,
-    /// What users are told that they are lent on.
+    /// The stream that users see for lent memory.
     stream: Arc<CudaStream>,
-    /// Goes last: what is above holds a part of it, and must not be the last that does.
+    /// Dropped last: the fields above hold cudarc's context, and must not be its last owners.
     context: Arc<Context>,
 }
 
 /// The addresses at which memory can be used.
 #[derive(Debug)]
 enum Mapping {
-    /// From the driver's allocator, which has no protection.
+    /// Memory from the driver's allocator, which has no protection.
     Plain,
-    /// Some that it has alone, a multiple of the granularity.
+    /// A mapping for this allocation alone, a multiple of the granularity.
     Own,
-    /// Of a slab that it shares.
+    /// A mapping of a shared slab.
     Shared { start: u64, slab: Arc<Slab> },
 }
 
-/// How a device gives memory.
+/// The device's way of allocating memory.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Allocator {
     pub(super) device: i32,
-    /// In bytes; none without virtual memory.
+    /// The granularity in bytes; `None` without virtual memory.
     pub(super) granularity: Option<usize>,
-    /// Whether memory was made read-only when that was tried.
+    /// Whether a trial could make memory read-only.
     pub(super) can_protect: bool,
     pub(super) protection: Protection,
 }
 
 impl CudaMemory {
-    /// Memory of `len` bytes, whatever they are.
+    /// Allocates `len` bytes with arbitrary content.
     pub(super) fn allocate(
         context: &Arc<Context>,
         allocator: Allocator,
@@ -100,8 +102,8 @@ impl CudaMemory {
         Self::new(context, allocator, len, address, size as u64, mapping)
     }
 
-    /// The same for many that will be protected together, or for none. Each comes with something of the
-    /// caller's.
+    /// Allocates memory for all requests or for none. The allocations will be protected together.
+    /// Each has a tag of the caller's.
     pub(super) fn allocate_all<T>(
         context: &Arc<Context>,
         allocator: Allocator,
@@ -151,7 +153,7 @@ impl CudaMemory {
         Self::new(context, allocator, len, address, place.slot, mapping)
     }
 
-    /// Takes memory over.
+    /// Takes over allocated memory.
     fn new(
         context: &Arc<Context>,
         allocator: Allocator,
@@ -160,8 +162,8 @@ impl CudaMemory {
         taken: u64,
         mapping: Mapping,
     ) -> Result<Self, DeviceError> {
-        // SAFETY: `len` bytes are allocated at `address`, and any byte is a `u8`. The slice is never
-        // dropped, it is taken apart when the memory goes.
+        // SAFETY: `len` bytes are allocated at `address`, and any byte is a `u8`. The slice is
+        // never dropped: `Drop` takes it apart instead.
         let lent = unsafe { context.lending().upgrade_device_ptr(address, len_of(len)) };
         let memory = Self {
             device: allocator.device,
@@ -193,17 +195,17 @@ impl CudaMemory {
         self.taken
     }
 
-    /// What a view reads.
+    /// Returns the slice that a view reads.
     pub(super) fn lent(&self) -> &CudaSlice<u8> {
         &self.lent
     }
 
-    /// The stream that a view names.
+    /// Returns the stream that a view names.
     pub(super) fn stream(&self) -> &Arc<CudaStream> {
         &self.stream
     }
 
-    /// Asks the driver where the memory is.
+    /// Asks the driver where the memory lies.
     fn check_residency(&self) -> Result<(), DeviceError> {
         const MEMORY_TYPE: u32 = 2;
         const IS_MANAGED: u32 = 8;
@@ -218,7 +220,7 @@ impl CudaMemory {
             ])
         })?;
         let device = u64::try_from(self.device).unwrap_or(u64::MAX);
-        // The second is a C `bool`, of one byte.
+        // The second value is a C `bool` of one byte.
         match found.map(|value| value & 0xffff_ffff) {
             [ON_DEVICE, 0, ordinal] if ordinal == device => Ok(()),
             [kind, managed, ordinal] => Err(DeviceError::NotResident {
@@ -230,13 +232,13 @@ impl CudaMemory {
         }
     }
 
-    /// Makes it read-only, and asks the driver whether it is.
+    /// Makes the memory read-only, and asks the driver for confirmation.
     pub(super) fn protect(&mut self, allocator: Allocator) -> Result<(), DeviceError> {
         if !allocator.can_protect {
-            // Such a GPU was opened only because `WhereAvailable` was asked for.
+            // Only `WhereAvailable` opens a GPU without protection.
             return Ok(());
         }
-        // Whatever comes of it, it may be so.
+        // Set before the call: a failed call may still have taken effect.
         self.is_protected = true;
         self.set_access(READ_ONLY)?;
         let (device, address) = (self.device, self.address);
@@ -267,7 +269,7 @@ impl CudaMemory {
         })
     }
 
-    /// Where its mapping begins, and its size.
+    /// Returns the start and the size of the mapping.
     fn mapped(&self) -> (u64, usize) {
         match &self.mapping {
             Mapping::Plain | Mapping::Own => (self.address, len_of(self.taken)),
@@ -275,7 +277,7 @@ impl CudaMemory {
         }
     }
 
-    /// Overwrites everything with zeros, once nobody can be reading it any more.
+    /// Overwrites the memory with zeros, after all work that may read it.
     pub(super) fn zero(&mut self) -> Result<(), DeviceError> {
         if self.wiped {
             return Ok(());
@@ -291,22 +293,22 @@ impl CudaMemory {
         self.overwrite()
     }
 
-    /// The same for memory that nobody else has seen.
+    /// Overwrites memory that has no other users.
     pub(super) fn overwrite(&self) -> Result<(), DeviceError> {
         let (address, size, stream) = (self.address, len_of(self.taken), self.context.copies());
         self.context.within("wipe", |driver| {
-            // SAFETY: `self` has that memory of the GPU, as much of it.
+            // SAFETY: `self` owns this memory of the GPU, of at least this size.
             unsafe { driver.set(address, 0, size, stream) }?;
             driver.synchronize_stream(stream)
         })
     }
 
-    /// Never gives it back: nobody gets it next.
+    /// Leaks the memory, so that it never gets another owner.
     pub(super) fn leak(&mut self) {
         self.gone = true;
     }
 
-    /// Gives it back, once nobody can be reading it any more.
+    /// Frees the memory, after all work that may read it.
     pub(super) fn give_back(&mut self) -> Result<(), DeviceError> {
         if self.gone {
             return Ok(());
@@ -318,14 +320,14 @@ impl CudaMemory {
             Mapping::Plain => driver.free(start),
         })?;
         self.gone = true;
-        // Whoever is the last to have a slab gives that back.
+        // The last owner of a slab releases it.
         match std::mem::replace(&mut self.mapping, Mapping::Own) {
             Mapping::Shared { slab, .. } => Arc::into_inner(slab).map_or(Ok(()), Slab::release),
             Mapping::Own | Mapping::Plain => Ok(()),
         }
     }
 
-    /// Lets `work` write to it, protected or not.
+    /// Runs `work` while the memory is writable, whether protected or not.
     #[cfg(feature = "fault-injection")]
     pub(super) fn while_writable(
         &self,
@@ -342,29 +344,29 @@ impl CudaMemory {
 }
 
 impl Drop for CudaMemory {
-    /// What cannot be waited for, or not be wiped, is leaked: nobody gets it next.
+    /// Leaks memory that cannot be waited for or wiped, so that it never gets another owner.
     fn drop(&mut self) {
         if process::check().is_err() {
-            // Neither the driver nor its handles are this process's.
+            // The driver and its handles belong to the parent process.
             return;
         }
         if !self.gone
             && let Err(error) = self.zero().and_then(|()| self.give_back())
         {
-            // Of a shard it would be on record: this was none yet.
+            // A failure with a shard would be on record; this memory was not a shard yet.
             let bytes = self.taken;
             foreign::log(move || {
                 tracing::error!(%error, bytes, "memory of a GPU could not be given back, and is kept");
             });
         }
-        // SAFETY: it is taken here alone, and `self` is gone afterwards.
+        // SAFETY: only this line takes it, and `self` is gone afterwards.
         let slice = unsafe { ManuallyDrop::take(&mut self.lent) };
         let _freed_above = slice.leak();
     }
 }
 
 impl fmt::Debug for CudaMemory {
-    /// Without the address.
+    /// Writes the fields without the address.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CudaMemory")
             .field("len", &self.len)
@@ -374,11 +376,11 @@ impl fmt::Debug for CudaMemory {
     }
 }
 
-/// New physical memory at addresses that were never used, readable and writable.
+/// Maps new physical memory at addresses that were never used, readable and writable.
 fn map_new(driver: &Driver, device: i32, size: usize) -> Called<u64> {
     let mut memory = driver.create(size, &Properties::pinned_on(device))?;
     let mapped = map(driver, device, size, &memory);
-    // The mapping keeps the memory.
+    // The mapping keeps the memory alive.
     let released = driver.release(&mut memory);
     let start = mapped?;
     if let Err(failed) = released {
@@ -388,7 +390,7 @@ fn map_new(driver: &Driver, device: i32, size: usize) -> Called<u64> {
     Ok(start)
 }
 
-/// Physical memory at addresses that were never used, readable and writable.
+/// Maps physical memory at addresses that were never used, readable and writable.
 fn map(driver: &Driver, device: i32, size: usize, memory: &Physical) -> Called<u64> {
     let start = driver.reserve(size)?;
     let mapped = driver.map(start, size, memory).and_then(|()| {
@@ -399,14 +401,15 @@ fn map(driver: &Driver, device: i32, size: usize, memory: &Physical) -> Called<u
         })
     });
     if let Err(failed) = mapped {
-        // Nobody has seen these addresses.
+        // No other code has seen these addresses.
         let _nothing_else_to_do = driver.unreserve(start, size);
         return Err(failed);
     }
     Ok(start)
 }
 
-/// Whether memory can be made read-only: tried, and read back. A driver that says it cannot is believed.
+/// Tests whether memory can be made read-only, and reads the answer back. A driver that says it
+/// cannot is believed.
 pub(super) fn can_protect(driver: &Driver, device: i32, granularity: usize) -> Called<bool> {
     let address = map_new(driver, device, granularity)?;
     let location = Location::device(device);
@@ -422,7 +425,7 @@ pub(super) fn can_protect(driver: &Driver, device: i32, granularity: usize) -> C
     }
 }
 
-/// A length that was checked when the memory was made.
+/// Converts a length that was checked at allocation.
 fn len_of(bytes: u64) -> usize {
     usize::try_from(bytes).unwrap_or(usize::MAX)
 }

@@ -1,4 +1,6 @@
-//! Opening a GPU: what it is, what it can do, and whether it computes rightly.
+//! Opening a GPU: its identity, its abilities, and a test that it computes correctly.
+//!
+//! This module does not know shards.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -18,16 +20,16 @@ use crate::device::Faults;
 use crate::device::backend::{Backend as _, Permit};
 use crate::device::{DeviceError, Residency};
 
-/// How many windows are copied back and hashed by the CPU after each digest, unless configured.
+/// The default number of windows that the CPU copies back and hashes after each digest.
 pub const DEFAULT_SPOT_CHECKS: usize = 16;
 
-/// The oldest compute capability, that of Turing.
+/// The oldest supported compute capability: Turing.
 const MIN_CAPABILITY: (i32, i32) = (7, 5);
 
-/// What there is where Windows runs below Linux.
+/// A file that exists where Linux runs under Windows.
 const WSL: &str = "/dev/dxg";
 
-/// What a [`Cuda`] is opened from.
+/// The builder of a [`Cuda`].
 #[derive(Clone, Debug)]
 #[must_use = "a builder does nothing until `open` is called"]
 pub struct CudaBuilder {
@@ -43,12 +45,13 @@ pub struct CudaBuilder {
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum Protection {
-    /// A GPU that cannot do that is not opened.
+    /// A GPU that cannot protect memory is not opened.
     #[default]
     Required,
-    /// Where it cannot, shards are sealed all the same: a stray kernel can then write to them, which the
-    /// next check finds. Without virtual memory an address may be used again after its shard is gone, too.
-    /// `VramSealed` says `read_only: false`.
+    /// A GPU that cannot protect memory is opened, and its shards are sealed without protection.
+    ///
+    /// A stray kernel can then write to them, which the next check finds. Without virtual memory,
+    /// an address may also be reused after its shard is gone. `VramSealed` says `read_only: false`.
     WhereAvailable,
 }
 
@@ -64,45 +67,58 @@ impl CudaBuilder {
         }
     }
 
-    /// Whether sealed memory must be read-only; without this, [`Protection::Required`].
+    /// Sets whether sealed memory must be read-only. The default is [`Protection::Required`].
     pub fn protection(mut self, protection: Protection) -> Self {
         self.protection = protection;
         self
     }
 
-    /// How much of the GPU checks may use at a time; without this, [`Share::ALL`]. They ask for the lowest
-    /// priority in any case. That is also the priority of an ordinary stream (0, the best being -5 on
-    /// today's GPUs): a model whose kernels are to go first needs streams of a higher, negative priority,
-    /// as of `CudaContext::new_stream_with_priority`.
+    /// Sets the share of the GPU that checks may use at a time. The default is [`Share::ALL`].
+    ///
+    /// Checks always have the lowest priority. An ordinary stream has the same priority (0; the
+    /// best is -5 on today's GPUs). A model whose kernels must go first needs streams of a higher,
+    /// negative priority, as from `CudaContext::new_stream_with_priority`.
     pub fn share(mut self, share: Share) -> Self {
         self.share = share;
         self
     }
 
-    /// How many windows, chosen at random, are copied back and hashed by the CPU after each digest of a
-    /// shard or of some of its windows; without this, [`DEFAULT_SPOT_CHECKS`]. All of them, if there are no
-    /// more.
+    /// Sets the number of spot checks: random windows that the CPU copies back and hashes.
     ///
-    /// They are there for a kernel, a compiler or a driver that computes wrongly, not against somebody
-    /// who rules the GPU. Of `n` windows of which the kernel gets `k` wrong (and still gives the sealed
-    /// digest), `s` spot checks miss all with a probability of at most `(1 - k/n)^s`: with 16 a kernel
-    /// that gets a quarter of them wrong is missed once in a hundred times, one that gets a single window
-    /// of an 80 GB shard wrong nearly always. Each costs a copy of 512 KiB.
+    /// They follow each digest of a shard or of some of its windows. The default is
+    /// [`DEFAULT_SPOT_CHECKS`]. If there are fewer windows, all are checked. Each spot check costs
+    /// a copy of 512 KiB.
+    ///
+    /// Spot checks find a kernel, a compiler or a driver that computes wrongly. Not defended: an
+    /// attacker who controls the GPU.
+    ///
+    /// Suppose the kernel gets `k` of `n` windows wrong, and still returns the sealed digest. Then
+    /// `s` spot checks miss all of them with a probability of at most `(1 - k/n)^s`. With 16, a
+    /// kernel that gets a quarter of the windows wrong is missed once in a hundred times. A kernel
+    /// that gets a single window of an 80 GB shard wrong is nearly always missed.
     pub fn spot_checks(mut self, windows: usize) -> Self {
         self.spot_checks = windows;
         self
     }
 
-    /// A GPU with faults on demand.
+    /// Injects faults into the GPU on demand.
     #[cfg(feature = "fault-injection")]
     pub fn dangerous_with_faults(mut self, faults: Faults) -> Self {
         self.faults = Some(faults);
         self
     }
 
-    /// Finds the driver and the GPU, loads the kernel, has it hash data whose digests are known, and
-    /// finds out whether memory can be made read-only. Takes 16 MiB of the GPU, whatever the size of
-    /// shards, and pinned memory: 1 MiB for each core (at least two, at most 16), and 1 MiB more.
+    /// Opens the GPU.
+    ///
+    /// Finds the driver and the GPU, loads the kernel, and has it hash data with known digests.
+    /// Then tests whether memory can be made read-only. Takes 16 MiB of the GPU, whatever the size
+    /// of shards. Also takes pinned memory: 1 MiB for each core (at least two, at most 16), and 1
+    /// MiB more.
+    ///
+    /// # Errors
+    ///
+    /// Each variant of [`CudaError`] is a reason why the GPU is not usable, and its message has the
+    /// remedy. [`CudaError::KnownAnswer`] means that the GPU computes wrong digests: do not use it.
     pub fn open(self) -> Result<Cuda, CudaError> {
         process::check()?;
         process::watch_for_forks().map_err(|error| DeviceError::Os {
@@ -113,7 +129,8 @@ impl CudaBuilder {
         let gpu = self.find(driver)?;
         let refused = refusal(gpu.is_integrated, Path::new(WSL).exists());
         let context = Arc::new(Context::open(driver, self.ordinal, gpu.device)?);
-        // A GPU that gets no manager is opened so far that this can be said, and recorded.
+        // A refused GPU gets no manager. It is opened just far enough to report and record the
+        // refusal.
         let allocator = match refused {
             None => self.try_protection(&context, gpu.device)?,
             Some(_) => Allocator {
@@ -192,7 +209,7 @@ impl CudaBuilder {
         })
     }
 
-    /// Whether memory can be mapped, and made read-only.
+    /// Tests whether memory can be mapped and made read-only.
     fn try_protection(&self, context: &Context, device: i32) -> Result<Allocator, CudaError> {
         const VIRTUAL_MEMORY: u32 = 102;
         let driver = context.driver();
@@ -219,7 +236,7 @@ impl CudaBuilder {
     }
 }
 
-/// What was found out about a GPU.
+/// The driver's facts about a GPU.
 struct Gpu {
     device: i32,
     multiprocessors: u32,
@@ -227,7 +244,7 @@ struct Gpu {
     identity: String,
 }
 
-/// The UUID of a GPU, or those of a part of one (MIG) and of the whole.
+/// Returns the UUID of a GPU, or of a partition (MIG) and of its GPU.
 fn uuids(gpu: [u8; 16], instance: Option<[u8; 16]>) -> String {
     let gpu = with_dashes("GPU", gpu);
     match instance {
@@ -236,13 +253,13 @@ fn uuids(gpu: [u8; 16], instance: Option<[u8; 16]>) -> String {
     }
 }
 
-/// The version of the driver's part in the kernel, behind a space, where it tells.
+/// Returns the version of the driver's kernel module after a space, or nothing if it is unknown.
 fn kernel_module() -> String {
     let told = std::fs::read_to_string("/proc/driver/nvidia/version").unwrap_or_default();
     version_of_module(&told).map_or_else(String::new, |version| format!(" {version}"))
 }
 
-/// The version behind the words "Kernel Module", as in `550.54.15`.
+/// Returns the version after the words "Kernel Module", for example `550.54.15`.
 fn version_of_module(told: &str) -> Option<&str> {
     let (_, behind) = told.lines().next()?.split_once("Kernel Module")?;
     behind.split_whitespace().find(|word| {
@@ -250,7 +267,7 @@ fn version_of_module(told: &str) -> Option<&str> {
     })
 }
 
-/// A UUID as `nvidia-smi` prints it.
+/// Formats a UUID as `nvidia-smi` prints it.
 fn with_dashes(kind: &str, uuid: [u8; 16]) -> String {
     let hex = hex::encode(uuid);
     let mut text = String::from(kind);
@@ -272,7 +289,7 @@ fn proven(can_protect: bool) -> &'static str {
     }
 }
 
-/// Why nobody can say that memory lies in the GPU, if that is so.
+/// Returns the reason if memory cannot be shown to lie in the GPU.
 fn refusal(is_integrated: bool, is_wsl: bool) -> Option<&'static str> {
     if is_integrated {
         Some("the GPU is integrated: its memory is the host's, and there is no VRAM")
@@ -285,8 +302,8 @@ fn refusal(is_integrated: bool, is_wsl: bool) -> Option<&'static str> {
     }
 }
 
-/// Hashes data whose digests are known. They are the test vectors of fsverity-utils, from one block
-/// to three levels.
+/// Hashes data with known digests: the test vectors of fsverity-utils, from one block to three
+/// levels.
 fn check_known_answers(gpu: &Cuda) -> Result<(), CudaError> {
     const ANSWERS: [(u64, &str); 5] = [
         (
@@ -346,7 +363,7 @@ mod tests {
         assert!(refusal(false, true).unwrap().contains("/dev/dxg"));
     }
 
-    /// Of a closed and of an open module.
+    /// The texts of a closed and of an open module.
     #[test]
     fn the_version_of_the_kernels_module_is_found_where_there_is_one() {
         for (told, version) in [

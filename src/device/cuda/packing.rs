@@ -1,27 +1,32 @@
-//! Which small allocations lie together in one slab of physical memory, and where in it.
+//! The packing of small allocations into slabs of physical memory.
+//!
+//! This module only computes places; it does not know the driver.
 
 use super::ALIGNMENT;
 
-/// Where an allocation lies in a slab.
+/// The place of an allocation in a slab.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Place {
-    /// The slab's number.
+    /// The number of the slab.
     pub(super) slab: usize,
-    /// Where it begins there, in bytes.
+    /// The offset in the slab, in bytes.
     pub(super) offset: u64,
-    /// How many bytes are its own: with what is left of the slab, if it is the last one there.
+    /// The size of the place in bytes. The last allocation of a slab also gets the rest of the
+    /// slab.
     pub(super) slot: u64,
 }
 
 /// A slab that is being filled.
 struct Slab {
     used: u64,
-    /// The index of the last one there.
+    /// The index of the last allocation in the slab.
     last: usize,
 }
 
-/// The places of allocations with these lengths, in the first slab of so many bytes in which there is room. None
-/// for one that no other fits beside, or that would be alone.
+/// Places allocations of these lengths into slabs of `size` bytes, each into the first slab with
+/// room.
+///
+/// An allocation larger than half a slab, or alone in its slab, gets `None`.
 pub(super) fn places(lens: &[u64], size: u64) -> Vec<Option<Place>> {
     let mut places: Vec<Option<Place>> = vec![None; lens.len()];
     let mut slabs: Vec<Slab> = Vec::new();
@@ -102,7 +107,7 @@ mod tests {
     }
 
     proptest! {
-        /// Compared with a map of every 256 bytes.
+        /// Compares with a map of every 256 bytes.
         #[test]
         fn each_slab_is_all_somebodys_and_no_byte_is_anybodys_twice(
             lens in proptest::collection::vec(1_u64..9000, 0..60),

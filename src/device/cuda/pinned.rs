@@ -1,8 +1,8 @@
-//! Host memory that a GPU copies from and to by itself, while the process goes on.
+//! Pinned host memory, which a GPU reads and writes by itself while the process continues.
 //!
-//! Each value knows which of its bytes a copy may still be using, and lends no others: there is never a
-//! reference to bytes that the GPU writes, nor a write to bytes that it reads. This module does not know how
-//! a copy is waited for.
+//! Each value knows which of its bytes a copy may still use, and lends no others. So there is never
+//! a reference to bytes that the GPU writes, nor a write to bytes that it reads. This module does
+//! not know how a copy is waited for.
 
 use std::fmt;
 use std::ops::Range;
@@ -22,17 +22,18 @@ pub(super) struct Pinned {
     context: Arc<Context>,
     start: NonNull<u8>,
     len: usize,
-    /// What the GPU may be reading, and what lies between: nobody writes to it.
+    /// The bytes that the GPU may be reading, and the gaps between: the process must not write
+    /// them.
     uploading: Range<usize>,
-    /// What the GPU may be writing, and what lies between: nobody looks at it.
+    /// The bytes that the GPU may be writing, and the gaps between: the process must not read them.
     downloading: Range<usize>,
 }
 
-// SAFETY: the memory belongs to the process; whoever has the value has it alone, besides the device.
+// SAFETY: the memory belongs to the process; the value is its only user, besides the device.
 unsafe impl Send for Pinned {}
 
 impl Pinned {
-    /// So many bytes, zero.
+    /// Allocates `len` zeroed bytes.
     pub(super) fn new(context: &Arc<Context>, len: usize) -> Result<Self, DeviceError> {
         let start = context.within("pin host memory", |driver| driver.allocate_host(len))?;
         let start = NonNull::new(start.cast::<u8>()).ok_or_else(|| DeviceError::Busy {
@@ -50,17 +51,17 @@ impl Pinned {
         })
     }
 
-    /// Writes bytes from `at` on, unless a copy may be using what is there.
+    /// Writes bytes from `at` on. Fails if a copy may be using the range.
     pub(super) fn write(&mut self, at: usize, bytes: &[u8]) -> Called<()> {
         let part = at..at.saturating_add(bytes.len());
         let to = self.part(&part, &[&self.uploading, &self.downloading])?;
-        // SAFETY: `part` is inside the memory, and no copy uses it; `self` is borrowed mutably, so nobody else
-        // does, and `bytes` lie elsewhere.
+        // SAFETY: `part` is inside the memory, and no copy uses it; `self` is borrowed mutably, so
+        // no other code does, and `bytes` lie elsewhere.
         unsafe { to.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
         Ok(())
     }
 
-    /// Some of the bytes, unless the GPU may be writing to them.
+    /// Returns some of the bytes. Fails if the GPU may be writing them.
     pub(super) fn bytes(&self, part: Range<usize>) -> Called<&[u8]> {
         let start = self.part(&part, &[&self.downloading])?;
         // SAFETY: `part` is inside the memory, initialised by `new`, and no copy writes to it; the process
@@ -68,7 +69,7 @@ impl Pinned {
         Ok(unsafe { slice::from_raw_parts(start, part.len()) })
     }
 
-    /// Has the device copy some of the bytes to an address of its own.
+    /// Begins a copy of some bytes to a device address.
     pub(super) fn upload(
         &mut self,
         bytes: Range<usize>,
@@ -78,8 +79,9 @@ impl Pinned {
         let from = self.part(&bytes, &[&self.downloading])?;
         let len = bytes.len();
         self.uploading = hull(&self.uploading, bytes);
-        // SAFETY: `part` is inside the memory, which is freed only after the context was waited for, and is
-        // not written to before `settled`. `to` is the device's, as every address is that callers have.
+        // SAFETY: `part` is inside the memory, which is freed only after the context was waited
+        // for, and is not written to before `settled`. `to` is a device address, as is every
+        // address that callers have.
         unsafe {
             self.context
                 .driver()
@@ -87,7 +89,7 @@ impl Pinned {
         }
     }
 
-    /// Has the device copy from an address of its own into some of the bytes.
+    /// Begins a copy from a device address into some of the bytes.
     pub(super) fn download(
         &mut self,
         bytes: Range<usize>,
@@ -97,7 +99,7 @@ impl Pinned {
         let to = self.part(&bytes, &[&self.uploading, &self.downloading])?;
         let len = bytes.len();
         self.downloading = hull(&self.downloading, bytes);
-        // SAFETY: as in `upload`; what is written is not looked at before `settled`.
+        // SAFETY: as in `upload`; the written bytes are not read before `settled`.
         unsafe {
             self.context
                 .driver()
@@ -105,7 +107,7 @@ impl Pinned {
         }
     }
 
-    /// Makes all bytes free for use.
+    /// Marks all bytes as free.
     ///
     /// # Safety
     /// Every copy that was begun has been waited for, without an error.
@@ -114,9 +116,10 @@ impl Pinned {
         self.downloading = 0..0;
     }
 
-    /// Where a part begins that is inside the memory and that none of those copies uses.
+    /// Returns the start of a range. Fails if the range is out of bounds or overlaps one of the
+    /// given copies.
     fn part(&self, part: &Range<usize>, used: &[&Range<usize>]) -> Called<*mut u8> {
-        // Our own mistake says nothing about the bytes.
+        // An inconclusive code: our own mistake says nothing about the bytes.
         let refused = |call| Failed {
             call,
             code: NOT_READY,
@@ -135,7 +138,7 @@ fn overlap(one: &Range<usize>, other: &Range<usize>) -> bool {
     one.start < other.end && other.start < one.end
 }
 
-/// The least range that has both.
+/// Returns the smallest range that contains both.
 fn hull(one: &Range<usize>, other: Range<usize>) -> Range<usize> {
     if one.is_empty() {
         return other;
@@ -144,8 +147,10 @@ fn hull(one: &Range<usize>, other: Range<usize>) -> Range<usize> {
 }
 
 impl Drop for Pinned {
-    /// What the device may still be copying is not freed. The bytes may be weights: they are wiped. A forked
-    /// child has neither the driver nor, maybe, the memory.
+    /// Wipes the memory, because the bytes may be weights, and frees it unless the device may still
+    /// be copying.
+    ///
+    /// A forked child has neither the driver nor, possibly, the memory.
     fn drop(&mut self) {
         if process::check().is_err() {
             return;
@@ -153,8 +158,9 @@ impl Drop for Pinned {
         let waited = self.context.synchronize();
         for at in 0..self.len {
             let byte = self.start.as_ptr().wrapping_add(at);
-            // SAFETY: inside the memory, of which `self` has the only use besides the device. If that could
-            // not be waited for, it may be reading or writing, and there is no reference that this breaks.
+            // SAFETY: inside the memory, of which `self` is the only user besides the device. If
+            // the wait failed, the device may be reading or writing, and there is no reference for
+            // which that would be unsound.
             unsafe { byte.write_volatile(0) };
         }
         compiler_fence(Ordering::SeqCst);
@@ -163,14 +169,15 @@ impl Drop for Pinned {
         }
         let start = self.start.as_ptr().cast();
         let _nobody_to_tell = self.context.within("free pinned memory", |driver| {
-            // SAFETY: it came from `allocate_host`; the context was waited for; `self` goes.
+            // SAFETY: it came from `allocate_host`; the context was waited for; `self` is being
+            // dropped.
             unsafe { driver.free_host(start) }
         });
     }
 }
 
 impl fmt::Debug for Pinned {
-    /// Without the address.
+    /// Writes the fields without the address.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Pinned")
             .field("len", &self.len)

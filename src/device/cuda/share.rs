@@ -1,8 +1,9 @@
-//! How much of a GPU checks may use, and the part of its multiprocessors to which the driver holds them.
+//! The share of a GPU for checks, and the partition of multiprocessors to which the driver
+//! restricts them.
 //!
-//! CUDA calls such a part a green context. Kernels, memory and events are those of the primary context; what
-//! is launched on one of its streams runs on its multiprocessors and on no others. They are open to everybody
-//! else all the same.
+//! CUDA calls such a partition a green context. Kernels, memory and events belong to the primary
+//! context. Launches on a stream of the partition run on its multiprocessors and on no others.
+//! Other users may still use these multiprocessors. This module does not know what is launched.
 
 use std::ffi::c_int;
 use std::num::NonZeroU32;
@@ -12,16 +13,16 @@ use super::context::{Context, Stream};
 use super::driver::{Handle, Live};
 use crate::device::DeviceError;
 
-/// How much of a GPU checks may use at a time.
+/// The share of a GPU that checks may use at a time.
 ///
-/// A driver for CUDA 12.5 or later holds them to a part of the multiprocessors: as many as the share allows,
-/// in steps that depend on the GPU, and at least one step. Where the driver cannot do that,
-/// it is a share of the threads that the GPU can run at once, which it spreads over all multiprocessors.
-/// [`Cuda::multiprocessors`](super::Cuda::multiprocessors) says which of the two it is.
+/// A driver for CUDA 12.5 or later restricts checks to a part of the multiprocessors. The part is
+/// as large as the share allows, in steps that depend on the GPU, and at least one step. Fallback
+/// for older drivers: a share of the threads that the GPU can run at once, spread over all
+/// multiprocessors. [`Cuda::multiprocessors`](super::Cuda::multiprocessors) tells the two apart.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Share(u8);
 
-/// Multiprocessors to which streams are held.
+/// Multiprocessors to which streams are restricted.
 #[derive(Debug)]
 pub(super) struct Partition {
     context: Arc<Context>,
@@ -29,29 +30,30 @@ pub(super) struct Partition {
     multiprocessors: u32,
 }
 
-// SAFETY: the handle is used with the context current, from whatever thread (see `Context`).
+// SAFETY: the handle is used with the context current, from any thread (see `Context`).
 unsafe impl Send for Partition {}
 
-// SAFETY: as above; nothing in it changes.
+// SAFETY: as above; no field changes.
 unsafe impl Sync for Partition {}
 
 impl Share {
-    /// All of it.
+    /// The whole GPU.
     pub const ALL: Self = Self(100);
 
-    /// So many per cent, from 1 to 100; none otherwise.
+    /// Returns the share of this many per cent, or `None` outside of 1 to 100.
     pub fn percent(percent: u8) -> Option<Self> {
         (1..=100).contains(&percent).then_some(Self(percent))
     }
 
-    /// So many of `most`, at least one.
+    /// Returns the share of `most`, at least 1.
     pub(super) fn of(self, most: u32) -> u32 {
         (most.saturating_mul(self.0.into()) / 100).max(1)
     }
 }
 
 impl Partition {
-    /// At most so large a share, or the smallest part that there is; none where the driver has no parts.
+    /// Creates the largest partition within the share, or the smallest possible one. Returns `None`
+    /// if the driver has no partitions.
     pub(super) fn new(
         context: &Arc<Context>,
         device: c_int,
@@ -82,14 +84,14 @@ impl Partition {
         self.multiprocessors
     }
 
-    /// A stream whose kernels run here and nowhere else.
+    /// Creates a stream whose kernels run only in the partition.
     pub(super) fn stream(self: &Arc<Self>, priority: c_int) -> Result<Stream, DeviceError> {
-        // SAFETY: `new` has made it, and it is destroyed when `self` goes.
+        // SAFETY: `new` made it, and it is destroyed with `self`.
         let partition = unsafe { Live::new(self.handle) };
         let handle = self.context.within("create a stream", |driver| {
             driver.create_stream_in(partition, priority)
         })?;
-        // SAFETY: the driver has just made it in `self`, and nobody else has seen it.
+        // SAFETY: the driver has just made it in `self`, and no other code has seen it.
         Ok(unsafe { Stream::held(&self.context, handle, self) })
     }
 }
@@ -98,7 +100,7 @@ impl Drop for Partition {
     fn drop(&mut self) {
         let handle = self.handle;
         let _nobody_to_tell = self.context.within("give multiprocessors back", |driver| {
-            // SAFETY: `new` has made it; its streams hold `self`, so they are gone.
+            // SAFETY: `new` made it; its streams hold `self`, so they are gone.
             unsafe { driver.destroy_partition(handle) }
         });
     }

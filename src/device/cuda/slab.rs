@@ -1,8 +1,10 @@
-//! Physical memory that several allocations share, and how the bytes of one of them are wiped beside the others.
+//! Slabs: physical memory that several allocations share, and the wipe of one of them beside the
+//! others.
 //!
-//! Each allocation maps all of it, read-only once they are protected. So what goes is wiped through a mapping
-//! of the slab's own, at addresses that are given to nobody, between others that are nothing's: what runs over
-//! the end of some memory does not get there. It is writable only while somebody wipes.
+//! Each allocation maps the whole slab, read-only once protected. So an allocation that ends is
+//! wiped through the slab's private mapping. Its addresses are never given out, and guard pages
+//! without memory lie on both sides: an overrun of other memory does not reach it. The mapping is
+//! writable only during a wipe.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -22,7 +24,7 @@ pub(super) struct Slab {
     memory: Physical,
     /// In bytes.
     size: usize,
-    /// Where its own mapping begins. One wipes at a time.
+    /// The start of the private mapping. The lock admits one wipe at a time.
     wiping: Mutex<u64>,
     is_released: bool,
 }
@@ -60,9 +62,9 @@ impl Slab {
         self.size
     }
 
-    /// Overwrites some of its bytes with zeros. Nobody can be reading or writing these any more.
+    /// Overwrites a range with zeros. No work may read or write the range any more.
     pub(super) fn overwrite(&self, offset: u64, len: usize) -> Result<(), DeviceError> {
-        // In a child the lock may be held for ever.
+        // In a forked child the lock may be held for ever.
         process::check()?;
         let start = self.wiping.lock().unwrap_or_else(PoisonError::into_inner);
         let (size, stream) = (self.size, self.context.copies());
@@ -75,16 +77,17 @@ impl Slab {
         access(READ_WRITE)?;
         let to = start.saturating_add(offset);
         let queued = self.context.within("wipe", |driver| {
-            // SAFETY: it is inside the slab's own mapping, memory of the GPU.
+            // SAFETY: the range is inside the slab's private mapping, memory of the GPU.
             unsafe { driver.set(to, 0, len, stream) }
         });
-        // Zeros may be on their way: then the mapping stays as it is, and whoever wipes next waits for them.
+        // If this wait fails, zeros may still be on their way: the mapping stays writable, and the
+        // next wipe waits for them.
         self.context
             .within("wipe", |driver| driver.synchronize_stream(stream))?;
         queued.and(access(NO_ACCESS))
     }
 
-    /// Gives it back. The context was waited for.
+    /// Frees the slab. The caller has waited for the context.
     pub(super) fn release(mut self) -> Result<(), DeviceError> {
         self.is_released = true;
         self.give_back()
@@ -95,7 +98,7 @@ impl Slab {
         let (reserved_at, reserved) = apart(start, self.size);
         self.context.within("free", |driver| {
             driver.unmap(start, self.size)?;
-            // Nobody was given these addresses, and nothing uses them: they may be used again.
+            // These addresses were never given out and are unused, so they may be reused.
             driver.unreserve(reserved_at, reserved)?;
             driver.release(&mut self.memory)
         })
@@ -103,8 +106,8 @@ impl Slab {
 }
 
 impl Drop for Slab {
-    /// Without [`release`](Self::release): no allocation came to be in it, or the last was leaked. That one
-    /// has its own mapping, which keeps the memory.
+    /// Frees the slab without [`release`](Self::release): it has no allocation, or the last one was
+    /// leaked. A leaked allocation has its own mapping, which keeps the memory.
     fn drop(&mut self) {
         if !self.is_released && self.context.synchronize().is_ok() {
             let _nobody_to_tell = self.give_back();
@@ -112,7 +115,7 @@ impl Drop for Slab {
     }
 }
 
-/// Maps it where nobody may access it, with as many addresses before and behind it where nothing is.
+/// Maps the slab without access, with as many unmapped guard addresses before and after it.
 fn map_apart(driver: &Driver, size: usize, memory: &Physical) -> Called<u64> {
     let (_, reserved) = apart(0, size);
     let reserved_at = driver.reserve(reserved)?;
@@ -124,7 +127,7 @@ fn map_apart(driver: &Driver, size: usize, memory: &Physical) -> Called<u64> {
     Ok(start)
 }
 
-/// Where the addresses begin that are reserved for a mapping, and how many they are.
+/// Returns the start and the size of the reservation around a mapping.
 fn apart(start: u64, size: usize) -> (u64, usize) {
     (start.saturating_sub(size as u64), size.saturating_mul(3))
 }

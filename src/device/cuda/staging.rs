@@ -1,8 +1,8 @@
-//! The way of bytes into a GPU, and of few windows back: pieces of pinned memory by turns.
+//! Copies into a GPU, and of a few windows back, through a pool of pinned memory.
 //!
-//! While the device copies from one, another is filled, maybe by another thread. All are pinned when the
-//! device is opened: a check must not fail for want of memory of the host. This module knows when a piece is
-//! free again.
+//! While the device copies from one piece, a thread may fill another. All pieces are pinned when
+//! the device is opened: a check must not fail for lack of host memory. This module knows when a
+//! piece is free again. It does not know what the bytes are.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -17,8 +17,10 @@ use crate::device::DeviceError;
 #[cfg(test)]
 mod tests;
 
-/// How many pieces there are. With two, one is filled while the device copies from the other; more than 16
-/// fill no bus faster.
+/// Returns the number of pieces.
+///
+/// With two, one is filled while the device copies from the other; more than 16 do not make the bus
+/// faster.
 fn pieces() -> usize {
     threads().clamp(2, 16)
 }
@@ -26,7 +28,7 @@ fn pieces() -> usize {
 #[derive(Debug)]
 pub(super) struct Staging {
     context: Arc<Context>,
-    /// Those that no thread has, the one first that was given back first.
+    /// The pieces that no thread uses, the longest unused first.
     free: Mutex<VecDeque<Piece>>,
     given_back: Condvar,
 }
@@ -34,9 +36,9 @@ pub(super) struct Staging {
 #[derive(Debug)]
 struct Piece {
     pinned: Pinned,
-    /// The device has done what it was to do with the piece.
+    /// Recorded when the device is done with the piece.
     done: Event,
-    /// Something may be on its way that `done` does not tell of.
+    /// Whether a copy may be in flight that `done` does not cover.
     is_stray: bool,
 }
 
@@ -49,19 +51,20 @@ impl Piece {
         })
     }
 
-    /// Waits until the device is done with it.
+    /// Waits until the device is done with the piece.
     fn settle(&mut self, context: &Context) -> Result<(), DeviceError> {
         let (done, is_stray, stream) = (self.done.handle(), self.is_stray, context.copies());
         context.within("wait for a copy", |driver| {
             if is_stray {
-                // An earlier wait has failed, and nobody knows when the piece is free.
+                // An earlier wait has failed, so only the whole stream tells when the piece is
+                // free.
                 driver.synchronize_stream(stream)?;
             }
             driver.synchronize_event(done)
         })?;
         self.is_stray = false;
-        // SAFETY: copies are begun in `with_piece`; the event was recorded behind them, or the stream has
-        // been waited for.
+        // SAFETY: copies are begun in `with_piece`; the event was recorded after them, or the
+        // stream has been waited for.
         unsafe { self.pinned.settled() };
         Ok(())
     }
@@ -77,7 +80,8 @@ impl Staging {
         })
     }
 
-    /// Begins to copy the bytes to a device address; the last pieces may still be on their way.
+    /// Begins to copy the bytes to a device address; the last pieces may still be in flight on
+    /// return.
     pub(super) fn write(&self, mut to: u64, bytes: &[u8]) -> Result<(), DeviceError> {
         for bytes in bytes.chunks(CHUNK_BYTES) {
             self.with_piece(|context, piece| {
@@ -96,7 +100,7 @@ impl Staging {
         Ok(())
     }
 
-    /// Copies a window of at most so many bytes back, and hashes it here.
+    /// Copies a window of at most `len` bytes back, and hashes it here.
     pub(super) fn hash_window(
         &self,
         window: u64,
@@ -141,7 +145,8 @@ impl Staging {
         })
     }
 
-    /// Does the work with a piece that the device is done with. Waits for one while other threads have all.
+    /// Runs `work` with a piece that the device is done with. Waits while other threads use all
+    /// pieces.
     fn with_piece<T>(
         &self,
         work: impl FnOnce(&Context, &mut Piece) -> Result<T, DeviceError>,
@@ -177,10 +182,10 @@ impl Staging {
     }
 }
 
-/// A piece that goes back to the others, whatever happens.
+/// A piece in use, which returns to the pool on drop.
 struct Taken<'a> {
     staging: &'a Staging,
-    /// There until it goes back.
+    /// Some until the drop.
     piece: Option<Piece>,
 }
 

@@ -1,4 +1,4 @@
-//! What a shard in a GPU can be read through.
+//! The read-only view of a shard in a GPU.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,16 +10,16 @@ use super::memory::CudaMemory;
 
 /// A read-only view of a shard's bytes in the GPU.
 ///
-/// Wherever cudarc reads device memory, it takes this: it implements [`DeviceSlice`] and [`DevicePtr`].
-/// It does not implement `DevicePtrMut`, so nothing of cudarc that writes takes it. A kernel takes
-/// `&view.as_cudarc()`; that it does not write to the address is a promise that no type can make, but a
-/// sealed shard's mapping is read-only, and a kernel that writes to it faults (and loses the context).
+/// cudarc accepts it wherever it reads device memory: it implements [`DeviceSlice`] and
+/// [`DevicePtr`]. It does not implement `DevicePtrMut`, so no writing function of cudarc accepts
+/// it. A kernel takes `&view.as_cudarc()`. No type can ensure that the kernel does not write to the
+/// address. But a sealed shard's mapping is read-only, and a kernel that writes to it faults (and
+/// loses the context).
 ///
-/// Work that was begun with a view may run when the view is gone. The memory waits for it: it is wiped and
-/// given back only once everything in the GPU's primary context is done. Work of another context, as when a
-/// second GPU copies from the view, is not waited for: that is the caller's to do. While a stream is being
-/// captured nothing can be waited for; a shard that goes then is leaked, which is on record, and the capture
-/// may fail.
+/// Work that was begun with a view may run after the view is gone. The memory is wiped and freed
+/// only after all work in the GPU's primary context. Requires: the caller waits for work of another
+/// context, as when a second GPU copies from the view. While a stream is being captured, no wait is
+/// possible. A shard dropped then is leaked, which is recorded, and the capture may fail.
 #[derive(Clone, Copy)]
 pub struct CudaView<'a> {
     memory: &'a CudaMemory,
@@ -30,11 +30,11 @@ impl<'a> CudaView<'a> {
         Self { memory }
     }
 
-    /// The same bytes as a view of cudarc, for kernels' arguments and for parts of it.
+    /// Returns the same bytes as a view of cudarc, for kernel arguments and for subranges.
     ///
-    /// Do not allocate with the context of *its* stream, for which cudarc's event tracking is off: what is
-    /// allocated with it would be freed without waiting for other streams. That of
-    /// [`CudaView::stream`](DeviceSlice::stream), and your own, are as always.
+    /// Do not allocate with the context of *its* stream, for which cudarc's event tracking is off.
+    /// Memory allocated with it would be freed without waiting for other streams. The context of
+    /// [`CudaView::stream`](DeviceSlice::stream), and your own, are as usual.
     pub fn as_cudarc(&self) -> driver::CudaView<'a, u8> {
         self.memory.lent().as_view()
     }
@@ -57,7 +57,7 @@ impl DevicePtr<u8> for CudaView<'_> {
 }
 
 impl fmt::Debug for CudaView<'_> {
-    /// Without the address.
+    /// Writes the fields without the address.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CudaView")
             .field("len", &self.memory.len())

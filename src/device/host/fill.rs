@@ -1,6 +1,6 @@
 //! The bytes of a mapping while several threads fill it, each a chunk of its own.
 //!
-//! This module knows chunks and who has them; it does not know where the bytes come from.
+//! This module knows chunks and their users; it does not know where the bytes come from.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -9,7 +9,7 @@ use vram_digest::CHUNK_BYTES;
 use super::super::DeviceError;
 use super::{Marks, range};
 
-/// The bytes of a mapping that is being filled: each chunk can be had by one thread at a time.
+/// The bytes of a mapping that is being filled. One thread at a time can use each chunk.
 #[derive(Debug)]
 pub struct HostFiller<'a> {
     len: u64,

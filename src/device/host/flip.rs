@@ -1,6 +1,7 @@
-//! A bit that flips in memory that nobody may write to: what a failing cell does, on demand.
+//! Bit flips in read-only memory, as from a failing cell, on demand.
 //!
-//! This module knows one mapping and its protection; it does not know what a verification makes of the flip.
+//! This module knows one mapping and its protection. It does not know what a verification makes of
+//! the flip.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -11,12 +12,13 @@ use super::super::DeviceError;
 use super::{HostMemory, os};
 
 impl HostMemory {
-    /// Flips one bit in place, as a failing cell would. A page that is read-only is writable meanwhile,
-    /// for a few microseconds.
+    /// Flips one bit in place, as a failing cell would. A read-only page is writable for a few
+    /// microseconds.
     ///
-    /// Views may be read meanwhile. As with real hardware, the language has no word for that.
+    /// Views may be read meanwhile. As with real hardware, the memory model does not define such a
+    /// change.
     pub(super) fn flip_bit(&self, offset: u64, bit: u8) -> Result<(), DeviceError> {
-        /// One thread's end of a flip must not make the page of another's read-only.
+        /// Serializes flips: the end of one must not make the page of another read-only.
         static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
         let outside = || DeviceError::OutOfRange {

@@ -1,4 +1,4 @@
-//! What the kernel says about our mappings, read from `/proc/self`.
+//! The kernel's view of our mappings, read from `/proc/self`.
 
 use std::fs;
 use std::io::Read as _;
@@ -22,7 +22,8 @@ fn address(memory: &HostMemory) -> u64 {
     memory.base.as_ptr() as u64
 }
 
-/// The part of `/proc/self/smaps` on the mapping that has this address, and its access flags.
+/// Returns the part of `/proc/self/smaps` about the mapping with this address, and its access
+/// flags.
 fn mapping(address: u64) -> Option<(String, String)> {
     let text = fs::read_to_string("/proc/self/smaps").unwrap();
     let mut lines = text.lines();
@@ -39,9 +40,10 @@ fn mapping(address: u64) -> Option<(String, String)> {
     Some((access, flags.to_string()))
 }
 
-/// Whether there is a mapping of exactly these bytes, in whole pages. Other tests map and unmap
-/// meanwhile, so an address that was ours is soon somebody else's: the length must be one that no
-/// other test uses.
+/// Returns whether there is a mapping of exactly these bytes, in whole pages.
+///
+/// Other tests map and unmap meanwhile, and may reuse our address. So the length must be one that
+/// no other test uses.
 fn is_mapped(address: u64, len: u64) -> bool {
     let end = address + len.next_multiple_of(rustix::param::page_size() as u64);
     let range = format!("{address:08x}-{end:08x} ");
@@ -56,8 +58,8 @@ fn no_other_forks() -> MutexGuard<'static, ()> {
     FORKING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A second reference to the page at an address, in a pipe: it shows what the page held last, also
-/// when nothing maps the page any more.
+/// A second reference to the page at an address, held by a pipe. It shows the page's last content,
+/// even after the page was unmapped.
 struct Witness(fs::File);
 
 impl Witness {
@@ -93,8 +95,8 @@ fn a_mapping_is_private_inherited_and_out_of_dumps() {
     assert_eq!(host.facts(&memory).locked, locked);
 }
 
-/// The kernel refuses what code in the process writes; what writes past the protection on purpose
-/// (`/proc/self/mem`) is for the next check to find.
+/// The kernel refuses writes by code in the process. Deliberate writes past the protection
+/// (`/proc/self/mem`) are left to the next check.
 #[test]
 fn protected_memory_refuses_writes_until_it_is_unprotected() {
     let host = Host::new();
@@ -107,9 +109,9 @@ fn protected_memory_refuses_writes_until_it_is_unprotected() {
         host.write(&mut memory, 0, b"x"),
         Err(DeviceError::ReadOnly {})
     );
-    // A system call that stores its answer where it may not.
+    // A system call that stores its answer in read-only memory.
     let zeros = fs::File::open("/dev/zero").unwrap();
-    // SAFETY: the kernel writes to the page or refuses to; nobody borrows it.
+    // SAFETY: the kernel writes to the page or refuses to; the page is not borrowed.
     let stored = unsafe { libc::read(zeros.as_raw_fd(), memory.address(), 1) };
     let error = std::io::Error::last_os_error();
     assert_eq!((stored, error.raw_os_error()), (-1, Some(libc::EFAULT)));
@@ -141,8 +143,8 @@ fn wiped_memory_is_zero_to_the_end_of_its_last_page_and_then_unmapped() {
     assert!(!is_mapped(address, len as u64));
 }
 
-/// The kernel refuses to make the memory writable again: part of it has become a file's, and that was
-/// opened for reading only.
+/// The kernel refuses to make the memory writable again: one page of it maps a file that was opened
+/// read-only.
 #[test]
 fn memory_that_cannot_be_wiped_is_freed_all_the_same() {
     let host = Host::new();
@@ -154,8 +156,8 @@ fn memory_that_cannot_be_wiped_is_freed_all_the_same() {
     // SAFETY: the last page of the mapping is below its end.
     let last = unsafe { memory.base.as_ptr().add(28 * page) };
     let flags = MapFlags::SHARED | MapFlags::FIXED;
-    // SAFETY: replaces one page of our own mapping, of which nobody borrows anything, by another that
-    // is readable, too.
+    // SAFETY: replaces one page of our own mapping, which is not borrowed, by another that is
+    // readable, too.
     unsafe { rustix::mm::mmap(last.cast(), page, ProtFlags::READ, flags, &file, 0) }.unwrap();
     assert!(matches!(
         host.wipe(&mut memory),
@@ -170,7 +172,7 @@ fn memory_that_cannot_be_wiped_is_freed_all_the_same() {
     assert!(!is_mapped(address, 28 * page as u64));
 }
 
-/// Wiping what was never touched would have the kernel find a page for each address first.
+/// Wiping untouched memory would make the kernel provide a page for each address first.
 #[test]
 fn memory_that_was_to_be_filled_and_was_not_needs_no_wiping() {
     let host = Host::new();
@@ -209,8 +211,8 @@ fn chunks_go_where_they_belong_and_nowhere_else() {
     assert!(filled.iter().all(|byte| *byte == 5));
 }
 
-/// A child that lives has its copy; what the parent does with its own is nothing to the child, and needs no
-/// second copy of everything at once.
+/// A living child keeps its copy. The parent's wipe does not affect the child, and does not copy
+/// everything at once.
 #[test]
 fn memory_that_a_living_child_has_is_wiped_here_and_stays_there() {
     let _alone = no_other_forks();

@@ -1,4 +1,6 @@
-//! Spot checks: some of what the device has hashed is hashed here again.
+//! Spot checks: this process hashes some windows again that the device has hashed.
+//!
+//! This module does not know how the windows are copied back.
 
 use std::collections::BTreeSet;
 
@@ -15,8 +17,10 @@ use crate::verification::Findings;
 mod tests;
 
 impl<D: Device> Core<D> {
-    /// Hashes some windows here that the device has hashed, and climbs from each to the root. Finds
-    /// something if that is not where the tree's own path leads.
+    /// Hashes some windows here that the device has hashed, and computes the path from each to the
+    /// root.
+    ///
+    /// Returns a finding if the path does not lead to the tree's own digest.
     pub(in crate::shard) fn spot_check(&self, tree: &Tree) -> Result<Option<Findings>, NoAnswer> {
         let digest = tree.digest();
         for window in sample(self.windows(), self.region.spot_checks())? {
@@ -29,7 +33,8 @@ impl<D: Device> Core<D> {
         Ok(None)
     }
 
-    /// The same for nodes of some windows, from the first on, that are known to lead to the digest.
+    /// Does the same for the nodes of some windows, from `first` on, which are known to lead to the
+    /// digest.
     pub(super) fn spot_check_nodes(
         &self,
         first: u64,
@@ -47,7 +52,8 @@ impl<D: Device> Core<D> {
     }
 }
 
-/// Some of so many windows, each at most once, in order: all where they are few.
+/// Chooses `count` of `windows` windows at random, each at most once, in order; all of them if they
+/// are few.
 fn sample(windows: u64, count: usize) -> Result<BTreeSet<u64>, NoAnswer> {
     if u64::try_from(count).is_ok_and(|count| count >= windows) {
         return Ok((0..windows).collect());
@@ -67,7 +73,7 @@ fn sample(windows: u64, count: usize) -> Result<BTreeSet<u64>, NoAnswer> {
     Ok(chosen)
 }
 
-/// Of the device's digest and of a window that was hashed here.
+/// Describes a mismatch between the device's digest and a window hashed here.
 fn disagreement(expected: Digest, actual: Option<Digest>, window: u64) -> Findings {
     Findings {
         expected: Some(AnyDigest::FsVerity(expected)),

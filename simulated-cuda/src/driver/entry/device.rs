@@ -72,7 +72,7 @@ entry! {
     }
 }
 
-/// The attribute of that number, as far as it matters to anybody here.
+/// Returns the attribute with this number, if this crate's users need it.
 fn attribute_of(device: &DeviceWire, index: usize, attribute: u32) -> Option<c_int> {
     Some(match attribute {
         1..=3 => 1024, // threads of a block, and its sides
@@ -227,7 +227,7 @@ entry! {
     }
 }
 
-/// The last limit that there is.
+/// The last known limit.
 const LAST_LIMIT: u32 = 10;
 
 entry! {

@@ -16,6 +16,6 @@ entry! {
 }
 
 entry! {
-    /// The name again, since the real texts say little more.
+    /// Returns the name again, because the real texts say little more.
     Nothing fn cuGetErrorString(error: u32, text: Out<*const c_char>) |_, _| name(error, &text)
 }

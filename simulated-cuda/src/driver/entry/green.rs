@@ -7,7 +7,7 @@ use crate::driver::code;
 
 const MULTIPROCESSORS: u32 = 1;
 
-/// `CUdevResource`, of multiprocessors
+/// `CUdevResource`, for multiprocessors.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(8))]
 pub struct Resource {
@@ -27,7 +27,7 @@ impl Resource {
         }
     }
 
-    /// Only what this driver has made has the right inside.
+    /// Returns whether this driver made the resource, which its internal bytes show.
     fn is_ours(&self) -> bool {
         self.kind == MULTIPROCESSORS && self.internal == [0x5a; 92]
     }

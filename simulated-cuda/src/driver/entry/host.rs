@@ -31,7 +31,7 @@ entry! {
 }
 
 entry! {
-    /// Waits for all work, so that none writes to memory that the host uses for something else.
+    /// Waits for all work first, so that none of it writes to memory that the host reuses.
     Context fn cuMemFreeHost(address: u64) |state, device| {
         state.check_unsafe_call()?;
         for other in 0..state.devices.len() {

@@ -1,4 +1,4 @@
-//! Device memory that the driver places by itself, and what it says of addresses.
+//! Device memory that the driver places by itself, and attributes of addresses.
 
 use std::ffi::c_void;
 
@@ -20,8 +20,8 @@ entry! {
 }
 
 entry! {
-    /// Waits for all work of the device, as the real one does, but for memory of a pool: there CUDA takes
-    /// it that whoever used it is done.
+    /// Waits for all work of the device, as the real driver does, except for memory of a pool.
+    /// There CUDA assumes that its users are done.
     Context fn cuMemFree_v2(address: u64) |state, device| {
         state.check_unsafe_call()?;
         if address == 0 {
@@ -45,7 +45,7 @@ fn check_outside_graphs(state: &State, key: u64) -> Result<(), Code> {
 }
 
 entry! {
-    /// The memory is there at once; only whether it is used in time is left to the streams.
+    /// Allocates immediately. The streams decide only whether the memory is used in time.
     Context fn cuMemAllocAsync(address: Out<u64>, bytes: usize, stream: u64) |state, device| {
         let key = state.stream_key(stream, device)?;
         check_outside_graphs(state, key)?;
@@ -120,7 +120,7 @@ entry! {
 }
 
 entry! {
-    /// For an address that it does not know, this one writes zeros and succeeds.
+    /// Writes zeros for an unknown address, and succeeds.
     Context fn cuPointerGetAttributes(
         count: u32,
         attributes: In<u32>,
@@ -142,7 +142,7 @@ entry! {
     }
 }
 
-/// A zero as wide as the attribute.
+/// Returns a zero with the attribute's width.
 fn zero(attribute: u32) -> Value {
     match attribute {
         2 | 9 | 16 => Value::Word(0),

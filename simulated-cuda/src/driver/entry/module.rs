@@ -7,7 +7,7 @@ use crate::driver::code::{self, Code};
 use crate::driver::module::{ParamReader, Params};
 use crate::driver::state::State;
 
-/// Options of `cuModuleLoadDataEx` that are heeded.
+/// The supported options of `cuModuleLoadDataEx`.
 const ERROR_LOG_BUFFER: u32 = 5;
 const ERROR_LOG_BYTES: u32 = 6;
 
@@ -157,7 +157,7 @@ entry! {
     ) |state, _| blocks.set(blocks_at_once(state, function, block)?)
 }
 
-/// The array of addresses that `kernelParams` is.
+/// The array of addresses in `kernelParams`.
 #[derive(Debug)]
 struct Addresses(In<*mut c_void>);
 
@@ -175,7 +175,7 @@ const EXTRA_END: usize = 0;
 const EXTRA_POINTER: usize = 1;
 const EXTRA_SIZE: usize = 2;
 
-/// The buffer that `extra` names: pairs of a key and a value, up to a final zero.
+/// Returns the buffer in `extra`: pairs of a key and a value, up to a final zero.
 fn buffer(extra: &In<usize>) -> Result<Vec<u8>, Code> {
     let (mut pointer, mut size) = (In(std::ptr::null::<u8>()), 0);
     for index in (0..8).step_by(2) {
@@ -193,7 +193,7 @@ fn buffer(extra: &In<usize>) -> Result<Vec<u8>, Code> {
     Err(code::INVALID_VALUE)
 }
 
-/// Grid, block, shared memory and stream of a launch.
+/// The grid, block, shared memory and stream of a launch.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Config {
@@ -258,7 +258,7 @@ entry! {
 }
 
 entry! {
-    /// Attributes are not supported; priorities of launches would change nothing.
+    /// Attributes are not supported, because priorities of launches would change nothing.
     Context fn cuLaunchKernelEx(
         config: In<Config>,
         function: u64,

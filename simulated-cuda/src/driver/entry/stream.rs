@@ -42,7 +42,7 @@ entry! {
 }
 
 entry! {
-    /// Returns at once; the stream's work is still done.
+    /// Returns immediately; the stream's work is still executed.
     Context fn cuStreamDestroy_v2(stream: u64) |state, _| {
         if !state.streams.get(&stream).is_some_and(|stream| stream.is_users()) {
             return Err(code::INVALID_HANDLE);
@@ -66,7 +66,7 @@ entry! {
 }
 
 entry! {
-    /// Each question does one piece of work, so that whoever keeps asking gets there.
+    /// Executes one piece of work at each query, so that polling makes progress.
     Context fn cuStreamQuery(stream: u64) |state, device| {
         let key = state.stream_key(stream, device)?;
         state.check_not_captured(key)?;
@@ -76,7 +76,7 @@ entry! {
     }
 }
 
-/// Whether a place is reached; if not, work goes on a little.
+/// Returns whether a place is reached, and makes a little progress if not.
 fn poll(state: &mut State, place: (u64, u64)) -> Result<(), Code> {
     if state.is_done(place) {
         return Ok(());
@@ -113,7 +113,8 @@ const NOT_CAPTURING: u32 = 0;
 const CAPTURING: u32 = 1;
 const INVALIDATED: u32 = 2;
 
-/// The state of a stream's capture, and the capture's number. To ask this spoils no capture.
+/// Returns the state of a stream's capture, and the capture's number. The query invalidates no
+/// capture.
 fn capture_of(state: &mut State, stream: u64, device: usize) -> Result<(u32, u64), Code> {
     let key = state.stream_key(stream, device)?;
     if !state.captures_beside_legacy(key).is_empty() {
@@ -136,7 +137,7 @@ entry! {
 }
 
 entry! {
-    /// The graph that is being built, and its nodes, are never given.
+    /// Never returns the graph being built, nor its nodes.
     Context fn cuStreamGetCaptureInfo_v2(
         stream: u64,
         status: Out<u32>,

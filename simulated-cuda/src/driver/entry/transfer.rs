@@ -6,7 +6,8 @@ use crate::driver::context;
 use crate::driver::copy::Copy;
 use crate::driver::copy::Manner::{Asynchronous, Synchronous};
 
-/// Defines a copy's two functions: the one that waits, in the legacy default stream, and the other.
+/// Defines the two functions of a copy: one that waits, in the legacy default stream, and one that
+/// does not.
 macro_rules! copies {
     ($synchronous:ident, $asynchronous:ident: $method:ident) => {
         entry! {
@@ -48,7 +49,7 @@ entry! {
     }
 }
 
-/// Defines a memset's two functions, for elements of one width.
+/// Defines the two functions of a memset, for elements of one width.
 macro_rules! memsets {
     ($synchronous:ident, $asynchronous:ident: $element:ty) => {
         entry! {

@@ -11,7 +11,7 @@ use crate::driver::state::State;
 const PINNED: u32 = 1;
 const ON_DEVICE: u32 = 1;
 
-/// `CUmemLocation`
+/// `CUmemLocation`.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Location {
@@ -19,7 +19,7 @@ pub struct Location {
     id: c_int,
 }
 
-/// `CUmemAllocationProp`
+/// `CUmemAllocationProp`.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Properties {
@@ -30,7 +30,7 @@ pub struct Properties {
     flags: [u8; 8],
 }
 
-/// `CUmemAccessDesc`
+/// `CUmemAccessDesc`.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct AccessOf {
@@ -38,7 +38,7 @@ pub struct AccessOf {
     flags: u32,
 }
 
-/// The device that a location names, if it has the API.
+/// Returns the device of a location, if it has the virtual-memory API.
 fn located(state: &State, location: Location) -> Result<usize, Code> {
     if location.kind != ON_DEVICE {
         return Err(code::INVALID_VALUE);
@@ -62,7 +62,7 @@ fn check_support(state: &State) -> Result<(), Code> {
     Ok(())
 }
 
-/// Refuses calls on addresses whose device is lost.
+/// Refuses calls on addresses of a lost device.
 fn check_owner(state: &State, address: u64) -> Result<(), Code> {
     state
         .memory
@@ -166,7 +166,7 @@ entry! {
 }
 
 entry! {
-    /// Waits for nothing: work that is under way on these addresses faults.
+    /// Waits for nothing: work in progress on these addresses faults.
     Init fn cuMemUnmap(address: u64, bytes: usize) |state, _| {
         check_owner(state, address)?;
         state.check_unsafe_call()?;

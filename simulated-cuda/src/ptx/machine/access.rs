@@ -1,12 +1,12 @@
-//! Loads and stores of a group of threads: each lane's address is found in the window of the last access,
-//! or the memory is asked for another one.
+//! Loads and stores of a group of threads. Each lane's address is looked up in the window of the
+//! last access, and in the memory if it is not there.
 
 use super::super::instruction::Inst;
 use super::lanes::{Group, LANES};
 use super::{Access, Stop, Window};
 
 impl Group<'_> {
-    /// The host's address of `bytes` bytes at a device address.
+    /// Returns the host address of `bytes` bytes at a device address.
     #[inline]
     fn locate(
         &mut self,
@@ -39,8 +39,8 @@ impl Group<'_> {
             }
             window
         };
-        // SAFETY: the distance is less than the window's length (`holds`), and a window's bytes are one
-        // allocation of that length (`Memory`).
+        // SAFETY: the offset is less than the window's length (`holds`), and a window's bytes are
+        // one allocation of that length (`Memory`).
         Ok(unsafe { window.bytes.add((address - window.start) as usize) })
     }
 
@@ -56,8 +56,8 @@ impl Group<'_> {
             let address = addresses[lane].wrapping_add(inst.imm);
             let from = self.locate(address, BYTES as u64, Access::Read, inst.line)?;
             let mut value = [0_u8; 8];
-            // SAFETY: `locate` checked that so many bytes can be read there; `value` is this function's
-            // own and has 8.
+            // SAFETY: `locate` checked that `BYTES` bytes can be read there; `value` is this
+            // function's own and has 8.
             unsafe { std::ptr::copy_nonoverlapping(from, value.as_mut_ptr(), BYTES) };
             values[lane] = u64::from_le_bytes(value);
         }
@@ -80,7 +80,7 @@ impl Group<'_> {
             let value = self
                 .corrupted(lane, values[lane], BYTES as u32)
                 .to_le_bytes();
-            // SAFETY: `locate` checked that so many bytes can be written there; `value` is this
+            // SAFETY: `locate` checked that `BYTES` bytes can be written there; `value` is this
             // function's own and has 8.
             unsafe { std::ptr::copy_nonoverlapping(value.as_ptr(), to, BYTES) };
         }
@@ -118,7 +118,7 @@ impl Group<'_> {
     }
 }
 
-/// Whether so many bytes at the address lie inside the window.
+/// Returns whether `bytes` bytes at the address lie inside the window.
 #[inline]
 fn holds(window: &Window, address: u64, bytes: u64) -> bool {
     let at = address.wrapping_sub(window.start);

@@ -1,12 +1,12 @@
-//! Instructions on single words that Rust has no operator for. Knows nothing of lanes.
+//! Operations on single words that Rust has no operator for. This module does not know lanes.
 
-/// The lower word of `high:low`, shifted to the right by at most 32 bits.
+/// Returns the lower word of `high:low`, shifted right by at most 32 bits.
 #[inline]
 pub(super) fn funnel(low: u32, high: u32, bits: u32) -> u32 {
     ((u64::from(high) << 32 | u64::from(low)) >> bits) as u32
 }
 
-/// `prmt`: each result byte is one of the eight of `b:a`, or that one's sign.
+/// `prmt`: each result byte is one of the eight bytes of `b:a`, or its sign.
 pub(super) fn permute(a: u32, b: u32, selector: u32) -> u32 {
     let bytes = u64::from(b) << 32 | u64::from(a);
     (0..4).fold(0, |result, index| {
@@ -32,7 +32,7 @@ pub(super) fn lop3(a: u32, b: u32, c: u32, table: u32) -> u32 {
         })
 }
 
-/// `bfe.u32`: so many bits from a position on, zeros where the word has none.
+/// `bfe.u32`: `len` bits from a position on, with zeros beyond the word.
 pub(super) fn extract(word: u32, position: u32, len: u32) -> u32 {
     let (position, len) = (position & 0xff, len & 0xff);
     let shifted = word.checked_shr(position).unwrap_or(0);

@@ -1,10 +1,11 @@
-//! A group of threads in step: their registers, their places in the kernel, and the instructions.
+//! A group of threads in step: their registers, their positions in the kernel, and the
+//! instructions.
 
 use super::super::instruction::{Inst, Op, Width};
 use super::bits::{extract, extract_signed, funnel, lop3, permute};
 use super::{Launch, Memory, Stop, Window};
 
-/// Threads in a group.
+/// The number of threads in a group.
 pub(super) const LANES: usize = 32;
 
 #[derive(Clone, Copy)]
@@ -15,8 +16,8 @@ struct Words([u32; LANES]);
 #[repr(align(64))]
 pub(super) struct LongWords(pub(super) [u64; LANES]);
 
-/// What registers hold before they are written: nothing that could be taken for a result, nor, by its last
-/// five bits, for one of SHA-256's rotations.
+/// The content of registers before the first write. It cannot be mistaken for a result, nor, by its
+/// last five bits, for a rotation of SHA-256.
 const GARBAGE: u64 = 0xbad0_beef_bad0_beef;
 
 const NO_WINDOW: Window = Window {
@@ -33,9 +34,9 @@ pub(super) struct Group<'a> {
     pub(super) long_words: Vec<LongWords>,
     /// The next instruction of each lane.
     at: [usize; LANES],
-    /// Lanes that have not returned, a bit for each.
+    /// The lanes that have not returned, with one bit for each.
     live: u32,
-    /// Lanes that execute the current instruction, and the same as masks of words.
+    /// The lanes that execute the current instruction, and the same as masks of words.
     pub(super) active: u32,
     mask: Words,
     /// The windows of the last accesses.
@@ -43,15 +44,15 @@ pub(super) struct Group<'a> {
     pub(super) write: Window,
     branches: u64,
     pub(super) first_thread: u64,
-    /// How much each lane has stored; only counted where a result is to be corrupted.
+    /// The number of stores of each lane; only counted for a corruption.
     pub(super) stores: [u64; LANES],
 }
 
-/// Why lanes stopped going on together.
+/// The reason why lanes no longer run together.
 enum Parting {
-    /// They are at different places now, or not all of them live.
+    /// The lanes are at different places, or not all of them live.
     Apart,
-    /// The lanes that wait are at or before the next instruction.
+    /// The waiting lanes are at or before the next instruction.
     Met(usize),
 }
 
@@ -75,7 +76,7 @@ impl<'a> Group<'a> {
         }
     }
 
-    /// Sets a register in every lane.
+    /// Sets a register in each lane.
     pub(super) fn fill(&mut self, width: Width, place: u32, value: impl Fn(usize) -> u64) {
         for lane in 0..LANES {
             match width {
@@ -128,13 +129,14 @@ impl<'a> Group<'a> {
         }
     }
 
-    /// The lanes in which a predicate holds.
+    /// Returns the lanes in which a predicate holds.
     fn holds(&self, predicate: u32) -> u32 {
         let words = &self.words[predicate as usize].0;
         (0..LANES).fold(0, |lanes, lane| lanes | u32::from(words[lane] != 0) << lane)
     }
 
-    /// Where the active lanes go on after a branch that `taken` of them take; `None` if they part.
+    /// Returns the next instruction of the active lanes after a branch that `taken` of them take,
+    /// or `None` if they diverge.
     fn branch(&mut self, taken: u32, target: usize, next: usize) -> Result<Option<usize>, Stop> {
         self.branches = self.branches.checked_sub(1).ok_or(Stop::Timeout)?;
         let taken = taken & self.active;
@@ -182,8 +184,8 @@ impl<'a> Group<'a> {
         self.long_words[place as usize].0
     }
 
-    /// Executes instructions for the active lanes until they part, or until `waiting` is reached. `ALL`:
-    /// no other lane lives, so that results need no mask.
+    /// Executes instructions for the active lanes until they diverge, or until `waiting` is
+    /// reached. With `ALL`, no other lane lives, so results need no mask.
     fn go<const ALL: bool>(&mut self, mut at: usize, waiting: usize) -> Result<Parting, Stop> {
         /// Computes a result for each lane from the sources' values.
         macro_rules! words {
@@ -219,7 +221,7 @@ impl<'a> Group<'a> {
                 );
             }};
         }
-        /// The same for long words, from the two registers that the functions named fetch.
+        /// Does the same for long words, from the two registers that the named functions fetch.
         macro_rules! longs {
             ($inst:ident, $set:ident, $first:ident, $second:ident, |$a:ident, $b:ident| $value:expr) => {{
                 let (first, second) = (self.$first($inst.a), self.$second($inst.b));

@@ -1,4 +1,4 @@
-//! Reads a kernel's body: declarations of registers, in braces inside braces, and the instructions.
+//! Parses a kernel's body: declarations of registers, in nested braces, and the instructions.
 
 use std::collections::HashMap;
 
@@ -30,7 +30,7 @@ impl<'a> Body<'a> {
         }
     }
 
-    /// Reads up to the brace that closes the body.
+    /// Parses up to the brace that closes the body.
     pub(super) fn read(&mut self, cursor: &mut Cursor<'a>) -> Result<(), Refusal> {
         while !self.scopes.is_empty() {
             if cursor.eat(b'{') {
@@ -80,7 +80,7 @@ impl<'a> Body<'a> {
         }
     }
 
-    /// `.reg .b32 %r<100>, carry;`
+    /// Parses `.reg .b32 %r<100>, carry;`.
     fn declare(&mut self, cursor: &mut Cursor<'a>) -> Result<(), Refusal> {
         let kind = cursor.word("a register's type")?;
         let class = match kind {
@@ -124,7 +124,7 @@ impl<'a> Body<'a> {
         }
     }
 
-    /// The register of that name, as the innermost scope that has it declares it.
+    /// Returns the register with this name, as declared by the innermost scope that has it.
     fn register(&mut self, name: &'a str) -> Option<Register> {
         for scope in (0..self.scopes.len()).rev() {
             if let Some(register) = self.scopes[scope].names.get(name) {

@@ -4,13 +4,13 @@ use super::super::instruction::{Op, Reg, Width};
 use super::super::parse::Operand;
 use super::{Known, PREDICATE, Translator, Type, parse_type};
 
-/// The types that arithmetic is done with.
+/// Parses a type that arithmetic supports.
 fn number_type(text: &str) -> Option<Type> {
     parse_type(text).filter(|kind| kind.bits >= 16)
 }
 
 impl<'a> Translator<'_, 'a> {
-    /// `add.s32 d, a, b` and its like.
+    /// Translates `add.s32 d, a, b` and similar instructions.
     pub(super) fn arithmetic(
         &mut self,
         name: &str,
@@ -52,7 +52,7 @@ impl<'a> Translator<'_, 'a> {
         Ok(Some(()))
     }
 
-    /// Emits an operation on two sources, and cuts the result of one of 16 bits to them.
+    /// Emits an operation on two sources, and truncates a result of 16 bits.
     pub(super) fn binary(&mut self, op: Op, d: Reg, a: Reg, b: Reg, bits: u32) {
         self.emit(op, d, a, b);
         if bits == 16 {
@@ -60,7 +60,7 @@ impl<'a> Translator<'_, 'a> {
         }
     }
 
-    /// `mul.lo`, `mul.hi`, `mul.wide`.
+    /// Translates `mul.lo`, `mul.hi` and `mul.wide`.
     pub(super) fn multiply(&mut self, rest: &[&str], operands: &[Operand<'a>]) -> Known {
         let ([part, kind], [d, a, b]) = (rest, operands) else {
             return Ok(None);
@@ -77,7 +77,7 @@ impl<'a> Translator<'_, 'a> {
         Ok(Some(()))
     }
 
-    /// `mad`: a product and a sum.
+    /// Translates `mad`: a product and a sum.
     pub(super) fn multiply_add(&mut self, rest: &[&str], operands: &[Operand<'a>]) -> Known {
         let ([part, kind], [d, a, b, c]) = (rest, operands) else {
             return Ok(None);
@@ -108,7 +108,7 @@ impl<'a> Translator<'_, 'a> {
         Ok(Some(()))
     }
 
-    /// `neg` and `abs`.
+    /// Translates `neg` and `abs`.
     pub(super) fn sign(&mut self, name: &str, rest: &[&str], operands: &[Operand<'a>]) -> Known {
         let ([kind], [d, a]) = (rest, operands) else {
             return Ok(None);
@@ -134,7 +134,8 @@ impl<'a> Translator<'_, 'a> {
         Ok(Some(()))
     }
 
-    /// `setp.lt.u32 p, a, b`, also with a second predicate, or combined with a third operand.
+    /// Translates `setp.lt.u32 p, a, b`, also with a second predicate, or combined with a third
+    /// operand.
     pub(super) fn compare(&mut self, rest: &[&str], operands: &[Operand<'a>]) -> Known {
         let (relation, combination, kind) = match rest {
             [relation, kind] => (*relation, None, *kind),
@@ -187,7 +188,7 @@ impl<'a> Translator<'_, 'a> {
         Ok(Some(()))
     }
 
-    /// `selp.b32 d, a, b, p`
+    /// Translates `selp.b32 d, a, b, p`.
     pub(super) fn select(&mut self, rest: &[&str], operands: &[Operand<'a>]) -> Known {
         let ([kind], [d, a, b, predicate]) = (rest, operands) else {
             return Ok(None);
@@ -209,7 +210,7 @@ impl<'a> Translator<'_, 'a> {
     }
 }
 
-/// The operation for part of a product of the type, and the bits of its result.
+/// Returns the operation for a part of a product of this type, and the bits of its result.
 fn product(part: &str, kind: Type) -> Option<(Op, u32)> {
     Some(match (part, kind.bits, kind.signed) {
         ("lo", 64, _) => (Op::Mul64, 64),
@@ -225,7 +226,7 @@ fn product(part: &str, kind: Type) -> Option<(Op, u32)> {
     })
 }
 
-/// The operation for a relation, and whether its sources change places.
+/// Returns the operation for a relation, and whether its sources are swapped.
 fn relation_op(relation: &str, kind: Type) -> Option<(Op, bool)> {
     let wide = kind.bits == 64;
     let (name, signed) = match relation {

@@ -1,11 +1,11 @@
-//! Logic, shifts, and what moves bits about inside a word.
+//! Logic, shifts, and moves of bits inside a word.
 
 use super::super::instruction::{Op, Width};
 use super::super::parse::Operand;
 use super::{Known, Translator, Type, WORD, parse_type};
 
 impl<'a> Translator<'_, 'a> {
-    /// `and`, `or`, `xor`, of words and of predicates.
+    /// Translates `and`, `or` and `xor`, of words and of predicates.
     pub(super) fn logic(&mut self, name: &str, rest: &[&str], operands: &[Operand<'a>]) -> Known {
         let ([kind], [d, a, b]) = (rest, operands) else {
             return Ok(None);
@@ -47,7 +47,8 @@ impl<'a> Translator<'_, 'a> {
         Ok(Some(()))
     }
 
-    /// `shl` and `shr`. The amount always has 32 bits, and shifts by more than the width are clamped.
+    /// Translates `shl` and `shr`. The amount always has 32 bits, and shifts by more than the width
+    /// are clamped.
     pub(super) fn shift(&mut self, name: &str, rest: &[&str], operands: &[Operand<'a>]) -> Known {
         let ([kind], [d, a, amount]) = (rest, operands) else {
             return Ok(None);
@@ -95,7 +96,7 @@ impl<'a> Translator<'_, 'a> {
         Ok(Some(()))
     }
 
-    /// `shf.r.wrap.b32 d, low, high, amount` and its like.
+    /// Translates `shf.r.wrap.b32 d, low, high, amount` and similar instructions.
     pub(super) fn funnel(&mut self, rest: &[&str], operands: &[Operand<'a>]) -> Known {
         let ([direction, mode, "b32"], [d, low, high, amount]) = (rest, operands) else {
             return Ok(None);
@@ -146,7 +147,7 @@ impl<'a> Translator<'_, 'a> {
         Ok(Some(()))
     }
 
-    /// `lop3.b32 d, a, b, c, table`
+    /// Translates `lop3.b32 d, a, b, c, table`.
     pub(super) fn lop3(&mut self, rest: &[&str], operands: &[Operand<'a>]) -> Known {
         let (["b32"], [d, a, b, c, Operand::Number(table)]) = (rest, operands) else {
             return Ok(None);
@@ -164,7 +165,7 @@ impl<'a> Translator<'_, 'a> {
         Ok(Some(()))
     }
 
-    /// `bfe.u32 d, a, position, length`
+    /// Translates `bfe.u32 d, a, position, length`.
     pub(super) fn extract(&mut self, rest: &[&str], operands: &[Operand<'a>]) -> Known {
         let ([kind], [d, a, position, len]) = (rest, operands) else {
             return Ok(None);
@@ -181,7 +182,7 @@ impl<'a> Translator<'_, 'a> {
         Ok(Some(()))
     }
 
-    /// `bfi.b32 d, a, b, position, length`, where position and length are numbers.
+    /// Translates `bfi.b32 d, a, b, position, length`, where position and length are numbers.
     pub(super) fn insert(&mut self, rest: &[&str], operands: &[Operand<'a>]) -> Known {
         let (["b32"], [d, a, b, position, len]) = (rest, operands) else {
             return Ok(None);
@@ -210,7 +211,7 @@ impl<'a> Translator<'_, 'a> {
         Ok(Some(()))
     }
 
-    /// `brev`, `clz`, `popc`.
+    /// Translates `brev`, `clz` and `popc`.
     pub(super) fn count(&mut self, name: &str, rest: &[&str], operands: &[Operand<'a>]) -> Known {
         let ([kind], [d, a]) = (rest, operands) else {
             return Ok(None);

@@ -1,12 +1,12 @@
-//! What moves values: between registers, widths, and memory.
+//! Moves of values between registers, widths and memory.
 
 use super::super::Refusal;
 use super::super::instruction::{Fixed, Op, Reg, Width};
 use super::super::parse::{Class, Instruction, Operand, Register};
 use super::{Known, LONG_WORD, Translator, Type, WORD, parse_type};
 
-/// Modifiers of loads and stores that change nothing here: each thread's accesses happen in order. So do
-/// those with colons, which advise caches.
+/// Modifiers of loads and stores without effect here, because each thread's accesses happen in
+/// order. Modifiers with colons have none either: they advise caches.
 const HARMLESS: [&str; 9] = ["volatile", "weak", "ca", "cg", "cs", "lu", "cv", "nc", "wb"];
 
 impl<'a> Translator<'_, 'a> {
@@ -68,7 +68,7 @@ impl<'a> Translator<'_, 'a> {
             (d, a) => {
                 let register = self.result(d, kind.bits)?;
                 if instruction.guard.is_none() && self.numbers.contains_key(&register) {
-                    return Ok(Some(())); // whoever reads it reads the number
+                    return Ok(Some(())); // readers use the number
                 }
                 let a = self.source(a, kind)?;
                 let op = if kind.bits == 64 {
@@ -82,7 +82,7 @@ impl<'a> Translator<'_, 'a> {
         Ok(Some(()))
     }
 
-    /// Between generic addresses and global ones, which are the same here.
+    /// Converts between generic and global addresses, which are the same here.
     pub(super) fn cvta(&mut self, rest: &[&str], operands: &[Operand<'a>]) -> Known {
         let (["to", "global" | "const", "u64"] | ["global" | "const", "u64"], [d, a]) =
             (rest, operands)
@@ -111,7 +111,7 @@ impl<'a> Translator<'_, 'a> {
         let base = self.address(address, &access)?;
         let targets =
             elements(d, access.count).ok_or_else(|| self.refuse("as many registers as values"))?;
-        // An element must not overwrite the address of the ones behind it.
+        // An element must not overwrite the address of the elements after it.
         let mut pointer = base.0;
         let overwritten =
             |target: &&Operand<'_>| matches!(target, Operand::Register(r) if r.number == base.0);
@@ -167,7 +167,8 @@ impl<'a> Translator<'_, 'a> {
         self.extend(target, loaded, kind)
     }
 
-    /// Puts a value of at most 32 bits, of which only those of its type count, into a register.
+    /// Extends a value of at most 32 bits, of which only the bits of its type count, into a
+    /// register.
     fn extend(&mut self, target: Register, value: Reg, kind: Type) -> Result<(), Refusal> {
         let op = match (kind.bits, kind.signed) {
             (8, false) => Op::Zext8,
@@ -272,7 +273,7 @@ impl<'a> Translator<'_, 'a> {
         Ok(Some(()))
     }
 
-    /// The register to store from: at least as wide as the type.
+    /// Returns the register to store from, at least as wide as the type.
     fn stored(&mut self, value: &Operand<'a>, kind: Type) -> Result<Reg, Refusal> {
         let width = kind.width();
         if let Some(number) = self.known(value) {
@@ -294,7 +295,8 @@ impl<'a> Translator<'_, 'a> {
         }
     }
 
-    /// The register and offset of an address; a vector's alignment is checked as a whole.
+    /// Returns the register and the offset of an address. The alignment of a vector is checked as a
+    /// whole.
     fn address(
         &mut self,
         operand: &Operand<'a>,
@@ -315,7 +317,7 @@ impl<'a> Translator<'_, 'a> {
         Ok((base, offset))
     }
 
-    /// `cvt.u64.u32 d, a` between integers.
+    /// Translates `cvt.u64.u32 d, a` between integers.
     pub(super) fn convert(&mut self, rest: &[&str], operands: &[Operand<'a>]) -> Known {
         let ([to, from], [d, a]) = (rest, operands) else {
             return Ok(None);
@@ -367,7 +369,7 @@ impl<'a> Translator<'_, 'a> {
         if target.class == Class::Word16 || to.bits == 64 || from.bits == to.bits && from == to {
             return self.extend(target, value, from);
         }
-        // The value is cut to its type, and then read as the wider one.
+        // The value is truncated to its type, and then extended.
         let between = self.temporary(Width::W32);
         self.extend(
             Register {
@@ -387,7 +389,7 @@ struct Access<'s> {
     kind: Type,
 }
 
-/// What stands behind `ld` or `st`; `None` if it is not understood.
+/// Parses the modifiers of `ld` or `st`; returns `None` if they are unknown.
 fn access<'s>(rest: &[&'s str]) -> Option<Access<'s>> {
     let (kind, modifiers) = rest.split_last()?;
     let kind = parse_type(kind).filter(|kind| kind.bits >= 8)?;

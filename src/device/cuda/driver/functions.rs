@@ -9,7 +9,7 @@ use super::Handle;
 use crate::device::cuda::CudaError;
 use crate::device::cuda::code::Code;
 
-/// `CUmemLocation`
+/// `CUmemLocation`.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub(in super::super) struct Location {
@@ -27,7 +27,7 @@ impl Location {
     }
 }
 
-/// `CUmemAllocationProp`
+/// `CUmemAllocationProp`.
 #[repr(C)]
 pub(in super::super) struct Properties {
     kind: c_uint,
@@ -38,7 +38,7 @@ pub(in super::super) struct Properties {
 }
 
 impl Properties {
-    /// Memory that stays where it is, not to be shared with other processes.
+    /// Describes memory that stays in place and is not shared with other processes.
     pub(in super::super) fn pinned_on(id: c_int) -> Self {
         const PINNED: c_uint = 1;
         Self {
@@ -51,7 +51,7 @@ impl Properties {
     }
 }
 
-/// `CUmemAccessDesc`
+/// `CUmemAccessDesc`.
 #[repr(C)]
 pub(super) struct AccessOf {
     location: Location,
@@ -64,14 +64,14 @@ impl AccessOf {
     }
 }
 
-/// `CUdevResource`, of the kind that multiprocessors are
+/// `CUdevResource`, for multiprocessors.
 #[derive(Clone, Copy)]
 #[repr(C, align(8))]
 pub(in super::super) struct Resource {
     kind: c_uint,
     internal: [u8; 92],
     pub(in super::super) multiprocessors: c_uint,
-    /// With what later versions have put here, an address among it.
+    /// Including fields of later versions, one of them an address.
     rest: [u32; 11],
 }
 
@@ -109,7 +109,7 @@ macro_rules! functions {
             }
         }
 
-        /// Names the functions in failures.
+        /// The functions' names, for failures.
         pub(super) mod $symbol_names {
             $(#[allow(non_upper_case_globals, reason = "the function's name")]
             pub(in super::super) const $name: &str = $symbol;)*
@@ -118,7 +118,7 @@ macro_rules! functions {
 }
 
 functions! {
-    /// The functions that nothing works without, by their symbols.
+    /// The required functions, by their symbols.
     Functions, symbol:
     fn init as "cuInit"(c_uint);
     fn driver_version as "cuDriverGetVersion"(*mut c_int);
@@ -176,7 +176,7 @@ functions! {
 }
 
 functions! {
-    /// Those that set a part of the multiprocessors apart, which CUDA has since 12.5.
+    /// The functions that partition the multiprocessors, in CUDA since 12.5.
     Partitioning, partitioning_symbol:
     fn device_resource as "cuDeviceGetDevResource"(c_int, *mut Resource, c_uint);
     fn split as "cuDevSmResourceSplitByCount"(
@@ -188,10 +188,10 @@ functions! {
     fn create_stream as "cuGreenCtxStreamCreate"(*mut Handle, Handle, c_uint, c_int);
 }
 
-/// `cuDeviceGetUuid_v2`, which CUDA has since 11.4.
+/// `cuDeviceGetUuid_v2`, in CUDA since 11.4.
 pub(super) type InstanceUuid = unsafe extern "C" fn(*mut [u8; 16], c_int) -> Code;
 
 pub(super) const INSTANCE_UUID: &str = "cuDeviceGetUuid_v2";
 
-/// Functions that cudarc calls when a view is used, and would panic without.
+/// Functions that cudarc calls when a view is used; without them it would panic.
 pub(super) const NEEDED_BY_CUDARC: [&str; 2] = ["cuStreamCreate", "cuStreamWaitEvent"];

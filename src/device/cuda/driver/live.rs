@@ -1,12 +1,12 @@
-//! Handles that prove something: that what they name lives, and that it is of the kind that is asked for.
+//! Handles with proof: their object is alive, and of the right kind.
 //!
-//! This module knows no call of the driver's.
+//! This module knows no call of the driver.
 
 use std::marker::PhantomData;
 
 use super::Handle;
 
-/// What handles name.
+/// The kinds of objects that handles name.
 pub(in super::super) mod kind {
     pub(in super::super::super) enum Context {}
     pub(in super::super::super) enum Event {}
@@ -16,7 +16,7 @@ pub(in super::super) mod kind {
     pub(in super::super::super) enum Stream {}
 }
 
-/// A handle of something that is not destroyed while the borrow lasts.
+/// A handle of an object that is not destroyed during the borrow.
 pub(in super::super) struct Live<'a, K> {
     handle: Handle,
     of: PhantomData<(&'a (), K)>,
@@ -32,8 +32,8 @@ impl<K> Copy for Live<'_, K> {}
 
 impl<K> Live<'_, K> {
     /// # Safety
-    /// The driver gave the handle for a `K`, or it is null and stands for the default `K`; nobody destroys
-    /// it, or its context, as long as the lifetime says.
+    /// The driver gave the handle for a `K`, or it is null and stands for the default `K`. Neither
+    /// the object nor its context is destroyed during the lifetime.
     pub(in super::super) unsafe fn new(handle: Handle) -> Self {
         let of = PhantomData;
         Self { handle, of }
@@ -44,12 +44,12 @@ impl<K> Live<'_, K> {
     }
 }
 
-/// Physical memory in a GPU. Only the driver makes one, and it is good for one release.
+/// Physical memory in a GPU. Only the driver makes one, and it can be released once.
 #[derive(Debug)]
 pub(in super::super) struct Physical(u64);
 
 impl Physical {
-    /// Takes over what the driver has just made.
+    /// Takes over memory that the driver has just made.
     pub(super) fn new(handle: u64) -> Self {
         Self(handle)
     }
@@ -58,7 +58,7 @@ impl Physical {
         self.0
     }
 
-    /// The handle, which the value has no more.
+    /// Takes the handle out of the value.
     pub(super) fn take(&mut self) -> u64 {
         std::mem::take(&mut self.0)
     }

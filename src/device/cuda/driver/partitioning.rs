@@ -1,4 +1,4 @@
-//! The calls that hold streams to a part of the multiprocessors, where the driver has them.
+//! The optional calls that restrict streams to a part of the multiprocessors.
 
 use std::ffi::{c_int, c_uint};
 use std::ptr;
@@ -8,7 +8,8 @@ use super::{Called, Driver, Failed, Handle, Live, Resource, kind};
 use crate::device::cuda::code::NOT_SUPPORTED;
 
 impl Driver {
-    /// All multiprocessors of a device, to be split; none where the driver cannot.
+    /// Returns all multiprocessors of a device, for splitting, or `None` if the driver cannot split
+    /// them.
     pub(in super::super) fn multiprocessors(&self, device: c_int) -> Called<Option<Resource>> {
         let Some(table) = &self.partitioning else {
             return Ok(None);
@@ -18,7 +19,7 @@ impl Driver {
         Ok(Some(all))
     }
 
-    /// A part with at least so many multiprocessors, which need not be neighbours.
+    /// Returns a part with at least `least` multiprocessors, which need not be neighbours.
     pub(in super::super) fn split(&self, all: &Resource, least: u32) -> Called<Resource> {
         const NO_NEIGHBOURS: c_uint = 1;
         let (mut part, mut rest, mut parts) = (Resource::NONE, Resource::NONE, 1);
@@ -37,7 +38,7 @@ impl Driver {
         Ok(part)
     }
 
-    /// What holds streams to a part of the multiprocessors (a "green context" of the primary one).
+    /// Creates a partition of the multiprocessors: a "green context" of the primary context.
     pub(in super::super) fn create_partition(
         &self,
         device: c_int,
@@ -61,13 +62,14 @@ impl Driver {
     }
 
     /// # Safety
-    /// The handle came from [`create_partition`](Self::create_partition), and nobody uses it, or a stream in
-    /// it, any more.
+    /// The handle came from [`create_partition`](Self::create_partition), and neither it nor a
+    /// stream in it is used any more.
     pub(in super::super) unsafe fn destroy_partition(&self, partition: Handle) -> Called<()> {
         call!(symbol, self.table()?, destroy(partition))
     }
 
-    /// As [`create_stream`](Self::create_stream), held to the partition.
+    /// Creates a stream as [`create_stream`](Self::create_stream) does, restricted to the
+    /// partition.
     pub(in super::super) fn create_stream_in(
         &self,
         partition: Live<'_, kind::Partition>,

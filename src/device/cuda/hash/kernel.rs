@@ -7,7 +7,7 @@ use crate::device::cuda::CudaError;
 use crate::device::cuda::context::Context;
 use crate::device::cuda::driver::{Handle, Live, kind};
 
-/// As it ships.
+/// The shipped PTX.
 pub(in super::super) const PTX: &str = include_str!("../digest.ptx");
 
 const NAME: &CStr = c"fsverity_blocks";
@@ -19,10 +19,10 @@ pub(super) struct Kernel {
     function: Handle,
 }
 
-// SAFETY: the handles are used with the context current, from whatever thread (see `Context`).
+// SAFETY: the handles are used with the context current, from any thread (see `Context`).
 unsafe impl Send for Kernel {}
 
-// SAFETY: as above; nothing in it changes.
+// SAFETY: as above; no field changes.
 unsafe impl Sync for Kernel {}
 
 impl Kernel {
@@ -36,7 +36,7 @@ impl Kernel {
             module,
             function: std::ptr::null_mut(),
         };
-        // SAFETY: the driver has just loaded it, and `kernel` unloads it when it goes.
+        // SAFETY: the driver has just loaded it, and `kernel` unloads it on drop.
         let module = unsafe { Live::new(module) };
         kernel.function =
             context.within("load the kernel", |driver| driver.function(module, NAME))?;
@@ -44,7 +44,7 @@ impl Kernel {
     }
 
     pub(super) fn function(&self) -> Live<'_, kind::Function> {
-        // SAFETY: it is the module's, which is unloaded when `self` goes.
+        // SAFETY: it belongs to the module, which is unloaded when `self` is dropped.
         unsafe { Live::new(self.function) }
     }
 }
@@ -53,7 +53,7 @@ impl Drop for Kernel {
     fn drop(&mut self) {
         let module = self.module;
         let _nobody_to_tell = self.context.within("unload the kernel", |driver| {
-            // SAFETY: `load` has loaded it, and `self`, which lends its function, goes.
+            // SAFETY: `load` loaded it, and `self`, which lends its function, is being dropped.
             unsafe { driver.unload_module(module) }
         });
     }

@@ -1,4 +1,5 @@
-//! Two streams with the scratch memory that their launches need, and whose turn it is to use them.
+//! Two lanes: streams with the scratch memory of their launches, used in turns by one caller at a
+//! time.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -12,19 +13,22 @@ use crate::device::cuda::driver::{Called, Driver};
 use crate::device::cuda::pinned::Pinned;
 use crate::device::cuda::share::{Partition, Share};
 
-/// Ranges in one launch.
+/// The maximum number of ranges in one launch.
 pub(super) const MAX_RANGES: usize = 2048;
 
-/// Launches that are queued for a lane before it is waited for: from the blocks of a slice to its root.
+/// The maximum number of launches queued in a lane before a wait: from the blocks of a slice to its
+/// root.
 const LAUNCHES: usize = 4;
 
-/// `struct Range` of digest.cu: address, length, number of the first block, whether it is a root.
+/// The size of `struct Range` of digest.cu: address, length, number of the first block, root flag.
 pub(super) const RANGE_BYTES: usize = 24;
 
 pub(super) const TABLE_BYTES: usize = MAX_RANGES * RANGE_BYTES;
 
-// What a lane has in the GPU: the digests of a slice's blocks; nodes of the level above, one for each
-// range more than there would be of a single one; and a table of ranges for each launch.
+// The memory of a lane in the GPU:
+// - the digests of a slice's blocks;
+// - nodes of the level above, with one more for each range than a single range would need;
+// - a table of ranges for each launch.
 const LEAVES: u64 = SLICE_BLOCKS * NODE;
 const NODES: u64 = 2 * MAX_RANGES as u64 * NODE;
 const TABLES: u64 = (LAUNCHES * TABLE_BYTES) as u64;
@@ -32,13 +36,14 @@ const LANE: u64 = LEAVES + NODES + TABLES;
 
 const LANES: usize = 2;
 
-/// What is reserved in the GPU, whatever the size of shards.
+/// The GPU memory reserved in all, whatever the size of shards.
 const SCRATCH: u64 = 16 << 20;
 
-/// The rest is for the nodes of level 2 of a shard with more than one slice: 64 MiB of data each.
+/// The rest, for nodes of level 2 of a shard with more than one slice. Each node covers 64 MiB of
+/// data.
 const LEVEL_2: u64 = SCRATCH - LANES as u64 * LANE;
 
-/// The largest shard in bytes, 768 GiB.
+/// The maximum length of a shard in bytes: 768 GiB.
 pub(in super::super) const MAX_LEN: u64 = LEVEL_2 / NODE * FAN_OUT * FAN_OUT * BLOCK;
 
 const _: () = assert!(SLICE_BLOCKS / FAN_OUT + MAX_RANGES as u64 <= 2 * MAX_RANGES as u64);
@@ -48,10 +53,10 @@ pub(super) const OPERATION: &str = "digest";
 #[derive(Debug)]
 pub(super) struct Lanes {
     context: Arc<Context>,
-    /// How many of them work at a time.
+    /// The number of lanes that work at a time.
     used: usize,
     lanes: Mutex<[Lane; LANES]>,
-    /// Goes last: what is queued in the lanes writes to it.
+    /// Dropped last: queued launches of the lanes write to it.
     scratch: Scratch,
 }
 
@@ -59,22 +64,22 @@ pub(super) struct Lanes {
 #[derive(Debug)]
 pub(super) struct Lane {
     pub(super) stream: Stream,
-    /// Where the digests of a slice's blocks go, and those of the level above.
+    /// The address of the digests of a slice's blocks, then the address of the level above.
     pub(super) leaves: u64,
     pub(super) nodes: u64,
-    /// Where the tables of ranges are.
+    /// The address of the tables of ranges.
     pub(super) tables: u64,
-    /// The tables on their way into the GPU, then the nodes on their way back.
+    /// Pinned memory for tables on their way into the GPU, followed by nodes on their way back.
     pub(super) pinned: Pinned,
     done: Event,
-    /// Launches queued since it was last waited for.
+    /// The number of launches queued since the last wait.
     pub(super) launched: usize,
 }
 
-/// Where the nodes that come back from a lane begin in its pinned memory.
+/// The offset of returning nodes in the pinned memory.
 pub(super) const RESULTS: usize = LAUNCHES * TABLE_BYTES;
 
-/// Memory in the GPU.
+/// Reserved memory in the GPU.
 #[derive(Debug)]
 struct Scratch {
     context: Arc<Context>,
@@ -103,8 +108,10 @@ impl Drop for Scratch {
 }
 
 impl Lanes {
-    /// Two lanes that work at a time have twice the blocks of one launch: where only the number of blocks
-    /// limits a share, one of them works.
+    /// Creates the lanes.
+    ///
+    /// Two lanes at work have twice the blocks of one launch. So if only the number of blocks
+    /// limits a share, one lane works.
     pub(super) fn new(context: &Arc<Context>, share: Share) -> Result<Self, DeviceError> {
         let priority = context.within("create a stream", Driver::lowest_priority)?;
         let scratch = Scratch::reserve(context)?;
@@ -128,14 +135,14 @@ impl Lanes {
         })
     }
 
-    /// A stream for each lane that is held to a part of the multiprocessors.
+    /// Creates a stream for each lane, restricted to a part of the multiprocessors.
     pub(super) fn streams_in(&self, part: &Arc<Partition>) -> Result<[Stream; LANES], DeviceError> {
         let context = &self.context;
         let priority = context.within("create a stream", Driver::lowest_priority)?;
         Ok([part.stream(priority)?, part.stream(priority)?])
     }
 
-    /// Has the lanes work on other streams. What they have worked on is in their place afterwards.
+    /// Exchanges the streams of the lanes with `streams`.
     pub(super) fn exchange(&mut self, streams: &mut [Stream; LANES]) {
         let lanes = self.lanes.get_mut().unwrap_or_else(PoisonError::into_inner);
         for (lane, stream) in lanes.iter_mut().zip(streams) {
@@ -143,29 +150,31 @@ impl Lanes {
         }
     }
 
-    /// Has all of them work at a time.
+    /// Lets all lanes work at a time.
     pub(super) fn use_all(&mut self) {
         self.used = LANES;
     }
 
-    /// Where the nodes of level 2 of a shard with many slices are collected.
+    /// Returns the address where the nodes of level 2 of a shard with many slices are collected.
     pub(super) fn level_2(&self) -> u64 {
         let lanes = (LANES as u64).saturating_mul(LANE);
         self.scratch.address.saturating_add(lanes)
     }
 
-    /// Waits for the lanes.
+    /// Waits for exclusive use of the lanes.
     pub(super) fn turn(&self) -> Result<Turn<'_>, DeviceError> {
         let lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
         let mut turn = Turn { owner: self, lanes };
-        // What an earlier turn could not wait for.
+        // Completes a wait that failed in an earlier turn.
         turn.settle()?;
         Ok(turn)
     }
 }
 
-/// Exclusive use of the lanes. When it ends, however that happens, nothing is queued in them any more:
-/// their memory can be used again.
+/// Exclusive use of the lanes.
+///
+/// When it ends, on a panic as well, it waits until nothing is queued, so that the memory can be
+/// reused.
 pub(super) struct Turn<'a> {
     owner: &'a Lanes,
     lanes: MutexGuard<'a, [Lane; LANES]>,
@@ -179,7 +188,7 @@ impl Turn<'_> {
 }
 
 impl Turn<'_> {
-    /// Waits for whatever is queued in the lanes.
+    /// Waits for all work queued in the lanes.
     fn settle(&mut self) -> Result<(), DeviceError> {
         let mut outcome = Ok(());
         for lane in self.lanes.iter_mut().filter(|lane| lane.launched > 0) {
@@ -189,7 +198,8 @@ impl Turn<'_> {
             match waited {
                 Ok(()) => {
                     lane.launched = 0;
-                    // SAFETY: what is begun with it is in the lane's stream, which has been waited for.
+                    // SAFETY: all copies with it are in the lane's stream, which has been waited
+                    // for.
                     unsafe { lane.pinned.settled() };
                 }
                 Err(error) => outcome = Err(error),
@@ -198,8 +208,10 @@ impl Turn<'_> {
         outcome
     }
 
-    /// Does the jobs, one in each lane at a time. `begin` queues one and says how many nodes will come
-    /// back; `collect` gets its number and these, in the order of the jobs.
+    /// Runs the jobs, one in each lane at a time.
+    ///
+    /// `begin` queues a job, and returns the number of nodes that will come back. `collect` gets
+    /// the job's number and its nodes, in the order of the jobs.
     pub(super) fn pipeline<J>(
         &mut self,
         jobs: impl IntoIterator<Item = J>,
@@ -243,7 +255,7 @@ impl Turn<'_> {
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        // If that fails, the next turn begins with it.
+        // If the wait fails, the next turn begins with it.
         let _settled = self.settle();
     }
 }
@@ -253,12 +265,13 @@ impl Lane {
         let done = self.done.handle();
         context.within(OPERATION, |driver| driver.synchronize_event(done))?;
         self.launched = 0;
-        // SAFETY: what is begun with it is in the lane's stream, before the event that has been waited for.
+        // SAFETY: all copies with it are in the lane's stream, before the event that has been
+        // waited for.
         unsafe { self.pinned.settled() };
         Ok(())
     }
 
-    /// Queues the way back of nodes that lie one behind the other. Returns how many they are.
+    /// Queues the copy of consecutive nodes back to the host. Returns the number of nodes.
     pub(super) fn fetch(&mut self, level: &[Bytes]) -> Called<usize> {
         let from = level.first().map_or(0, |first| first.address);
         let len: u64 = level
@@ -271,7 +284,7 @@ impl Lane {
         Ok(len / NODE_BYTES)
     }
 
-    /// So many nodes that came back.
+    /// Returns the first `nodes` nodes that came back.
     fn fetched(&self, nodes: usize) -> &[Node] {
         let end = RESULTS.saturating_add(NODES as usize);
         let results = self.pinned.bytes(RESULTS..end).unwrap_or_default();

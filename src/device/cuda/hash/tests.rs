@@ -1,5 +1,7 @@
-//! Shards of more than a slice, on a simulated GPU and in slices of 64 MiB. Whole devices and shards are
-//! tested in `tests/cuda`, where a slice is what it is for users, and too much for a simulation.
+//! Shards larger than a slice, on a simulated GPU and in slices of 64 MiB.
+//!
+//! Whole devices and shards are tested in `tests/cuda` with slices of the real size, which would be
+//! too slow to fill in a simulation.
 
 use std::ops::ControlFlow;
 
@@ -15,7 +17,7 @@ fn gpu() -> Cuda {
     Cuda::builder(0).open().unwrap()
 }
 
-/// Other bytes in each block.
+/// Returns bytes that differ from block to block.
 fn data(len: u64) -> Vec<u8> {
     let mut bytes: Vec<u8> = (0..len).map(|at| (at % 251) as u8).collect();
     for (number, block) in bytes.chunks_mut(BLOCK as usize).enumerate() {
@@ -33,7 +35,7 @@ fn filled(gpu: &Cuda, bytes: &[u8]) -> CudaMemory {
     memory
 }
 
-/// Its digest, and what the callback was told was done.
+/// Returns the digest, and the progress values that the callback got.
 fn digest(gpu: &Cuda, memory: &CudaMemory) -> (Digest, Vec<u64>) {
     let mut told = Vec::new();
     let reading = gpu.digest(memory, &mut |progress| {
@@ -124,7 +126,7 @@ fn who_stops_after_a_slice_can_begin_again() {
     });
 }
 
-/// A release in the callback wipes, which is a digest, too.
+/// A release in the callback wipes, and a wipe computes a digest, too.
 #[test]
 fn a_callback_between_slices_may_wait_for_others_that_use_the_gpu() {
     in_child(|_| {
@@ -156,7 +158,7 @@ fn what_the_device_said_counts_more_than_a_callback_that_stops() {
         let gpu = gpu();
         let data = data(3 * SLICE_BYTES);
         let memory = filled(&gpu, &data);
-        // Uncorrectable ECC, when the second slice is waited for.
+        // Uncorrectable ECC, during the wait for the second slice.
         let waited = driver.calls("cuEventSynchronize");
         driver.fail("cuEventSynchronize", When::Nth(2), 214, After::Goes);
         let stopped = gpu.digest(&memory, &mut |_| {
@@ -215,7 +217,7 @@ fn trees_of_many_are_those_of_each_whatever_their_size() {
     });
 }
 
-/// Which lanes have ever launched anything.
+/// Returns which lanes have ever launched work.
 fn used_lanes(gpu: &Cuda) -> [bool; 2] {
     let memory = filled(gpu, &data(2 * SLICE_BYTES));
     digest(gpu, &memory);
@@ -231,7 +233,7 @@ fn a_tenth() -> Cuda {
     Cuda::builder(0).share(share).open().unwrap()
 }
 
-/// Both at a time would have twice the threads.
+/// Both lanes at a time would have twice the threads.
 #[test]
 fn of_a_share_of_the_threads_one_lane_alone_makes_use() {
     in_child_without(&["cuGreenCtxCreate"], |_| {
@@ -240,13 +242,13 @@ fn of_a_share_of_the_threads_one_lane_alone_makes_use() {
     });
 }
 
-/// Where both are held to the same multiprocessors, both work.
+/// Both lanes work if they are restricted to the same multiprocessors.
 #[test]
 fn of_a_part_of_the_multiprocessors_both_lanes_make_use() {
     in_child(|_| assert_eq!(used_lanes(&a_tenth()), [true, true]));
 }
 
-/// More often than there are tables for launches that nobody has waited for.
+/// More failed waits than there are tables for launches.
 #[test]
 fn launches_that_could_not_be_waited_for_are_waited_for_by_whoever_comes_next() {
     in_child(|driver: Driver| {

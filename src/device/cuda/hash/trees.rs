@@ -9,7 +9,8 @@ use crate::device::DeviceError;
 use crate::device::backend::DigestFailure;
 
 impl Hasher {
-    /// The nodes of level 1 over each of the shards. Small ones are hashed in groups, two launches for each.
+    /// Computes the nodes of level 1 over each shard. Small shards are hashed in groups, with two
+    /// launches for each group.
     pub(in super::super) fn trees(&self, shards: &[Bytes]) -> Result<Vec<Vec<Node>>, DeviceError> {
         let mut trees = Vec::with_capacity(shards.len());
         for run in shards.chunk_by(|one, next| one.is_small() && next.is_small()) {

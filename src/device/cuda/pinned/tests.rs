@@ -1,4 +1,4 @@
-//! What can be done with the bytes while the GPU copies, and that a forked child leaves them alone.
+//! The use of pinned bytes during copies, and the rule that a forked child leaves them alone.
 
 use simulated_cuda::in_child;
 
@@ -47,7 +47,7 @@ fn bytes_that_a_copy_uses_are_neither_lent_nor_written_until_it_has_been_waited_
     });
 }
 
-/// The parent's copy is not what the child would wipe, and the driver keeps such memory out of children.
+/// The child must not wipe the parent's copy, and the driver keeps pinned memory out of children.
 #[test]
 fn a_forked_child_that_drops_pinned_memory_does_not_touch_it() {
     in_child(|_| {
@@ -56,14 +56,14 @@ fn a_forked_child_that_drops_pinned_memory_does_not_touch_it() {
         let pinned = Pinned::new(&gpu.context, 3 * page).unwrap();
         let start = pinned.start.as_ptr();
         let start = start.wrapping_add(start.align_offset(page)).cast();
-        // SAFETY: a whole page of the value's; that a child does not have it changes nothing here.
+        // SAFETY: a whole page of the value's; the test does not need it in the child.
         let kept = unsafe { libc::madvise(start, page, libc::MADV_DONTFORK) };
         assert_eq!(kept, 0);
         // SAFETY: the child drops one value and ends.
         let child = unsafe { libc::fork() };
         if child == 0 {
             drop(pinned);
-            // SAFETY: it ends the process, and nothing else.
+            // SAFETY: ends the process, and does nothing else.
             unsafe { libc::_exit(0) };
         }
         let mut status = 0;

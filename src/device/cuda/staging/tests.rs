@@ -1,4 +1,4 @@
-//! Threads that share few pieces, on a simulated GPU.
+//! Threads that share few pieces of pinned memory, on a simulated GPU.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -31,7 +31,7 @@ fn who_finds_no_piece_gets_the_next_that_comes_back() {
             }
             thread::sleep(Duration::from_millis(100));
             assert!(!is_done.load(Ordering::SeqCst), "there was no piece");
-            // One is enough for all.
+            // One piece is enough for all threads.
             drop(taken.next());
         });
         assert_eq!(staging.free().len(), 1);

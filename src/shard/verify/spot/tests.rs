@@ -1,9 +1,9 @@
-//! Which windows are hashed a second time. Whole verifications are tested from outside.
+//! The choice of windows for spot checks. Whole verifications are tested through the public API.
 
 use super::sample;
 
-/// What the docs of spot checks state rests on this: `count` windows, none twice, each as likely as any
-/// other.
+/// The documented odds of spot checks rest on this: `count` windows, none twice, each as likely as
+/// any other.
 #[test]
 #[cfg_attr(miri, ignore = "needs many rounds")]
 fn each_window_is_chosen_as_often_as_any_other() {
@@ -18,7 +18,8 @@ fn each_window_is_chosen_as_often_as_any_other() {
             chosen[window as usize] += 1;
         }
     }
-    // A binomial of 20 000 at 3/10 has a standard deviation of 65: five of them to each side.
+    // A binomial of 20 000 at 3/10 has a standard deviation of 65; the bounds are five of them on
+    // each side.
     for times in chosen {
         assert!((5675..=6325).contains(&times), "{chosen:?}");
     }
