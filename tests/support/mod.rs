@@ -120,6 +120,12 @@ pub const VIOLATION: PolicyViolation<'static> = PolicyViolation {
 /// What [`child`] reads.
 pub const CHILD: &str = "VRAM_TEST_CHILD";
 
+/// The name by which the harness knows a test: its modules and its function, without the crate.
+pub fn name_of<F: Fn()>(_test: F) -> &'static str {
+    let (_, name) = std::any::type_name::<F>().split_once("::").unwrap();
+    name
+}
+
 /// The arguments with which this test binary runs one test and nothing else.
 pub fn only(test: &str) -> [String; 4] {
     [test, "--exact", "--nocapture", "--test-threads=1"].map(str::to_owned)
