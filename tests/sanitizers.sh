@@ -7,7 +7,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 [ $# -gt 0 ] || set -- address thread
-tests=(host foreign trail trail_faults ending asked_again)
+tests=(shards foreign trail trail_faults ending asked_again)
 
 # Tests leak on purpose: a lease that is never dropped is one of their cases.
 export ASAN_OPTIONS=detect_leaks=0

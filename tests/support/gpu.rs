@@ -72,7 +72,7 @@ pub fn the_vectors_come_out() {
     }
 }
 
-/// The other side is this crate's host digest, which `tests/digest.rs` compares with `fsverity`.
+/// The other side is this crate's host digest, which `tests/digest/main.rs` compares with `fsverity`.
 pub fn every_tail_is_as_on_the_host() {
     let worker = worker(|builder| builder);
     let window = WINDOW as usize;

@@ -1,8 +1,10 @@
 //! Every topic of shards, on host memory.
 
-#[path = "support/shards.rs"]
+#[path = "../support/shards.rs"]
 mod shards;
+#[path = "../support/mod.rs"]
 mod support;
+#[path = "../topics/mod.rs"]
 mod topics;
 
 mod backend {

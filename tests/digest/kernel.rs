@@ -4,15 +4,12 @@
 //! Here the source is tested, and that it reads and writes nothing beyond its buffers. What the
 //! compiler for GPUs made of it is another matter.
 
-#[path = "../support/mod.rs"]
-mod support;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::support::skip;
 use sha2::{Digest as _, Sha256};
-use support::skip;
 
 const BLOCK: usize = 4096;
 

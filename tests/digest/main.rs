@@ -2,6 +2,10 @@
 //! implementation written here from the kernel's documentation agree with it at every length where
 //! a tree changes its shape.
 
+mod kernel;
+#[path = "../support/mod.rs"]
+mod support;
+
 use std::io::{self, Read};
 use std::ops::ControlFlow;
 use std::process::Command;
