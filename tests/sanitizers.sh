@@ -7,8 +7,6 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 [ $# -gt 0 ] || set -- address thread
-tests=(shards foreign trail trail_faults ending asked_again)
-
 # Tests leak on purpose: a lease that is never dropped is one of their cases.
 export ASAN_OPTIONS=detect_leaks=0
 # Tests fork while other threads run, and end with threads that hang on purpose. The child calls little more than
@@ -20,9 +18,18 @@ export CARGO_PROFILE_DEV_DEBUG=${CARGO_PROFILE_DEV_DEBUG:-line-tables-only}
 # A disk in memory, one thread: the number of seeds finds bugs of the trail, and not of memory.
 export VRAM_SIM_SEEDS=${VRAM_SIM_SEEDS:-300}
 
+failed=0
+
+# Under the sanitizer; goes on after a failure.
+sanitized() {
+    RUSTFLAGS="-Zsanitizer=$sanitizer" CARGO_TARGET_DIR=target/sanitized/$sanitizer \
+        cargo +nightly test --locked --no-fail-fast -Zbuild-std --target x86_64-unknown-linux-gnu "$@" || failed=1
+}
+
 for sanitizer; do
     echo "=== $sanitizer"
-    RUSTFLAGS="-Zsanitizer=$sanitizer" CARGO_TARGET_DIR=target/sanitized/$sanitizer \
-        cargo +nightly test --locked --no-fail-fast -Zbuild-std --target x86_64-unknown-linux-gnu \
-        --lib "${tests[@]/#/--test=}"
+    sanitized --lib --test shards
+    sanitized --test monitoring foreign::
+    sanitized --test trail --test trail_faults --test ending --test asked_again
 done
+exit "$failed"

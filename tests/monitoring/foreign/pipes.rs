@@ -11,7 +11,8 @@ use vram_residency::audit::faults::{Step, StorageError};
 use vram_residency::audit::{Outcome, SameHostCopy};
 
 use crate::support::{
-    Place, VIOLATION, builder_at, child, child_command, filled, manager, of_event, sealed, skip,
+    Place, VIOLATION, builder_at, child, child_command, filled, manager, name_of, of_event, sealed,
+    skip,
 };
 
 /// The exit status of a child that has seen all hold.
@@ -176,24 +177,24 @@ fn ends(child: &mut Child, started: Instant) -> ExitStatus {
 
 #[test]
 fn a_worker_whose_log_goes_to_a_closed_stderr_keeps_its_trail() {
-    let test = "pipes::a_worker_whose_log_goes_to_a_closed_stderr_keeps_its_trail";
+    let test = name_of(a_worker_whose_log_goes_to_a_closed_stderr_keeps_its_trail);
     holds(test, Log::Stderr, false);
 }
 
 #[test]
 fn a_worker_whose_log_goes_to_a_closed_stdout_keeps_its_trail() {
-    let test = "pipes::a_worker_whose_log_goes_to_a_closed_stdout_keeps_its_trail";
+    let test = name_of(a_worker_whose_log_goes_to_a_closed_stdout_keeps_its_trail);
     holds(test, Log::Stdout, false);
 }
 
 #[test]
 fn a_worker_whose_log_goes_to_a_full_stderr_keeps_its_trail() {
-    let test = "pipes::a_worker_whose_log_goes_to_a_full_stderr_keeps_its_trail";
+    let test = name_of(a_worker_whose_log_goes_to_a_full_stderr_keeps_its_trail);
     holds(test, Log::Stderr, true);
 }
 
 #[test]
 fn a_worker_whose_log_goes_to_a_full_stdout_keeps_its_trail() {
-    let test = "pipes::a_worker_whose_log_goes_to_a_full_stdout_keeps_its_trail";
+    let test = name_of(a_worker_whose_log_goes_to_a_full_stdout_keeps_its_trail);
     holds(test, Log::Stdout, true);
 }

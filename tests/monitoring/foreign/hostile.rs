@@ -10,8 +10,8 @@ use vram_residency::TrailKey;
 use vram_residency::audit::faults::{Step, StorageError, StorageFaults};
 use vram_residency::audit::{Anchor, AnchorError, Checkpoint, CloseError};
 
+use super::until;
 use crate::support::{VIOLATION, alone, builder_at, of_event, records};
-use crate::until;
 
 /// So often was foreign code called.
 static CALLS: AtomicUsize = AtomicUsize::new(0);

@@ -17,8 +17,8 @@ use vram_residency::device::Host;
 use vram_residency::shard::Shared;
 use vram_residency::{AuditTrail, audit::PolicyViolation};
 
+use super::until;
 use crate::support::{VIOLATION, alone, builder_at, manager, of_event, records, sealed};
-use crate::until;
 
 /// How many critical records one second of this may bring: two ticks in each durability interval, which
 /// is a second, and some more for a machine that is busy.

@@ -9,8 +9,8 @@ use std::time::Duration;
 use tracing_subscriber::filter::LevelFilter;
 use vram_residency::audit::faults::{Step, StorageError, StorageFaults};
 
+use super::until;
 use crate::support::{VIOLATION, alone, builder_at, of_event, records};
-use crate::until;
 
 /// A log that takes nothing while it is shut.
 #[derive(Clone, Default)]

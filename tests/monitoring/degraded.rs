@@ -1,12 +1,10 @@
 //! A trail that loses more than it may: it records that, and calls the user's hook on a thread of its
 //! own, once for each crossing, whatever that hook does.
 
-mod support;
-
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-use support::{Place, of_event};
+use crate::support::{self, Place, of_event};
 use vram_residency::AuditTrail;
 use vram_residency::audit::OpenError;
 use vram_residency::audit::faults::{Step, StorageError, StorageFaults};

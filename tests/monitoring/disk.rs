@@ -4,8 +4,6 @@
 //!
 //! The full disk is a real one: a small tmpfs in a mount namespace of its own.
 
-mod support;
-
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::process::ExitStatusExt;
@@ -14,10 +12,12 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use crate::support::{
+    self, Place, builder_at, child, filled, manager, name_of, of_event, records, sealed, skip,
+};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use rustix::process::{Signal, getpid, kill_process};
 use serde_json::Value;
-use support::{Place, builder_at, child, filled, manager, of_event, records, sealed, skip};
 use vram_residency::audit::faults::{Step, StorageError, StorageFaults};
 use vram_residency::audit::{
     Incident, Missing, NotDurable, Outcome, RecordError, SameHostCopy, UnanchoredEnd,
@@ -30,7 +30,7 @@ const DEADLINE: Duration = Duration::from_secs(2);
 
 #[test]
 fn a_full_disk_stops_nothing_and_loses_nothing_unsaid() {
-    let test = "a_full_disk_stops_nothing_and_loses_nothing_unsaid";
+    let test = name_of(a_full_disk_stops_nothing_and_loses_nothing_unsaid);
     if let Some(place) = child() {
         return on_a_full_disk(&place);
     }
@@ -126,7 +126,8 @@ const WORKER: &str = "VRAM_TEST_WORKER";
 /// Nothing is lost and nothing fails: without a look at what waits, the worker seems to be well.
 #[test]
 fn a_full_disk_is_seen_before_a_record_is_lost_and_a_kill_then_loses_what_was_seen() {
-    let test = "a_full_disk_is_seen_before_a_record_is_lost_and_a_kill_then_loses_what_was_seen";
+    let test =
+        name_of(a_full_disk_is_seen_before_a_record_is_lost_and_a_kill_then_loses_what_was_seen);
     if let Some(place) = child() {
         if std::env::var_os(WORKER).is_some() {
             show_what_waits_and_die(&place);

@@ -1,8 +1,6 @@
 //! The alerts of `ops/alerts.yml`: `promtool` fires them when it must and only then, they read the
 //! names that a real exporter shows, and they agree with the library about what is too much.
 
-mod support;
-
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
@@ -10,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
+use crate::support::{alone, example, key_at, of_event, records, skip};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
-use support::{alone, example, key_at, of_event, records, skip};
 use vram_residency::AuditTrail;
 use vram_residency::audit::faults::StorageFaults;
 

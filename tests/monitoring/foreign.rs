@@ -5,15 +5,9 @@
 //! A process has one log and one recorder, so each test runs in a process of its own. Not defended, and
 //! not tried here: `panic = "abort"`, and a panic hook that ends the process.
 
-mod support;
-
-#[path = "foreign/hostile.rs"]
 mod hostile;
-#[path = "foreign/pipes.rs"]
 mod pipes;
-#[path = "foreign/reentrant.rs"]
 mod reentrant;
-#[path = "foreign/unheard.rs"]
 mod unheard;
 
 use std::time::{Duration, Instant};

@@ -3,14 +3,12 @@
 //!
 //! A recorder is installed once in a process, so each order has a process of its own.
 
-mod support;
-
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use crate::support::{self, alone, filled, manager, sealed};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
-use support::{alone, filled, manager, sealed};
 use vram_residency::audit::faults::{Step, StorageError, StorageFaults};
 use vram_residency::audit::{PolicyViolation, SameHostCopy};
 use vram_residency::{AuditTrail, Provenance};
