@@ -2,15 +2,11 @@
 //! packages open every checkpoint and check the proof of every record, and a script that shares
 //! nothing with the library recomputes the Merkle roots of a real trail; all refuse altered ones.
 
-#[path = "support/cosign.rs"]
-mod cosign;
-mod support;
-
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use cosign::{Witness, line, with_lines};
-use support::{Place, is_installed, manager, sealed, segments, skip};
+use crate::cosign::{Witness, line, with_lines};
+use crate::support::{Place, is_installed, manager, sealed, segments, skip};
 use vram_residency::audit::faults::{Step, StorageError, StorageFaults};
 use vram_residency::audit::{Checkpoint, Proof, VerifierKey, prove};
 

@@ -1,7 +1,5 @@
 //! A witness that signs checkpoints of others, made of the `openssl` command: a C2SP cosignature/v1.
 
-#![allow(dead_code, unreachable_pub, reason = "each test uses a part of it")]
-
 use std::path::{Path, PathBuf};
 use std::process::Command;
 

@@ -1,16 +1,12 @@
 //! Checkpoints that others have signed, too: in anchors and proofs that changes no answer, and in a
 //! segment there is the trail's own signature and no other.
 
-#[path = "support/cosign.rs"]
-mod cosign;
-mod support;
-
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixListener;
 
-use cosign::{Witness, line, with_lines};
+use crate::cosign::{Witness, line, with_lines};
+use crate::support::{self, Place, VIOLATION, is_installed, segments};
 use serde_json::{Value, json};
-use support::{Place, VIOLATION, is_installed, segments};
 use vram_residency::audit::{
     AnchorState, Checkpoint, Contradiction, OpenError, Outcome, Proof, ProofError, SameHostCopy,
     SocketAnchor, VerifierKey, prove, verify,

@@ -1,14 +1,12 @@
 //! Proofs of single records out of a real trail: every acknowledged record has one, no other has, and
 //! what a proof says does not depend on what became of the rest of the trail.
 
-mod support;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::ops::ControlFlow;
 
+use crate::support::{self, Place, VIOLATION, segments};
 use serde_json::Value;
-use support::{Place, VIOLATION, segments};
 use vram_residency::audit::faults::{Step, StorageError};
 use vram_residency::audit::{
     self, AnchorState, Outcome, Proof, ProofError, ProveError, UncheckedLine, VerifierKey,

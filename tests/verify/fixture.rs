@@ -1,15 +1,13 @@
 //! Trails that earlier code wrote, kept as they were. Evidence outlives the code that wrote it: today's
 //! reader finds in them what was found then, and today's writer goes on in them.
 
-mod support;
-
 use std::collections::BTreeMap;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::support::{self, Place, VIOLATION, is_installed, of_event, records_in, segments};
 use serde_json::Value;
-use support::{Place, VIOLATION, is_installed, of_event, records_in, segments};
 use vram_residency::audit::{
     AnchorState, Checkpoint, Missing, Outcome, Report, Unacknowledged, UnanchoredEnd, VerifierKey,
     verify,
