@@ -6,7 +6,6 @@
 
 pub mod fields;
 pub mod package;
-pub mod worker;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

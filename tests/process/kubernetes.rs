@@ -5,8 +5,6 @@
 //! `fsGroup` and `mode | 0660`, of a read-only one (a Secret) `mode | 0440`; every directory gets
 //! `| 0110` and the setgid bit, too.
 
-mod support;
-
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, lchown, symlink};
 use std::path::{Path, PathBuf};
@@ -17,9 +15,11 @@ use vram_residency::audit::{AuditTrailBuilder, OpenError, Outcome};
 use vram_residency::key::{FileAccess, KeyError};
 use vram_residency::{AuditTrail, Host, Provenance, TrailKey, VramManager, WorkerToken};
 
-use support::{CHILD, Place, VIOLATION, filled, of_event, only, ran_well, records, skip};
+use crate::support::{
+    self, CHILD, Place, VIOLATION, filled, name_of, of_event, only, ran_well, records, skip,
+};
 
-const MANIFEST: &str = include_str!("../ops/kubernetes.yaml");
+const MANIFEST: &str = include_str!("../../ops/kubernetes.yaml");
 
 /// A number of the manifest.
 fn setting(name: &str) -> u32 {
@@ -144,20 +144,20 @@ fn start(place: &Path) {
 
 #[test]
 fn a_pod_opens_its_trail_with_the_modes_of_its_mounts_at_every_start() {
-    const TEST: &str = "a_pod_opens_its_trail_with_the_modes_of_its_mounts_at_every_start";
+    let test = name_of(a_pod_opens_its_trail_with_the_modes_of_its_mounts_at_every_start);
     if let Some(place) = support::child() {
         return start(&place);
     }
     let Some(place) = pod() else { return };
     let place = place.temp.path();
     let trail = place.join("volume/trail");
-    as_the_pod(TEST, place);
+    as_the_pod(test, place);
     assert_eq!(mode(&trail), 0o2700, "not more than it needs");
     // The volume is mounted again, without `OnRootMismatch`.
     mount(&place.join("volume"), 0o660);
     assert_eq!(mode(&trail), 0o2770);
     assert_eq!(mode(&trail.join("000000.jsonl")), 0o660);
-    as_the_pod(TEST, place);
+    as_the_pod(test, place);
 
     let records = records(&trail);
     let opened = of_event(&records, "TrailOpened");
@@ -174,7 +174,7 @@ fn a_pod_opens_its_trail_with_the_modes_of_its_mounts_at_every_start() {
 /// A volume whose root, or a `subPath` that the kubelet has made, is the trail's directory.
 #[test]
 fn a_directory_of_roots_and_the_pods_group_takes_a_trail() {
-    const TEST: &str = "a_directory_of_roots_and_the_pods_group_takes_a_trail";
+    let test = name_of(a_directory_of_roots_and_the_pods_group_takes_a_trail);
     if let Some(place) = support::child() {
         let owned = builder(&place, "sub").open_or_create().unwrap_err();
         assert!(matches!(owned, OpenError::Permissions { .. }), "{owned}");
@@ -186,7 +186,7 @@ fn a_directory_of_roots_and_the_pods_group_takes_a_trail() {
     fs::create_dir(&sub).unwrap();
     fs::set_permissions(&sub, Permissions::from_mode(0o750)).unwrap();
     mount(&sub, 0o660);
-    as_the_pod(TEST, place.temp.path());
+    as_the_pod(test, place.temp.path());
     assert_eq!(fs::metadata(&sub).unwrap().uid(), 0);
 
     // Of another user than root or its own, a worker takes none, whatever the group.

@@ -4,8 +4,6 @@
 //! `strace` answers for the file systems that cannot be had here: CIFS and 9p that know no sync of a
 //! directory, NFS without locks.
 
-mod support;
-
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -18,8 +16,9 @@ use vram_residency::audit::OpenError;
 use vram_residency::audit::faults::{Step, StorageError};
 use vram_residency::key::KeyError;
 
-use support::{
-    CHILD, Place, VIOLATION, builder_at, child, of_event, only, ran_well, records, skip,
+use crate::support::{
+    self, CHILD, Place, VIOLATION, builder_at, child, name_of, of_event, only, ran_well, records,
+    skip,
 };
 
 /// Opens a trail in the child's place, and tells what was logged.
@@ -75,7 +74,7 @@ fn mounted(test: &str, commands: &str) -> Option<Value> {
 
 #[test]
 fn a_file_system_that_keeps_nothing_is_on_record_and_a_warning() {
-    const TEST: &str = "a_file_system_that_keeps_nothing_is_on_record_and_a_warning";
+    let test = name_of(a_file_system_that_keeps_nothing_is_on_record_and_a_warning);
     if let Some(place) = child() {
         return live(&place);
     }
@@ -116,7 +115,7 @@ fn a_file_system_that_keeps_nothing_is_on_record_and_a_warning() {
         ),
     ];
     for (commands, file_system, kept, warning) in cases {
-        let Some(told) = mounted(TEST, &commands) else {
+        let Some(told) = mounted(test, &commands) else {
             continue;
         };
         let opened = &told["opened"];
@@ -220,7 +219,7 @@ fn tried(place: &Path) -> String {
 
 #[test]
 fn what_a_file_system_cannot_do_is_refused_before_anything_is_made() {
-    const TEST: &str = "what_a_file_system_cannot_do_is_refused_before_anything_is_made";
+    let test = name_of(what_a_file_system_cannot_do_is_refused_before_anything_is_made);
     if let Some(place) = child() {
         return fs::write(place.join("told"), tried(&place)).unwrap();
     }
@@ -232,7 +231,7 @@ fn what_a_file_system_cannot_do_is_refused_before_anything_is_made() {
     TrailKey::create(root.join("key.pem")).unwrap();
     let attempt = |task: &str, path: &Path, call: &str, inject: &str| {
         fs::write(root.join("task"), task).unwrap();
-        under_strace(TEST, root, path, call, inject);
+        under_strace(test, root, path, call, inject);
         fs::read_to_string(root.join("told")).unwrap()
     };
     for error in ["EINVAL", "EOPNOTSUPP", "ENOSYS"] {
@@ -271,7 +270,7 @@ fn what_a_file_system_cannot_do_is_refused_before_anything_is_made() {
 
 #[test]
 fn an_error_of_opening_names_the_file_its_cause_and_what_to_do() {
-    const TEST: &str = "an_error_of_opening_names_the_file_its_cause_and_what_to_do";
+    let test = name_of(an_error_of_opening_names_the_file_its_cause_and_what_to_do);
     if let Some(place) = child() {
         return fs::write(place.join("told"), tried(&place)).unwrap();
     }
@@ -308,7 +307,7 @@ fn an_error_of_opening_names_the_file_its_cause_and_what_to_do() {
             "--inh-caps=-all",
         ])
         .arg(root.join("test"))
-        .args(only(TEST))
+        .args(only(test))
         .env(CHILD, root)
         .output()
         .unwrap();

@@ -13,29 +13,27 @@
 //!
 //! This needs root and loop devices. `VRAM_CUTS=500` is the long form.
 
-mod support;
-
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use crate::support::{self, Place, Random, child, name_of, number, say, skip};
+use crate::worker::{Told, Worker, now, record_for_ever};
 use rustix::ioctl::{Setter, ioctl};
-use support::worker::{Told, Worker, now, record_for_ever};
-use support::{Place, Random, child, number, say, skip};
 
 /// A trail lives through so many cuts, some of them while it is opened.
 const CUTS_PER_TRAIL: u64 = 5;
 
 #[test]
 fn no_receipt_is_lost_when_ext4_is_cut_off() {
-    let test = "no_receipt_is_lost_when_ext4_is_cut_off";
+    let test = name_of(no_receipt_is_lost_when_ext4_is_cut_off);
     cut_off_again_and_again(test, &["mkfs.ext4", "-q", "-F"], 64 << 20);
 }
 
 #[test]
 fn no_receipt_is_lost_when_xfs_is_cut_off() {
-    let test = "no_receipt_is_lost_when_xfs_is_cut_off";
+    let test = name_of(no_receipt_is_lost_when_xfs_is_cut_off);
     // The least that mkfs.xfs takes.
     cut_off_again_and_again(test, &["mkfs.xfs", "-q"], 300 << 20);
 }

@@ -1,19 +1,17 @@
 //! A worker that is killed. Whoever was told that a shard is broken, or was given a receipt, finds
 //! it on disk, however soon after that the process ended; and the next run goes on in the same trail.
 
-mod support;
-
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::Stdio;
 
+use crate::support::{
+    self, Place, Random, VIOLATION, child, child_command, manager, name_of, number, of_event,
+    records_in, say, sealed, segments,
+};
+use crate::worker::{Told, Worker, record_for_ever};
 use rustix::process::{Signal, getpid, kill_process};
 use serde_json::Value;
-use support::worker::{Told, Worker, record_for_ever};
-use support::{
-    Place, Random, VIOLATION, child, child_command, manager, number, of_event, records_in, say,
-    sealed, segments,
-};
 use vram_residency::audit::{
     Accepted, Checkpoint, Missing, Outcome, UnanchoredEnd, Verdict, VerifierKey,
 };
@@ -53,7 +51,7 @@ fn kill_again_and_again() {
     let key = verifier_key(&place.dir());
     for kill in 0..KILLS_PER_LANE {
         let status = child_command(
-            "a_failed_verification_is_on_disk_when_its_error_exists",
+            name_of(a_failed_verification_is_on_disk_when_its_error_exists),
             place.temp.path(),
         )
         .stderr(Stdio::null())
@@ -113,7 +111,7 @@ fn no_receipt_is_lost_whenever_the_worker_is_killed() {
     if let Some(place) = child() {
         record_for_ever(&place);
     }
-    let test = "no_receipt_is_lost_whenever_the_worker_is_killed";
+    let test = name_of(no_receipt_is_lost_whenever_the_worker_is_killed);
     let kills = number("VRAM_KILLS", 100);
     let random = Random::told(test);
     let told: usize = std::thread::scope(|scope| {
@@ -156,7 +154,7 @@ fn no_number_that_a_killed_worker_told_is_used_again() {
     }
     let place = Place::new();
     let output = child_command(
-        "no_number_that_a_killed_worker_told_is_used_again",
+        name_of(no_number_that_a_killed_worker_told_is_used_again),
         place.temp.path(),
     )
     .stderr(Stdio::null())

@@ -13,7 +13,9 @@ use std::time::Duration;
 use rustix::time::{ClockId, clock_gettime};
 use vram_residency::audit::{self, AnchorState, Checkpoint, Outcome, Receipt, Report, VerifierKey};
 
-use super::{Random, VIOLATION, acknowledged, builder_at, child_command, records_in, segments};
+use crate::support::{
+    Random, VIOLATION, acknowledged, builder_at, child_command, records_in, segments,
+};
 
 const THREADS: usize = 4;
 

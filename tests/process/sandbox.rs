@@ -4,8 +4,6 @@
 //! Each test runs alone in a process of its own, which refuses itself the calls with a seccomp filter, or
 //! has no `/proc`.
 
-mod support;
-
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -16,9 +14,9 @@ use vram_residency::audit::{NotDurable, RecordError};
 use vram_residency::error::Revoked;
 use vram_residency::{AuditTrail, Provenance, TrailKey};
 
-use support::{
-    CHILD, Place, VIOLATION, alone, builder_at, child, filled, manager, of_event, only, ran_well,
-    records, sealed, skip,
+use crate::support::{
+    CHILD, Place, VIOLATION, alone, builder_at, child, filled, manager, name_of, of_event, only,
+    ran_well, records, sealed, skip,
 };
 
 /// A call, the value that its third argument must have (or any), and what it answers.
@@ -257,7 +255,7 @@ fn live(place: &Path) {
 
 #[test]
 fn without_files_of_proc_records_say_what_is_not_known() {
-    const TEST: &str = "without_files_of_proc_records_say_what_is_not_known";
+    let test = name_of(without_files_of_proc_records_say_what_is_not_known);
     if let Some(place) = child() {
         return live(&place);
     }
@@ -266,7 +264,7 @@ fn without_files_of_proc_records_say_what_is_not_known() {
         "mount -t proc -o subset=pid none /proc",
     ];
     for commands in hidden {
-        let Some(records) = with_proc(TEST, commands) else {
+        let Some(records) = with_proc(test, commands) else {
             continue;
         };
         let opened = of_event(&records, "TrailOpened");

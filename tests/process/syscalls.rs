@@ -11,8 +11,6 @@
 //! kill at the writer's first write would never be seen behind that of the opening. So it watches
 //! a worker either from its start, or from the moment when the trail is open.
 
-mod support;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -23,9 +21,11 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use crate::support::{
+    self, Place, VIOLATION, builder_at, child, child_command, name_of, only, say, skip,
+};
+use crate::worker::{Told, tell};
 use rustix::process::{PTracer, set_ptracer};
-use support::worker::{Told, tell};
-use support::{Place, VIOLATION, builder_at, child, child_command, only, say, skip};
 
 const CALLS: [&str; 14] = [
     "openat",
@@ -49,7 +49,10 @@ const FAULTS: [&str; 4] = ["error=EIO", "error=ENOSPC", "error=EINTR", "signal=K
 /// So many critical records; and one receipt more for closing.
 const VIOLATIONS: usize = 8;
 
-const TEST: &str = "no_system_call_that_fails_costs_a_receipt";
+/// The test that a child runs again as a worker.
+fn this_test() -> &'static str {
+    name_of(no_system_call_that_fails_costs_a_receipt)
+}
 
 #[test]
 fn no_system_call_that_fails_costs_a_receipt() {
@@ -81,7 +84,10 @@ fn no_system_call_that_fails_costs_a_receipt() {
         }
     });
     let counts = counts.into_inner().unwrap();
-    say(&format!("{TEST}: how often each call met {FAULTS:?}"));
+    say(&format!(
+        "{}: how often each call met {FAULTS:?}",
+        this_test()
+    ));
     for (call, found) in &counts {
         say(&format!("{call:>12} {found:?}"));
     }
@@ -227,7 +233,7 @@ fn is_met(begin: Begin<'_>, watch: Watch, call: &str, inject: &str) -> bool {
     let strace = strace(&place, &log, call, inject);
     let (lines, output) = match watch {
         Watch::Opening => run(under(strace, place.temp.path()), |_| None),
-        Watch::Writing => run(child_command(TEST, place.temp.path()), |worker| {
+        Watch::Writing => run(child_command(this_test(), place.temp.path()), |worker| {
             Some(attach(strace, worker))
         }),
     };
@@ -271,7 +277,7 @@ fn strace(place: &Place, log: &Path, call: &str, inject: &str) -> Command {
 fn under(mut strace: Command, place: &Path) -> Command {
     strace
         .arg(std::env::current_exe().unwrap())
-        .args(only(TEST))
+        .args(only(this_test()))
         .env(support::CHILD, place);
     strace
 }

@@ -7,8 +7,6 @@
 //! The second: a worker maps a model file and loads it. Another machine copies a new version over the
 //! file, which begins by truncating it.
 
-mod support;
-
 use std::fs::{self, File};
 use std::io;
 use std::ops::ControlFlow;
@@ -18,9 +16,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::ptr;
 
-use support::{
-    CHILD, Place, builder_at, child, child_command, is_installed, manager, model, of_event, only,
-    ran_well, say,
+use crate::support::{
+    self, CHILD, Place, builder_at, child, child_command, is_installed, manager, model, name_of,
+    of_event, only, ran_well, say,
 };
 use vram_residency::digest::Stream;
 use vram_residency::error::{AllocateError, LoadError};
@@ -33,6 +31,8 @@ struct Group(PathBuf);
 
 impl Group {
     fn new(test: &str) -> io::Result<Self> {
+        // In `/proc/PID/cgroup`, colons end a field.
+        let test = test.replace("::", "-");
         let name = format!("vram-residency-{test}-{}", std::process::id());
         let version_1 = Path::new("/sys/fs/cgroup/memory");
         let (root, limit) = if version_1.exists() {
@@ -95,7 +95,9 @@ fn named(name: &str) -> ShardId {
 #[test]
 fn what_the_check_allows_is_loaded_sealed_and_verified_within_the_limit() {
     let Some(place) = child() else {
-        return in_24_mb("what_the_check_allows_is_loaded_sealed_and_verified_within_the_limit");
+        return in_24_mb(name_of(
+            what_the_check_allows_is_loaded_sealed_and_verified_within_the_limit,
+        ));
     };
     let trail = builder_at(&place).open_or_create().unwrap();
     let manager = manager(&trail);
@@ -116,7 +118,9 @@ fn what_the_check_allows_is_loaded_sealed_and_verified_within_the_limit() {
 #[test]
 fn shards_that_nobody_has_filled_yet_leave_no_room_for_another() {
     let Some(place) = child() else {
-        return in_24_mb("shards_that_nobody_has_filled_yet_leave_no_room_for_another");
+        return in_24_mb(name_of(
+            shards_that_nobody_has_filled_yet_leave_no_room_for_another,
+        ));
     };
     let trail = builder_at(&place).open_or_create().unwrap();
     let manager = manager(&trail);
@@ -152,7 +156,7 @@ fn calls(log: &str, file: &str) -> (usize, usize) {
 
 #[test]
 fn many_shards_that_are_allocated_together_ask_the_kernel_as_often_as_two() {
-    const TEST: &str = "many_shards_that_are_allocated_together_ask_the_kernel_as_often_as_two";
+    let test = name_of(many_shards_that_are_allocated_together_ask_the_kernel_as_often_as_two);
     if let Some(place) = child() {
         let trail: AuditTrail = builder_at(&place).open_or_create().unwrap();
         let manager = manager(&trail);
@@ -185,7 +189,7 @@ fn many_shards_that_are_allocated_together_ask_the_kernel_as_often_as_two() {
             .args(["-f", "-y", "-qq", "-e", "trace=openat,read", "-o"])
             .arg(&log)
             .arg(std::env::current_exe().unwrap())
-            .args(only(TEST))
+            .args(only(test))
             .env(CHILD, place.temp.path())
             .env("MANY", many)
             .output()
@@ -195,7 +199,7 @@ fn many_shards_that_are_allocated_together_ask_the_kernel_as_often_as_two() {
         ["/proc/meminfo", "/cgroup/"].map(|file| calls(&log, file))
     });
     say(&format!(
-        "{TEST}: opened and read, by 2 and by 500: {counts:?}"
+        "{test}: opened and read, by 2 and by 500: {counts:?}"
     ));
     let [few, many] = counts;
     assert_eq!(few, many);
@@ -250,12 +254,13 @@ fn a_file_that_changes_its_length_while_it_is_read_is_an_error_on_record() {
 #[test]
 fn a_mapped_file_that_is_truncated_while_it_is_loaded_ends_the_worker_without_a_record() {
     const SIGBUS: i32 = 7;
-    const TEST: &str =
-        "a_mapped_file_that_is_truncated_while_it_is_loaded_ends_the_worker_without_a_record";
+    let test = name_of(
+        a_mapped_file_that_is_truncated_while_it_is_loaded_ends_the_worker_without_a_record,
+    );
     let Some(place) = child() else {
         let place = Place::new();
         drop(place.key());
-        let ended = child_command(TEST, place.temp.path()).output().unwrap();
+        let ended = child_command(test, place.temp.path()).output().unwrap();
         assert_eq!(ended.status.signal(), Some(SIGBUS), "{ended:?}");
         let records = place.records();
         assert_eq!(of_event(&records, "VramAllocated").len(), 1);
