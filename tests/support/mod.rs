@@ -5,7 +5,6 @@
 #![allow(dead_code, unreachable_pub, reason = "each test uses a part of it")]
 
 pub mod fields;
-pub mod package;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

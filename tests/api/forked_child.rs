@@ -3,14 +3,12 @@
 //! The package in `tests/forked-child` is of edition 2021, where `CommandExt::before_exec` is safe and runs
 //! any code in the child. It forbids `unsafe`, so a fault or a byte that changes there is this crate's.
 
-mod support;
-
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-use support::package::stage;
-use support::{Place, of_event};
+use crate::package::stage;
+use crate::support::{Place, of_event};
 
 #[test]
 fn a_shard_that_a_child_owns_has_its_bytes() {

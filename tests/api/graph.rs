@@ -7,15 +7,12 @@
 //! looked at what cargo makes of its features. (It names `is_culib_present`, which cudarc lacks when it is
 //! linked: beside candle it cannot compile, with this crate or without.)
 
-#![cfg(feature = "cuda")]
-
-#[path = "support/mod.rs"]
-mod support;
-
 use std::collections::BTreeSet;
 use std::process::{Command, Output};
 
 use serde_json::Value;
+
+use crate::support;
 
 const PACKAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/graph/Cargo.toml");
 

@@ -15,8 +15,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-#[path = "support/package.rs"]
-mod package;
+use crate::package;
+use crate::support::name_of;
 
 /// The compiler that made the `.stderr` files.
 const TEXTS_OF: &str = "1.95";
@@ -85,7 +85,7 @@ fn codes_hold_on_this_compiler() {
         fs::copy(&case, stage.join(staged(&case))).unwrap();
     }
     let status = Command::new(env::current_exe().unwrap())
-        .args(["--exact", "staged_cases_do_not_compile", "--ignored"])
+        .args([name_of(staged_cases_do_not_compile), "--exact", "--ignored"])
         .env("TRYBUILD", "overwrite")
         .env(STAGE, &stage)
         .status()

@@ -3,16 +3,14 @@
 //! The built example is run (`cargo test` builds it), and the commands that it prints are run by a
 //! shell, with tools that are not ours.
 
-mod support;
-
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
+use crate::support::{example, of_event, records, skip};
 use sha2::{Digest as _, Sha256};
-use support::{example, of_event, records, skip};
 use tempfile::TempDir;
 use vram_residency::Digest;
 

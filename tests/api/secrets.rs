@@ -2,19 +2,17 @@
 //! logs and the `Debug` and `Display` texts of every value and error for what must not be there:
 //! the token, the keys, addresses of this process, bytes of the model.
 
-mod support;
-
 use std::error::Error;
 use std::fmt::{Debug, Write as _};
 use std::io::Write;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex};
 
+use crate::support::{self, Place, alone, model};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hkdf::Hkdf;
 use sha2::{Digest as _, Sha256, Sha512};
-use support::{Place, model};
 use vram_residency::audit::faults::{Step, StorageError, StorageFaults};
 use vram_residency::audit::{self, PolicyViolation};
 use vram_residency::device::{Culpability, Faults, Operation};
@@ -147,54 +145,57 @@ fn addresses(text: &str, ranges: &[(u64, u64)]) -> Vec<String> {
         .collect()
 }
 
+/// Alone in its process, whose log and whose addresses it looks at.
 #[test]
 fn no_secret_and_no_address_is_in_trail_logs_debug_or_errors() {
-    let seen = Seen::default();
-    let writer = seen.clone();
-    tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::TRACE)
-        .with_ansi(false)
-        .with_writer(move || writer.clone())
-        .init();
-    let place = Place::new();
-    let secret: Vec<u8> = (0..48u8)
-        .map(|i| i.wrapping_mul(37).wrapping_add(201))
-        .collect();
-    let bytes: Vec<u8> = (0..LEN).map(|i| (i * i % 251) as u8).collect();
+    alone(|_| {
+        let seen = Seen::default();
+        let writer = seen.clone();
+        tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::TRACE)
+            .with_ansi(false)
+            .with_writer(move || writer.clone())
+            .init();
+        let place = Place::new();
+        let secret: Vec<u8> = (0..48u8)
+            .map(|i| i.wrapping_mul(37).wrapping_add(201))
+            .collect();
+        let bytes: Vec<u8> = (0..LEN).map(|i| (i * i % 251) as u8).collect();
 
-    let views = live(&place, &seen, &secret, &bytes);
-    let ranges = mapped();
-    for path in support::segments(&place.dir()) {
-        seen.bytes(&std::fs::read(path).unwrap());
-    }
-    let seen = seen.0.lock().unwrap();
-
-    let pem = std::fs::read_to_string(place.temp.path().join("key.pem")).unwrap();
-    let der: String = pem.lines().filter(|line| !line.starts_with('-')).collect();
-    let der = STANDARD.decode(der).unwrap();
-    let seed = &der[der.len() - 32..];
-    let mut seal_key = [0; 32];
-    Hkdf::<Sha256>::new(None, &secret)
-        .expand(b"vram-residency/1\0seal-tag\0worker-1", &mut seal_key)
-        .unwrap();
-    for (name, secret) in [
-        ("token", &secret[..]),
-        ("trail key", seed),
-        ("expanded trail key", &Sha512::digest(seed)[..]),
-        ("seal key", &seal_key),
-        ("model", &bytes[..256]),
-    ] {
-        for writing in writings(secret) {
-            let shown = String::from_utf8_lossy(&writing).into_owned();
-            assert!(!contains(&seen, &writing), "{name} is there, as {shown}");
+        let views = live(&place, &seen, &secret, &bytes);
+        let ranges = mapped();
+        for path in support::segments(&place.dir()) {
+            seen.bytes(&std::fs::read(path).unwrap());
         }
-    }
-    let text = String::from_utf8_lossy(&seen);
-    assert_eq!(addresses(&text, &ranges), Vec::<String>::new());
-    for view in views {
-        assert!(!text.contains(&format!("{view:x}")) && !text.contains(&view.to_string()));
-    }
-    the_search_finds_what_is_there(&text, &ranges);
+        let seen = seen.0.lock().unwrap();
+
+        let pem = std::fs::read_to_string(place.temp.path().join("key.pem")).unwrap();
+        let der: String = pem.lines().filter(|line| !line.starts_with('-')).collect();
+        let der = STANDARD.decode(der).unwrap();
+        let seed = &der[der.len() - 32..];
+        let mut seal_key = [0; 32];
+        Hkdf::<Sha256>::new(None, &secret)
+            .expand(b"vram-residency/1\0seal-tag\0worker-1", &mut seal_key)
+            .unwrap();
+        for (name, secret) in [
+            ("token", &secret[..]),
+            ("trail key", seed),
+            ("expanded trail key", &Sha512::digest(seed)[..]),
+            ("seal key", &seal_key),
+            ("model", &bytes[..256]),
+        ] {
+            for writing in writings(secret) {
+                let shown = String::from_utf8_lossy(&writing).into_owned();
+                assert!(!contains(&seen, &writing), "{name} is there, as {shown}");
+            }
+        }
+        let text = String::from_utf8_lossy(&seen);
+        assert_eq!(addresses(&text, &ranges), Vec::<String>::new());
+        for view in views {
+            assert!(!text.contains(&format!("{view:x}")) && !text.contains(&view.to_string()));
+        }
+        the_search_finds_what_is_there(&text, &ranges);
+    });
 }
 
 /// Or else it would have proven nothing.
