@@ -30,6 +30,6 @@ for sanitizer; do
     echo "=== $sanitizer"
     sanitized --lib --test shards
     sanitized --test monitoring foreign::
-    sanitized --test trail --test trail_faults --test ending --test asked_again
+    sanitized --test trail -- asked_again:: ending:: faults:: life::
 done
 exit "$failed"

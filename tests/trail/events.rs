@@ -1,12 +1,10 @@
 //! What the trail records of itself, and what the operator puts on record: made to happen, with
 //! exactly the fields, severity and outcome that a reviewer's queries rest on.
 
-mod support;
-
+use crate::support::fields::{expect, one};
+use crate::support::{self, Place, filled, manager, of_event, records, sealed};
 use rustix::fs::CWD;
 use serde_json::json;
-use support::fields::{expect, one};
-use support::{Place, filled, manager, of_event, records, sealed};
 use vram_residency::audit::faults::{Step, StorageError};
 use vram_residency::audit::{PolicyViolation, SameHostCopy};
 use vram_residency::{Host, Provenance, VramManager, WorkerToken};

@@ -1,11 +1,9 @@
 //! A trail is opened, created, or either, as the caller says: a service that finds its volume not
 //! mounted must not begin another trail, whose first checkpoint would look as good as any.
 
-mod support;
-
 use std::path::Path;
 
-use support::{Place, VIOLATION, of_event};
+use crate::support::{Place, VIOLATION, of_event};
 use vram_residency::TrailKey;
 use vram_residency::audit::OpenError;
 use vram_residency::key::KeyError;

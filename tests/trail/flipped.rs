@@ -6,13 +6,11 @@
 //! verifies the trail; a flip in the signer can even give the key away. Each test here flips one bit at
 //! the worst moment, and asks what a reader of the files is told afterwards.
 
-mod support;
-
 use std::error::Error as _;
 use std::time::{Duration, Instant};
 
+use crate::support::{Place, VIOLATION, of_event, segments};
 use serde_json::Value;
-use support::{Place, VIOLATION, of_event, segments};
 use vram_residency::AuditTrail;
 use vram_residency::audit::faults::Memory;
 use vram_residency::audit::{

@@ -6,16 +6,14 @@
 //! a receipt is given only for what can be found under the segment's name, and what was lost before
 //! is said, by the worker and by whoever verifies.
 
-mod support;
-
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use crate::support::{Place, VIOLATION, is_installed, of_event, records_in, segments};
 use serde_json::Value;
-use support::{Place, VIOLATION, is_installed, of_event, records_in, segments};
 use vram_residency::AuditTrail;
 use vram_residency::audit::{
     Checkpoint, CloseError, NotDurable, OpenError, Outcome, RecordError, Report, UnanchoredEnd,

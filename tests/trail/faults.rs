@@ -1,11 +1,9 @@
 //! The trail when something under it fails: a write, a sync, a name, a signer, all room.
 
-mod support;
-
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use support::{Place, VIOLATION, acknowledged, manager, of_event, records_in, segments};
+use crate::support::{Place, VIOLATION, acknowledged, manager, of_event, records_in, segments};
 use vram_residency::audit::faults::{Step, StorageError, StorageFaults};
 use vram_residency::audit::{
     self, CloseError, NotDurable, OpenError, Outcome, RecordError, VerifierKey,

@@ -8,14 +8,12 @@
 //!
 //! The truth comes from a signer that remembers all that it has signed.
 
-mod support;
-
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crate::support::{Place, VIOLATION, records_in, segments};
 use serde_json::Value;
-use support::{Place, VIOLATION, records_in, segments};
 use vram_residency::audit::faults::{Step, StorageError, StorageFaults};
 use vram_residency::audit::{
     Anchor, AnchorError, AnchorState, AuditTrailBuilder, Checkpoint, Missing, OpenError, Outcome,

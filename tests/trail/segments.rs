@@ -1,12 +1,10 @@
 //! Segments: when the next one is begun, what its header states, and what happens when it cannot be.
 
-mod support;
-
 use std::path::Path;
 use std::time::Duration;
 
+use crate::support::{Place, of_event, records_in, segments};
 use serde_json::{Value, json};
-use support::{Place, of_event, records_in, segments};
 use vram_residency::audit::faults::{Step, StorageError};
 use vram_residency::audit::{Outcome, PolicyViolation, Retention};
 

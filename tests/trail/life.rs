@@ -1,13 +1,11 @@
 //! The trail by itself: opening, recording, closing.
 
-mod support;
-
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::support::{Place, VIOLATION, of_event, segments};
 use serde_json::Value;
-use support::{Place, VIOLATION, of_event, segments};
 use vram_residency::audit::{OpenError, Outcome, PolicyViolation, RecordError, Retention};
 use vram_residency::{AuditTrail, TrailKey};
 

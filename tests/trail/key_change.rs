@@ -1,12 +1,10 @@
 //! A trail goes on under another key: the old one announces the new one, and signs nothing more.
 
-mod support;
-
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use support::{Place, key_at, of_event, records_in, segments};
+use crate::support::{self, Place, key_at, of_event, records_in, segments};
 use vram_residency::audit::{self, AuditTrailBuilder, Checkpoint, OpenError, Outcome, VerifierKey};
 use vram_residency::{AuditTrail, TrailKey};
 

@@ -1,12 +1,10 @@
 //! A record that was late. Its caller was told that it was not durable yet, and can ask again: the answer is
 //! the receipt once there is one, and never for a record that was refused.
 
-mod support;
-
 use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
 
-use support::{Place, VIOLATION, filled, manager, of_event, sealed};
+use crate::support::{Place, VIOLATION, filled, manager, of_event, sealed};
 use vram_residency::audit::faults::{Step, StorageError, StorageFaults};
 use vram_residency::audit::{
     Anchor, AnchorError, Checkpoint, Incident, NotDurable, Receipt, RecordError,

@@ -1,8 +1,6 @@
 //! The end of a trail. A worker that returns early, with `?` for instance, drops what it has in an order that
 //! nobody chose. Whatever the order, each record is written, and the last drop writes `TrailClosed`.
 
-mod support;
-
 use std::any::Any;
 use std::error::Error;
 use std::fs::File;
@@ -13,7 +11,9 @@ use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use support::{Place, VIOLATION, alone, builder_at, child, manager, model, of_event, sealed};
+use crate::support::{
+    self, Place, VIOLATION, alone, builder_at, child, manager, model, name_of, of_event, sealed,
+};
 use vram_residency::audit::{Anchor, AnchorError, Checkpoint, OpenError};
 use vram_residency::error::VerifyError;
 use vram_residency::shard::Verified;
@@ -163,8 +163,8 @@ fn closing_ends_the_trail_at_once_and_lists_the_shards_that_live() {
 
 #[test]
 fn a_lease_that_is_never_dropped_leaves_the_trail_open_which_the_next_run_records() {
-    const TEST: &str =
-        "a_lease_that_is_never_dropped_leaves_the_trail_open_which_the_next_run_records";
+    let test =
+        name_of(a_lease_that_is_never_dropped_leaves_the_trail_open_which_the_next_run_records);
     if let Some(place) = child() {
         let trail = builder_at(&place).open_or_create().unwrap();
         let manager = manager(&trail);
@@ -174,7 +174,7 @@ fn a_lease_that_is_never_dropped_leaves_the_trail_open_which_the_next_run_record
         return;
     }
     let place = Place::new();
-    let output = support::child_command(TEST, place.temp.path())
+    let output = support::child_command(test, place.temp.path())
         .output()
         .unwrap();
     support::ran_well(&output);
