@@ -1,8 +1,6 @@
 //! What the tests of GPUs share: a worker on one, and what must hold on a simulated and on a real one alike.
 //! Some of it loses the context: each is called by a test that runs in a process of its own.
 
-#![allow(dead_code, unreachable_pub, reason = "each test uses a part of it")]
-
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -241,6 +239,7 @@ pub fn a_check_beside_a_capture() {
 }
 
 /// Nothing that was taken from the driver is left.
+#[allow(dead_code, reason = "a real driver has no such counters")]
 #[track_caller]
 pub fn nothing_is_left(driver: Driver) {
     let left = driver.counters();
