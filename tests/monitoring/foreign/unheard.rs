@@ -108,6 +108,10 @@ fn a_message_that_was_missed_is_told_although_none_follows() {
     struct Once;
     impl<S: tracing::Subscriber> Layer<S> for Once {
         fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
+            // A checkpoint comes from the anchors' thread, and under load before the writer's message.
+            if event.metadata().target() == "vram_residency::checkpoint" {
+                return;
+            }
             let mut told = TOLD.lock().unwrap();
             let is_missed = event.metadata().fields().field("messages").is_some();
             told.push(if is_missed { "missed" } else { "another" });
