@@ -7,8 +7,6 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 [ $# -gt 0 ] || set -- address thread
-tests=(host foreign trail trail_faults ending asked_again)
-
 # Tests leak on purpose: one case is a lease that is never dropped.
 export ASAN_OPTIONS=detect_leaks=0
 # Tests fork while other threads run; the child calls little more than `_exit`. Some tests end with threads that hang on
@@ -20,9 +18,19 @@ export CARGO_PROFILE_DEV_DEBUG=${CARGO_PROFILE_DEV_DEBUG:-line-tables-only}
 # The simulated disk uses one thread: more seeds find more bugs of the trail, not of memory.
 export VRAM_SIM_SEEDS=${VRAM_SIM_SEEDS:-300}
 
+failed=0
+
+# Under the sanitizer; goes on after a failure.
+sanitized() {
+    RUSTFLAGS="-Zsanitizer=$sanitizer" CARGO_TARGET_DIR=target/sanitized/$sanitizer \
+        cargo +nightly test --locked --no-fail-fast -Zbuild-std --target x86_64-unknown-linux-gnu "$@" || failed=1
+}
+
 for sanitizer; do
     echo "=== $sanitizer"
-    RUSTFLAGS="-Zsanitizer=$sanitizer" CARGO_TARGET_DIR=target/sanitized/$sanitizer \
-        cargo +nightly test --locked --no-fail-fast -Zbuild-std --target x86_64-unknown-linux-gnu \
-        -p vram-residency -p vram-trail --lib "${tests[@]/#/--test=}"
+    sanitized -p vram-residency -p vram-trail --lib
+    sanitized --test shards
+    sanitized --test monitoring foreign::
+    sanitized --test trail -- asked_again:: ending:: faults:: life::
 done
+exit "$failed"

@@ -8,7 +8,7 @@ use serde_json::Value;
 use vram_residency::audit::{Anchor, Checkpoint, Listing, OpenError, SameHostCopy};
 
 use crate::server::{Manner, Server};
-use crate::support::{Place, VIOLATION, child, of_event, skip};
+use crate::support::{Place, VIOLATION, child, name_of, of_event, skip};
 use crate::until;
 
 #[test]
@@ -375,7 +375,7 @@ fn a_file_that_is_no_file_or_holds_nonsense_is_left_alone() {
 
 #[test]
 fn a_full_disk_under_the_file_leaves_the_checkpoint_before_it() {
-    let test = "shipped::a_full_disk_under_the_file_leaves_the_checkpoint_before_it";
+    let test = name_of(a_full_disk_under_the_file_leaves_the_checkpoint_before_it);
     if let Some(place) = child() {
         return on_a_full_disk(&place);
     }

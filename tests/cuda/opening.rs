@@ -12,7 +12,7 @@ use vram_residency::{Provenance, VramManager, WorkerToken};
 use crate::gpu::{nothing_is_left, worker};
 use crate::shards::pattern;
 use crate::support::fields::one;
-use crate::support::{Place, alone, of_event, skip};
+use crate::support::{Place, alone, name_of, of_event, skip};
 
 fn refused() -> CudaError {
     Cuda::builder(0).open().unwrap_err()
@@ -228,9 +228,9 @@ fn no_manager(place: &Place) -> BuildError {
 #[test]
 fn below_windows_a_gpu_gets_no_manager_and_that_is_on_record() {
     if !std::path::Path::new("/dev/dxg").exists() {
-        return in_a_namespace_with_dxg(
-            "opening::below_windows_a_gpu_gets_no_manager_and_that_is_on_record",
-        );
+        return in_a_namespace_with_dxg(name_of(
+            below_windows_a_gpu_gets_no_manager_and_that_is_on_record,
+        ));
     }
     in_child(|_| {
         let place = Place::new();

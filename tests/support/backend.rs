@@ -1,7 +1,5 @@
 //! The device of the topics, where that is a GPU. Which driver there is says `load_driver` of the test.
 
-#![allow(unreachable_pub, reason = "each test uses it as a module of its own")]
-
 use cudarc::driver::{CudaContext, DeviceSlice};
 use vram_residency::device::{CudaView, Faults};
 use vram_residency::{AuditTrail, VramManager, WorkerToken};

@@ -1,8 +1,6 @@
 //! What the tests of GPUs share: a worker on one, and what must hold on a simulated and on a real one alike.
 //! Some of it loses the context: each is called by a test that runs in a process of its own.
 
-#![allow(dead_code, unreachable_pub, reason = "each test uses a part of it")]
-
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -72,7 +70,7 @@ pub fn the_vectors_come_out() {
     }
 }
 
-/// The other side is this crate's host digest, which `tests/digest.rs` compares with `fsverity`.
+/// The other side is this crate's host digest, which `tests/digest/main.rs` compares with `fsverity`.
 pub fn every_tail_is_as_on_the_host() {
     let worker = worker(|builder| builder);
     let window = WINDOW as usize;
@@ -241,6 +239,7 @@ pub fn a_check_beside_a_capture() {
 }
 
 /// Nothing that was taken from the driver is left.
+#[allow(dead_code, reason = "a real driver has no such counters")]
 #[track_caller]
 pub fn nothing_is_left(driver: Driver) {
     let left = driver.counters();

@@ -1,6 +1,6 @@
 //! What another user of the same GPU does: streams and kernels of its own, through cudarc.
 
-#![allow(dead_code, unreachable_pub, reason = "each program uses a part of it")]
+#![allow(dead_code, reason = "each program uses a part of it")]
 
 use std::sync::Arc;
 

@@ -2,11 +2,9 @@
 //! reader of the trail's lines that knows JSON and nothing of the library, and a way to run a test
 //! in a process of its own.
 
-#![allow(dead_code, unreachable_pub, reason = "each test uses a part of it")]
+#![allow(dead_code, reason = "each binary uses a part of it")]
 
 pub mod fields;
-pub mod package;
-pub mod worker;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -119,6 +117,12 @@ pub const VIOLATION: PolicyViolation<'static> = PolicyViolation {
 
 /// What [`child`] reads.
 pub const CHILD: &str = "VRAM_TEST_CHILD";
+
+/// The name by which the harness knows a test: its modules and its function, without the crate.
+pub fn name_of<F: Fn()>(_test: F) -> &'static str {
+    let (_, name) = std::any::type_name::<F>().split_once("::").unwrap();
+    name
+}
 
 /// The arguments with which this test binary runs one test and nothing else.
 pub fn only(test: &str) -> [String; 4] {

@@ -1,7 +1,5 @@
 //! Whether there is a GPU to run on, for what is of no use without one: `tests/gpu` and `benches/gpu`.
 
-#![allow(dead_code, unreachable_pub, reason = "each program uses a part of it")]
-
 use simulated_cuda::Driver;
 use vram_residency::device::{Cuda, CudaError};
 

@@ -1,7 +1,5 @@
 //! What the tests of shards share: a worker with a trail, a device that can fail, and a manager.
 
-#![allow(dead_code, unreachable_pub, reason = "each test uses a part of it")]
-
 use std::ops::ControlFlow;
 
 use serde_json::Value;

@@ -1,4 +1,4 @@
-//! What must hold on every device. Each backend's test (`tests/host.rs`, `tests/cuda/main.rs`,
+//! What must hold on every device. Each backend's test (`tests/shards/main.rs`, `tests/cuda/main.rs`,
 //! `tests/gpu/main.rs`) runs all of it on its own device, which it defines in a module `backend`.
 
 mod batch;

@@ -1,15 +1,21 @@
 //! What the check of a trail must find, and what it must not make up.
 //!
-//! The trails are made here, from signatures and hashes alone: the tree by the recursive definition
-//! of RFC 6962, which the library never uses. Nothing comes from the library's writer.
+//! Most trails are made here, from signatures and hashes alone: the tree by the recursive definition
+//! of RFC 6962, which the library never uses. Nothing in them comes from the library's writer. Trails that
+//! the library wrote are checked in `cosigned`, `fixture`, `openssl` and `proof`.
 //! `tests/verify_trail.py` has the last word on what holds: it shares no code with either.
 
 mod built;
+mod cosign;
+mod cosigned;
 mod damage;
+mod fixture;
 mod forms;
 mod keys;
 mod killed;
 mod numbers;
+mod openssl;
+mod proof;
 mod script;
 mod shape;
 #[path = "../support/mod.rs"]
