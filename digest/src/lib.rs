@@ -8,7 +8,7 @@
 //! level 1 up, shows which [window](WINDOW_BYTES) of a damaged shard differs. The format is
 //! Linux's: `Documentation/filesystems/fsverity.rst`, SHA-256, no salt.
 //!
-//! This module knows bytes, readers and threads. It does not know devices, shards or seals.
+//! This crate knows bytes, readers and threads. It does not know devices, shards or seals.
 
 #![deny(
     unsafe_code,

@@ -65,6 +65,14 @@ impl<E> From<io::Error> for StreamError<E> {
 ///
 /// The sink gets chunk by chunk with its offset, in any order and on several threads. The function
 /// tries to read one byte more, to notice a longer stream.
+///
+/// # Errors
+///
+/// - [`StreamError::Read`]: the reader failed.
+/// - [`StreamError::Sink`]: the sink failed, which takes precedence over the other reasons.
+/// - [`StreamError::Stopped`]: `progress` returned [`ControlFlow::Break`].
+/// - [`StreamError::TooLong`] or [`StreamError::TooShort`]: the reader does not yield exactly `len`
+///   bytes.
 pub fn read_stream<E: Send>(
     mut reader: impl Read,
     len: u64,
@@ -90,6 +98,10 @@ pub fn read_stream<E: Send>(
 }
 
 /// Does the same as [`read_stream`] for bytes in memory, without their plain SHA-256.
+///
+/// # Errors
+///
+/// As [`read_stream`], without [`StreamError::Read`].
 pub fn read_slice<E: Send>(
     bytes: &[u8],
     len: u64,

@@ -1,4 +1,4 @@
-//! Which optional system calls a sandbox refuses to memory of the host.
+//! A probe for optional system calls on host memory that a sandbox refuses.
 
 use std::ptr;
 
@@ -6,8 +6,8 @@ use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 use vram_trail::process::note_refused;
 
-/// Tries each call once on a page of its own, so that `TrailOpened` lists the refused ones before the first shard
-/// is allocated.
+/// Tries each call once on a private page, so that `TrailOpened` lists the refused ones before the
+/// first shard is allocated.
 pub(crate) fn try_calls() {
     let note = |call, outcome: rustix::io::Result<()>| {
         if let Err(Errno::ACCESS | Errno::NOSYS | Errno::PERM) = outcome {
