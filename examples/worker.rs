@@ -1,17 +1,10 @@
 //! The full demonstration of the library, step by step.
 //!
-//! It runs in host memory by default, or in a GPU with `--device cuda:0` and the feature `cuda`.
-//!
-//! ```text
-//! worker [MODEL] [--device host|cuda:N] [--expect fsverity:HEX|sha256sum:HEX] [--shards N]
-//!        [--trail DIR] [--keep-clean]
-//! ```
-//!
 //! The worker loads a model file, seals, verifies and serves it. Then it flips one bit of the
 //! served memory, as failing memory would, and shows that the flip is detected and recorded. The
 //! evidence can be checked with `vram-audit`, `fsverity` and `openssl`; the worker prints the
 //! commands. The exit status is 0 only if all of that happened, 2 after wrong usage, and 1 after
-//! any other failure.
+//! any other failure. `--help` lists the options.
 
 use std::error::Error;
 use std::ffi::{OsStr, OsString};
@@ -22,6 +15,9 @@ use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use clap::builder::{PathBufValueParser, TypedValueParser as _};
+use clap::error::ErrorKind;
+use clap::{CommandFactory as _, Parser};
 use indicatif::{ProgressBar, ProgressStyle};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -37,9 +33,6 @@ use vram_residency::{
 #[path = "worker/model.rs"]
 mod model;
 
-const USAGE: &str = "usage: worker [MODEL] [--device host|cuda:N] \
-                     [--expect fsverity:HEX|sha256sum:HEX] [--shards N] [--trail DIR] [--keep-clean]";
-
 type Failure = Box<dyn Error>;
 
 fn main() -> ExitCode {
@@ -51,13 +44,13 @@ fn main() -> ExitCode {
         .with(tracing_subscriber::fmt::layer().with_writer(io::stderr))
         .with(filter)
         .init();
-    let plan = match Plan::from_args(std::env::args_os().skip(1)) {
-        Ok(plan) => plan,
-        Err(problem) => {
-            eprintln!("worker: {problem}\n{USAGE}");
-            return ExitCode::from(2);
-        }
-    };
+    let plan = Plan::parse();
+    if plan.shards > 1 && plan.expect.is_some() {
+        let problem = "--expect is for one shard: with more, each shard has a digest of its own";
+        Plan::command()
+            .error(ErrorKind::ArgumentConflict, problem)
+            .exit();
+    }
     match run(&plan) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
@@ -77,56 +70,39 @@ fn with_causes(error: &dyn Error) -> String {
     text
 }
 
-/// The parsed command line.
+/// Loads a model into a shard, serves it, damages it, and shows that the damage is caught and on record.
+#[derive(Parser)]
+#[command(name = "worker", max_term_width = 100)]
 struct Plan {
+    /// The model file; without one, the worker makes one.
     model: Option<PathBuf>,
-    /// The number of a GPU, or `None` for host memory.
-    gpu: Option<u32>,
-    expect: Provenance,
+    /// `host`, or `cuda:N` with the feature `cuda`.
+    #[arg(long, default_value = "host", value_parser = parse_device)]
+    device: Place,
+    /// The digest that the model must have: `fsverity:HEX` or `sha256sum:HEX`.
+    #[arg(long, value_name = "DIGEST", value_parser = parse_expectation)]
+    expect: Option<Provenance>,
+    /// Into how many shards the model is split, 1 to 1024.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
     shards: u32,
+    /// The directory of the audit trail. Key, anchor and evidence are put beside it.
+    #[arg(long, value_name = "DIR", default_value = "worker-trail", value_parser = PathBufValueParser::new().try_map(parse_trail))]
     trail: PathBuf,
+    /// Leaves out the damage.
+    #[arg(long)]
     keep_clean: bool,
 }
 
+/// Where shards live.
+#[derive(Clone, Copy)]
+enum Place {
+    Host,
+    Gpu(u32),
+}
+
 impl Plan {
-    fn from_args(mut args: impl Iterator<Item = OsString>) -> Result<Self, String> {
-        let mut plan = Self {
-            model: None,
-            gpu: None,
-            expect: Provenance::UnpinnedFirstUse,
-            shards: 1,
-            trail: "worker-trail".into(),
-            keep_clean: false,
-        };
-        while let Some(arg) = args.next() {
-            let mut value = || {
-                args.next()
-                    .ok_or_else(|| format!("{} needs a value", arg.display()))
-            };
-            match arg.to_str() {
-                Some("--device") => plan.gpu = parse_device(&value()?.to_string_lossy())?,
-                Some("--expect") => {
-                    plan.expect = parse_expectation(&value()?.to_string_lossy())?;
-                }
-                Some("--shards") => plan.shards = parse_shards(&value()?.to_string_lossy())?,
-                Some("--trail") => plan.trail = parse_trail(value()?.as_ref())?,
-                Some("--keep-clean") => plan.keep_clean = true,
-                _ if arg.as_encoded_bytes().starts_with(b"-") => {
-                    return Err(format!("unknown option {}", arg.display()));
-                }
-                _ if plan.model.is_none() => plan.model = Some(arg.into()),
-                _ => {
-                    let more = arg.display();
-                    return Err(format!("one model at a time, and {more} is a second"));
-                }
-            }
-        }
-        if plan.shards > 1 && !matches!(plan.expect, Provenance::UnpinnedFirstUse) {
-            return Err(
-                "--expect is for one shard: with more, each shard has a digest of its own".into(),
-            );
-        }
-        Ok(plan)
+    fn provenance(&self) -> Provenance {
+        self.expect.unwrap_or(Provenance::UnpinnedFirstUse)
     }
 
     /// Returns a path beside the trail's directory, never in it: evidence of a trail's end must not
@@ -138,49 +114,33 @@ impl Plan {
     }
 }
 
-fn parse_device(text: &str) -> Result<Option<u32>, String> {
+fn parse_device(text: &str) -> Result<Place, String> {
     let number = text.strip_prefix("cuda:").map(str::parse);
     match (text, number) {
-        ("host", _) => Ok(None),
-        (_, Some(Ok(number))) => Ok(Some(number)),
-        _ => Err(format!("--device {text}: say host, or cuda: and a number")),
+        ("host", _) => Ok(Place::Host),
+        (_, Some(Ok(number))) => Ok(Place::Gpu(number)),
+        _ => Err("give host, or cuda: and a number".into()),
     }
 }
 
 fn parse_expectation(text: &str) -> Result<Provenance, String> {
-    let wrong = |error: &dyn Error| format!("--expect {text}: {error}");
-    match text.split_once(':') {
-        Some(("fsverity", digits)) => match digits.parse::<Digest>() {
-            Ok(digest) => Ok(Provenance::FsVerity(digest)),
-            Err(error) => Err(wrong(&error)),
-        },
-        Some(("sha256sum", digits)) => match digits.parse::<StreamDigest>() {
-            Ok(digest) => Ok(Provenance::Sha256(digest)),
-            Err(error) => Err(wrong(&error)),
-        },
-        _ => Err(format!(
-            "--expect {text}: say fsverity:HEX (as `fsverity digest` prints) or sha256sum:HEX"
-        )),
-    }
-}
-
-fn parse_shards(text: &str) -> Result<u32, String> {
-    match text.parse() {
-        Ok(shards) if (1..=1024).contains(&shards) => Ok(shards),
-        _ => Err(format!("--shards {text}: say a number from 1 to 1024")),
-    }
+    let digest = match text.split_once(':') {
+        Some(("fsverity", digits)) => digits.parse::<Digest>().map(Provenance::FsVerity),
+        Some(("sha256sum", digits)) => digits.parse::<StreamDigest>().map(Provenance::Sha256),
+        _ => {
+            return Err("give fsverity:HEX (as `fsverity digest` prints) or sha256sum:HEX".into());
+        }
+    };
+    digest.map_err(|error| error.to_string())
 }
 
 /// Parses the trail's path without a trailing slash or dot, so that it has a name to derive others
 /// from.
-fn parse_trail(path: &Path) -> Result<PathBuf, String> {
+fn parse_trail(path: PathBuf) -> Result<PathBuf, &'static str> {
     let path: PathBuf = path.components().collect();
     match path.file_name() {
         Some(_) => Ok(path),
-        None => Err(format!(
-            "--trail {}: say the name of a directory; key, anchor and evidence are put beside it",
-            path.display()
-        )),
+        None => Err("give the name of a directory; key, anchor and evidence are put beside it"),
     }
 }
 
@@ -207,9 +167,9 @@ fn run(plan: &Plan) -> Result<(), Failure> {
 
     // From here on, every path closes the trail; only the result of `close` shows that it
     // succeeded.
-    let told = match plan.gpu {
-        None => serve(plan, Host::new(), &trail, &path, &parts),
-        Some(number) => serve_in_gpu(plan, number, &trail, &path, &parts),
+    let told = match plan.device {
+        Place::Host => serve(plan, Host::new(), &trail, &path, &parts),
+        Place::Gpu(number) => serve_in_gpu(plan, number, &trail, &path, &parts),
     };
     let closed = trail.close();
     let served = told?;
@@ -318,7 +278,8 @@ fn bring_up<D: Device>(
     let mut shard = manager.allocate(id, model, len)?;
     println!("allocated     {} with {len} bytes", shard.id());
     // The plain SHA-256 is slower than the tree, so it is computed only where it can be needed.
-    let stream = match plan.expect {
+    let provenance = plan.provenance();
+    let stream = match provenance {
         Provenance::UnpinnedFirstUse => Stream::TreeOnly,
         _ => Stream::WithSha256,
     };
@@ -326,12 +287,12 @@ fn bring_up<D: Device>(
         shard.load_from(file.take(len), stream, tick)
     })?;
     let sealed = with_bar("seal", len, |tick| {
-        shard.seal_with_progress(plan.expect, tick)
+        shard.seal_with_progress(provenance, tick)
     })
     .map_err(|error| advise(plan, error, loaded.digest, loaded.sha256))?;
     println!("sealed        fsverity sha256:{}", sealed.digest());
-    if matches!(plan.expect, Provenance::UnpinnedFirstUse) {
-        println!("              unpinned: nobody said what it should be (see --expect)");
+    if plan.expect.is_none() {
+        println!("              unpinned: no digest was given (see --expect)");
     }
     let verified = with_bar("verify", len, |tick| sealed.verify_with_progress(tick))?;
     println!("verified      read back from the device, and equal");
@@ -345,7 +306,7 @@ fn advise<D: Device>(
     digest: Digest,
     sha256: Option<StreamDigest>,
 ) -> Failure {
-    let advice = match (plan.expect, sha256) {
+    let advice = match (plan.provenance(), sha256) {
         (Provenance::FsVerity(given), Some(sha256)) if given.as_bytes() == sha256.as_bytes() => {
             "\nadvice: this is the file's plain SHA-256: say --expect sha256sum:HEX"
         }

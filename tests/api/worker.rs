@@ -168,22 +168,22 @@ fn a_wrong_command_line_ends_with_status_2_and_leaves_nothing() {
     let digits = "0".repeat(64);
     let expect = format!("fsverity:{digits}");
     for (args, text) in [
-        (&["--trail", "."][..], "--trail .: say the name"),
-        (&["--trail", ".."], "--trail ..: say the name"),
-        (&["--trail", "/"], "--trail /: say the name"),
-        (&["--trail", ""], "say the name"),
-        (&["--trail"], "--trail needs a value"),
-        (&["m", "--frobnicate"], "unknown option --frobnicate"),
-        (&["m", "m"], "m is a second"),
-        (&["m", "--shards", "0"], "from 1 to 1024"),
-        (&["m", "--expect", "md5:00"], "say fsverity:HEX"),
+        (&["--trail", "."][..], "give the name of a directory"),
+        (&["--trail", ".."], "give the name of a directory"),
+        (&["--trail", "/"], "give the name of a directory"),
+        (&["--trail", ""], "--trail <DIR>"),
+        (&["--trail"], "a value is required for '--trail <DIR>'"),
+        (&["m", "--frobnicate"], "unexpected argument '--frobnicate'"),
+        (&["m", "m"], "unexpected argument 'm'"),
+        (&["m", "--shards", "0"], "1..=1024"),
+        (&["m", "--expect", "md5:00"], "give fsverity:HEX"),
         (
             &["m", "--shards", "2", "--expect", &expect],
             "--expect is for one shard",
         ),
     ] {
         let said = desk.complaint(2, args);
-        assert!(said.contains(text) && said.contains("usage: "), "{said}");
+        assert!(said.contains(text) && said.contains("Usage: "), "{said}");
     }
     let odd = OsStr::from_bytes(b"--\xff");
     let output = desk.run_os(&[odd]);
