@@ -5,7 +5,6 @@
 //! two sides are timed one right after the other, in alternating order. The peak of memory is that of
 //! a process which does nothing but the check.
 
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
@@ -88,9 +87,7 @@ fn write(directory: &Path) -> (PathBuf, VerifierKey) {
     let name = "model-00001-of-00002".parse().expect("a name");
     let model = ModelRef::new("bench", 0, 1).expect("a model");
     let mut shard = manager.allocate(name, model, 1).expect("room");
-    shard
-        .load_from(&[1][..], Stream::TreeOnly, |_| ControlFlow::Continue(()))
-        .expect("loaded");
+    shard.load_from(&[1][..], Stream::TreeOnly).expect("loaded");
     let sealed = shard.seal(Provenance::UnpinnedFirstUse).expect("sealed");
     let shared = sealed.verify().expect("verified").share();
     for number in 1..=RECORDS {

@@ -2,8 +2,6 @@
 //!
 //! `cargo run --example quickstart`; `examples/worker.rs` is the long story.
 
-use std::ops::ControlFlow;
-
 use vram_residency::{
     AuditTrail, Digest, Host, ModelRef, Provenance, Stream, TrailKey, VramManager, WorkerToken,
 };
@@ -21,9 +19,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let model = ModelRef::new("acme/tiny", 0, 1)?; // part 0 of 1
     let mut shard = manager.allocate("layer-0".parse()?, model, weights.len() as u64)?;
-    shard.load_slice(&weights, Stream::TreeOnly, |_progress| {
-        ControlFlow::Continue(())
-    })?;
+    shard.load_slice(&weights, Stream::TreeOnly)?;
     let verified = shard.seal(Provenance::FsVerity(expected))?.verify()?;
     println!("{} proven bytes", verified.view().len());
 

@@ -247,11 +247,9 @@ fn named(text: &str) -> Vec<String> {
         .skip(1)
         .step_by(2)
         .filter(|word| {
-            [
-                "ui-tests/", "tests/", "src/", "audit/", "digest/", "trail/",
-            ]
-            .iter()
-            .any(|dir| word.starts_with(dir))
+            ["ui-tests/", "tests/", "src/", "audit/", "digest/", "trail/"]
+                .iter()
+                .any(|dir| word.starts_with(dir))
         })
         .map(str::to_owned)
         .collect()

@@ -104,9 +104,7 @@ fn what_the_check_allows_is_loaded_sealed_and_verified_within_the_limit() {
     assert!(len > 1 << 20 && len < LIMIT, "{len}");
     let mut shard = manager.allocate(named("s"), model(), len).unwrap();
     let bytes = io::Read::take(io::repeat(7), len);
-    shard
-        .load_from(bytes, Stream::WithSha256, |_| ControlFlow::Continue(()))
-        .unwrap();
+    shard.load_from(bytes, Stream::WithSha256).unwrap();
     let shard = shard.seal(Provenance::UnpinnedFirstUse).unwrap();
     shard.verify().unwrap().release().unwrap();
     trail.close().unwrap();
@@ -161,10 +159,9 @@ fn many_shards_that_are_allocated_together_ask_the_kernel_as_often_as_two() {
         let mut batch = manager.allocate_all(wanted).unwrap();
         assert_eq!(batch.len(), many);
         for mut member in batch.iter_mut() {
-            let go_on = |_| ControlFlow::Continue(());
             let loaded = match member.id().as_str().ends_with('0') {
-                true => member.load_slice(&[7; 4096], Stream::TreeOnly, go_on),
-                false => member.load_from(&[7; 4096][..], Stream::TreeOnly, go_on),
+                true => member.load_slice(&[7; 4096], Stream::TreeOnly),
+                false => member.load_from(&[7; 4096][..], Stream::TreeOnly),
             };
             loaded.unwrap();
         }
@@ -224,7 +221,7 @@ fn a_file_that_changes_its_length_while_it_is_read_is_an_error_on_record() {
     let mut shard = manager.allocate(named("s"), model(), FILE_BYTES).unwrap();
     let mut load = |becomes: u64| {
         let reader = File::open(place.temp.path().join("weights")).unwrap();
-        shard.load_from(reader, Stream::TreeOnly, |_| {
+        shard.load_from_with_progress(reader, Stream::TreeOnly, |_| {
             file.set_len(becomes).unwrap();
             ControlFlow::Continue(())
         })
@@ -273,7 +270,7 @@ fn a_mapped_file_that_is_truncated_while_it_is_loaded_ends_the_worker_without_a_
     assert_ne!(start, libc::MAP_FAILED);
     // SAFETY: that the file gets shorter is what this is about: the process ends before anything is read there.
     let mapped = unsafe { std::slice::from_raw_parts(start.cast::<u8>(), len) };
-    let loaded = shard.load_slice(mapped, Stream::TreeOnly, |_| {
+    let loaded = shard.load_slice_with_progress(mapped, Stream::TreeOnly, |_| {
         file.set_len(4096).unwrap();
         ControlFlow::Continue(())
     });

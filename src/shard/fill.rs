@@ -26,6 +26,16 @@ pub struct Loaded {
     pub sha256: Option<StreamDigest>,
 }
 
+/// Where a load takes its bytes from.
+pub(super) enum Source<'a, R> {
+    Reader(R, Stream),
+    /// Without its plain SHA-256.
+    Slice(&'a [u8]),
+}
+
+/// Writes a chunk to the device at an offset.
+pub(super) type Sink<'a> = dyn Fn(u64, &[u8]) -> Result<(), DeviceError> + Sync + 'a;
+
 impl<D: Device> Shard<Allocated, D> {
     /// Writes `bytes` at `offset` (both in bytes).
     ///
@@ -58,19 +68,30 @@ impl<D: Device> Shard<Allocated, D> {
 
     /// Loads exactly the shard's length from `reader`, in fixed memory.
     ///
-    /// The calling thread reads, and calls `progress` with what was read; other cores copy into the device
-    /// and hash, and so does the calling thread when it cannot read on. A reader that ends earlier or goes
-    /// on is an error, and so is [`ControlFlow::Break`] from `progress`. After any error nothing counts as
-    /// written: load again, or release the shard. The failure is recorded (`DeviceFailed`, operation
-    /// `load`).
-    pub fn load_from(
+    /// The calling thread reads; other cores copy into the device and hash. The calling thread helps them when
+    /// it cannot read on.
+    ///
+    /// # Errors
+    ///
+    /// A reader that ends earlier or goes on fails the load, and so does a device that cannot be written. After
+    /// any error nothing counts as written: load again, or release the shard. The failure is recorded
+    /// (`DeviceFailed`, operation `load`).
+    pub fn load_from(&mut self, reader: impl Read, stream: Stream) -> Result<Loaded, LoadError> {
+        self.load_from_with_progress(reader, stream, go_on)
+    }
+
+    /// As [`load_from`](Self::load_from); the calling thread calls `progress` with the bytes read so far.
+    ///
+    /// # Errors
+    ///
+    /// [`ControlFlow::Break`] from `progress` ends the load with [`LoadError::Stopped`].
+    pub fn load_from_with_progress(
         &mut self,
         reader: impl Read,
         stream: Stream,
-        progress: impl FnMut(Progress) -> ControlFlow<()>,
+        mut progress: impl FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<Loaded, LoadError> {
-        let len = self.len();
-        self.load(|write| read_stream(reader, len, stream, write, progress))
+        self.load(Source::Reader(reader, stream), &mut progress)
     }
 
     /// Loads bytes that lie in memory: all cores copy and hash, and no thread is the only one that reads.
@@ -81,31 +102,43 @@ impl<D: Device> Shard<Allocated, D> {
     /// process with SIGBUS, and there is neither an error nor a record; `load_from` returns an error. Requires
     /// of a caller who maps a file all the same: nothing can change, truncate or replace its contents while
     /// the slice lives.
-    pub fn load_slice(
+    ///
+    /// # Errors
+    ///
+    /// As [`load_from`](Self::load_from).
+    pub fn load_slice(&mut self, bytes: &[u8], stream: Stream) -> Result<Loaded, LoadError> {
+        self.load_slice_with_progress(bytes, stream, go_on)
+    }
+
+    /// As [`load_slice`](Self::load_slice); `progress` is called with the bytes done so far.
+    ///
+    /// # Errors
+    ///
+    /// [`ControlFlow::Break`] from `progress` ends the load with [`LoadError::Stopped`].
+    pub fn load_slice_with_progress(
         &mut self,
         bytes: &[u8],
         stream: Stream,
-        progress: impl FnMut(Progress) -> ControlFlow<()>,
+        mut progress: impl FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<Loaded, LoadError> {
-        let len = self.len();
-        match stream {
-            Stream::TreeOnly => self.load(|write| read_slice(bytes, len, write, progress)),
-            Stream::WithSha256 => self.load_from(bytes, stream, progress),
-        }
+        let source = match stream {
+            Stream::TreeOnly => Source::Slice(bytes),
+            stream => Source::Reader(bytes, stream),
+        };
+        self.load(source, &mut progress)
     }
 
     fn load(
         &mut self,
-        load: impl FnOnce(
-            &(dyn Fn(u64, &[u8]) -> Result<(), DeviceError> + Sync),
-        ) -> Result<Streamed, StreamError<DeviceError>>,
+        source: Source<'_, impl Read>,
+        progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<Loaded, LoadError> {
         process::check()?;
         // What was there is void from the first byte on, even if the reader panics.
         self.state = Allocated::empty();
         let region = &mut self.core.region;
         let streamed = region
-            .load(load)
+            .load(source, progress)
             .map_err(LoadError::from)
             .inspect_err(|error| region.record_failure("load", error))?;
         let loaded = Loaded {
@@ -131,6 +164,26 @@ impl<D: Device> Shard<Allocated, D> {
             }
         }
     }
+}
+
+impl<R: Read> Source<'_, R> {
+    /// Hands `len` bytes to `sink`, chunk by chunk with their offset, on several threads.
+    pub(super) fn pour(
+        self,
+        len: u64,
+        sink: &Sink<'_>,
+        progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+    ) -> Result<Streamed, StreamError<DeviceError>> {
+        match self {
+            Self::Reader(reader, stream) => read_stream(reader, len, stream, sink, progress),
+            Self::Slice(bytes) => read_slice(bytes, len, sink, progress),
+        }
+    }
+}
+
+/// The progress callback of a load without one.
+fn go_on(_: Progress) -> ControlFlow<()> {
+    ControlFlow::Continue(())
 }
 
 impl From<StreamError<DeviceError>> for LoadError {

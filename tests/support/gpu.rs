@@ -16,7 +16,7 @@ use vram_residency::shard::Verified;
 use vram_residency::{Digest, Provenance, Shard, Stream};
 
 use crate::kernels::{address, copy_to, increment, set_at, user};
-use crate::shards::{WINDOW, Worker, go, id, model, pattern};
+use crate::shards::{WINDOW, Worker, id, model, pattern};
 use crate::support::of_event;
 
 /// A driver that was loaded before the test's device is opened has counted that.
@@ -156,7 +156,7 @@ pub fn packed(worker: &Worker, lens: &[usize]) -> Vec<Shard<Verified, Cuda>> {
     let mut batch = worker.manager.allocate_all(wanted).unwrap();
     for mut member in batch.iter_mut() {
         let data = pattern(member.len() as usize);
-        member.load_slice(&data, Stream::TreeOnly, go).unwrap();
+        member.load_slice(&data, Stream::TreeOnly).unwrap();
     }
     let sealed = batch.seal(|_| Provenance::UnpinnedFirstUse).unwrap();
     let verified = Shard::verify_all(sealed).into_iter();

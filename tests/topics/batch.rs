@@ -13,7 +13,7 @@ use vram_residency::shard::{Batch, Sealed};
 use vram_residency::{Assurance, Digest, ModelRef, Provenance, Shard, ShardId, Stream};
 
 use crate::backend::{Device, bytes};
-use crate::shards::{HandleJson as _, Worker, go, id, model, pattern, recorded_incident};
+use crate::shards::{HandleJson as _, Worker, id, model, pattern, recorded_incident};
 use crate::support::of_event;
 
 /// Small ones, of less than a block to more than a window, with one among them that is not small to a GPU.
@@ -39,7 +39,7 @@ fn filled(worker: &Worker, lens: &[usize]) -> Batch<Device> {
 fn fill(batch: &mut Batch<Device>) {
     for mut member in batch.iter_mut() {
         let data = pattern(member.len() as usize);
-        member.load_slice(&data, Stream::TreeOnly, go).unwrap();
+        member.load_slice(&data, Stream::TreeOnly).unwrap();
     }
 }
 
@@ -107,7 +107,7 @@ fn a_batch_is_filled_and_sealed_and_then_each_is_a_shard_of_its_own() {
     assert!(batch.get_mut(&id("other")).is_none());
     for mut member in batch.iter_mut().skip(1) {
         let data = pattern(member.len() as usize);
-        let loaded = member.load_from(&data[..], Stream::TreeOnly, go).unwrap();
+        let loaded = member.load_from(&data[..], Stream::TreeOnly).unwrap();
         assert_eq!(loaded.digest, Digest::of_reader(&data[..]).unwrap());
     }
     let states = batch

@@ -5,7 +5,6 @@
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::io::{self, Read};
-use std::ops::ControlFlow;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
@@ -273,7 +272,7 @@ fn a_reader_that_forks_loads_nothing_in_the_child() {
             is_child: false,
         };
         let bytes = (&mut reader).take(LEN as u64);
-        let loaded = shard.load_from(bytes, Stream::TreeOnly, |_| ControlFlow::Continue(()));
+        let loaded = shard.load_from(bytes, Stream::TreeOnly);
         if reader.is_child {
             let forked = matches!(loaded, Err(LoadError::Device(DeviceError::Forked { .. })));
             // SAFETY: as in `fork`.
@@ -304,7 +303,7 @@ fn take_everything(everything: Everything) {
     });
     let stream = [0u8; LEN];
     is(
-        allocated.load_from(&stream[..], Stream::TreeOnly, |_| ControlFlow::Continue(())),
+        allocated.load_from(&stream[..], Stream::TreeOnly),
         |error| matches!(error, LoadError::Forked(_)),
     );
     let error = is(allocated.seal(Provenance::UnpinnedFirstUse), |error| {

@@ -231,11 +231,7 @@ fn loaded(worker: &Worker) -> Batch<crate::backend::Device> {
     });
     let mut batch = worker.manager.allocate_all(wanted).unwrap();
     for mut member in batch.iter_mut() {
-        member
-            .load_slice(&pattern(100), Stream::TreeOnly, |_| {
-                std::ops::ControlFlow::Continue(())
-            })
-            .unwrap();
+        member.load_slice(&pattern(100), Stream::TreeOnly).unwrap();
     }
     batch
 }
