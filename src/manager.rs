@@ -47,15 +47,16 @@ pub struct VramManagerBuilder<D: Device> {
     key: SealKey,
     recorder: Recorder,
     options: Options,
-    limit: u64,
+    limit: Option<u64>,
 }
 
 /// How much memory a manager may use, and how much it does, in bytes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Serialize)]
 #[non_exhaustive]
 pub struct Capacity {
-    /// The most bytes that all shards together may have; `u64::MAX` is no limit.
-    pub limit: u64,
+    /// The most bytes that all shards together may have; `None` without a
+    /// [`limit`](VramManagerBuilder::limit).
+    pub limit: Option<u64>,
     /// What the shards have now, with what is leaked.
     pub used: u64,
     /// What shards had that are gone and whose memory could not be given back: on record as
@@ -99,7 +100,7 @@ pub(crate) struct Options {
 /// How many bytes are given out.
 #[derive(Debug)]
 pub(crate) struct Account {
-    limit: u64,
+    limit: Option<u64>,
     used: AtomicU64,
     leaked: AtomicU64,
     live: AtomicU64,
@@ -121,7 +122,7 @@ impl<D: Device> VramManager<D> {
                 require_pinned: false,
                 shard_limit: DEFAULT_SHARD_LIMIT,
             },
-            limit: u64::MAX,
+            limit: None,
         }
     }
 
@@ -205,7 +206,7 @@ impl<D: Device> VramManagerBuilder<D> {
     /// what was asked for: in a GPU each shard takes a multiple of 2 MiB, unless it is a small one of a
     /// [`Batch`].
     pub fn limit(mut self, bytes: u64) -> Self {
-        self.limit = bytes;
+        self.limit = Some(bytes);
         self
     }
 
@@ -346,12 +347,15 @@ impl<D: Device> Home<D> {
 
     /// What could be allocated when the shards have `used` bytes, and what sets that limit.
     fn available_beside(&self, used: u64) -> Available {
-        let left = Available {
-            bytes: self.account.limit.saturating_sub(used),
-            bound: Bound::ManagerLimit,
-        };
         let device = self.device.available();
         self.notice_loss(None);
+        let Some(limit) = self.account.limit else {
+            return device;
+        };
+        let left = Available {
+            bytes: limit.saturating_sub(used),
+            bound: Bound::ManagerLimit,
+        };
         if left.bytes <= device.bytes {
             left
         } else {
@@ -367,7 +371,8 @@ impl Account {
         let taken = self
             .used
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |used| {
-                used.checked_add(len).filter(|sum| *sum <= self.limit)
+                used.checked_add(len)
+                    .filter(|sum| self.limit.is_none_or(|limit| *sum <= limit))
             });
         if taken.is_ok() {
             self.live.fetch_add(1, Ordering::AcqRel);

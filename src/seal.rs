@@ -26,6 +26,7 @@ const FORMAT: u32 = 1;
 /// What a shard's digest is compared with when it is sealed. There is no default: a digest that is
 /// compared with nothing only says that the bytes stay what they were.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
 pub enum Provenance {
     /// The fs-verity digest that the shard must have: what `fsverity digest` prints for its file.
     FsVerity(Digest),

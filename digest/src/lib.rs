@@ -87,6 +87,7 @@ impl Progress {
 
 /// What is computed over a stream while it is loaded.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
 pub enum Stream {
     /// The tree only, on all cores.
     TreeOnly,
