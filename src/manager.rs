@@ -50,6 +50,25 @@ pub struct VramManagerBuilder<D: Device> {
     limit: Option<u64>,
 }
 
+/// One of many shards to allocate: see [`VramManager::allocate_all`].
+#[derive(Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct NewShard {
+    /// Its name, which no other living shard has.
+    pub id: ShardId,
+    /// The part of a model that it will hold.
+    pub model: ModelRef,
+    /// Its length in bytes.
+    pub len: u64,
+}
+
+impl NewShard {
+    /// A shard of `len` bytes that will hold a part of `model`.
+    pub fn new(id: ShardId, model: ModelRef, len: u64) -> Self {
+        Self { id, model, len }
+    }
+}
+
 /// How much memory a manager may use, and how much it does, in bytes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Serialize)]
 #[non_exhaustive]
@@ -138,15 +157,14 @@ impl<D: Device> VramManager<D> {
         self.home.allocate(&id, model, len)
     }
 
-    /// Allocates memory for many shards that will be sealed together, each of so many bytes, or for none of
-    /// them.
+    /// Allocates memory for many shards that will be sealed together, or for none of them.
     ///
     /// That is for small ones, a model's tensors for example: in a GPU, where a shard that is sealed by
     /// itself takes a multiple of 2 MiB, those of a batch that have at most 1 MiB lie together. Once sealed
     /// each is a shard of its own. A failure is recorded for the shard at which it was found.
     pub fn allocate_all(
         &self,
-        shards: impl IntoIterator<Item = (ShardId, ModelRef, u64)>,
+        shards: impl IntoIterator<Item = NewShard>,
     ) -> Result<Batch<D>, AllocateAllError> {
         self.home.allocate_all(shards.into_iter().collect())
     }

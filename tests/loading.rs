@@ -24,6 +24,7 @@ use support::{
 };
 use vram_residency::digest::Stream;
 use vram_residency::error::{AllocateError, LoadError};
+use vram_residency::manager::NewShard;
 use vram_residency::{AuditTrail, Provenance, ShardId};
 
 const LIMIT: u64 = 24 << 20;
@@ -129,7 +130,7 @@ fn shards_that_nobody_has_filled_yet_leave_no_room_for_another() {
     first.release().unwrap();
     allocate("b").unwrap().release().unwrap();
 
-    let both = ["c", "d"].map(|name| (named(name), model(), most));
+    let both = ["c", "d"].map(|name| NewShard::new(named(name), model(), most));
     let refused = manager.allocate_all(both).unwrap_err();
     assert_eq!(refused.shard, named("d"));
     assert!(
@@ -155,7 +156,7 @@ fn many_shards_that_are_allocated_together_ask_the_kernel_as_often_as_two() {
         let trail: AuditTrail = builder_at(&place).open_or_create().unwrap();
         let manager = manager(&trail);
         let many = std::env::var("MANY").unwrap().parse().unwrap();
-        let wanted = (0..many).map(|i| (named(&format!("s-{i}")), model(), 4096));
+        let wanted = (0..many).map(|i| NewShard::new(named(&format!("s-{i}")), model(), 4096));
         let mut batch = manager.allocate_all(wanted).unwrap();
         assert_eq!(batch.len(), many);
         for mut member in batch.iter_mut() {

@@ -22,6 +22,7 @@ use vram_residency::error::{
     AllocateError, BuildError, CheckError, LoadError, NotSealed, ReclaimError, ReleaseError,
     Revoked, SealAllError, SealError, VerifyError, WriteError,
 };
+use vram_residency::manager::NewShard;
 use vram_residency::shard::{Allocated, Batch, Sealed, Shard, Verified};
 use vram_residency::{AuditTrail, Lease, Provenance, Shared, Stream, VramManager, WorkerToken};
 
@@ -75,7 +76,7 @@ struct Everything {
 }
 
 fn batch(manager: &VramManager<Device>) -> Batch<Device> {
-    let wanted = ["one", "two"].map(|name| (name.parse().unwrap(), model(), 1000));
+    let wanted = ["one", "two"].map(|name| NewShard::new(name.parse().unwrap(), model(), 1000));
     let mut batch = manager.allocate_all(wanted).unwrap();
     for mut member in batch.iter_mut() {
         member.write_at(0, &[1; 1000]).unwrap();
@@ -150,7 +151,7 @@ fn borrow_everything(everything: &Everything, spare: Device, place: &Path) {
         |error| matches!(error, AllocateError::Forked(_)),
     );
     is(
-        manager.allocate_all([("new".parse().unwrap(), model(), 1)]),
+        manager.allocate_all([NewShard::new("new".parse().unwrap(), model(), 1)]),
         |error| matches!(error.source, AllocateError::Forked(_)),
     );
     let token = WorkerToken::generate().unwrap();
