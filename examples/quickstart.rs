@@ -6,7 +6,7 @@ use vram_residency::{
     AuditTrail, Digest, Host, ModelRef, Provenance, Stream, TrailKey, VramManager, WorkerToken,
 };
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+fn main() -> Result<(), vram_residency::Error> {
     // A service creates key and trail once, keeps them, and calls `open` from then on.
     let dir = tempfile::tempdir()?;
     let key = TrailKey::create(dir.path().join("trail-key.pem"))?;

@@ -70,6 +70,7 @@ pub use vram_trail::health;
 pub use audit::AuditTrail;
 pub use device::Host;
 pub use digest::{Digest, Stream, StreamDigest};
+pub use error::Error;
 pub use id::{ModelRef, ShardId, WorkerId};
 pub use key::{TrailKey, WorkerToken};
 pub use manager::{Assurance, VramManager};
