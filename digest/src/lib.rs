@@ -8,6 +8,7 @@
 //!
 //! This module knows bytes, readers and threads. It knows nothing of devices, shards or seals.
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![deny(
     unsafe_code,
     missing_docs,
