@@ -7,7 +7,6 @@
 
 use std::cell::RefCell;
 use std::hint::black_box;
-use std::ops::ControlFlow;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
@@ -107,9 +106,7 @@ fn load(manager: &VramManager<Host>, bytes: &[u8]) -> Shard<Allocated, Host> {
     let mut shard = manager
         .allocate(name, model, bytes.len() as u64)
         .expect("room");
-    shard
-        .load_from(bytes, Stream::TreeOnly, |_| ControlFlow::Continue(()))
-        .expect("loaded");
+    shard.load_from(bytes, Stream::TreeOnly).expect("loaded");
     shard
 }
 

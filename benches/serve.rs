@@ -5,7 +5,6 @@
 //! --disassemble=sum_view target/release/deps/serve-*`.
 
 use std::hint::black_box;
-use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
@@ -47,11 +46,7 @@ fn main() {
         .allocate("bench".parse().unwrap(), model, LEN as u64)
         .unwrap();
     let bytes: Vec<u8> = (0..LEN).map(|i| (i % 251) as u8).collect();
-    shard
-        .load_from(bytes.as_slice(), Stream::TreeOnly, |_| {
-            ControlFlow::Continue(())
-        })
-        .unwrap();
+    shard.load_from(bytes.as_slice(), Stream::TreeOnly).unwrap();
     let shard = shard
         .seal(Provenance::UnpinnedFirstUse)
         .unwrap()

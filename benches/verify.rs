@@ -6,7 +6,6 @@
 //! range of 11. Its two sides are timed directly one after the other, in alternating order. The
 //! peak of memory is measured in a process that does only the check.
 
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
@@ -89,9 +88,7 @@ fn write(directory: &Path) -> (PathBuf, VerifierKey) {
     let name = "model-00001-of-00002".parse().expect("a name");
     let model = ModelRef::new("bench", 0, 1).expect("a model");
     let mut shard = manager.allocate(name, model, 1).expect("room");
-    shard
-        .load_from(&[1][..], Stream::TreeOnly, |_| ControlFlow::Continue(()))
-        .expect("loaded");
+    shard.load_from(&[1][..], Stream::TreeOnly).expect("loaded");
     let sealed = shard.seal(Provenance::UnpinnedFirstUse).expect("sealed");
     let shared = sealed.verify().expect("verified").share();
     for number in 1..=RECORDS {

@@ -2,13 +2,11 @@
 //!
 //! Run `cargo run --example quickstart`. The full demonstration is `examples/worker.rs`.
 
-use std::ops::ControlFlow;
-
 use vram_residency::{
     AuditTrail, Digest, Host, ModelRef, Provenance, Stream, TrailKey, VramManager, WorkerToken,
 };
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+fn main() -> Result<(), vram_residency::Error> {
     // A service creates key and trail once, keeps them, and later calls `open`.
     let dir = tempfile::tempdir()?;
     let key = TrailKey::create(dir.path().join("trail-key.pem"))?;
@@ -21,9 +19,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let model = ModelRef::new("acme/tiny", 0, 1)?; // part 0 of 1
     let mut shard = manager.allocate("layer-0".parse()?, model, weights.len() as u64)?;
-    shard.load_slice(&weights, Stream::TreeOnly, |_progress| {
-        ControlFlow::Continue(())
-    })?;
+    shard.load_slice(&weights, Stream::TreeOnly)?;
     let verified = shard.seal(Provenance::FsVerity(expected))?.verify()?;
     println!("{} proven bytes", verified.view().len());
 

@@ -284,7 +284,7 @@ fn bring_up<D: Device>(
         _ => Stream::WithSha256,
     };
     let loaded = with_bar("load", len, |tick| {
-        shard.load_from(file.take(len), stream, tick)
+        shard.load_from_with_progress(file.take(len), stream, tick)
     })?;
     let sealed = with_bar("seal", len, |tick| {
         shard.seal_with_progress(provenance, tick)

@@ -8,7 +8,7 @@
 //! verified, and how they lie on the disk ([`mod@format`]) is all `vram-trail`'s.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -66,7 +66,7 @@ pub struct AuditTrail(Trail<Registry>);
 impl AuditTrail {
     /// Begins to open or create a trail: whose it is, the directory that holds it, and the key that
     /// signs it.
-    pub fn builder(worker: WorkerId, dir: impl Into<PathBuf>, key: TrailKey) -> AuditTrailBuilder {
+    pub fn builder(worker: WorkerId, dir: impl AsRef<Path>, key: TrailKey) -> AuditTrailBuilder {
         AuditTrailBuilder::new(Registry::new(), worker, dir, key)
     }
 

@@ -10,10 +10,12 @@
 
 mod batch;
 mod memory;
+mod umbrella;
 mod verification;
 
 pub use batch::{AllocateAllError, NotSealed, SealAllError};
 pub use memory::{AllocateError, BuildError, LoadError, ReleaseError, WriteError};
+pub use umbrella::Error;
 pub use verification::{
-    Broken, CheckError, NoAnswer, ReclaimError, Revoked, SealError, VerifyError,
+    Broken, CheckError, NoAnswer, NotVerified, ReclaimError, Revoked, SealError, VerifyError,
 };

@@ -1,3 +1,4 @@
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![deny(
     unsafe_code,
     missing_docs,
@@ -70,6 +71,7 @@ pub use vram_trail::health;
 pub use audit::AuditTrail;
 pub use device::Host;
 pub use digest::{Digest, Stream, StreamDigest};
+pub use error::Error;
 pub use id::{ModelRef, ShardId, WorkerId};
 pub use key::{TrailKey, WorkerToken};
 pub use manager::{Assurance, VramManager};

@@ -49,15 +49,35 @@ pub struct VramManagerBuilder<D: Device> {
     key: SealKey,
     recorder: Recorder,
     options: Options,
-    limit: u64,
+    limit: Option<u64>,
+}
+
+/// One of many shards to allocate: see [`VramManager::allocate_all`].
+#[derive(Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct NewShard {
+    /// Its name, which no other living shard has.
+    pub id: ShardId,
+    /// The part of a model that it will hold.
+    pub model: ModelRef,
+    /// Its length in bytes.
+    pub len: u64,
+}
+
+impl NewShard {
+    /// A shard of `len` bytes that will hold a part of `model`.
+    pub fn new(id: ShardId, model: ModelRef, len: u64) -> Self {
+        Self { id, model, len }
+    }
 }
 
 /// The limits of a manager and its current use, in bytes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Serialize)]
 #[non_exhaustive]
 pub struct Capacity {
-    /// The limit of all shards together; `u64::MAX` means no limit.
-    pub limit: u64,
+    /// The most bytes that all shards together may have; `None` without a
+    /// [`limit`](VramManagerBuilder::limit).
+    pub limit: Option<u64>,
     /// The bytes of all shards now, including leaked bytes.
     pub used: u64,
     /// The bytes of shards that are gone but whose memory could not be freed. They count as used
@@ -106,7 +126,7 @@ pub(crate) struct Options {
 /// The account of allocated bytes.
 #[derive(Debug)]
 pub(crate) struct Account {
-    limit: u64,
+    limit: Option<u64>,
     used: AtomicU64,
     leaked: AtomicU64,
     live: AtomicU64,
@@ -130,7 +150,7 @@ impl<D: Device> VramManager<D> {
                 require_pinned: false,
                 shard_limit: DEFAULT_SHARD_LIMIT,
             },
-            limit: u64::MAX,
+            limit: None,
         }
     }
 
@@ -171,7 +191,7 @@ impl<D: Device> VramManager<D> {
     /// The failure is recorded for that shard.
     pub fn allocate_all(
         &self,
-        shards: impl IntoIterator<Item = (ShardId, ModelRef, u64)>,
+        shards: impl IntoIterator<Item = NewShard>,
     ) -> Result<Batch<D>, AllocateAllError> {
         self.home.allocate_all(shards.into_iter().collect())
     }
@@ -236,7 +256,7 @@ impl<D: Device> VramManagerBuilder<D> {
     /// Requested bytes count, not allocated ones. In a GPU each shard takes a multiple of 2 MiB,
     /// unless it is a small shard of a [`Batch`].
     pub fn limit(mut self, bytes: u64) -> Self {
-        self.limit = bytes;
+        self.limit = Some(bytes);
         self
     }
 
@@ -389,12 +409,15 @@ impl<D: Device> Home<D> {
     /// Returns the bytes that could be allocated while shards use `used` bytes, and the bound that
     /// applies.
     fn available_beside(&self, used: u64) -> Available {
-        let left = Available {
-            bytes: self.account.limit.saturating_sub(used),
-            bound: Bound::ManagerLimit,
-        };
         let device = self.device.available();
         self.notice_loss(None);
+        let Some(limit) = self.account.limit else {
+            return device;
+        };
+        let left = Available {
+            bytes: limit.saturating_sub(used),
+            bound: Bound::ManagerLimit,
+        };
         if left.bytes <= device.bytes {
             left
         } else {
@@ -411,7 +434,8 @@ impl Account {
         let taken = self
             .used
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |used| {
-                used.checked_add(len).filter(|sum| *sum <= self.limit)
+                used.checked_add(len)
+                    .filter(|sum| self.limit.is_none_or(|limit| *sum <= limit))
             });
         if taken.is_ok() {
             self.live.fetch_add(1, Ordering::AcqRel);

@@ -31,6 +31,7 @@ const FORMAT: u32 = 1;
 /// There is no default. A digest that is compared with nothing proves only that the bytes stay the
 /// same.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
 pub enum Provenance {
     /// The fs-verity digest that the shard must have, as `fsverity digest` prints it for the file.
     FsVerity(Digest),

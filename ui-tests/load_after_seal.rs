@@ -1,14 +1,11 @@
 //! Loading into a sealed shard must not compile: E0599.
 
-use std::ops::ControlFlow;
 use vram_residency::Stream;
 use vram_residency::shard::Sealed;
 use vram_residency::{Host, Shard};
 
 fn patch(mut shard: Shard<Sealed, Host>) {
-    let _loaded = shard.load_from(&b"patched"[..], Stream::TreeOnly, |_| {
-        ControlFlow::Continue(())
-    });
+    let _loaded = shard.load_from(&b"patched"[..], Stream::TreeOnly);
 }
 
 fn main() {}

@@ -53,10 +53,8 @@ fn loading(
     for round in 0..=world.sizes.samples {
         let model = ModelRef::new("bench", 0, 1)?;
         let mut shard = manager.allocate("loaded".parse()?, model, len as u64)?;
-        let (load, loaded) =
-            seconds(|| Ok(shard.load_slice(&world.bytes, Stream::TreeOnly, go)?))?;
-        let (read, again) =
-            seconds(|| Ok(shard.load_from(&world.bytes[..], Stream::TreeOnly, go)?))?;
+        let (load, loaded) = seconds(|| Ok(shard.load_slice(&world.bytes, Stream::TreeOnly)?))?;
+        let (read, again) = seconds(|| Ok(shard.load_from(&world.bytes[..], Stream::TreeOnly)?))?;
         let (copy, ()) = seconds(|| {
             stream.memcpy_htod(pinned, &mut plain)?;
             Ok(stream.synchronize()?)

@@ -105,7 +105,7 @@ impl World {
             len,
             name.len() + usize::from(name.bytes().last().unwrap_or(0)),
         );
-        let loaded = shard.load_from(bytes, Stream::TreeOnly, go)?;
+        let loaded = shard.load_from(bytes, Stream::TreeOnly)?;
         let sealed = shard.seal(Provenance::UnpinnedFirstUse)?;
         if sealed.digest() != loaded.digest {
             return Err(format!(

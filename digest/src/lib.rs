@@ -10,6 +10,7 @@
 //!
 //! This crate knows bytes, readers and threads. It does not know devices, shards or seals.
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![deny(
     unsafe_code,
     missing_docs,
@@ -89,6 +90,7 @@ impl Progress {
 
 /// The digests that are computed over a stream while it is loaded.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
 pub enum Stream {
     /// Only the tree, on all cores.
     TreeOnly,

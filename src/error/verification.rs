@@ -168,6 +168,32 @@ pub enum VerifyError<D: Device> {
     },
 }
 
+/// Why a shard was not verified. It says nothing about the bytes.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NotVerified {
+    /// The call was made in a forked child.
+    #[error(transparent)]
+    Forked(Forked),
+    /// There is no answer.
+    #[error("verifying came to no answer: try again")]
+    Inconclusive(#[source] NoAnswer),
+    /// There are no such windows.
+    #[error("windows {}..{} are not all among the shard's {count}, or none at all", windows.start, windows.end)]
+    #[non_exhaustive]
+    NoSuchWindow {
+        /// The windows asked for.
+        windows: Range<u64>,
+        /// How many there are.
+        count: u64,
+    },
+    /// The record was not durable in time, and the manager's assurance demands that.
+    #[error(
+        "the verification could not be put on record, which `Assurance::Durable` demands: verify again once the trail can write"
+    )]
+    Unrecorded(#[source] NotDurable),
+}
+
 /// Error returned when a check of a shared shard did not pass.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

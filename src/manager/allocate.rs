@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use vram_trail::process;
 
 use super::device::violation_of_residency;
-use super::{Assurance, Home};
+use super::{Assurance, Home, NewShard};
 use crate::device::backend::Permit;
 use crate::device::{Available, Device, DeviceError};
 use crate::error::{AllocateAllError, AllocateError};
@@ -70,23 +70,23 @@ impl<D: Device> Home<D> {
 
     pub(super) fn allocate_all(
         self: &Arc<Self>,
-        wanted: Vec<(ShardId, ModelRef, u64)>,
+        wanted: Vec<NewShard>,
     ) -> Result<Batch<D>, AllocateAllError> {
         // Check all limits before the first reservation: the request itself must not count as used.
-        for (shard, _, len) in &wanted {
+        for NewShard { id, len, .. } in &wanted {
             let checked = self.check_len(*len);
-            checked.map_err(|source| self.not_all(shard.clone(), *len, source))?;
+            checked.map_err(|source| self.not_all(id.clone(), *len, source))?;
         }
-        let total = wanted.iter().map(|(_, _, len)| *len);
+        let total = wanted.iter().map(|shard| shard.len);
         let total = total.fold(0, u64::saturating_add);
         let mut reserved = Vec::with_capacity(wanted.len());
-        for (shard, model, len) in wanted {
-            match self.reserve(&shard, len) {
+        for NewShard { id, model, len } in wanted {
+            match self.reserve(&id, len) {
                 Ok(reservation) => reserved.push((len, (reservation, model))),
                 Err(unreserved) => {
                     drop(reserved);
                     let source = self.explain(unreserved, total);
-                    return Err(self.not_all(shard, len, source));
+                    return Err(self.not_all(id, len, source));
                 }
             }
         }

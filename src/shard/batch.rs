@@ -161,13 +161,18 @@ impl<D: Device> Member<'_, D> {
     /// # Errors
     ///
     /// As [`Shard::load_from`].
-    pub fn load_from(
+    pub fn load_from(&mut self, reader: impl Read, stream: Stream) -> Result<Loaded, LoadError> {
+        self.0.load_from(reader, stream)
+    }
+
+    /// As [`Shard::load_from_with_progress`].
+    pub fn load_from_with_progress(
         &mut self,
         reader: impl Read,
         stream: Stream,
         progress: impl FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<Loaded, LoadError> {
-        self.0.load_from(reader, stream, progress)
+        self.0.load_from_with_progress(reader, stream, progress)
     }
 
     /// Loads bytes in memory as [`Shard::load_slice`] does.
@@ -175,13 +180,18 @@ impl<D: Device> Member<'_, D> {
     /// # Errors
     ///
     /// As [`Shard::load_slice`].
-    pub fn load_slice(
+    pub fn load_slice(&mut self, bytes: &[u8], stream: Stream) -> Result<Loaded, LoadError> {
+        self.0.load_slice(bytes, stream)
+    }
+
+    /// As [`Shard::load_slice_with_progress`].
+    pub fn load_slice_with_progress(
         &mut self,
         bytes: &[u8],
         stream: Stream,
         progress: impl FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<Loaded, LoadError> {
-        self.0.load_slice(bytes, stream, progress)
+        self.0.load_slice_with_progress(bytes, stream, progress)
     }
 }
 

@@ -29,6 +29,16 @@ pub struct Loaded {
     pub sha256: Option<StreamDigest>,
 }
 
+/// Where a load takes its bytes from.
+pub(super) enum Source<'a, R> {
+    Reader(R, Stream),
+    /// Without its plain SHA-256.
+    Slice(&'a [u8]),
+}
+
+/// Writes a chunk to the device at an offset.
+pub(super) type Sink<'a> = dyn Fn(u64, &[u8]) -> Result<(), DeviceError> + Sync + 'a;
+
 impl<D: Device> Shard<Allocated, D> {
     /// Writes `bytes` at `offset` (both in bytes).
     ///
@@ -67,9 +77,8 @@ impl<D: Device> Shard<Allocated, D> {
 
     /// Loads exactly the shard's length from `reader`, in fixed memory.
     ///
-    /// The calling thread reads, and calls `progress` with the number of bytes read. Other cores
-    /// copy into the device and hash. The calling thread does so too while it cannot continue
-    /// reading.
+    /// The calling thread reads. Other cores copy into the device and hash. The calling thread does so
+    /// too while it cannot continue reading.
     ///
     /// # Errors
     ///
@@ -79,17 +88,25 @@ impl<D: Device> Shard<Allocated, D> {
     /// - [`LoadError::Reader`]: the reader failed.
     /// - [`LoadError::TooShort`] or [`LoadError::TooLong`]: the reader does not yield exactly the
     ///   shard's length.
-    /// - [`LoadError::Stopped`]: `progress` returned [`ControlFlow::Break`].
     /// - [`LoadError::Device`]: the device failed.
     /// - [`LoadError::Forked`]: the call was made in a forked child.
-    pub fn load_from(
+    pub fn load_from(&mut self, reader: impl Read, stream: Stream) -> Result<Loaded, LoadError> {
+        self.load_from_with_progress(reader, stream, go_on)
+    }
+
+    /// As [`load_from`](Self::load_from). The calling thread calls `progress` with the number of bytes
+    /// read.
+    ///
+    /// # Errors
+    ///
+    /// Also [`LoadError::Stopped`]: `progress` returned [`ControlFlow::Break`].
+    pub fn load_from_with_progress(
         &mut self,
         reader: impl Read,
         stream: Stream,
-        progress: impl FnMut(Progress) -> ControlFlow<()>,
+        mut progress: impl FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<Loaded, LoadError> {
-        let len = self.len();
-        self.load(|write| read_stream(reader, len, stream, write, progress))
+        self.load(Source::Reader(reader, stream), &mut progress)
     }
 
     /// Loads bytes that lie in memory, on all cores.
@@ -105,31 +122,40 @@ impl<D: Device> Shard<Allocated, D> {
     /// # Errors
     ///
     /// As [`load_from`](Self::load_from), without [`LoadError::Reader`].
-    pub fn load_slice(
+    pub fn load_slice(&mut self, bytes: &[u8], stream: Stream) -> Result<Loaded, LoadError> {
+        self.load_slice_with_progress(bytes, stream, go_on)
+    }
+
+    /// As [`load_slice`](Self::load_slice). The calling thread calls `progress` with the number of bytes
+    /// done.
+    ///
+    /// # Errors
+    ///
+    /// Also [`LoadError::Stopped`]: `progress` returned [`ControlFlow::Break`].
+    pub fn load_slice_with_progress(
         &mut self,
         bytes: &[u8],
         stream: Stream,
-        progress: impl FnMut(Progress) -> ControlFlow<()>,
+        mut progress: impl FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<Loaded, LoadError> {
-        let len = self.len();
-        match stream {
-            Stream::TreeOnly => self.load(|write| read_slice(bytes, len, write, progress)),
-            Stream::WithSha256 => self.load_from(bytes, stream, progress),
-        }
+        let source = match stream {
+            Stream::TreeOnly => Source::Slice(bytes),
+            stream => Source::Reader(bytes, stream),
+        };
+        self.load(source, &mut progress)
     }
 
     fn load(
         &mut self,
-        load: impl FnOnce(
-            &(dyn Fn(u64, &[u8]) -> Result<(), DeviceError> + Sync),
-        ) -> Result<Streamed, StreamError<DeviceError>>,
+        source: Source<'_, impl Read>,
+        progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<Loaded, LoadError> {
         process::check()?;
         // The old content is void from the first byte on, even if the reader panics.
         self.state = Allocated::empty();
         let region = &mut self.core.region;
         let streamed = region
-            .load(load)
+            .load(source, progress)
             .map_err(LoadError::from)
             .inspect_err(|error| region.record_failure("load", error))?;
         let loaded = Loaded {
@@ -155,6 +181,26 @@ impl<D: Device> Shard<Allocated, D> {
             }
         }
     }
+}
+
+impl<R: Read> Source<'_, R> {
+    /// Hands `len` bytes to `sink`, chunk by chunk with their offset, on several threads.
+    pub(super) fn pour(
+        self,
+        len: u64,
+        sink: &Sink<'_>,
+        progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+    ) -> Result<Streamed, StreamError<DeviceError>> {
+        match self {
+            Self::Reader(reader, stream) => read_stream(reader, len, stream, sink, progress),
+            Self::Slice(bytes) => read_slice(bytes, len, sink, progress),
+        }
+    }
+}
+
+/// The progress callback of a load without one.
+fn go_on(_: Progress) -> ControlFlow<()> {
+    ControlFlow::Continue(())
 }
 
 impl From<StreamError<DeviceError>> for LoadError {

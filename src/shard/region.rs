@@ -4,14 +4,16 @@
 //! `VramDeallocated`, and returns capacity and name. A leaked region is never freed, and stays in
 //! the list of live shards. This module does not know seals and states.
 
+use std::io::Read;
 use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 #[cfg(feature = "fault-injection")]
 use std::sync::PoisonError;
 
-use vram_digest::{Node, Progress, StreamError, Tree};
+use vram_digest::{Node, Progress, StreamError, Streamed, Tree};
 use vram_trail::process;
 
+use super::fill::Source;
 use crate::device::backend::{DigestFailure, Facts, Reading};
 use crate::device::{Culpability, Device, DeviceError};
 #[cfg(feature = "fault-injection")]
@@ -94,27 +96,27 @@ impl<D: Device> Region<D> {
         self.noticed(written)
     }
 
-    /// Runs `load` with a function that fills the memory chunk by chunk, from several threads.
-    pub(super) fn load<T>(
+    /// Copies the bytes of `source` into the device, chunk by chunk, on several threads.
+    pub(super) fn load(
         &mut self,
-        load: impl FnOnce(
-            &(dyn Fn(u64, &[u8]) -> Result<(), DeviceError> + Sync),
-        ) -> Result<T, StreamError<DeviceError>>,
-    ) -> Result<T, StreamError<DeviceError>> {
+        source: Source<'_, impl Read>,
+        progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+    ) -> Result<Streamed, StreamError<DeviceError>> {
         let device = self.home.device();
         let notice = |error: &DeviceError| notice(&self.home, &self.subject, error);
         #[cfg(feature = "fault-injection")]
         let corrupt = std::sync::Mutex::new(Vec::new());
         let filler = device.filler(&mut self.memory).inspect_err(notice);
         let filler = filler.map_err(StreamError::Sink)?;
-        let loaded = load(&|offset, chunk| {
+        let write = |offset: u64, chunk: &[u8]| {
             #[cfg(feature = "fault-injection")]
             if strike(device, Operation::Write)? == Struck::Corrupt {
                 let mut corrupt = corrupt.lock().unwrap_or_else(PoisonError::into_inner);
                 corrupt.push(offset);
             }
             device.fill(&filler, offset, chunk).inspect_err(notice)
-        })?;
+        };
+        let loaded = source.pour(self.len, &write, progress)?;
         drop(filler);
         #[cfg(feature = "fault-injection")]
         for offset in corrupt.into_inner().unwrap_or_else(PoisonError::into_inner) {

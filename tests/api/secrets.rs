@@ -5,7 +5,6 @@
 use std::error::Error;
 use std::fmt::{Debug, Write as _};
 use std::io::Write;
-use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex};
 
 use crate::support::{self, Place, alone, model};
@@ -315,22 +314,14 @@ fn refused_input(place: &Place, seen: &Seen, manager: &VramManager<Host>) {
         .unwrap();
     seen.value(&shard);
     seen.error(&shard.write_at(5, &[0; 6]).unwrap_err());
-    seen.error(
-        &shard
-            .load_from(&[0; 5][..], Stream::TreeOnly, go_on)
-            .unwrap_err(),
-    );
+    seen.error(&shard.load_from(&[0; 5][..], Stream::TreeOnly).unwrap_err());
     seen.error(&shard.seal(Provenance::UnpinnedFirstUse).unwrap_err());
-}
-
-fn go_on(_: vram_residency::digest::Progress) -> ControlFlow<()> {
-    ControlFlow::Continue(())
 }
 
 fn load(manager: &VramManager<Host>, bytes: &[u8], id: &str) -> Shard<Allocated, Host> {
     let len = bytes.len() as u64;
     let mut shard = manager.allocate(id.parse().unwrap(), model(), len).unwrap();
-    shard.load_from(bytes, Stream::WithSha256, go_on).unwrap();
+    shard.load_from(bytes, Stream::WithSha256).unwrap();
     shard
 }
 

@@ -17,15 +17,17 @@ use static_assertions::{
 };
 use vram_residency::audit::faults::StorageFaults;
 use vram_residency::audit::{
-    AuditTrailBuilder, Checkpoint, CloseError, Incident, NotDurable, OpenError, Receipt,
-    RecordError, VerifierKey,
+    AnchorError, AuditTrailBuilder, Checkpoint, CloseError, Incident, NotDurable, NoteError,
+    OpenError, ProofError, ProveError, Receipt, RecordError, VerifierKey,
 };
 use vram_residency::device::{Device, DeviceError, Faults};
+use vram_residency::digest::{DigestError, Stopped};
 use vram_residency::error::{
     AllocateAllError, AllocateError, Broken, BuildError, CheckError, LoadError, NoAnswer,
-    NotSealed, ReclaimError, ReleaseError, Revoked, SealAllError, SealError, VerifyError,
-    WriteError,
+    NotSealed, NotVerified, ReclaimError, ReleaseError, Revoked, SealAllError, SealError,
+    VerifyError, WriteError,
 };
+use vram_residency::id::IdError;
 use vram_residency::key::{KeyError, KeyId, SignError};
 use vram_residency::manager::VramManagerBuilder;
 use vram_residency::shard::{
@@ -35,6 +37,7 @@ use vram_residency::{
     AuditTrail, Digest, Host, Lease, ModelRef, Shard, ShardId, Shared, StreamDigest, TrailKey,
     VramManager, WorkerId, WorkerToken,
 };
+use vram_trail::process::Forked;
 
 type InAllocated = Shard<Allocated, Host>;
 type InSealed = Shard<Sealed, Host>;
@@ -89,6 +92,27 @@ fn every_error_passes_through_the_question_mark() {
     all!(AllocateError, BuildError, CheckError, LoadError, ReleaseError, WriteError => Boxable);
     all!(NoAnswer, Revoked, DeviceError, KeyError, SignError => Boxable);
     all!(CloseError, NotDurable, OpenError, RecordError => Boxable);
+}
+
+/// And into the crate's own error, which then does not say on which device.
+#[test]
+fn every_error_converts_into_one() {
+    trait One: Into<vram_residency::Error> {}
+    impl<T: Into<vram_residency::Error>> One for T {}
+    all!(SealError<Host>, VerifyError<Host>, ReclaimError<Host>, SealAllError<Host> => One);
+    all!(AllocateAllError, AllocateError, BuildError, CheckError, LoadError => One);
+    all!(NoAnswer, ReleaseError, Revoked, WriteError, DeviceError => One);
+    all!(CloseError, NotDurable, NoteError, OpenError, ProofError, ProveError => One);
+    all!(AnchorError, RecordError, KeyError, SignError, IdError => One);
+    all!(DigestError, Stopped, Forked, std::io::Error => One);
+    #[cfg(feature = "cuda")]
+    assert_impl_all!(vram_residency::device::CudaError: One);
+    // The others name no shard, or no operation.
+    none!(NotSealed, NotVerified => [Into<vram_residency::Error>]);
+    assert_impl_all!(vram_residency::Error: Error, Send, Sync);
+    // A `Result` with it is not large.
+    const_assert!(size_of::<vram_residency::Error>() <= 128);
+    none!(vram_residency::Error => [Clone, Default, From<Incident>, From<Box<Incident>>]);
 }
 
 #[test]

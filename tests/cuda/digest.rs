@@ -7,7 +7,7 @@ use vram_residency::{Provenance, Stream};
 
 use crate::gpu::{every_tail_is_as_on_the_host, the_vectors_come_out, worker};
 use crate::kernels::address;
-use crate::shards::{Numbers, WINDOW, go, pattern};
+use crate::shards::{Numbers, WINDOW, pattern};
 
 #[test]
 fn the_vectors_of_fsverity_utils_come_out() {
@@ -123,7 +123,7 @@ fn a_copy_that_goes_wrong_on_its_way_in_is_found_at_sealing() {
         for piece in [1, 2, 3] {
             let mut shard = worker.allocated("s", data.len() as u64);
             driver.flip_copy(Direction::HostToDevice, piece, 12_345);
-            shard.load_from(&data[..], Stream::TreeOnly, go).unwrap();
+            shard.load_from(&data[..], Stream::TreeOnly).unwrap();
             let error = shard.seal(Provenance::UnpinnedFirstUse).unwrap_err();
             let SealError::Broken(broken) = error else {
                 panic!("{error:?}")

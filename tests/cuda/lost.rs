@@ -8,6 +8,7 @@ use std::time::Duration;
 use simulated_cuda::{After, Device, Driver, When, in_child};
 use vram_residency::device::Cuda;
 use vram_residency::error::{AllocateError, CheckError, Revoked, SealAllError};
+use vram_residency::manager::NewShard;
 use vram_residency::{AuditTrail, Provenance, Shared, VramManager, WorkerToken};
 
 use crate::backend::manager;
@@ -77,7 +78,7 @@ fn an_allocation_of_many_notices_it() {
         let worker = worker(|builder| builder);
         let shard = shared(&worker, "s");
         driver.lose_context(0, 700);
-        let wanted = ["one", "two", "three"].map(|name| (id(name), model(), 10));
+        let wanted = ["one", "two", "three"].map(|name| NewShard::new(id(name), model(), 10));
         let refused = worker.manager.allocate_all(wanted).unwrap_err();
         assert!(matches!(refused.source, AllocateError::Device(_)));
         is_lost(&worker, &shard);
@@ -96,7 +97,7 @@ fn a_batch_that_is_being_sealed_is_lost_as_a_whole() {
     in_child(|driver: Driver| {
         let worker = worker(|builder| builder);
         let lens = [5000_u64, 6000, 7000];
-        let wanted = lens.map(|len| (id(&format!("t-{len}")), model(), len));
+        let wanted = lens.map(|len| NewShard::new(id(&format!("t-{len}")), model(), len));
         let mut batch = worker.manager.allocate_all(wanted).unwrap();
         for mut member in batch.iter_mut() {
             let data = pattern(member.len() as usize);

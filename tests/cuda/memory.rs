@@ -252,8 +252,8 @@ fn loading_does_not_wait_for_its_copies() {
                 ControlFlow::Continue(())
             };
             let loaded = match is_stream {
-                true => shard.load_from(&data[..], Stream::TreeOnly, look),
-                false => shard.load_slice(&data, Stream::TreeOnly, look),
+                true => shard.load_from_with_progress(&data[..], Stream::TreeOnly, look),
+                false => shard.load_slice_with_progress(&data, Stream::TreeOnly, look),
             };
             loaded.unwrap();
             assert!(under_way > 0, "each copy was waited for");

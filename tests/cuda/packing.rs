@@ -6,6 +6,7 @@ use simulated_cuda::{After, Counters, Device, Driver, When, in_child};
 use vram_residency::Shard;
 use vram_residency::device::Protection;
 use vram_residency::error::{AllocateError, ReleaseError};
+use vram_residency::manager::NewShard;
 use vram_residency::shard::Verified;
 
 use crate::backend;
@@ -222,7 +223,7 @@ fn whatever_call_fails_all_are_allocated_or_none() {
         let worker = worker(|builder| builder);
         let wanted = || {
             let lens = [100_u64, 3 << 20, 200, 300];
-            lens.map(|len| (id(&format!("t-{len}")), model(), len))
+            lens.map(|len| NewShard::new(id(&format!("t-{len}")), model(), len))
         };
         let before = taken(driver.counters());
         for (call, count) in [

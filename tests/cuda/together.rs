@@ -1,6 +1,7 @@
 //! Many small shards in one call take as few launches as one.
 
 use simulated_cuda::{Driver, in_child};
+use vram_residency::manager::NewShard;
 use vram_residency::{Digest, Provenance, Shard};
 
 use crate::gpu::worker;
@@ -37,7 +38,8 @@ fn shards_of_a_batch_are_sealed_together() {
             .chain((0..40).map(|index| 1 + index * 2_500))
             .collect();
         let wanted = lens.iter().enumerate();
-        let wanted = wanted.map(|(index, len)| (id(&format!("t-{index}")), model(), *len as u64));
+        let wanted = wanted
+            .map(|(index, len)| NewShard::new(id(&format!("t-{index}")), model(), *len as u64));
         let mut batch = worker.manager.allocate_all(wanted).unwrap();
         for mut member in batch.iter_mut() {
             let data = pattern(member.len() as usize);

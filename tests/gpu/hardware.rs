@@ -266,7 +266,7 @@ fn a_shard_of_several_slices_has_the_cpus_digest_and_a_flipped_bit_is_found_in_i
     }
     let expected = Tree::of_slice(&data, go).unwrap().digest();
     let mut shard = worker.allocated("s", len as u64);
-    shard.load_from(&data[..], Stream::TreeOnly, go).unwrap();
+    shard.load_from(&data[..], Stream::TreeOnly).unwrap();
     let shard = shard.seal(Provenance::FsVerity(expected)).unwrap();
     let mut shard = shard.verify().unwrap();
     assert_eq!(shard.digest(), expected);
@@ -282,7 +282,7 @@ fn a_shard_of_several_slices_has_the_cpus_digest_and_a_flipped_bit_is_found_in_i
         assert_eq!(incident.damaged_windows(), [window..window + 1]);
         drop(broken);
         let mut again = worker.allocated("s", len as u64);
-        again.load_from(&data[..], Stream::TreeOnly, go).unwrap();
+        again.load_from(&data[..], Stream::TreeOnly).unwrap();
         let sealed = again.seal(Provenance::FsVerity(expected)).unwrap();
         shard = sealed.verify().unwrap();
     }

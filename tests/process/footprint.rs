@@ -3,7 +3,6 @@
 //! Alone in its process: the figure is the kernel's high-water mark of this process.
 
 use std::io::Read;
-use std::ops::ControlFlow;
 
 use crate::support::{alone, builder_at};
 use vram_residency::{Host, ModelRef, Provenance, Stream, VramManager, WorkerToken};
@@ -37,9 +36,7 @@ fn the_main_job_takes_at_most_16_mib_besides_the_shard() {
             .allocate("footprint".parse().unwrap(), model, SHARD)
             .unwrap();
         shard
-            .load_from(std::io::repeat(7).take(SHARD), Stream::WithSha256, |_| {
-                ControlFlow::Continue(())
-            })
+            .load_from(std::io::repeat(7).take(SHARD), Stream::WithSha256)
             .unwrap();
         let verified = shard
             .seal(Provenance::UnpinnedFirstUse)

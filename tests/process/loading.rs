@@ -22,6 +22,7 @@ use crate::support::{
 };
 use vram_residency::digest::Stream;
 use vram_residency::error::{AllocateError, LoadError};
+use vram_residency::manager::NewShard;
 use vram_residency::{AuditTrail, Provenance, ShardId};
 
 const LIMIT: u64 = 24 << 20;
@@ -106,9 +107,7 @@ fn what_the_check_allows_is_loaded_sealed_and_verified_within_the_limit() {
     assert!(len > 1 << 20 && len < LIMIT, "{len}");
     let mut shard = manager.allocate(named("s"), model(), len).unwrap();
     let bytes = io::Read::take(io::repeat(7), len);
-    shard
-        .load_from(bytes, Stream::WithSha256, |_| ControlFlow::Continue(()))
-        .unwrap();
+    shard.load_from(bytes, Stream::WithSha256).unwrap();
     let shard = shard.seal(Provenance::UnpinnedFirstUse).unwrap();
     shard.verify().unwrap().release().unwrap();
     trail.close().unwrap();
@@ -135,7 +134,7 @@ fn shards_that_nobody_has_filled_yet_leave_no_room_for_another() {
     first.release().unwrap();
     allocate("b").unwrap().release().unwrap();
 
-    let both = ["c", "d"].map(|name| (named(name), model(), most));
+    let both = ["c", "d"].map(|name| NewShard::new(named(name), model(), most));
     let refused = manager.allocate_all(both).unwrap_err();
     assert_eq!(refused.shard, named("d"));
     assert!(
@@ -161,14 +160,13 @@ fn many_shards_that_are_allocated_together_ask_the_kernel_as_often_as_two() {
         let trail: AuditTrail = builder_at(&place).open_or_create().unwrap();
         let manager = manager(&trail);
         let many = std::env::var("MANY").unwrap().parse().unwrap();
-        let wanted = (0..many).map(|i| (named(&format!("s-{i}")), model(), 4096));
+        let wanted = (0..many).map(|i| NewShard::new(named(&format!("s-{i}")), model(), 4096));
         let mut batch = manager.allocate_all(wanted).unwrap();
         assert_eq!(batch.len(), many);
         for mut member in batch.iter_mut() {
-            let go_on = |_| ControlFlow::Continue(());
             let loaded = match member.id().as_str().ends_with('0') {
-                true => member.load_slice(&[7; 4096], Stream::TreeOnly, go_on),
-                false => member.load_from(&[7; 4096][..], Stream::TreeOnly, go_on),
+                true => member.load_slice(&[7; 4096], Stream::TreeOnly),
+                false => member.load_from(&[7; 4096][..], Stream::TreeOnly),
             };
             loaded.unwrap();
         }
@@ -228,7 +226,7 @@ fn a_file_that_changes_its_length_while_it_is_read_is_an_error_on_record() {
     let mut shard = manager.allocate(named("s"), model(), FILE_BYTES).unwrap();
     let mut load = |becomes: u64| {
         let reader = File::open(place.temp.path().join("weights")).unwrap();
-        shard.load_from(reader, Stream::TreeOnly, |_| {
+        shard.load_from_with_progress(reader, Stream::TreeOnly, |_| {
             file.set_len(becomes).unwrap();
             ControlFlow::Continue(())
         })
@@ -278,7 +276,7 @@ fn a_mapped_file_that_is_truncated_while_it_is_loaded_ends_the_worker_without_a_
     assert_ne!(start, libc::MAP_FAILED);
     // SAFETY: that the file gets shorter is what this is about: the process ends before anything is read there.
     let mapped = unsafe { std::slice::from_raw_parts(start.cast::<u8>(), len) };
-    let loaded = shard.load_slice(mapped, Stream::TreeOnly, |_| {
+    let loaded = shard.load_slice_with_progress(mapped, Stream::TreeOnly, |_| {
         file.set_len(4096).unwrap();
         ControlFlow::Continue(())
     });

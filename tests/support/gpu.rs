@@ -10,11 +10,12 @@ use serde_json::Value;
 use simulated_cuda::Driver;
 use vram_residency::device::{Cuda, CudaBuilder, CudaView};
 use vram_residency::error::{CheckError, Revoked, VerifyError};
+use vram_residency::manager::NewShard;
 use vram_residency::shard::Verified;
 use vram_residency::{Digest, Provenance, Shard, Stream};
 
 use crate::kernels::{address, copy_to, increment, set_at, user};
-use crate::shards::{WINDOW, Worker, go, id, model, pattern};
+use crate::shards::{WINDOW, Worker, id, model, pattern};
 use crate::support::of_event;
 
 /// A driver that was loaded before the test's device is opened has counted that.
@@ -150,11 +151,12 @@ pub fn a_replayed_graph_faults() -> u32 {
 /// A batch, verified. Each has the pattern of its length.
 pub fn packed(worker: &Worker, lens: &[usize]) -> Vec<Shard<Verified, Cuda>> {
     let wanted = lens.iter().enumerate();
-    let wanted = wanted.map(|(index, len)| (id(&format!("t-{index}")), model(), *len as u64));
+    let wanted =
+        wanted.map(|(index, len)| NewShard::new(id(&format!("t-{index}")), model(), *len as u64));
     let mut batch = worker.manager.allocate_all(wanted).unwrap();
     for mut member in batch.iter_mut() {
         let data = pattern(member.len() as usize);
-        member.load_slice(&data, Stream::TreeOnly, go).unwrap();
+        member.load_slice(&data, Stream::TreeOnly).unwrap();
     }
     let sealed = batch.seal(|_| Provenance::UnpinnedFirstUse).unwrap();
     let verified = Shard::verify_all(sealed).into_iter();

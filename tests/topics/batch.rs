@@ -9,11 +9,12 @@ use vram_residency::audit::Reason;
 use vram_residency::audit::faults::{Step, StorageError};
 use vram_residency::device::{Culpability, Operation};
 use vram_residency::error::{AllocateAllError, AllocateError, NotSealed, SealAllError};
+use vram_residency::manager::NewShard;
 use vram_residency::shard::{Batch, Sealed};
-use vram_residency::{Assurance, Digest, ModelRef, Provenance, Shard, ShardId, Stream};
+use vram_residency::{Assurance, Digest, Provenance, Shard, Stream};
 
 use crate::backend::{Device, bytes};
-use crate::shards::{HandleJson as _, Worker, go, id, model, pattern, recorded_incident};
+use crate::shards::{HandleJson as _, Worker, id, model, pattern, recorded_incident};
 use crate::support::of_event;
 
 /// Small ones, of less than a block to more than a window, with one among them that is not small to a GPU.
@@ -23,9 +24,9 @@ fn name(len: usize) -> String {
     format!("t-{len}")
 }
 
-fn wanted(lens: &[usize]) -> Vec<(ShardId, ModelRef, u64)> {
+fn wanted(lens: &[usize]) -> Vec<NewShard> {
     lens.iter()
-        .map(|len| (id(&name(*len)), model(), *len as u64))
+        .map(|len| NewShard::new(id(&name(*len)), model(), *len as u64))
         .collect()
 }
 
@@ -39,7 +40,7 @@ fn filled(worker: &Worker, lens: &[usize]) -> Batch<Device> {
 fn fill(batch: &mut Batch<Device>) {
     for mut member in batch.iter_mut() {
         let data = pattern(member.len() as usize);
-        member.load_slice(&data, Stream::TreeOnly, go).unwrap();
+        member.load_slice(&data, Stream::TreeOnly).unwrap();
     }
 }
 
@@ -107,7 +108,7 @@ fn a_batch_is_filled_and_sealed_and_then_each_is_a_shard_of_its_own() {
     assert!(batch.get_mut(&id("other")).is_none());
     for mut member in batch.iter_mut().skip(1) {
         let data = pattern(member.len() as usize);
-        let loaded = member.load_from(&data[..], Stream::TreeOnly, go).unwrap();
+        let loaded = member.load_from(&data[..], Stream::TreeOnly).unwrap();
         assert_eq!(loaded.digest, Digest::of_reader(&data[..]).unwrap());
     }
     let states = batch
@@ -175,7 +176,9 @@ fn all_are_allocated_or_none_and_the_record_names_the_one() {
     let worker = Worker::with(|builder| builder.limit(10_000).shard_limit(6000));
     let lives = worker.allocated("lives", 100);
     let refuse = |lens: &[(&str, u64)]| -> AllocateAllError {
-        let wanted = lens.iter().map(|(name, len)| (id(name), model(), *len));
+        let wanted = lens
+            .iter()
+            .map(|(name, len)| NewShard::new(id(name), model(), *len));
         let error = worker.manager.allocate_all(wanted).unwrap_err();
         let capacity = worker.manager.capacity();
         assert_eq!((capacity.used, capacity.live), (100, 1), "{error:?}");
@@ -214,7 +217,7 @@ fn all_are_allocated_or_none_and_the_record_names_the_one() {
     // The names are free again.
     let batch = worker
         .manager
-        .allocate_all(["a", "b"].map(|name| (id(name), model(), 4950)));
+        .allocate_all(["a", "b"].map(|name| NewShard::new(id(name), model(), 4950)));
     batch.unwrap().release().unwrap();
     lives.release().unwrap();
 }
@@ -447,7 +450,9 @@ fn without_durable_records_none_is_sealed_and_that_is_on_record() {
     let (mut batch, stopped, source) = not_sealed(error);
     assert!(matches!(source, NotSealed::Unrecorded(_)), "{source:?}");
     assert_eq!(batch.len(), lens.len());
-    let refused = worker.manager.allocate_all([(id("more"), model(), 10)]);
+    let refused = worker
+        .manager
+        .allocate_all([NewShard::new(id("more"), model(), 10)]);
     assert!(matches!(
         refused.unwrap_err().source,
         AllocateError::Unrecorded(_)

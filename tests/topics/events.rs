@@ -65,13 +65,7 @@ fn the_life_of_a_shard() {
         .manager
         .allocate("a".parse().unwrap(), model(), LEN as u64)
         .unwrap();
-    let loaded = shard
-        .load_from(
-            &bytes[..],
-            Stream::WithSha256,
-            |_| ControlFlow::Continue(()),
-        )
-        .unwrap();
+    let loaded = shard.load_from(&bytes[..], Stream::WithSha256).unwrap();
     let sha256 = loaded.sha256.unwrap();
     let shard = shard.seal(Provenance::Sha256(sha256)).unwrap();
     let shard = shard.verify().unwrap().verify_window(1..3).unwrap();
@@ -335,9 +329,7 @@ fn a_provenance_mismatch() {
         .allocate("copied".parse().unwrap(), model(), LEN as u64)
         .unwrap();
     stage.faults.corrupt_write(0);
-    shard
-        .load_from(&bytes[..], Stream::TreeOnly, |_| ControlFlow::Continue(()))
-        .unwrap();
+    shard.load_from(&bytes[..], Stream::TreeOnly).unwrap();
     drop(shard.seal(Provenance::UnpinnedFirstUse).unwrap_err());
 
     let failed = of_event(&stage.records(), "SealVerificationFailed");
@@ -409,13 +401,7 @@ fn a_device_that_fails() {
     let mut shard = filled(&stage.manager, "a", LEN);
     stage.faults.fail(Operation::Write, 0, Culpability::Broken);
     shard.write_at(0, &[1]).unwrap_err();
-    shard
-        .load_from(
-            &[0; 10][..],
-            Stream::TreeOnly,
-            |_| ControlFlow::Continue(()),
-        )
-        .unwrap_err();
+    shard.load_from(&[0; 10][..], Stream::TreeOnly).unwrap_err();
     // It is tried twice.
     stage.faults.fail(Operation::Wipe, 0, Culpability::Broken);
     stage.faults.fail(Operation::Wipe, 0, Culpability::Broken);

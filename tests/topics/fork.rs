@@ -5,7 +5,6 @@
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::io::{self, Read};
-use std::ops::ControlFlow;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
@@ -23,6 +22,7 @@ use vram_residency::error::{
     AllocateError, BuildError, CheckError, LoadError, NotSealed, ReclaimError, ReleaseError,
     Revoked, SealAllError, SealError, VerifyError, WriteError,
 };
+use vram_residency::manager::NewShard;
 use vram_residency::shard::{Allocated, Batch, Sealed, Shard, Verified};
 use vram_residency::{AuditTrail, Lease, Provenance, Shared, Stream, VramManager, WorkerToken};
 
@@ -76,7 +76,7 @@ struct Everything {
 }
 
 fn batch(manager: &VramManager<Device>) -> Batch<Device> {
-    let wanted = ["one", "two"].map(|name| (name.parse().unwrap(), model(), 1000));
+    let wanted = ["one", "two"].map(|name| NewShard::new(name.parse().unwrap(), model(), 1000));
     let mut batch = manager.allocate_all(wanted).unwrap();
     for mut member in batch.iter_mut() {
         member.write_at(0, &[1; 1000]).unwrap();
@@ -151,7 +151,7 @@ fn borrow_everything(everything: &Everything, spare: Device, place: &Path) {
         |error| matches!(error, AllocateError::Forked(_)),
     );
     is(
-        manager.allocate_all([("new".parse().unwrap(), model(), 1)]),
+        manager.allocate_all([NewShard::new("new".parse().unwrap(), model(), 1)]),
         |error| matches!(error.source, AllocateError::Forked(_)),
     );
     let token = WorkerToken::generate().unwrap();
@@ -273,7 +273,7 @@ fn a_reader_that_forks_loads_nothing_in_the_child() {
             is_child: false,
         };
         let bytes = (&mut reader).take(LEN as u64);
-        let loaded = shard.load_from(bytes, Stream::TreeOnly, |_| ControlFlow::Continue(()));
+        let loaded = shard.load_from(bytes, Stream::TreeOnly);
         if reader.is_child {
             let forked = matches!(loaded, Err(LoadError::Device(DeviceError::Forked { .. })));
             // SAFETY: as in `fork`.
@@ -304,7 +304,7 @@ fn take_everything(everything: Everything) {
     });
     let stream = [0u8; LEN];
     is(
-        allocated.load_from(&stream[..], Stream::TreeOnly, |_| ControlFlow::Continue(())),
+        allocated.load_from(&stream[..], Stream::TreeOnly),
         |error| matches!(error, LoadError::Forked(_)),
     );
     let error = is(allocated.seal(Provenance::UnpinnedFirstUse), |error| {

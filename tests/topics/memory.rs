@@ -69,7 +69,7 @@ fn limits_hold_and_every_refusal_is_on_record() {
     let capacity = worker.manager.capacity();
     assert_eq!(
         (capacity.limit, capacity.used, capacity.available),
-        (1500, 1500, 0)
+        (Some(1500), 1500, 0)
     );
     assert_eq!((capacity.shard_limit, capacity.live), (1000, 2));
     drop(a);

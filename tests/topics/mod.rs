@@ -12,3 +12,4 @@ mod memory;
 mod shard;
 mod shared;
 mod together;
+mod umbrella;

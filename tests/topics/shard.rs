@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use std::ops::ControlFlow;
 
 use crate::backend::{self, Device};
-use crate::shards::{HandleJson, WINDOW, Worker, broken_seal, go, pattern, stop};
+use crate::shards::{HandleJson, WINDOW, Worker, broken_seal, pattern, stop};
 use crate::support::of_event;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
@@ -36,9 +36,7 @@ fn a_shard_is_allocated_sealed_verified_read_and_released_and_all_of_it_is_on_re
             "model": "org/model:v1", "model_index": 1, "model_total": 3, "state": "allocated",
         })
     );
-    let loaded = shard
-        .load_from(data.as_slice(), Stream::TreeOnly, go)
-        .unwrap();
+    let loaded = shard.load_from(data.as_slice(), Stream::TreeOnly).unwrap();
     assert_eq!(loaded.digest.to_string(), DIGEST_1_000_000);
     assert_eq!(loaded.sha256, None);
 
@@ -162,7 +160,7 @@ fn bytes_in_memory_are_loaded_as_a_stream_of_them_is() {
     for (stream, sha256) in [(Stream::TreeOnly, None), (Stream::WithSha256, sha256)] {
         let mut shard = worker.allocated("s", data.len() as u64);
         let mut told = 0;
-        let loaded = shard.load_slice(&data, stream, |progress| {
+        let loaded = shard.load_slice_with_progress(&data, stream, |progress| {
             assert_eq!(progress.total, data.len() as u64);
             told = progress.done;
             ControlFlow::Continue(())
@@ -197,7 +195,7 @@ fn after_a_load_that_failed_nothing_counts_as_written() {
     let worker = Worker::new();
     let data = pattern(1000);
     let load = |shard: &mut Shard<_, _>, reader: &mut dyn Read| {
-        shard.load_from(reader, Stream::TreeOnly, go).unwrap_err()
+        shard.load_from(reader, Stream::TreeOnly).unwrap_err()
     };
     let mut shard = worker.written("s", &data);
     let too_short = load(&mut shard, &mut &data[..999]);
@@ -221,7 +219,7 @@ fn after_a_load_that_failed_nothing_counts_as_written() {
         load(&mut shard, &mut Failing(10)),
         LoadError::Reader(_)
     ));
-    let stopped = shard.load_from(data.as_slice(), Stream::TreeOnly, stop);
+    let stopped = shard.load_from_with_progress(data.as_slice(), Stream::TreeOnly, stop);
     assert!(matches!(stopped, Err(LoadError::Stopped(_))));
     let faults = &worker.faults;
     faults.fail(Operation::Write, 0, Culpability::Inconclusive);
@@ -229,7 +227,7 @@ fn after_a_load_that_failed_nothing_counts_as_written() {
         load(&mut shard, &mut data.as_slice()),
         LoadError::Device(_)
     ));
-    let mut from_memory = |bytes: &[u8]| shard.load_slice(bytes, Stream::TreeOnly, go);
+    let mut from_memory = |bytes: &[u8]| shard.load_slice(bytes, Stream::TreeOnly);
     assert!(matches!(
         from_memory(&data[..999]),
         Err(LoadError::TooShort {
@@ -244,14 +242,12 @@ fn after_a_load_that_failed_nothing_counts_as_written() {
     ));
     faults.fail(Operation::Write, 0, Culpability::Inconclusive);
     assert!(matches!(from_memory(&data), Err(LoadError::Device(_))));
-    let stopped = shard.load_slice(&data, Stream::TreeOnly, stop);
+    let stopped = shard.load_slice_with_progress(&data, Stream::TreeOnly, stop);
     assert!(matches!(stopped, Err(LoadError::Stopped(_))));
     let error = shard.seal(Provenance::UnpinnedFirstUse).unwrap_err();
 
     let mut shard = error.into_shard().unwrap();
-    shard
-        .load_from(data.as_slice(), Stream::TreeOnly, go)
-        .unwrap();
+    shard.load_from(data.as_slice(), Stream::TreeOnly).unwrap();
     shard
         .seal(Provenance::UnpinnedFirstUse)
         .unwrap()
@@ -292,7 +288,7 @@ const SHA256_ABC: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff
 
 fn load_abc(worker: &Worker, stream: Stream) -> Shard<Allocated, Device> {
     let mut shard = worker.allocated("s", 3);
-    shard.load_from(&b"abc"[..], stream, go).unwrap();
+    shard.load_from(&b"abc"[..], stream).unwrap();
     shard
 }
 
@@ -367,9 +363,7 @@ fn a_sha256_without_a_stream_of_its_own_gives_the_shard_back() {
     let error = shard.seal(provenance).unwrap_err();
     assert!(matches!(error, SealError::NoStreamDigest { .. }));
     let mut shard = error.into_shard().unwrap();
-    shard
-        .load_from(&b"abc"[..], Stream::WithSha256, go)
-        .unwrap();
+    shard.load_from(&b"abc"[..], Stream::WithSha256).unwrap();
     shard.write_at(0, b"a").unwrap();
     let error = shard.seal(provenance).unwrap_err();
     assert!(
@@ -377,9 +371,7 @@ fn a_sha256_without_a_stream_of_its_own_gives_the_shard_back() {
         "a write makes another stream of it"
     );
     let mut shard = error.into_shard().unwrap();
-    shard
-        .load_from(&b"abc"[..], Stream::WithSha256, go)
-        .unwrap();
+    shard.load_from(&b"abc"[..], Stream::WithSha256).unwrap();
     drop(shard.seal(provenance).unwrap());
 }
 
@@ -422,9 +414,9 @@ fn a_bad_copy_on_the_way_into_the_device_is_found_at_sealing() {
         let mut shard = worker.allocated("s", 4 << 20);
         worker.faults.corrupt_write(2);
         let loaded = if is_slice {
-            shard.load_slice(&data, Stream::TreeOnly, go).unwrap()
+            shard.load_slice(&data, Stream::TreeOnly).unwrap()
         } else {
-            shard.load_from(&data[..], Stream::TreeOnly, go).unwrap()
+            shard.load_from(&data[..], Stream::TreeOnly).unwrap()
         };
         let error = shard.seal(Provenance::UnpinnedFirstUse).unwrap_err();
         let (record, _shard) = broken_seal(&worker, error);

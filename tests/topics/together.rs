@@ -6,6 +6,7 @@ use vram_residency::audit::{Incident, NotDurable, Reason};
 use vram_residency::device::{Culpability, Operation};
 use vram_residency::digest::Stream;
 use vram_residency::error::{CheckError, SealAllError, VerifyError};
+use vram_residency::manager::NewShard;
 use vram_residency::seal::Tamper;
 use vram_residency::shard::Batch;
 use vram_residency::{Provenance, Shard, Shared};
@@ -227,15 +228,11 @@ fn leases_of_many_that_fail_end_together_although_the_disk_hangs() {
 fn loaded(worker: &Worker) -> Batch<crate::backend::Device> {
     let wanted = (0..MANY).map(|index| {
         let id = format!("s-{index}").parse().unwrap();
-        (id, crate::support::model(), 100)
+        NewShard::new(id, crate::support::model(), 100)
     });
     let mut batch = worker.manager.allocate_all(wanted).unwrap();
     for mut member in batch.iter_mut() {
-        member
-            .load_slice(&pattern(100), Stream::TreeOnly, |_| {
-                std::ops::ControlFlow::Continue(())
-            })
-            .unwrap();
+        member.load_slice(&pattern(100), Stream::TreeOnly).unwrap();
     }
     batch
 }

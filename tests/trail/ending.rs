@@ -5,7 +5,6 @@ use std::any::Any;
 use std::error::Error;
 use std::fs::File;
 use std::io::Write as _;
-use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
@@ -48,11 +47,7 @@ fn sample(trail: AuditTrail, weights: &Path, expected: &str) -> Result<(), Box<d
     let file = File::open(weights)?;
     let model = ModelRef::new("acme/llama-8b", 0, 1)?;
     let mut shard = manager.allocate("llama-8b".parse()?, model, file.metadata()?.len())?;
-    shard.load_from(
-        file,
-        Stream::TreeOnly,
-        |_progress| ControlFlow::Continue(()),
-    )?;
+    shard.load_from(file, Stream::TreeOnly)?;
 
     let verified = shard
         .seal(Provenance::FsVerity(expected.parse()?))?

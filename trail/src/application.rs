@@ -102,7 +102,7 @@ impl Trail<Plain> {
     /// Begins to open or create a trail of notes and policy violations.
     pub fn builder(
         worker: crate::id::WorkerId,
-        dir: impl Into<std::path::PathBuf>,
+        dir: impl AsRef<std::path::Path>,
         key: crate::key::TrailKey,
     ) -> crate::TrailBuilder<Plain> {
         crate::TrailBuilder::new(Arc::new(Plain), worker, dir, key)

@@ -4,7 +4,7 @@
 //! how a trail is opened: that is `open`.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -152,14 +152,19 @@ impl<A: Application> TrailBuilder<A> {
     pub fn new(
         application: Arc<A>,
         worker: WorkerId,
-        dir: impl Into<PathBuf>,
+        dir: impl AsRef<Path>,
         key: TrailKey,
     ) -> Self {
+        // Without a slash at its end, with which a symbolic link would be followed.
+        let dir = dir.as_ref().components().collect();
+        Self::with_dir(application, worker, dir, key)
+    }
+
+    fn with_dir(application: Arc<A>, worker: WorkerId, dir: PathBuf, key: TrailKey) -> Self {
         Self {
             application,
             worker,
-            // Without a slash at its end, with which a symbolic link would be followed.
-            dir: dir.into().components().collect(),
+            dir,
             key,
             previous_key: None,
             settings: Settings::default(),

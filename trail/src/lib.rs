@@ -14,6 +14,7 @@
 //! How a trail lies on the disk is in [`mod@format`]. This crate knows when a record is durable. It knows no
 //! application.
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![deny(
     unsafe_code,
     missing_docs,

@@ -36,7 +36,7 @@ pub const MAX_PROOF_BYTES: usize = 128 * 1024 + MAX_NOTE_BYTES;
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let key: VerifierKey = std::fs::read_to_string("verifier.key")?.trim().parse()?;
-/// let proof = vram_trail::prove("/var/lib/worker/trail".as_ref(), &[key.clone()], 17)?;
+/// let proof = vram_trail::prove("/var/lib/worker/trail", &[key.clone()], 17)?;
 /// std::fs::write("record-17.tlog-proof", proof.to_string())?;
 ///
 /// // Elsewhere, by somebody who has the verifier key and this file alone:

@@ -34,6 +34,13 @@ pub enum UncheckedLine<'a> {
 /// What the system answers when the directory or a segment cannot be read, or
 /// [`NotFound`](io::ErrorKind::NotFound) if there is no segment.
 pub fn read_unchecked(
+    dir: impl AsRef<Path>,
+    visit: &mut dyn FnMut(u64, UncheckedLine<'_>) -> ControlFlow<()>,
+) -> io::Result<()> {
+    read_unchecked_in(dir.as_ref(), visit)
+}
+
+fn read_unchecked_in(
     dir: &Path,
     visit: &mut dyn FnMut(u64, UncheckedLine<'_>) -> ControlFlow<()>,
 ) -> io::Result<()> {

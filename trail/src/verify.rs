@@ -41,19 +41,30 @@ pub use verdict::{Accepted, Missing, UnanchoredEnd, Verdict};
 /// What cannot be read is no error: the report's outcome is then [`Outcome::NotChecked`], unless
 /// something else is broken. Without an anchor of the last checkpoint,
 /// [`Report::end_vouched_for`] is false: whoever has the disk can cut a trail at a checkpoint.
-pub fn verify(dir: &Path, keys: &[VerifierKey], anchors: &[Checkpoint]) -> Report {
-    verify_with_progress(dir, keys, anchors, |_| ControlFlow::Continue(()))
+pub fn verify(dir: impl AsRef<Path>, keys: &[VerifierKey], anchors: &[Checkpoint]) -> Report {
+    check(dir.as_ref(), keys, anchors, &mut |_| {
+        ControlFlow::Continue(())
+    })
 }
 
 /// [`verify`], calling `progress` on the way with the bytes read. [`ControlFlow::Break`] stops; the
 /// rest was then not checked, and the outcome is that, unless something was broken before.
 pub fn verify_with_progress(
-    dir: &Path,
+    dir: impl AsRef<Path>,
     keys: &[VerifierKey],
     anchors: &[Checkpoint],
     mut progress: impl FnMut(Progress) -> ControlFlow<()>,
 ) -> Report {
-    let mut check = Check::new(keys, anchors, Meter::new(&mut progress));
+    check(dir.as_ref(), keys, anchors, &mut progress)
+}
+
+fn check(
+    dir: &Path,
+    keys: &[VerifierKey],
+    anchors: &[Checkpoint],
+    progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+) -> Report {
+    let mut check = Check::new(keys, anchors, Meter::new(progress));
     match list(dir) {
         Err(error) => check.not_checked(format!("the directory cannot be read: {error}")),
         Ok(numbers) if numbers.is_empty() => {

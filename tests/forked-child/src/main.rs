@@ -8,7 +8,6 @@
 use std::error::Error;
 use std::hint::black_box;
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
-use std::ops::ControlFlow;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
@@ -77,7 +76,7 @@ fn verified(manager: &VramManager<Host>) -> Result<Shard<Verified, Host>, Failur
     let bytes: Vec<u8> = (0..LEN).map(byte).collect();
     let model = ModelRef::new("model", 0, 1)?;
     let mut shard = manager.allocate("shard".parse()?, model, LEN as u64)?;
-    shard.load_from(&*bytes, Stream::TreeOnly, |_| ControlFlow::Continue(()))?;
+    shard.load_from(&*bytes, Stream::TreeOnly)?;
     Ok(shard.seal(Provenance::UnpinnedFirstUse)?.verify()?)
 }
 

@@ -70,8 +70,8 @@ struct Resume {
 
 impl SameHostCopy {
     /// Keeps checkpoints in `path`. Its directory must exist.
-    pub fn new(path: impl Into<PathBuf>) -> Self {
-        let path = path.into();
+    pub fn new(path: impl AsRef<Path>) -> Self {
+        let path = path.as_ref().to_path_buf();
         Self {
             name: format!("file:{}", path.display()),
             path,

@@ -8,7 +8,7 @@
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
@@ -80,8 +80,8 @@ impl SocketAnchor {
     }
 
     /// A server behind a Unix socket.
-    pub fn unix(path: impl Into<PathBuf>) -> Self {
-        let path = path.into();
+    pub fn unix(path: impl AsRef<Path>) -> Self {
+        let path = path.as_ref().to_path_buf();
         Self::new(format!("unix:{}", path.display()), Address::Unix(path))
     }
 
@@ -250,7 +250,7 @@ fn connect_tcp(address: &str, timeout: Duration) -> io::Result<TcpStream> {
 }
 
 /// A server that accepts nothing keeps whoever connects waiting; the time to send limits that, too.
-fn connect_unix(path: &std::path::Path, timeout: Duration) -> io::Result<UnixStream> {
+fn connect_unix(path: &Path, timeout: Duration) -> io::Result<UnixStream> {
     let socket = rustix::net::socket_with(
         AddressFamily::UNIX,
         SocketType::STREAM,

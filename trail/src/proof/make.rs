@@ -76,7 +76,11 @@ pub enum ProveError {
 /// # Errors
 ///
 /// [`ProveError::NoRecord`] if there is no such record or none that is acknowledged.
-pub fn prove(dir: &Path, keys: &[VerifierKey], seq: u64) -> Result<Proof, ProveError> {
+pub fn prove(dir: impl AsRef<Path>, keys: &[VerifierKey], seq: u64) -> Result<Proof, ProveError> {
+    prove_in(dir.as_ref(), keys, seq)
+}
+
+fn prove_in(dir: &Path, keys: &[VerifierKey], seq: u64) -> Result<Proof, ProveError> {
     let numbers = segments(dir)?;
     let mut search = Search::new(seq, settle(dir, &numbers)?);
     for (index, number) in numbers.iter().copied().enumerate() {
@@ -114,7 +118,14 @@ pub fn prove(dir: &Path, keys: &[VerifierKey], seq: u64) -> Result<Proof, ProveE
 /// # Errors
 ///
 /// [`ProveError::NoCheckpoint`] if the last segment holds none.
-pub fn newest_checkpoint(dir: &Path, keys: &[VerifierKey]) -> Result<Checkpoint, ProveError> {
+pub fn newest_checkpoint(
+    dir: impl AsRef<Path>,
+    keys: &[VerifierKey],
+) -> Result<Checkpoint, ProveError> {
+    newest_checkpoint_in(dir.as_ref(), keys)
+}
+
+fn newest_checkpoint_in(dir: &Path, keys: &[VerifierKey]) -> Result<Checkpoint, ProveError> {
     let numbers = segments(dir)?;
     let none = || ProveError::NoCheckpoint { path: dir.into() };
     let last = *numbers.last().ok_or_else(none)?;
@@ -157,7 +168,11 @@ fn settle(dir: &Path, numbers: &[u64]) -> Result<Option<u64>, ProveError> {
 /// # Errors
 ///
 /// [`ProveError::NoTrail`] if there is no segment.
-pub fn stated_keys(dir: &Path) -> Result<Vec<VerifierKey>, ProveError> {
+pub fn stated_keys(dir: impl AsRef<Path>) -> Result<Vec<VerifierKey>, ProveError> {
+    stated_keys_in(dir.as_ref())
+}
+
+fn stated_keys_in(dir: &Path) -> Result<Vec<VerifierKey>, ProveError> {
     let mut keys: Vec<VerifierKey> = Vec::new();
     for number in segments(dir)? {
         let header = open(dir, number).and_then(segment::read_header);
