@@ -190,7 +190,7 @@ impl<A: Application> TrailBuilder<A> {
     /// allocates.
     ///
     /// The limit decides how long a disk may hang before ordinary records are lost: by default 0.2
-    /// s at 300 000 records a second. Records go to the disk in the order of their numbers, so the
+    /// s at 300 000 records a second. Records go to the disk in the order of their numbers. So the
     /// limit also decides how many records a critical one may have before it. One write and sync
     /// takes 16 384 records.
     ///

@@ -93,7 +93,8 @@ impl Proof {
     ///   of that trail.
     /// * [`ProofError::NotSigned`]: the key of that name has not signed the checkpoint. Do not
     ///   trust the proof.
-    /// * The record does not lead to the signed root. Do not trust the proof.
+    /// * [`ProofError::NotIncluded`]: the record does not lead to the signed root. Do not trust
+    ///   the proof.
     pub fn check(&self, keys: &[VerifierKey]) -> Result<&str, ProofError> {
         let signer = self.checkpoint.origin();
         if !keys.iter().any(|key| key.name() == signer) {
