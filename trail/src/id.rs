@@ -1,14 +1,15 @@
 //! The name of a worker, and the rules of names.
 //!
-//! A name is parsed once, where it enters, and trusted from then on. Names end up in records, logs and beside
-//! file names, so their alphabet is narrow. A name is an `Arc<str>` inside: a clone copies no text.
+//! A name is parsed once, where it enters, and trusted from then on. Names end up in records, logs
+//! and beside file names, so their alphabet is narrow. A name is an `Arc<str>` inside: a clone
+//! copies no text. What a name refers to is not known here.
 
 use std::sync::Arc;
 
 /// The most bytes that a [`WorkerId`] may have.
 pub const MAX_ID_BYTES: usize = 256;
 
-/// A name that is one string, parsed by `$parse` wherever it comes from.
+/// Defines a name of one string. `$parse` checks it on every way in.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! name {
@@ -21,7 +22,7 @@ macro_rules! name {
         pub struct $name(std::sync::Arc<str>);
 
         impl $name {
-            /// The name as text.
+            /// Returns the name as text.
             pub fn as_str(&self) -> &str {
                 &self.0
             }
@@ -62,40 +63,40 @@ name! {
     WorkerId, parse_worker_id
 }
 
-/// A name that was refused, and why.
+/// The reason why a name was refused.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum IdError {
     /// The name has no bytes.
     #[error("a name must not be empty")]
     Empty,
-    /// A byte that names of this kind do not have.
+    /// The name has a byte that is not allowed in names of this kind.
     #[error("byte 0x{byte:02x} at offset {offset} is not allowed here: use {allowed}")]
     Forbidden {
-        /// The byte found.
+        /// The byte.
         byte: u8,
-        /// Where it stands, in bytes from 0.
+        /// Its offset in bytes, from 0.
         offset: usize,
-        /// What may be used instead.
+        /// The allowed characters.
         allowed: &'static str,
     },
-    /// The index of a part is not below the number of parts.
+    /// The index of a part is not less than the number of parts.
     #[error("part {index} of {total} does not exist: parts are counted from 0")]
     Part {
-        /// The index given.
+        /// The index.
         index: u32,
-        /// The number of parts given.
+        /// The number of parts.
         total: u32,
     },
-    /// Text that means something in a path.
+    /// The name has a meaning in a path.
     #[error("`{0}` is not allowed in a name: it could be taken for a path")]
     PathSyntax(&'static str),
     /// The name is too long.
     #[error("the name has {len} bytes: the most is {max}")]
     TooLong {
-        /// Bytes given.
+        /// The length of the name, in bytes.
         len: usize,
-        /// Bytes allowed.
+        /// The most bytes allowed.
         max: usize,
     },
 }
@@ -116,7 +117,11 @@ pub fn check_length(text: &str, max: usize) -> Result<(), IdError> {
     }
 }
 
-/// The first layer: the bytes that a name may have.
+/// Checks the first layer: the bytes of a name.
+///
+/// # Errors
+///
+/// [`IdError`] with the first fault.
 #[doc(hidden)]
 pub fn check_bytes(
     text: &str,
@@ -133,7 +138,12 @@ pub fn check_bytes(
     }
 }
 
-/// The second layer, by itself: whatever the first allows, a name cannot leave a directory or stand for one.
+/// Checks the second layer, independently: whatever the first layer allows, a name cannot leave a
+/// directory or stand for one.
+///
+/// # Errors
+///
+/// [`IdError`] with the fault.
 #[doc(hidden)]
 pub fn check_path_syntax(text: &str) -> Result<(), IdError> {
     if text == "." {
