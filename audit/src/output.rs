@@ -121,8 +121,8 @@ impl Out {
     }
 }
 
-/// Returns the text with every character escaped that could begin a line, move a terminal's cursor,
-/// change its state, or change the direction of the following text.
+/// Returns the text with every character escaped that could begin a line, move a terminal's cursor
+/// or change its state. Characters that change the direction of text are escaped, too.
 pub(crate) fn printable(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for character in text.chars() {

@@ -2,7 +2,7 @@
 //! many records were lost recently.
 //!
 //! The trail's own counters are authoritative. A separate thread copies them to the recorder that
-//! the [`metrics`] facade has at that time, so an exporter may be installed before or after the
+//! the [`metrics`] facade has at that time. So an exporter may be installed before or after the
 //! trail is opened. All metrics are published from the start: an alert on a metric that does not
 //! exist stays silent. `ops/alerts.yml` has alerts for each of them.
 //!

@@ -1,8 +1,8 @@
 //! Keys: the key that signs a trail, and how files of secrets are read.
 //!
-//! Secrets live in types that do not print, copy, compare or serialize, and that are wiped when
-//! they are dropped (copies in registers, stack and swap are beyond reach). This module knows where
-//! keys come from and which files may be trusted. It does not know what is written with them.
+//! Types of secrets do not print, copy, compare or serialize. They are wiped on drop. Not defended:
+//! copies in registers, stack and swap. This module knows where keys come from and which files may
+//! be trusted. It does not know what is written with them.
 
 use std::error::Error;
 use std::fmt;

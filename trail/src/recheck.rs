@@ -1,9 +1,9 @@
 //! Reads each finished segment once more, as a verifier does, in parallel to the writer.
 //!
 //! The writer hashes a record in memory, and then writes it. If a bit flips in between, the segment
-//! does not hold what was signed, and only reading it back shows that. So whenever the writer has
-//! left a segment, and before it closes the trail, a thread reads the acknowledged part and
-//! compares it with the checkpoint that acknowledged it.
+//! does not hold what was signed, and only reading it back shows that. So a thread reads the
+//! acknowledged part and compares it with the checkpoint that acknowledged it. It does so whenever
+//! the writer has left a segment, and before the trail is closed.
 //!
 //! It reads from the page cache, since it checks what this process has written, and not what the
 //! medium made of it. The thread rests for three quarters of the time unless a caller waits, and

@@ -3,7 +3,7 @@
 //! The trait has exactly the steps whose order and failure matter for durability, so that a faulty
 //! implementation can be used with the same writer. It knows names and bytes. It does not know what
 //! a line means. The directory is held open from the first check on, and all calls use that
-//! descriptor, so no other directory or symbolic link can take its place later.
+//! descriptor. So no other directory or symbolic link can take its place later.
 
 use std::ffi::OsStr;
 use std::fmt;

@@ -4,8 +4,10 @@
 //! only then answers the waiting callers. If a write or a sync fails, the file is given up. After a
 //! failed sync it is unknown which bytes are on disk, and a second sync would claim that they are.
 //! A new segment is opened behind the last checkpoint that *was* synced, and all records since then
-//! are written again from memory. If that fails too, the records stay in memory, the callers get
-//! the error, and the next attempt comes with the next critical record or the next tick.
+//! are written again from memory.
+//!
+//! If that fails too, the records stay in memory and the callers get the error. The next attempt
+//! comes with the next critical record or the next tick.
 //!
 //! The thread calls no foreign code except a supplied signer. Log messages and metrics are handed
 //! to [`foreign`](crate::foreign).

@@ -6,8 +6,8 @@
 //!
 //! A signer with a flipped bit reveals its key: two signatures of one text, one of them wrong, are
 //! enough to compute it. So each signature is verified here, under a copy of the public key that
-//! the signers do not use, and a wrong one never leaves this module. The faster library verifies
-//! its own signatures: right after a write to the disk this takes some 12 µs less than with
+//! the signers do not use. A wrong one never leaves this module. The faster library verifies its
+//! own signatures: right after a write to the disk this takes some 12 µs less than with
 //! ed25519-dalek.
 
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};

@@ -3,8 +3,8 @@
 //! Hashing, signing and writing read the same bytes three times, and a bit may flip in between.
 //! Hashing all lines again would take as long as the first time, on the one thread that every
 //! record waits for. So a parity, taken before the hash, finds each single bit that flips in a
-//! line, and the tree is built once more from the leaves. The signature is not verified again,
-//! since the key has done that; the text that it signed is compared.
+//! line. The tree is built once more from the leaves. The signature is not verified again, since
+//! the key has done that; the text that it signed is compared.
 //!
 //! Not defended: a bit that flips while a record is encoded, before its parity is taken, or inside
 //! the computation of a hash. This module does not write.

@@ -65,8 +65,8 @@ pub enum ProveError {
     },
 }
 
-/// Proves that the record numbered `seq` is in the trail in `dir`, against the newest checkpoint
-/// that matches its leaves and that one of `keys` has signed.
+/// Proves that the trail in `dir` holds the record numbered `seq`. The proof is against the newest
+/// checkpoint that matches the trail's leaves and that one of `keys` has signed.
 ///
 /// If the trail is damaged behind the record, the checkpoint is the newest one before the damage: a
 /// proof covers nothing behind it. Reads the trail from its beginning, and from the record's

@@ -2,7 +2,7 @@
 //! open.
 //!
 //! A directory that was removed, moved, or covered by a mount still takes writes through a
-//! descriptor, but those writes cannot be found at the trail's path. The name is looked up in the
+//! descriptor. Those writes cannot be found at the trail's path. The name is looked up in the
 //! directory above, which is held open, since a process may change its own directory or its root
 //! meanwhile. Not noticed: a move of the directory above.
 
