@@ -192,7 +192,7 @@ impl Findings<'_> {
     }
 }
 
-/// Shows each line of a file, or of standard input, and `None` in place of one that is too long.
+/// Calls `visit` with each line of a file or of standard input, or with `None` if it is too long.
 fn each_line(
     path: &Path,
     visit: &mut dyn FnMut(Option<&str>) -> Result<(), Failure>,

@@ -291,7 +291,7 @@ const SAMPLES: u32 = 300;
 pub(crate) struct FailureRatio {
     window: Duration,
     threshold_per_mille: u64,
-    /// Oldest first, at most [`SAMPLES`] and two. The first sample is at the window's beginning, or
+    /// Oldest first, at most two more than [`SAMPLES`]. The first sample is at the window's beginning, or
     /// before it.
     samples: VecDeque<Sample>,
     degraded: bool,

@@ -53,8 +53,8 @@ impl<A: Application> Keeper<A> {
             .unwrap_or_else(PoisonError::into_inner)
             .take();
         let threads = threads.ok_or(CloseError::WriterStopped)?;
-        // Late checks are queued while records are still accepted, and leases end once the trail
-        // has answered.
+        // The application queues its last records while they are still accepted. It settles again
+        // once the trail has answered.
         self.shared.application.settled();
         let outcome = threads.finish(&self.shared);
         self.shared.application.settled();

@@ -285,6 +285,10 @@ fn temporary_name() -> Result<String, KeyError> {
 }
 
 /// Fills `out` from the system's random generator.
+///
+/// # Errors
+///
+/// [`KeyError::Random`] if the generator failed.
 pub fn fill_random(out: &mut [u8]) -> Result<(), KeyError> {
     getrandom::fill(out).map_err(|error| KeyError::Random {
         source: error

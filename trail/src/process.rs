@@ -2,15 +2,15 @@
 //!
 //! A child has a copy of the parent's memory but none of its threads. A lock may be held for ever,
 //! no check of the parent reaches the copy, and a record written there would be written twice. So
-//! every call in a child, except reading a view, is refused before it touches a lock. The check is
-//! on the path of every record and every lease, where a `getpid` system call would be half the
-//! cost.
+//! every call in a child, except reading memory that needs no lock, is refused before it touches a
+//! lock. The check is on the path of every record, and of frequent calls of dependent crates, where
+//! a `getpid` system call would be half the cost.
 //!
 //! One number, the mark, answers the check with a load. The kernel zeroes its page in children
 //! (`MADV_WIPEONFORK`, Linux 4.14), and so does a handler that the C library calls there. Where the
 //! kernel does not support this (gVisor), only the handler does it. Weakness: a child made without
-//! the C library is then noticed by its process id, but not by ordinary records and leases. The
-//! trail records which of them guards.
+//! the C library is then noticed by its process id, but not by ordinary records nor by a
+//! `ForkMark`. The trail records which of them guards.
 
 #![allow(unsafe_code, reason = "memory is mapped once here and nowhere freed")]
 
@@ -61,6 +61,10 @@ static MARK: OnceLock<Mark> = OnceLock::new();
 pub(crate) static FORKING: Mutex<()> = Mutex::new(());
 
 /// Prepares the check. Called when a trail is opened, before anything is recorded.
+///
+/// # Errors
+///
+/// The C library's error if it refuses to register the handler.
 pub fn watch_for_forks() -> std::io::Result<Guard> {
     own::watch()?;
     let mark = MARK.get_or_init(|| {
@@ -130,6 +134,10 @@ pub fn forks() -> u64 {
 
 /// Fails in a forked child. Costs one load of the mark and one of its address. Where the kernel
 /// does not guard, it costs a system call, too.
+///
+/// # Errors
+///
+/// [`Forked`] in a forked child: record in the parent, or call `exec` before opening a trail.
 pub fn check() -> Result<(), Forked> {
     ForkMark::find().check()?;
     match MARK.get() {
@@ -151,6 +159,10 @@ impl ForkMark {
 
     /// Checks as [`check`] does, but does not detect a child that neither the kernel nor the C
     /// library has marked.
+    ///
+    /// # Errors
+    ///
+    /// [`Forked`] in a child that is marked.
     pub fn check(self) -> Result<(), Forked> {
         match self.0.load(Ordering::Relaxed) {
             0 => Err(Forked(())),

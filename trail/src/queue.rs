@@ -77,7 +77,7 @@ struct State<A: Application> {
     /// Records that the writer holds and that are not durable yet. They count against the room,
     /// too.
     in_flight: usize,
-    /// When the oldest of them was made, in the unit of the records.
+    /// When the oldest of them was made, as the records state it.
     in_flight_since: Option<u64>,
     urgent: bool,
     /// The reason why nothing is accepted any more.

@@ -17,7 +17,7 @@ pub struct Receipt {
 }
 
 /// Refers to a queued record, for [`NotDurable::ask_again`]. Keeps the trail's memory alive, but
-/// neither keeps the trail open nor its writer alive.
+/// keeps neither the trail open nor its writer alive.
 #[derive(Clone, Default)]
 pub struct Queued(Option<Arc<dyn Fates>>);
 
@@ -135,8 +135,8 @@ pub enum CloseError {
     /// The call was made in a forked child.
     #[error(transparent)]
     Forked(#[from] Forked),
-    /// The disk failed until the deadline, or closing gave up earlier because no retry could help.
-    /// The trail's end (`TrailClosed`) is not on record, and records may be lost.
+    /// The disk failed until the deadline, or so often before it that closing stopped trying. The
+    /// trail's end (`TrailClosed`) is not on record, and records may be lost.
     #[error(
         "the trail's end is not on record and {records} records are lost: {operation} failed ({cause}; failures since closing began: {failures}); see what is wrong with the disk"
     )]

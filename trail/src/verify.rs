@@ -326,7 +326,7 @@ impl<'a> Check<'a> {
         report.lost_unnumbered = self.numbers.lost_unnumbered;
         report.never_acknowledged = self.numbers.never_acknowledged;
         report.runs = self.numbers.runs.runs;
-        // If the last segment was not checked, the summary before it is of no use.
+        // Without a check of the last segment there is no summary here, and so no tail.
         let tail = self.before.as_ref().map(|last| last.behind.bytes);
         let vouched = self.anchors.finish(self.keys, report, tail.is_some());
         report.closed = self.numbers.closed && tail == Some(0);

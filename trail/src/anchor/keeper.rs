@@ -38,7 +38,7 @@ pub(in super::super) struct Known {
     pub(in super::super) earlier: Option<Arc<Earlier>>,
     /// Other origins of this worker whose existence does not prevent this trail from being created.
     pub(in super::super) beside: Vec<Arc<str>>,
-    /// The anchors whose checkpoints may be unsigned by every given key without an error.
+    /// The anchors whose unverifiable checkpoints, signed by no given key, are ignored.
     pub(in super::super) unverifiable: Vec<Arc<str>>,
 }
 

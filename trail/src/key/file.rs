@@ -16,6 +16,10 @@ use super::{FileAccess, KeyError};
 ///
 /// Owner and mode are read from the opened file, so it cannot be exchanged in between. A pipe is
 /// refused without waiting for its other end.
+///
+/// # Errors
+///
+/// [`KeyError`] with the cause and what to do.
 pub fn read_secret(
     path: &Path,
     access: FileAccess,

@@ -58,7 +58,7 @@ fn header(basis: &str) -> Box<Header> {
 }
 
 /// Returns one of each of the trail's own events. `said` stands for each text of an anchor, a
-/// signer or a caller, and `accepted` for each text that is refused if it is too long.
+/// signer or a caller. `accepted` stands for each text that is refused if it is too long.
 fn all(said: &str, accepted: &str) -> Vec<Event<Plain>> {
     let name: Arc<str> = "\"".repeat(256).into();
     let text = || Text::from(said);

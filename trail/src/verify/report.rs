@@ -64,9 +64,9 @@ pub enum AnchorState {
     /// this checkpoint void: signed, but never acknowledged, since its write failed or a crash tore
     /// it.
     ///
-    /// A writer hands out no checkpoint before its sync has succeeded. So suppose the anchor got it
-    /// from the process, its log, a receipt or `vram-audit anchor`. Then acknowledged records are
-    /// gone. The holder of the trail's key can declare any checkpoint void. A process that can
+    /// A writer hands out no checkpoint before its sync has succeeded. So
+    /// acknowledged records are gone if the anchor got it from the process, its log, a receipt or
+    /// `vram-audit anchor`. The holder of the trail's key can declare any checkpoint void. A process that can
     /// write to its disk can make an opening that asks no anchor take an acknowledged end for a
     /// torn one.
     Voided,

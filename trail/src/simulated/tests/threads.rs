@@ -1,10 +1,10 @@
 //! Several threads use a trail at once, and none of them may wait for ever or get a wrong answer.
 //!
-//! A check has failed in one thread while another records a note, a third flushes, the disk has
+//! A check has failed in one thread. Another thread records a note, a third flushes, the disk has
 //! just come back, and a fourth closes the trail. Between any two steps of one thread the others
-//! may take any number of steps. Suppose that the writer is woken a moment too early, a failure is
-//! reported before it is written down, or a count is taken beside the lock. Then, very rarely, a
-//! thread waits for ever, a receipt is for a record that is not on disk, or a loss is not counted.
+//! may take any number of steps. The writer may be woken a moment too early, a failure reported
+//! before it is written down, or a count taken beside the lock. Then, very rarely, a thread waits
+//! for ever, a receipt is for a record that is not on disk, or a loss is not counted.
 //!
 //! So a scheduler replaces the system's. Queue, writer, handles and closing are those of the
 //! library; their locks, clock and thread are those of `threads.rs`. Every order of the steps is
@@ -12,8 +12,8 @@
 //! limits never end, so a forgotten thread waits for ever, which the scheduler notices. In the
 //! other half any limit may end at any moment.
 //!
-//! A receipt is compared with the medium when it is given. In the end the power is cut, and the
-//! trail is checked and compared with the test's own list, as in the other tests of this disk.
+//! A receipt is compared with the medium when it is given. In the end the power is cut. The
+//! trail is then checked and compared with the test's own list, as in the other tests of this disk.
 //!
 //! Each of these defects was put into the code, and a test here failed:
 //!
