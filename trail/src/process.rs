@@ -2,9 +2,9 @@
 //!
 //! A child has a copy of the parent's memory but none of its threads. A lock may be held for ever,
 //! no check of the parent reaches the copy, and a record written there would be written twice. So
-//! every call in a child, except reading memory that needs no lock, is refused before it touches a
-//! lock. The check is on the path of every record, and of frequent calls of dependent crates, where
-//! a `getpid` system call would be half the cost.
+//! every call in a child that would take a lock is refused before that. The check is on the path of
+//! every record, and of frequent calls of dependent crates. A `getpid` system call would be half
+//! the cost there.
 //!
 //! One number, the mark, answers the check with a load. The kernel zeroes its page in children
 //! (`MADV_WIPEONFORK`, Linux 4.14), and so does a handler that the C library calls there. Where the
