@@ -1,11 +1,13 @@
-//! The audit trail of shards: a [trail](vram_trail) that records what this crate does, and nothing else.
+//! The audit trail of shards: a [trail](vram_trail) that records what this crate does, and nothing
+//! else.
 //!
-//! [`AuditTrail`] owns the trail: it is opened with a worker, a directory and a key, managers are
-//! built from it, and [`close`](AuditTrail::close) says whether everything is on disk. Code outside the crate has
-//! two calls to record, [`note`](AuditTrail::note) and [`policy_violation`](AuditTrail::policy_violation).
+//! [`AuditTrail`] owns the trail. It is opened with a worker, a directory and a key, managers are
+//! built from it, and [`close`](AuditTrail::close) returns whether every record is on disk. Code
+//! outside the crate can record in two ways: [`note`](AuditTrail::note) and
+//! [`policy_violation`](AuditTrail::policy_violation).
 //!
-//! This module joins the trail and the registry of living shards. How records become durable, how they are
-//! verified, and how they lie on the disk ([`mod@format`]) is all `vram-trail`'s.
+//! This module joins the trail and the registry of living shards. How records become durable, how
+//! they are verified, and the files on disk ([`mod@format`]) are the subject of `vram-trail`.
 
 use std::fmt;
 use std::path::Path;
@@ -37,18 +39,19 @@ use crate::id::WorkerId;
 use crate::key::TrailKey;
 use crate::registry::{Recorder, Registry};
 
-/// Settings of a trail to open or create: see [`AuditTrail::builder`].
+/// Configures a trail, and opens or creates it: see [`AuditTrail::builder`].
 pub type AuditTrailBuilder = vram_trail::TrailBuilder<Registry>;
 
-/// The owner of a trail.
+/// Owns a trail.
 ///
-/// [`close`](Self::close) ends the trail at once, and alone tells the caller how that went. Without it the
-/// trail stays open until the last of its handle, managers, shards and leases is dropped, in any order.
-/// That drop writes `TrailClosed`, waits for it at most the critical deadline, and logs at ERROR what could
-/// not be written. Inside code that the trail calls, an anchor for instance, it leaves that to a thread.
+/// [`close`](Self::close) ends the trail at once, and is the only call that returns how the end
+/// went. Without it, the trail stays open until its handle and all its managers, shards and leases
+/// are dropped, in any order. The last drop writes `TrailClosed`, waits for it at most the critical
+/// deadline, and logs at ERROR what could not be written. Inside code that the trail calls, such as
+/// an anchor, a separate thread does this.
 ///
-/// A lease that is never dropped, in a `static` for instance, keeps the trail open for ever: the process ends
-/// without `TrailClosed`, and the next run records `TailRecovered`.
+/// A lease that is never dropped, for instance one in a `static`, keeps the trail open for ever.
+/// The process then ends without `TrailClosed`, and the next run records `TailRecovered`.
 ///
 /// ```no_run
 /// use vram_residency::{AuditTrail, TrailKey};
@@ -64,75 +67,96 @@ pub type AuditTrailBuilder = vram_trail::TrailBuilder<Registry>;
 pub struct AuditTrail(Trail<Registry>);
 
 impl AuditTrail {
-    /// Begins to open or create a trail: whose it is, the directory that holds it, and the key that
-    /// signs it.
+    /// Begins to open or create a trail. It needs the worker, the directory of the trail, and the
+    /// key that signs it.
     pub fn builder(worker: WorkerId, dir: impl AsRef<Path>, key: TrailKey) -> AuditTrailBuilder {
         AuditTrailBuilder::new(Registry::new(), worker, dir, key)
     }
 
-    /// The worker whose trail this is.
+    /// Returns the worker whose trail this is.
     pub fn worker(&self) -> &WorkerId {
         self.0.worker()
     }
 
-    /// The key with which anybody can check this trail.
+    /// Returns the public key with which anyone can check this trail.
     pub fn verifier_key(&self) -> &VerifierKey {
         self.0.verifier_key()
     }
 
-    /// Records a text of at most [`MAX_TEXT_BYTES`] bytes as `Note`. Returns its number without
-    /// waiting for the disk, and allocates nothing if given an `Arc<str>`.
+    /// Records a text of at most [`MAX_TEXT_BYTES`] bytes as `Note`, and returns its number without
+    /// waiting for the disk. Does not allocate if given an `Arc<str>`.
     ///
     /// Never put secrets or personal data into a note: a trail is kept for years.
+    ///
+    /// # Errors
+    ///
+    /// [`RecordError`] if the text is too long, or if the note was not queued.
     pub fn note(&self, text: impl Into<Arc<str>>) -> Result<Seq, RecordError> {
         self.0.note(text)
     }
 
-    /// Records a violation of the operator's policy, critical: returns once the record is durable,
-    /// or the reason why it was not yet, which can be [asked again](NotDurable::ask_again).
+    /// Records a violation of the operator's policy as a critical record, and returns once it is
+    /// durable.
+    ///
+    /// # Errors
+    ///
+    /// [`RecordError`] if a text is too long, or if the record was not durable in time. In the
+    /// latter case it may become durable later: [ask again](NotDurable::ask_again).
     pub fn policy_violation(&self, violation: PolicyViolation<'_>) -> Result<Receipt, RecordError> {
         self.0.policy_violation(violation)
     }
 
     /// Waits until everything recorded so far is durable, at most the critical deadline.
+    ///
+    /// # Errors
+    ///
+    /// [`NotDurable`] with the reason why a record is not durable yet.
     pub fn flush(&self) -> Result<(), NotDurable> {
         self.0.flush()
     }
 
-    /// Writes what is queued and `TrailClosed`, and returns the receipt of the latter: its
-    /// checkpoint is the one to anchor. Shards that still live stay usable; whatever they record afterwards is
-    /// refused and counted. `TrailClosed` says how many verifications have no outcome then; a check that has
-    /// exceeded its deadline is on record before it, and leases end as they would have.
+    /// Closes the trail: writes the queued records and `TrailClosed`, and returns the receipt of
+    /// `TrailClosed`. Its checkpoint is the one to anchor. Shards that still live stay usable, but
+    /// their later records are refused and counted. `TrailClosed` states how many verifications
+    /// have no outcome then. A check that has exceeded its deadline is recorded before it, and its
+    /// leases end as usual.
     ///
-    /// Then the anchors get that checkpoint, and are waited for; one that does not keep it is logged
-    /// at ERROR, and is no reason to fail: the trail is closed, and its receipt can still be anchored
-    /// by hand. Waits at most the critical deadline, even if the disk hangs.
+    /// The anchors then get that checkpoint, and the call waits for them. An anchor that does not
+    /// keep it is logged at ERROR, but is no error of this call: the trail is closed, and the
+    /// receipt can still be anchored by hand. The call waits at most the critical deadline, even if
+    /// the disk hangs.
+    ///
+    /// # Errors
+    ///
+    /// [`CloseError`] with the reason why the end is not on record, and how many records may be
+    /// lost.
     pub fn close(self) -> Result<Receipt, CloseError> {
         self.0.close()
     }
 
-    /// The newest checkpoint that is on disk; none in a forked child.
+    /// Returns the newest checkpoint that is on disk, or `None` in a forked child.
     pub fn checkpoint(&self) -> Option<Arc<Checkpoint>> {
         self.0.checkpoint()
     }
 
-    /// The newest checkpoint that an anchor keeps, besides the log: what lies behind it could still be
-    /// cut off unnoticed. None if no anchor has said that it keeps one, and in a forked child.
+    /// Returns the newest checkpoint that an anchor, other than the log, keeps. Records behind it
+    /// could still be cut off unnoticed. `None` if no anchor has acknowledged one, and in a forked
+    /// child.
     pub fn anchored_until(&self) -> Option<Anchored> {
         self.0.anchored_until()
     }
 
-    /// The age of the oldest record that no anchor covers, besides the log, durable or not. Zero if
-    /// there is none, if there is no such anchor, and in a forked child.
+    /// Returns the age of the oldest record, durable or not, that no anchor other than the log
+    /// covers. Zero if there is none, if there is no such anchor, and in a forked child.
     pub fn unanchored_for(&self) -> Duration {
         self.0.unanchored_for()
     }
 
-    /// What waits to become durable: how many records, and the age of the oldest. A kill now would lose
-    /// them. Nothing waits in a forked child.
+    /// Returns how many records wait to become durable, and the age of the oldest. A kill now would
+    /// lose them. Zero in a forked child.
     ///
-    /// A worker whose disk is full goes on serving, and loses nothing until its queue is full: this is
-    /// where it shows. Build a check of readiness on it:
+    /// A worker whose disk is full goes on serving, and loses nothing until its queue is full.
+    /// Until then, only this value shows the fault. Build a readiness check on it:
     ///
     /// ```
     /// # use std::time::Duration;
@@ -145,7 +169,8 @@ impl AuditTrail {
         self.0.backlog()
     }
 
-    /// What was given to the trail, and what was lost, since it was opened.
+    /// Returns how many records were given to the trail, and how many were lost, since it was
+    /// opened.
     pub fn counts(&self) -> AuditCounts {
         self.0.counts()
     }

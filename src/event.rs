@@ -1,9 +1,9 @@
-//! What this crate records: its events with their fields, their names, and how bad each is.
+//! The events that this crate records: their fields, names and severities.
 //!
-//! An event is an entry of the trail ([`vram_trail::Entry`]), which numbers and keeps it. Events are private to
-//! the crate: code outside cannot claim that something was verified.
+//! An event is an entry of the trail ([`vram_trail::Entry`]), which numbers and keeps it. Events
+//! are private to the crate: code outside cannot claim that something was verified.
 //!
-//! Values are shared (`Arc<str>`) and rare or large ones are boxed, so that making and moving an
+//! Values are shared (`Arc<str>`), and rare or large ones are boxed. So making and moving an
 //! ordinary event allocates nothing.
 
 use std::sync::Arc;
@@ -21,18 +21,18 @@ pub(crate) use self::fields::{
 
 mod fields;
 
-/// The most damaged ranges that a record lists; the number of damaged windows is always exact.
+/// The most damaged ranges that a record lists. The number of damaged windows is always exact.
 pub(crate) const MAX_LISTED_RANGES: usize = 256;
 
-/// The most live shards that `TrailClosed` lists by name; their number is always exact.
+/// The most live shards that `TrailClosed` lists by name. Their number is always exact.
 pub(crate) const MAX_LISTED_SHARDS: usize = 128;
 
-/// An event as the trail takes it: outside this crate none can be made.
+/// An event in the form of the trail. Code outside this crate cannot make one.
 #[derive(Clone, Debug, Serialize)]
 #[serde(transparent)]
 pub struct Entry(Event);
 
-/// What happened.
+/// The content of a record.
 #[derive(Clone, Debug, Serialize)]
 #[serde(untagged)]
 pub(crate) enum Event {
@@ -42,11 +42,11 @@ pub(crate) enum Event {
         operation: &'static str,
         cause: Text,
     },
-    /// A manager was built for a device whose identity and residency are to be on record.
+    /// A manager was built for a device whose identity and residency must be on record.
     DeviceOpened {
         device: Arc<str>,
         identity: Text,
-        /// What was found out about where its memory lies, and what could not be.
+        /// What was proven about where its memory lies, and what could not be.
         proven: Text,
         unproven: Text,
     },

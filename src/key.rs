@@ -22,7 +22,7 @@ pub const MIN_TOKEN_BYTES: usize = 32;
 /// The most bytes that are read from a token's file.
 pub const MAX_TOKEN_FILE_BYTES: u64 = 4096;
 
-/// The version of the derivations below; a new one gives new keys and new names of keys.
+/// The version of the derivations below. A new version gives new keys and new key ids.
 const DERIVATION: &str = "vram-residency/1";
 
 /// The worker's secret: at least 32 bytes, from which the key of its seals is derived.
@@ -39,12 +39,16 @@ pub struct WorkerToken {
     custody: Custody,
 }
 
-/// The name of a seal key: tells keys apart and reveals nothing of them.
+/// The id of a seal key. It tells keys apart and reveals nothing of them.
 #[derive(Clone, Copy, Eq, Hash, PartialEq)]
 pub struct KeyId([u8; 8]);
 
 impl WorkerToken {
-    /// Takes a secret of at least [`MIN_TOKEN_BYTES`].
+    /// Takes a secret of at least [`MIN_TOKEN_BYTES`] bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyError::TokenTooShort`] if the secret is shorter.
     pub fn new(secret: SecretSlice<u8>) -> Result<Self, KeyError> {
         let len = secret.expose_secret().len();
         if len < MIN_TOKEN_BYTES {
@@ -59,8 +63,12 @@ impl WorkerToken {
         })
     }
 
-    /// A new token: 32 bytes of the system's generator. It lives as long as the value does, which
-    /// is long enough, since no seal outlives its process.
+    /// Generates a token: 32 bytes of the system's random generator. It lives as long as the value
+    /// does, which is long enough, since no seal outlives its process.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyError::Random`] if the system's random generator failed.
     pub fn generate() -> Result<Self, KeyError> {
         let mut secret = vec![0; MIN_TOKEN_BYTES];
         fill_random(&mut secret)?;
@@ -69,10 +77,18 @@ impl WorkerToken {
 
     /// Reads a token from a file: its raw bytes, a newline at the end included.
     ///
-    /// Symbolic links are followed (a mounted Kubernetes secret is one). The file must be regular,
-    /// belong to the process's effective user or to root, be closed to others, and to its group
-    /// unless `access` says otherwise; it may hold at most [`MAX_TOKEN_FILE_BYTES`]. The choice is on
-    /// record with every seal (`token_access`).
+    /// Symbolic links are followed (a mounted Kubernetes secret is one). The file must:
+    ///
+    /// * be regular,
+    /// * belong to the process's effective user or to root,
+    /// * be closed to others, and to its group unless `access` allows it,
+    /// * hold at most [`MAX_TOKEN_FILE_BYTES`] bytes.
+    ///
+    /// Every seal's record states the choice (`token_access`).
+    ///
+    /// # Errors
+    ///
+    /// [`KeyError`] with the cause and what to do.
     pub fn from_file(path: impl AsRef<Path>, access: FileAccess) -> Result<Self, KeyError> {
         let path = path.as_ref();
         let bytes = read_secret(path, access, MAX_TOKEN_FILE_BYTES)?;
@@ -82,7 +98,7 @@ impl WorkerToken {
         })
     }
 
-    /// Who could read the token where it came from.
+    /// Returns who could read the token at its source.
     pub(crate) fn custody(&self) -> Custody {
         self.custody
     }
@@ -98,7 +114,7 @@ impl WorkerToken {
             worker.as_str().as_bytes(),
         ];
         let hkdf = Hkdf::<Sha256>::new(None, self.secret.expose_secret());
-        // It fails for more than 255 * 32 bytes only.
+        // It fails only for more than 255 * 32 bytes.
         let expanded = hkdf.expand_multi_info(&info, out);
         debug_assert!(expanded.is_ok());
     }
@@ -121,7 +137,7 @@ impl fmt::Debug for WorkerToken {
 }
 
 impl fmt::Display for KeyId {
-    /// 16 hexadecimal digits.
+    /// Formats as 16 hexadecimal digits.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&hex::encode(self.0))
     }

@@ -1,8 +1,8 @@
-//! The shards of one trail that live: their names, what is served of them, and the verifications of them
-//! that have no outcome yet.
+//! The living shards of one trail: their names, their served state, and their verifications without
+//! an outcome.
 //!
-//! The trail's writer looks at it now and then ([`Registry::tick`]), and lists it when the trail closes. It
-//! does not know how records reach the disk, nor where a shard's memory lies.
+//! The trail's writer calls it regularly ([`Registry::tick`]), and lists it when the trail closes.
+//! It does not know how records reach the disk, nor where a shard's memory lies.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,7 +18,7 @@ pub(crate) use self::lease_validity::{LastCheck, Standing};
 
 mod lease_validity;
 
-/// The registries of this process: a device that is lost is so for all trails.
+/// The registries of this process. A lost device is lost for all trails.
 static ALL: Mutex<Vec<Weak<Registry>>> = Mutex::new(Vec::new());
 
 /// Records events of shards, and keeps the trail open.
@@ -42,9 +42,9 @@ struct Live {
 #[derive(Debug)]
 struct Entry {
     shard: LiveShard,
-    /// Its device was lost, and that is on record.
+    /// Its device was lost, and that is recorded.
     is_lost: bool,
-    /// None unless it is shared, and after its device was lost.
+    /// Empty unless the shard is shared, and after its device was lost.
     standing: Weak<Standing>,
     /// Its leases run out without a check.
     can_be_overdue: bool,
@@ -80,7 +80,7 @@ impl Registry {
         Some(subject)
     }
 
-    /// The shard's memory is gone, and its name is free again.
+    /// Removes the shard, whose memory is gone. Its name is free again.
     pub(crate) fn retire(&self, subject: &Subject) {
         let mut live = self.live();
         if live.entry(subject).is_some() {
@@ -88,7 +88,7 @@ impl Registry {
         }
     }
 
-    /// The shard is shared.
+    /// Notes that the shard is shared.
     pub(crate) fn share(&self, subject: &Subject, standing: &Arc<Standing>) {
         // In a child the lock may be held for ever, and no lease is good.
         if process::check().is_ok()
@@ -116,8 +116,8 @@ impl Registry {
         fresh
     }
 
-    /// Takes the standings of shared shards on a lost device, except `own`, in all trails of this process. Returns
-    /// each once.
+    /// Takes the standings of shared shards on a lost device, except `own`, in all trails of this
+    /// process. Returns each once.
     pub(crate) fn take_served(device: &str, own: Option<&Subject>) -> Vec<Arc<Standing>> {
         let all: Vec<_> = all().iter().filter_map(Weak::upgrade).collect();
         let mut served: Vec<Arc<Standing>> = Vec::new();
@@ -145,16 +145,16 @@ impl Registry {
         self.open.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Finds what has become overdue or late. The writer calls it twice in each durability interval. Waits for
-    /// nothing.
+    /// Finds overdue leases and late checks. The writer calls it twice in each durability interval.
+    /// Never waits.
     pub(crate) fn tick(&self) {
         let watched: Vec<_> = {
             let live = self.live();
             let watched = live.shards.values().filter(|entry| entry.can_be_overdue);
             watched.map(|entry| Weak::clone(&entry.standing)).collect()
         };
-        // Not under the lock, and each only for as long as it takes: this may drop the last handle on a trail,
-        // whose user then does not wait for `TrailClosed`.
+        // Not under the lock, and each only as long as needed: this may drop the last handle on a
+        // trail, whose user then does not wait for `TrailClosed`.
         for standing in watched {
             if let Some(standing) = standing.upgrade() {
                 standing.tick();
@@ -163,12 +163,12 @@ impl Registry {
         self.timed.look();
     }
 
-    /// Ends leases of checks that were late, where the trail has answered. Waits for nothing.
+    /// Ends leases of checks that were late, if the trail has answered. Never waits.
     pub(crate) fn look_at_late(&self) {
         self.timed.look();
     }
 
-    /// The shards that still live: they were leaked, or outlive the trail.
+    /// Returns the shards that still live: they were leaked, or outlive the trail.
     pub(crate) fn closing(&self) -> Closing {
         let mut live: Vec<LiveShard> = self
             .live()
@@ -193,7 +193,7 @@ impl Registry {
 }
 
 impl Live {
-    /// The entry of just this allocation: another may have the name by now.
+    /// Returns the entry of exactly this allocation: another one may have the name by now.
     fn entry(&mut self, subject: &Subject) -> Option<&mut Entry> {
         let entry = self.shards.get_mut(&subject.shard)?;
         (entry.shard.subject.allocation == subject.allocation).then_some(entry)

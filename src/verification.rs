@@ -1,14 +1,14 @@
-//! An open verification, and the incident that comes out of a failed one.
+//! An open verification, and the incident that results from a failed one.
 //!
-//! A verification is opened before the first byte is read and leaves with exactly one outcome.
-//! [`OpenVerification::broken`] is the only place where an [`Incident`] is made, and it is made from
-//! what the trail answered: there is no failure value before its record is acknowledged, or its caller
-//! knows that it was not yet. If the guard goes out of scope without an outcome, its destructor records `interrupted`.
-//! A destructor can be skipped, a missing `Incident` cannot be invented: the promise rests on the
-//! latter.
+//! A verification is opened before the first byte is read and ends with exactly one outcome.
+//! [`OpenVerification::broken`] is the only place where an [`Incident`] is made, from the trail's
+//! answer. There is no failure value before its record is acknowledged, or its caller knows that it
+//! was not yet. If the guard goes out of scope without an outcome, its destructor records
+//! `interrupted`. A destructor can be skipped, but a missing `Incident` cannot be invented: the
+//! guarantee rests on the latter.
 //!
-//! Every failure takes the same steps, whatever it is a failure of: record, wait for the trail's answer,
-//! end leases ([`Standing`]), tell the caller. A check that has a deadline and exceeds it takes them without its
+//! Every failure takes the same steps: record, wait for the trail's answer, end leases
+//! ([`Standing`]), report to the caller. A check that exceeds its deadline takes them without its
 //! caller ([`deadline`]). This module does not know how bytes are read or compared.
 
 use std::ops::Range;
@@ -30,22 +30,22 @@ mod deadline;
 #[cfg(all(test, shuttle))]
 mod threads;
 
-/// How sure an operation must be of its record before it succeeds.
+/// How certain an operation must be of its record before it succeeds.
 ///
-/// Under either, a *failed* verification is acknowledged before its error exists, or the error says that it was not
-/// yet: see [`Incident::record`](Incident::record).
+/// Under either, a *failed* verification is acknowledged before its error exists, or the error
+/// states that it was not yet: see [`Incident::record`](Incident::record).
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum Assurance {
     /// The record of an allocation, a sealing or a passed verification is on disk before the
-    /// operation succeeds. When the trail cannot write, nothing is allocated, sealed or verified.
+    /// operation succeeds. While the trail cannot write, nothing is allocated, sealed or verified.
     ///
-    /// A record that was not durable in time stays queued and may be written later. One of an
-    /// allocation is then followed by `VramDeallocated`, one of a sealing by
-    /// `VerificationInconclusive`, which take it back. One of a passed verification is not taken
-    /// back: the bytes were equal, although the caller got the shard back without that proof.
+    /// A record that was not durable in time stays queued and may be written later. For an
+    /// allocation, `VramDeallocated` then follows and takes it back. For a sealing,
+    /// `VerificationInconclusive` does. The record of a passed verification is not taken back: the
+    /// bytes were equal, although the caller got the shard back without that proof.
     Durable,
-    /// The record is queued, and on disk within a second. When the trail cannot take it, that is
+    /// The record is queued, and on disk within a second. If the trail cannot take it, the loss is
     /// counted, logged and recorded as a gap, and serving goes on.
     #[default]
     Queued,
@@ -56,7 +56,7 @@ pub enum Assurance {
 pub(crate) struct OpenVerification {
     inquiry: Inquiry,
     assurance: Assurance,
-    /// None if it may take any time.
+    /// `None` if there is no time limit.
     timed: Option<Arc<Timed>>,
     stage: Stage,
 }
@@ -68,7 +68,7 @@ enum Stage {
     Over,
 }
 
-/// What is verified, and where the outcome goes.
+/// The subject of a verification, and where its outcome goes.
 #[derive(Clone, Debug)]
 struct Inquiry {
     recorder: Recorder,
@@ -79,7 +79,7 @@ struct Inquiry {
     served: Option<Arc<Standing>>,
 }
 
-/// What a failed verification found.
+/// The findings of a failed verification.
 #[derive(Debug, Default)]
 pub(crate) struct Findings {
     pub(crate) expected: Option<AnyDigest>,
@@ -88,22 +88,22 @@ pub(crate) struct Findings {
     pub(crate) detail: Option<Text>,
 }
 
-/// A failed verification: what was found, and what the trail has said of its record.
+/// A failed verification: the findings, and the trail's answer for its record.
 ///
-/// It exists only after the trail has answered: the record is acknowledged, or was not durable yet when the
-/// critical deadline passed or writing failed. [`record`](Self::record) asks again.
+/// It exists only after the trail has answered: the record is acknowledged, or was not durable yet
+/// when the critical deadline passed or writing failed. [`record`](Self::record) asks again.
 #[derive(Debug)]
 pub struct Incident {
     failure: Box<Failure>,
     mark: Mark,
-    /// What the trail has answered at first.
+    /// The trail's first answer.
     record: Result<Receipt, NotDurable>,
-    /// What it has answered since, once that is final.
+    /// The trail's final answer, once there is one.
     fate: OnceLock<Result<Receipt, NotDurable>>,
 }
 
 impl OpenVerification {
-    /// Opens a verification; from here on, leaving without an outcome is recorded.
+    /// Opens a verification. From here on, an end without an outcome is recorded.
     pub(crate) fn begin(
         recorder: &Recorder,
         assurance: Assurance,
@@ -129,27 +129,27 @@ impl OpenVerification {
         }
     }
 
-    /// An incident ends what is served.
+    /// Adds the served shard, whose leases an incident ends.
     pub(crate) fn of_served(mut self, served: Arc<Standing>) -> Self {
         self.inquiry.served = Some(served);
         self
     }
 
-    /// From now on it has so long to come to an outcome.
+    /// Sets the time limit for an outcome, from now on.
     pub(crate) fn within(mut self, deadline: Deadline) -> Self {
         self.timed = Some(Timed::begin(&self.inquiry, deadline));
         self
     }
 
-    /// The answer is there: what follows takes none of the time that the verification has.
+    /// Stops the clock: the answer is there, and later steps do not count against the time limit.
     pub(crate) fn stop_clock(&self) {
         if let Some(timed) = &self.timed {
             timed.stop();
         }
     }
 
-    /// Goes on if the verification was in time, or has no deadline. Otherwise it has its outcome: whatever
-    /// was found that is not a failure changes nothing.
+    /// Returns the verification if it was in time, or has no deadline. Otherwise it has its outcome
+    /// already, and findings that are no failure change nothing.
     pub(crate) fn in_time(mut self) -> Result<Self, Late> {
         let outcome = self.timed.take().map_or(Ok(()), |timed| timed.outcome());
         if let Err(late) = outcome {
@@ -159,7 +159,8 @@ impl OpenVerification {
         Ok(self)
     }
 
-    /// The bytes are what was sealed. Under [`Assurance::Durable`] this fails if the record does.
+    /// Records that the bytes equal the sealed ones. Under [`Assurance::Durable`] this fails if the
+    /// record does.
     pub(crate) fn verified(
         mut self,
         digest: Digest,
@@ -178,9 +179,9 @@ impl OpenVerification {
         outcome
     }
 
-    /// The shard is sealed. Under [`Assurance::Durable`] this fails if the record does. Then there is
-    /// no sealed shard, but its record may stay queued and be written later: another one, behind it,
-    /// says that the sealing was given up.
+    /// Records that the shard is sealed. Under [`Assurance::Durable`] this fails if the record
+    /// does. Then there is no sealed shard, but its record may stay queued and be written later.
+    /// Another record behind it states that the sealing was given up.
     pub(crate) fn sealed(mut self, sealed: Sealing) -> Result<Mark, NotDurable> {
         let outcome = self.succeed(Event::VramSealed {
             subject: self.inquiry.subject.clone(),
@@ -194,32 +195,33 @@ impl OpenVerification {
         outcome
     }
 
-    /// There is no answer, and that says nothing about the bytes.
+    /// Records that there is no answer, which implies nothing about the bytes.
     pub(crate) fn inconclusive(mut self, cause: Text) -> Mark {
         let mark = self.inquiry.give_up(cause);
         self.stage = Stage::Over;
         mark
     }
 
-    /// The verification failed. Returns once the trail has answered (the record is durable, or was not yet), and
-    /// nothing is served any more.
+    /// Records the failure. Returns once the trail has answered (the record is durable, or was not
+    /// yet), and the shard is no longer served.
     pub(crate) fn broken(self, reason: Reason, findings: Findings) -> Incident {
         self.fail(reason, findings).conclude()
     }
 
-    /// The verification failed. Queues the record; where there are many, all do so before the first is waited
-    /// for, and all wait no longer than one.
+    /// Queues the record of the failure. With many failures, all are queued before the first wait,
+    /// and all wait no longer than one.
     pub(crate) fn fail(mut self, reason: Reason, findings: Findings) -> Failing {
         self.stage = Stage::Failing(self.say(reason, findings));
         Failing(self)
     }
 
-    /// It is left without an outcome.
+    /// Records that the verification was left without an outcome.
     pub(crate) fn interrupt(self) -> Failing {
         self.fail(Reason::Interrupted, Findings::default())
     }
 
-    /// Waits for the record of a failure, and ends what is served. Without one, it was interrupted.
+    /// Waits for the record of a failure, and ends serving. Without a failure, the verification was
+    /// interrupted.
     fn conclude(&mut self) -> Incident {
         let said = match std::mem::replace(&mut self.stage, Stage::Over) {
             Stage::Failing(said) => said,
@@ -239,26 +241,26 @@ impl OpenVerification {
         }
     }
 
-    /// Queues the record of a failure, which is one also if it comes too late.
+    /// Queues the record of a failure. A failure counts also if it comes too late.
     fn say(&self, reason: Reason, findings: Findings) -> Said {
         self.stop_clock();
         self.inquiry.say(reason, findings)
     }
 }
 
-/// A verification that failed. Its record is queued. What is served ends when this is concluded, or dropped.
+/// A failed verification whose record is queued. Serving ends when this is concluded, or dropped.
 #[must_use = "what is served has not ended"]
 pub(crate) struct Failing(OpenVerification);
 
 impl Failing {
-    /// Returns once the trail has answered, and nothing is served any more.
+    /// Returns once the trail has answered and the shard is no longer served.
     pub(crate) fn conclude(mut self) -> Incident {
         self.0.conclude()
     }
 }
 
-/// Verifications that are left together if that happens, as by a panic: all are recorded as interrupted before
-/// the first record is waited for.
+/// Verifications that may be left together, as by a panic. All are then recorded as interrupted
+/// before the first wait for a record.
 pub(crate) struct Together<T> {
     all: Vec<T>,
     leave: fn(T) -> Option<Failing>,
@@ -273,7 +275,7 @@ impl<T> Together<T> {
         self.all.iter()
     }
 
-    /// From here on each is left by itself.
+    /// Separates them: from here on each is left alone.
     pub(crate) fn part(mut self) -> Vec<T> {
         std::mem::take(&mut self.all)
     }
@@ -320,19 +322,19 @@ impl Inquiry {
         Said { failure, record }
     }
 
-    /// Waits for the record of a failure, and ends what is served.
+    /// Waits for the record of a failure, and ends serving.
     fn conclude(&self, said: Said) -> Incident {
         let answer = self.recorder.answer(said.record);
         self.end(said.failure, answer)
     }
 
-    /// Ends what is served with what the trail says now. Does not wait: the writer calls it.
+    /// Ends serving with the trail's present answer. Does not wait, since the writer calls it.
     fn conclude_now(&self, said: Said) -> Incident {
         let answer = self.recorder.answer_now(said.record);
         self.end(said.failure, answer)
     }
 
-    /// The trail has answered: nothing is served any more.
+    /// Ends serving after the trail has answered.
     fn end(&self, failure: Box<Failure>, answer: (Mark, Result<Receipt, NotDurable>)) -> Incident {
         let (mark, record) = answer;
         let incident = Incident {
@@ -356,7 +358,7 @@ struct Said {
 }
 
 impl Findings {
-    /// What a failure of the device tells.
+    /// Returns the findings for a failure of the device.
     pub(crate) fn of_device(error: &impl std::fmt::Display) -> Self {
         Self {
             detail: Some(error.to_string().into()),
@@ -371,7 +373,8 @@ impl Drop for OpenVerification {
             let _recorded = self.conclude();
         }
         let recorder = &self.inquiry.recorder;
-        // From the first record on that was refused, its outcome may have been, too: it stays counted.
+        // From the first refused record on, its outcome may have been refused, too, so it stays
+        // counted.
         if !recorder.has_refused() {
             recorder.application().verification_ends();
         }
@@ -379,55 +382,60 @@ impl Drop for OpenVerification {
 }
 
 impl Incident {
-    /// The shard that failed.
+    /// Returns the shard that failed.
     pub fn shard(&self) -> &ShardId {
         &self.failure.subject.shard
     }
 
-    /// The number of the allocation that failed, unique in a run of the worker.
+    /// Returns the number of the allocation that failed, unique in a run of the worker.
     pub fn allocation(&self) -> u64 {
         self.failure.subject.allocation
     }
 
-    /// Why it failed.
+    /// Returns why it failed.
     pub fn reason(&self) -> Reason {
         self.failure.reason
     }
 
-    /// The digest that was expected, in hexadecimal: the sealed one, or the provenance's.
+    /// Returns the expected digest, in hexadecimal: the sealed one, or the provenance's.
     pub fn expected(&self) -> Option<String> {
         self.failure.expected.map(|digest| digest.to_string())
     }
 
-    /// The digest that was found, in hexadecimal.
+    /// Returns the digest that was found, in hexadecimal.
     pub fn actual(&self) -> Option<String> {
         self.failure.actual.map(|digest| digest.to_string())
     }
 
-    /// The windows (of 512 KiB) that differ from what was sealed, as half-open ranges.
+    /// Returns the windows (of 512 KiB) that differ from the sealed ones, as half-open ranges.
     pub fn damaged_windows(&self) -> &[Range<u64>] {
         &self.failure.damaged
     }
 
-    /// What else is known, in words.
+    /// Returns further details in words.
     pub fn detail(&self) -> Option<&str> {
         self.failure.detail.as_deref()
     }
 
-    /// When the failure was established.
+    /// Returns when the failure was established.
     pub fn detected_at(&self) -> SystemTime {
         self.mark.time.to_system_time()
     }
 
-    /// The number of the record, durable or not; none if the trail was closed.
+    /// Returns the number of the record, durable or not. `None` if the trail was closed.
     pub fn seq(&self) -> Option<Seq> {
         self.mark.seq
     }
 
-    /// The proof that the record is durable, or the reason why there is none yet.
+    /// Returns the proof that the record is durable, or the reason why there is none yet.
     ///
-    /// Asks the trail, without waiting, until the answer is final: a record that was late is durable once the disk answers.
-    /// A record that was refused never gets a receipt. An incident does not keep the trail open.
+    /// Asks the trail, without waiting, until the answer is final: a late record becomes durable
+    /// once the disk answers. A record that was refused never gets a receipt. An incident does not
+    /// keep the trail open.
+    ///
+    /// # Errors
+    ///
+    /// [`NotDurable`] with the reason why the record is not durable.
     pub fn record(&self) -> Result<&Receipt, &NotDurable> {
         let Err(error) = &self.record else {
             return self.record.as_ref();
@@ -441,7 +449,7 @@ impl Incident {
         }
     }
 
-    /// Whether the `fault-injection` feature made this failure.
+    /// Returns whether the `fault-injection` feature made this failure.
     pub fn is_injected(&self) -> bool {
         self.failure.injected
     }

@@ -1,8 +1,8 @@
-//! `anchor --from-log`: checkpoints out of the logs that a collector has kept.
+//! `anchor --from-log`: finds checkpoints in the logs that a collector has kept.
 //!
-//! A worker logs checkpoints (target `vram_residency::checkpoint`), so whoever keeps its log is an
-//! anchor. Here they are found again, whatever was put around them. What is no checkpoint is passed
-//! over; what looks like one and is cut is told.
+//! A worker logs checkpoints (target `vram_residency::checkpoint`), so a kept log is an anchor.
+//! This module finds them again, whatever was put around them. It skips lines without a checkpoint,
+//! and reports a checkpoint that was cut.
 
 mod assembly;
 mod wrapping;
@@ -20,22 +20,22 @@ use crate::output::{Failure, Out, tell};
 use assembly::{Assembly, At, Found};
 use wrapping::{Content, Unwrapper};
 
-/// The longest line that is looked into.
+/// The longest line that is searched.
 const MAX_LINE_BYTES: usize = 4 << 20;
 
-/// The most lines about single checkpoints, and the most origins that are told.
+/// The most lines about single checkpoints, and the most origins, that are reported.
 const MAX_TOLD: u64 = 32;
 const MAX_ORIGINS: usize = 1024;
 
-/// What is looked for.
+/// The criteria of the search.
 pub(crate) struct Search<'a> {
     pub(crate) files: &'a [PathBuf],
     pub(crate) origins: &'a [String],
-    /// Without one, every signature is taken for good.
+    /// Without a key, every signature is accepted.
     pub(crate) keys: Vec<VerifierKey>,
 }
 
-/// What was found so far.
+/// The findings so far.
 struct Findings<'a> {
     search: &'a Search<'a>,
     out: Out,
@@ -43,7 +43,7 @@ struct Findings<'a> {
     origins: BTreeSet<String>,
     /// Cut, or not signed by the key whose name they have.
     wrong: u64,
-    /// Of other trails than those that were asked for.
+    /// Checkpoints of trails that were not requested.
     others: u64,
 }
 
@@ -57,8 +57,8 @@ impl Search<'_> {
             wrong: 0,
             others: 0,
         };
-        // One after the other: where a log was rotated, a checkpoint may begin in one file and end
-        // in the next.
+        // The files are read in order: where a log was rotated, a checkpoint may begin in one file
+        // and end in the next.
         let (mut unwrapper, mut assembly) = (Unwrapper::default(), Assembly::default());
         let mut found = Vec::new();
         let mut name = String::new();
@@ -192,7 +192,7 @@ impl Findings<'_> {
     }
 }
 
-/// Shows each line of a file, or of standard input; nothing in place of one that is too long.
+/// Calls `visit` with each line of a file or of standard input, or with `None` if it is too long.
 fn each_line(
     path: &Path,
     visit: &mut dyn FnMut(Option<&str>) -> Result<(), Failure>,

@@ -1,4 +1,4 @@
-//! `digest`: what a shard with a file's bytes must hold.
+//! `digest`: prints the digest that a shard with a file's bytes must have.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -55,7 +55,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
         match digest(path, stream) {
             Ok(digests) => {
                 unread = unread.saturating_sub(1);
-                // A large file takes minutes: an interruption must not lose what is done.
+                // A large file takes minutes, so an interruption must not lose finished results.
                 told = out
                     .bytes(&lines(path.as_os_str(), &digests))
                     .and_then(|()| out.flush());
@@ -67,7 +67,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
         }
     }
     match told.map_err(Failure::from) {
-        // That nobody listens does not make a file read that was not.
+        // A closed output does not change that a file could not be read.
         Ok(()) | Err(Failure::Closed) => Ok(ExitCode::from(if unread == 0 { 0 } else { 2 })),
         Err(failure) => Err(failure),
     }
@@ -95,7 +95,8 @@ fn lines(name: &OsStr, digests: &Digests) -> Vec<u8> {
     [line(&verity), line(&plain)].concat()
 }
 
-/// A name as `sha256sum` (GNU coreutils 9) writes it, and whether the line says so.
+/// Returns a name in the form of `sha256sum` (GNU coreutils 9), and whether the line marks it as
+/// escaped.
 fn escape(name: &[u8]) -> (bool, Vec<u8>) {
     let mut escaped = Vec::with_capacity(name.len());
     for byte in name {

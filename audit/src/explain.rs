@@ -1,6 +1,6 @@
-//! `inspect`: one line of a trail in words.
+//! `inspect`: explains one line of a trail.
 //!
-//! It knows the names of events and fields, and what they mean; it verifies nothing.
+//! It knows the names of events and fields, and what they mean. It verifies nothing.
 
 pub(crate) mod words;
 
@@ -13,7 +13,7 @@ use vram_trail::Checkpoint;
 use crate::output::{Colour, Failure, Out, tell};
 use crate::record::Record;
 
-/// The most bytes that a line may have; a trail has none that is longer.
+/// The most bytes in a line. A trail has no longer one.
 const MAX_LINE_BYTES: u64 = 65_535;
 
 /// The most characters that are shown of one value.

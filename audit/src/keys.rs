@@ -1,4 +1,4 @@
-//! Verifier keys: those given with `--key`, and that of a key's file (`key`).
+//! Verifier keys: given with `--key`, or taken from a key's file (`key`).
 //!
 //! A verifier key is text, so it can stand on the command line, or in a file named with `@`.
 
@@ -16,7 +16,7 @@ use vram_trail::{VerifierKey, stated_keys};
 
 use crate::output::{Failure, Out, could_not, tell};
 
-/// The most bytes that are read of a file of verifier keys.
+/// The most bytes that are read from a file of verifier keys.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
 /// Print the verifier key of a trail's key file
@@ -79,7 +79,7 @@ impl TrustedKeys {
 }
 
 impl AnyKeys {
-    /// The keys that were given, or none.
+    /// Returns the given keys, possibly none.
     pub(crate) fn given(&self) -> Result<Vec<VerifierKey>, Failure> {
         read(&self.key)
     }
@@ -127,7 +127,7 @@ fn parse(text: &str, from: &str) -> Result<VerifierKey, Failure> {
     })
 }
 
-/// A whole file of text that is not larger than it may be.
+/// Reads a whole text file of limited size.
 pub(crate) fn read_text(path: &Path, max: u64) -> Result<String, Failure> {
     let failed = |words: &str| Failure::CouldNot(format!("{}: {words}", path.display()));
     let bytes = read_bytes(path, max)?;
@@ -137,14 +137,14 @@ pub(crate) fn read_text(path: &Path, max: u64) -> Result<String, Failure> {
     String::from_utf8(bytes).map_err(|_| failed("the file is not text in UTF-8"))
 }
 
-/// A whole file if it is not larger than it may be, and of any other one byte more than that.
+/// Reads a whole file of limited size. For a larger one, returns one byte more than the limit.
 pub(crate) fn read_bytes(path: &Path, max: u64) -> Result<Vec<u8>, Failure> {
     File::open(path)
         .and_then(|file| read_all(file, max))
         .map_err(|error| Failure::CouldNot(format!("{}: {error}", path.display())))
 }
 
-/// The same of what is open already.
+/// Reads an open source in the same way.
 pub(crate) fn read_all(source: impl Read, max: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     source.take(max.saturating_add(1)).read_to_end(&mut bytes)?;

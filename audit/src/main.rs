@@ -1,7 +1,7 @@
-//! The reviewer's command: checks, shows and proves what is in an audit trail.
+//! The reviewer's command: checks, shows and proves the content of an audit trail.
 //!
-//! It needs no secret of the operator, and never writes to a trail. What a subcommand does is in the
-//! file of its group; here is which ones there are, and how they end.
+//! It needs no secret of the operator, and never writes to a trail. Each subcommand is in the file
+//! of its group. This file lists them and sets the exit status.
 
 #![deny(
     unsafe_code,
@@ -119,7 +119,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// Help and version go to standard output; anything else is an error like ours.
+/// Prints help and version on standard output, and any other text as an error in the command's own
+/// form.
 fn usage(error: &clap::Error) -> ExitCode {
     let help = ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
     if !error.use_stderr() || error.kind() == help {

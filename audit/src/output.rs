@@ -1,8 +1,8 @@
-//! What the command tells, and where: results on standard output, everything else on standard error.
+//! The command's output: results on standard output, everything else on standard error.
 //!
-//! Evidence comes from whoever wrote the trail, so what is shown to people has no control characters
-//! in it, and a line ends where the command says so; what is made for programs is the exact bytes.
-//! This module does not know what is told.
+//! Evidence comes from the author of the trail. So text for people contains no control characters,
+//! and only the command ends a line. Data for programs is the exact bytes. This module does not
+//! know what is printed.
 
 use std::error::Error;
 use std::fmt::{self, Write as _};
@@ -10,19 +10,19 @@ use std::io::{self, BufWriter, IsTerminal as _, StdoutLock, Write as _};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-/// Why a subcommand ended before its end.
+/// The reason why a subcommand stopped early.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// Whoever reads our output has enough.
+    /// The reader of standard output has closed it.
     Closed,
     /// The question cannot be answered: exit status 2.
     CouldNot(String),
-    /// The evidence is not what it should be: exit status 1.
+    /// The evidence is wrong: exit status 1.
     Wrong(String),
 }
 
 impl From<io::Error> for Failure {
-    /// Of an error at standard output; all others name what they are about.
+    /// Converts an error of standard output. All other errors name their subject.
     fn from(error: io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::BrokenPipe => Self::Closed,
@@ -31,7 +31,7 @@ impl From<io::Error> for Failure {
     }
 }
 
-/// A failure to do something, with its causes.
+/// Makes the failure of an operation, with its causes.
 pub(crate) fn could_not(error: &dyn Error) -> Failure {
     Failure::CouldNot(with_causes(error))
 }
@@ -46,7 +46,7 @@ pub(crate) fn with_causes(error: &dyn Error) -> String {
     text
 }
 
-/// Says one line to whoever sits there. That nobody does is no reason to fail.
+/// Prints one line on standard error. Best effort: it may be closed.
 pub(crate) fn tell(words: impl fmt::Display) {
     let words = printable(&words.to_string());
     let _nobody = writeln!(io::stderr(), "vram-audit: {words}");
@@ -58,7 +58,7 @@ pub(crate) struct Out {
     colours: bool,
 }
 
-/// How a text stands out on a terminal.
+/// The style of a text on a terminal.
 #[derive(Clone, Copy)]
 pub(crate) enum Colour {
     Bad,
@@ -79,7 +79,7 @@ impl Out {
         }
     }
 
-    /// Text for people, within a line: control characters are shown and not sent.
+    /// Prints text for people, within a line. Control characters are escaped.
     pub(crate) fn text(&mut self, text: impl fmt::Display) -> io::Result<()> {
         self.coloured(Colour::Plain, text)
     }
@@ -100,29 +100,29 @@ impl Out {
         }
     }
 
-    /// Ends a line for people: no text can.
+    /// Ends a line for people. No text can do that.
     pub(crate) fn end_line(&mut self) -> io::Result<()> {
         self.stdout.write_all(b"\n")
     }
 
-    /// Bytes for programs, as they are.
+    /// Prints bytes for programs unchanged.
     pub(crate) fn bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.stdout.write_all(bytes)
     }
 
-    /// What was written so far is out, or this is the error.
+    /// Flushes what was written so far.
     pub(crate) fn flush(&mut self) -> io::Result<()> {
         self.stdout.flush()
     }
 
-    /// What was written is out, or this is the error.
+    /// Flushes everything at the end.
     pub(crate) fn finish(mut self) -> io::Result<()> {
         self.flush()
     }
 }
 
-/// The text with every character escaped that could begin a line, move a terminal's cursor, change
-/// its state, or turn the direction of what follows.
+/// Returns the text with every character escaped that could begin a line, move a terminal's cursor
+/// or change its state. Characters that change the direction of text are escaped, too.
 pub(crate) fn printable(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for character in text.chars() {
@@ -139,7 +139,8 @@ pub(crate) fn printable(text: &str) -> String {
     shown
 }
 
-/// A bar on standard error, or nothing if that is no terminal. None of it stays.
+/// Shows a progress bar on standard error, if that is a terminal. Nothing of it remains on the
+/// screen.
 pub(crate) fn progress_bar(bytes: u64, what: String) -> ProgressBar {
     let style = "{msg:.dim} [{bar:40}] {bytes}/{total_bytes} {binary_bytes_per_sec}";
     let style =

@@ -1,4 +1,5 @@
-//! `prove`, `check-proof` and `anchor`: what leaves a trail to be checked elsewhere.
+//! `prove`, `check-proof` and `anchor`: extract parts of a trail that can be checked elsewhere, and
+//! check proofs.
 
 use std::io;
 use std::path::PathBuf;

@@ -1,4 +1,5 @@
-//! A record as its line has it: fields in their order, and points in time.
+//! A record with its fields in the order of its line, and points in time. What the fields mean is
+//! not known here.
 
 use std::fmt;
 
@@ -8,14 +9,14 @@ use jiff::tz::TimeZone;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 
-/// The fields of a JSON object, in the order in which they stand there.
+/// The fields of a JSON object, in their order.
 pub(crate) struct Record {
     pub(crate) fields: Vec<(String, Value)>,
 }
 
 impl Record {
-    /// Reads a line that is a record. What format 2 calls one can always be read; by the rules of
-    /// format 1 a value may be half a character, or a number that fits nowhere.
+    /// Reads a line that is a record. A record of format 2 can always be read. By the rules of
+    /// format 1 a value may be half a character, or a number outside every range.
     pub(crate) fn parse(line: &[u8]) -> Result<Self, serde_json::Error> {
         serde_json::from_slice(line)
     }
@@ -25,17 +26,17 @@ impl Record {
         fields.find_map(|(field, value)| (field == name).then_some(value))
     }
 
-    /// The field's text, or nothing if there is none.
+    /// Returns the field's text, or an empty text if there is none.
     pub(crate) fn text(&self, name: &str) -> &str {
         self.field(name).and_then(Value::as_str).unwrap_or("")
     }
 
-    /// The field's value if it is a number.
+    /// Returns the field's value if it is a number.
     pub(crate) fn number(&self, name: &str) -> Option<u64> {
         self.field(name).and_then(Value::as_u64)
     }
 
-    /// The texts of all fields of this name, or one without a letter if there is none.
+    /// Returns the texts of all fields of this name, or one empty text if there is none.
     pub(crate) fn texts(&self, name: &str) -> impl Iterator<Item = &str> {
         let fields = self.fields.iter().filter(move |(field, _)| field == name);
         let mut texts = fields.filter_map(|(_, value)| value.as_str());
@@ -47,15 +48,16 @@ impl Record {
         self.text("time").parse().ok()
     }
 
-    /// The time as it is written, if there is such a time. All have one form, in which a later one is
-    /// the greater text; a few are beyond what [`Self::time`] can say.
+    /// Returns the time as it is written, if there is a valid one. All times have one form, in
+    /// which text order is time order. A few are outside the range of [`Self::time`].
     pub(crate) fn written_time(&self) -> Option<&str> {
         let text = self.text("time");
         let is_real = text.strip_suffix('Z')?.parse::<DateTime>().is_ok();
         is_real.then_some(text)
     }
 
-    /// The period and its basis, if this is a header that states how long to keep its segment.
+    /// Returns the period and its basis, if this is a header that states how long to keep its
+    /// segment.
     pub(crate) fn retention(&self) -> Option<(&str, &str)> {
         let statement = self.field("retention")?;
         let text = |name| statement.get(name).and_then(Value::as_str);
@@ -85,7 +87,7 @@ impl<'de> Deserialize<'de> for Record {
     }
 }
 
-/// Reads a time (RFC 3339) or a date, which means its first moment in UTC.
+/// Reads a time (RFC 3339), or a date, which means its first moment in UTC.
 pub(crate) fn parse_moment(text: &str) -> Result<Timestamp, String> {
     let wrong = |error: jiff::Error| {
         format!("say a date (2026-01-31, in UTC) or a time (2026-01-31T08:00:00Z): {error}")

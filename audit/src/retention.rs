@@ -1,4 +1,4 @@
-//! `retention`: which segments may go. It says so; it removes nothing.
+//! `retention`: lists the segments that may be removed. It removes nothing.
 
 use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStrExt as _;
@@ -40,7 +40,7 @@ pub(crate) struct Args {
     at: Timestamp,
 }
 
-/// What one segment says about how long it is to be kept.
+/// What one segment states about how long it must be kept.
 struct Segment {
     number: u64,
     /// The period and its basis.
@@ -126,11 +126,12 @@ impl Segment {
             let statement = record.retention();
             self.statement = statement.map(|(period, basis)| (period.into(), basis.into()));
         }
-        // Not simply the last one: a clock that was set back must not let a segment go early.
+        // The last time may not be the newest: a clock that was set back must not let a segment
+        // expire early.
         self.newest = self.newest.max(Some(time));
     }
 
-    /// Why the segment may go at that time, or why it stays.
+    /// Returns why the segment may be removed at that time, or why it stays.
     fn may_go_at(&self, at: Timestamp) -> Result<String, String> {
         if !self.readable {
             return Err("lines in it cannot be read; verify the trail".to_owned());
@@ -145,7 +146,7 @@ impl Segment {
     }
 }
 
-/// The end of a period of calendar years or months (ISO 8601: `P7Y`, `P6M`).
+/// Returns the end of a period of calendar years or months (ISO 8601: `P7Y`, `P6M`).
 fn end_of(start: Timestamp, period: &str) -> Option<Timestamp> {
     let period = period.strip_prefix('P')?;
     let (years, months): (u16, u16) = match (period.strip_suffix('Y'), period.strip_suffix('M')) {

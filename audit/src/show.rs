@@ -18,10 +18,10 @@ use crate::output::{Colour, Failure, Out, tell};
 use crate::record::{Record, parse_moment};
 use wanted::Wanted;
 
-/// The most characters that are shown of one value; `--json` shows all.
+/// The most characters that are shown of one value. `--json` shows all.
 const MAX_VALUE: usize = 120;
 
-/// Fields that have a column of their own, or that say little to people.
+/// Fields that have a column of their own, or that are of little use to people.
 const NOT_REPEATED: [&str; 9] = [
     "seq", "time", "mono_us", "boot", "worker", "event", "severity", "outcome", "shard",
 ];
@@ -84,18 +84,18 @@ enum Severity {
     Critical,
 }
 
-/// What is counted on the way.
+/// The counts for the closing messages.
 #[derive(Default)]
 struct Seen {
     /// Records since the last checkpoint.
     unacknowledged: u64,
-    /// Lines that are none, since the last checkpoint or segment.
+    /// Lines that are no records, since the last checkpoint or segment.
     unreadable_behind: u64,
-    /// Lines that are none, before a checkpoint.
+    /// Lines that are no records, before a checkpoint.
     unreadable: u64,
-    /// Records that could not be shown, or not be compared with the conditions.
+    /// Records that could not be shown, or could not be compared with the conditions.
     not_shown: u64,
-    /// The segment that is read, and how many of its lines were.
+    /// The current segment, and the number of its lines read so far.
     segment: u64,
     lines: u64,
 }
@@ -163,7 +163,7 @@ impl Seen {
         self.lines = self.lines.saturating_add(1);
     }
 
-    /// A record is not hidden because a reader of JSON stumbles over it.
+    /// Counts a record that cannot be shown, so that it is not hidden when the JSON reader fails.
     fn not_shown(&mut self, words: impl fmt::Display) {
         self.not_shown = self.not_shown.saturating_add(1);
         tell(format_args!(
@@ -211,7 +211,7 @@ fn show(
         out.text(format_args!(" {}", value(&Value::from(shard))))?;
     }
     for (name, field) in &record.fields {
-        // Of most events everybody knows whose they are.
+        // For most events the author is obvious.
         let is_plain = name == "by" && record.text("event") != "PolicyViolation";
         if !is_plain && !NOT_REPEATED.contains(&name.as_str()) {
             out.coloured(
@@ -224,7 +224,7 @@ fn show(
     out.end_line()
 }
 
-/// The names that were asked for.
+/// The requested names.
 struct Names {
     events: Wanted,
     shards: Wanted,
@@ -249,7 +249,7 @@ impl Names {
         }
     }
 
-    /// Whether all of a record's names are asked for. All are looked at in any case.
+    /// Returns whether all of a record's names are requested. Checks all of them in any case.
     fn take(&mut self, record: &Record) -> bool {
         let event = self.events.takes(record.text("event"));
         // In format 1 a name may stand twice.
@@ -281,7 +281,7 @@ impl Args {
     }
 }
 
-/// A value, or the name of a field, in one word if it is one, as JSON otherwise.
+/// Formats a value, or the name of a field, as one word if it is one, otherwise as JSON.
 fn value(value: &Value) -> String {
     let plain = |text: &str| {
         !text.is_empty()

@@ -1,4 +1,4 @@
-//! `verify`: whether a trail holds, and what that answer does not cover.
+//! `verify`: reports whether a trail holds, and what that answer does not cover.
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read as _};
@@ -16,20 +16,20 @@ use vram_trail::{
 use crate::keys::TrustedKeys;
 use crate::output::{Colour, Failure, Out, progress_bar, tell, with_causes};
 
-/// The most bytes of anchors, in all files together: they are kept in memory.
+/// The most bytes of anchors, in all files together, since they are kept in memory.
 const MAX_ANCHOR_BYTES: u64 = 512 << 20;
 
-/// The most bytes in a line of an anchor's file: a log may have much around a checkpoint.
+/// The most bytes in a line of an anchor's file. A log may have much around a checkpoint.
 const MAX_LINE_BYTES: u64 = 8 << 20;
 
-/// The form of the JSON. Fields may be added under the same number; one that goes away or means
-/// something else raises it.
+/// The version of the JSON form. New fields keep the number; a removed field or a changed meaning
+/// raises it.
 const SCHEMA_VERSION: u32 = 1;
 
-/// The exit status where --fail-on-incident was given and the trail holds incidents.
+/// The exit status if --fail-on-incident is given and the trail holds incidents.
 const INCIDENT: u8 = 4;
 
-/// How the first line of a proof begins.
+/// The beginning of the first line of a proof.
 const PROOF: &str = "c2sp.org/tlog-proof@";
 
 /// Check a whole trail
@@ -99,7 +99,7 @@ pub(crate) struct Args {
     json: bool,
 }
 
-/// The report, and what it comes to.
+/// The report and the resulting answer.
 #[derive(Serialize)]
 struct Answer<'a> {
     schema_version: u32,
@@ -110,7 +110,7 @@ struct Answer<'a> {
     report: &'a Report,
 }
 
-/// The answer where there is no report.
+/// The answer if there is no report.
 #[derive(Serialize)]
 struct NoAnswer<'a> {
     schema_version: u32,
@@ -124,7 +124,8 @@ struct NoAnswer<'a> {
 pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let ended = check(args);
     if let (true, Err(Failure::CouldNot(words))) = (args.json, &ended) {
-        // That it cannot be printed changes nothing: the reason is told, and the status is 2.
+        // If it cannot be printed, the reason is still printed on standard error, and the status is
+        // still 2.
         let _unheard = print_json(&NoAnswer {
             schema_version: SCHEMA_VERSION,
             verdict: Verdict::NotChecked,
@@ -143,7 +144,8 @@ fn check(args: &Args) -> Result<ExitCode, Failure> {
     let mut room = MAX_ANCHOR_BYTES;
     let mut unread = None;
     for path in &args.anchors {
-        // Broken goes before what could not be read, so the trail is checked in any case.
+        // A broken trail takes precedence over an unreadable file, so the trail is checked in any
+        // case.
         if let Err(failure) = read_anchors(path, &mut anchors, &mut room) {
             unread.get_or_insert(failure);
         }
@@ -184,7 +186,7 @@ fn check(args: &Args) -> Result<ExitCode, Failure> {
     } else {
         print(&answer)
     };
-    // That nobody listens does not change what was found.
+    // A closed output does not change the result.
     let mut code = answer.exit_status;
     if let Err(Failure::CouldNot(words)) = told {
         tell(words);
@@ -224,7 +226,7 @@ fn print(answer: &Answer<'_>) -> Result<(), Failure> {
     Ok(out.finish()?)
 }
 
-/// What there is to say in one line.
+/// Returns the result in one line.
 fn first_line(answer: &Answer<'_>) -> String {
     let mut line = match answer.verdict {
         Verdict::Sound => "SOUND".to_owned(),
@@ -243,8 +245,8 @@ fn first_line(answer: &Answer<'_>) -> String {
     line
 }
 
-/// Adds the checkpoints in a file. What is no checkpoint is refused: an anchor that is passed over
-/// in silence would vouch for nothing. `room` is how many bytes there may be, and how many are left.
+/// Adds the checkpoints in a file. Refuses other content, since a silently skipped anchor would
+/// vouch for nothing. `room` is the number of bytes allowed, and afterwards the number left.
 fn read_anchors(path: &Path, anchors: &mut Vec<Checkpoint>, room: &mut u64) -> Result<(), Failure> {
     let file = File::open(path)
         .map_err(|error| Failure::CouldNot(format!("{}: {error}", path.display())))?;
@@ -256,7 +258,7 @@ fn read_anchors(path: &Path, anchors: &mut Vec<Checkpoint>, room: &mut u64) -> R
     };
     let before = anchors.len();
     let read = read_lines(path, source.by_ref().peekable(), anchors);
-    // What is behind such a line was not read, so that goes first.
+    // The text behind such a line was not read, so this error comes first.
     if let Some(words) = source.trouble {
         let (path, line) = (path.display(), source.number);
         return Err(Failure::CouldNot(format!("{path}, line {line}: {words}")));
@@ -271,13 +273,14 @@ fn read_anchors(path: &Path, anchors: &mut Vec<Checkpoint>, room: &mut u64) -> R
     Ok(())
 }
 
-/// The lines of a file, with their numbers and newlines, one at a time: the file may be long.
+/// Reads the lines of a file, with their numbers and newlines, one at a time, since the file may be
+/// long.
 struct Lines<'a> {
     source: BufReader<File>,
-    /// How many bytes there may still be.
+    /// The number of bytes still allowed.
     room: &'a mut u64,
     number: usize,
-    /// Why there are no more.
+    /// The reason why there are no more lines.
     trouble: Option<String>,
 }
 
@@ -383,17 +386,17 @@ fn read_lines(
     Ok(())
 }
 
-/// Whether a text may go on: one that is longer is no checkpoint, and need not be kept.
+/// Returns whether a text may go on. A longer one is no checkpoint, and need not be kept.
 fn is_short(note: &str) -> bool {
     u64::try_from(note.len()).is_ok_and(|length| length <= MAX_LINE_BYTES)
 }
 
-/// Whether this is what a crash leaves of the last line of an anchor's file, which nobody was told of.
+/// Returns whether a crash can have left this of an unacknowledged last line in an anchor's file.
 fn is_torn(line: &str) -> bool {
     line.starts_with("{\"checkpoint\":") && !line.ends_with('\n')
 }
 
-/// The checkpoint in a proof whose record leads to it. Who has signed that is another question.
+/// Returns the checkpoint in a proof whose record leads to it. Its signature is not checked here.
 fn from_proof(text: &str) -> Result<Checkpoint, String> {
     let proof: Proof = text
         .parse()
@@ -405,8 +408,8 @@ fn from_proof(text: &str) -> Result<Checkpoint, String> {
     }
 }
 
-/// The checkpoint in a line of a trail, or of a log that `tracing-subscriber` wrote as JSON. What else
-/// is in the line is skipped and not kept.
+/// Returns the checkpoint in a line of a trail, or of a log that `tracing-subscriber` wrote as
+/// JSON. Skips the rest of the line.
 fn from_json(line: &str) -> Option<String> {
     #[derive(Deserialize)]
     struct Line {

@@ -1,4 +1,4 @@
-//! What events are made of: the parts that several share, and those with many fields.
+//! The parts of events that several of them share, and those with many fields.
 
 use std::fmt;
 use std::ops::Range;
@@ -13,12 +13,12 @@ use vram_trail::{Seq, Text};
 use super::MAX_LISTED_RANGES;
 use crate::id::{ModelRef, ShardId};
 
-/// The shard that an event is about. Events are moved and queued by the thousand: they hold it by one
+/// The shard of an event. Events are moved and queued by the thousand, so they hold it by one
 /// reference.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
 pub(crate) struct Subject(Arc<Names>);
 
-/// What a shard is called.
+/// The names of a shard.
 #[derive(Debug, Eq, PartialEq, Serialize)]
 pub(crate) struct Names {
     pub(crate) shard: ShardId,
@@ -35,7 +35,7 @@ impl Subject {
         }))
     }
 
-    /// Whether it is the same shard of the same trail.
+    /// Returns whether it is the same shard of the same trail.
     pub(crate) fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
@@ -49,26 +49,26 @@ impl std::ops::Deref for Subject {
     }
 }
 
-/// Why a verification failed.
+/// The reason why a verification failed.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Reason {
-    /// A check came to no outcome within its deadline, and there is no maximum age that would end leases.
-    /// Whether the bytes are good is not known.
+    /// A check had no outcome within its deadline, and there is no maximum age that would end
+    /// leases. Whether the bytes are good is unknown.
     DeadlineExceeded,
-    /// The device failed in a way that says something about the bytes.
+    /// The device failed in a way that implies something about the bytes.
     DeviceError,
-    /// The device's bytes have another digest than the one that was sealed.
+    /// The device's bytes have another digest than the sealed one.
     DigestMismatch,
     /// The verification was left without an outcome: a panic, or an early return.
     Interrupted,
-    /// At sealing, the bytes were not those that the provenance names, or not those of the stream.
+    /// At sealing, the bytes did not match the provenance, or the stream.
     ProvenanceMismatch,
     /// The seal's tag does not fit the seal, the shard or the key.
     SignatureInvalid,
-    /// The device's own digest is right, but a window that was copied back and hashed by this process
-    /// is not what was sealed: the device computes or copies wrongly.
+    /// The device's own digest is right, but a window that was copied back and hashed by this
+    /// process differs from the sealed one: the device computes or copies wrongly.
     SpotCheckMismatch,
 }
 
@@ -86,13 +86,13 @@ impl fmt::Display for Reason {
     }
 }
 
-/// Everything that a failed verification tells.
+/// The content of a failed verification's record.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Failure {
     #[serde(flatten)]
     pub(crate) subject: Subject,
     pub(crate) reason: Reason,
-    /// What was being done: `seal`, `verify`, `reverify`, `verify_window`, `check`, `check_window`.
+    /// The operation: `seal`, `verify`, `reverify`, `verify_window`, `check`, `check_window`.
     pub(crate) operation: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) expected: Option<AnyDigest>,
@@ -102,7 +102,7 @@ pub(crate) struct Failure {
     pub(crate) history: History,
     /// How many windows differ from the kept tree.
     pub(crate) damaged_windows: u64,
-    /// Which ones: half-open ranges, the first [`MAX_LISTED_RANGES`] of them.
+    /// These windows as half-open ranges, the first [`MAX_LISTED_RANGES`] of them.
     #[serde(serialize_with = "ranges")]
     pub(crate) damaged: Vec<Range<u64>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -112,7 +112,7 @@ pub(crate) struct Failure {
     pub(crate) injected: bool,
 }
 
-/// When the shard was sealed and last verified: numbers and times of the records.
+/// When the shard was sealed and last verified, as numbers and times of the records.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
 pub(crate) struct History {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -125,7 +125,7 @@ pub(crate) struct History {
     pub(crate) last_verified_time: Option<Time>,
 }
 
-/// A digest in a failure: of the device's bytes, or the plain one of the stream.
+/// A digest in a failure: of the device's bytes, or the plain digest of the stream.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
 #[serde(untagged)]
 pub(crate) enum AnyDigest {
@@ -148,7 +148,7 @@ pub struct Opening {
 pub struct Closing {
     pub(crate) live_shards: u64,
     pub(crate) live: Vec<LiveShard>,
-    /// How many verifications had no outcome.
+    /// The number of verifications without an outcome.
     #[serde(skip_serializing_if = "is_zero")]
     pub(crate) open_verifications: u64,
 }
@@ -175,14 +175,14 @@ pub(crate) struct Sealing {
     pub(crate) sealed_time: Time,
     /// Hexadecimal; names the seal key.
     pub(crate) key_id: Arc<str>,
-    /// Of the token that the seal key is derived from.
+    /// The access of the token that the seal key is derived from.
     pub(crate) token_access: Custody,
     /// Hexadecimal; random for each manager.
     pub(crate) epoch: Arc<str>,
     pub(crate) read_only: bool,
 }
 
-/// The fields of a `PolicyViolation` that this crate itself records.
+/// The fields of a `PolicyViolation` that this crate records.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Violation {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -209,7 +209,7 @@ fn is_zero(value: &u64) -> bool {
     *value == 0
 }
 
-/// A number, or the word `unknown`: none that could be taken for one.
+/// Writes a number, or the word `unknown`, which cannot be taken for a number.
 #[allow(clippy::ref_option, reason = "the form that serde asks for")]
 pub(super) fn or_unknown<S: Serializer>(
     bytes: &Option<u64>,

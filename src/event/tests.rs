@@ -1,4 +1,4 @@
-//! No entry is longer than one may be, whatever those say whom it quotes.
+//! No entry exceeds the limit, whatever its quoted texts contain.
 
 use proptest::prelude::*;
 use vram_trail::clock::Time;
@@ -11,7 +11,7 @@ use crate::registry::Registry;
 #[path = "../../audit/src/explain/words/table.rs"]
 mod words;
 
-/// What takes more bytes in JSON than in memory, and what must not be cut in its middle.
+/// Texts that take more bytes in JSON than in memory, and that must not be cut in their middle.
 const PIECES: [&str; 9] = [
     "\0", "\u{1f}", "\"", "\\", "\n", "\u{7f}", "\u{2028}", "é", "🦀",
 ];
@@ -42,7 +42,7 @@ fn shard() -> ShardId {
     longest_name().parse().unwrap()
 }
 
-/// One of each, with `said` wherever a driver or a caller has a word.
+/// Returns one of each, with `said` in place of each text of a driver or a caller.
 fn all(said: &str) -> [Event; 11] {
     let text = || Text::from(said);
     let digest = "ab".repeat(32);
@@ -201,7 +201,7 @@ fn the_command_knows_every_event_and_field() {
             assert!(is_own || is_known, "{name}: {field}");
         }
     }
-    // And for no event that there is not.
+    // And it knows no other event.
     let own = all("x").map(|event| event.name());
     for (known, _) in words::EVENTS {
         assert!(

@@ -1,7 +1,7 @@
-//! Whether the leases of a shared shard are good, and until when.
+//! Decides whether the leases of a shared shard are good, and until when.
 //!
-//! One number holds the answer. What tells about a shared shard takes no lock: in a forked child, a lock
-//! may be held by a thread that is not there.
+//! One number holds the answer. Queries about a shared shard take no lock: in a forked child, a
+//! lock may be held by a thread that does not exist there.
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,13 +25,12 @@ const ALWAYS: u64 = u64::MAX;
 /// Whether leases are good.
 #[derive(Debug)]
 pub(crate) struct Standing {
-    /// Boot time in nanoseconds until which leases are good, [`ALWAYS`] or [`FAILED`]. Once it is
-    /// [`FAILED`] it stays so; otherwise it only grows, under the lock of `last`, of which it is the
-    /// limit.
+    /// Boot time in nanoseconds until which leases are good, [`ALWAYS`] or [`FAILED`]. [`FAILED`]
+    /// is final. Otherwise the value only grows, under the lock of `last`, whose limit it is.
     good_until: AtomicU64,
     /// In a forked child no time is good.
     mark: ForkMark,
-    /// The time of the last check that passed, in nanoseconds: for whoever may take no lock.
+    /// The time of the last passed check, in nanoseconds, for code that must not lock.
     verified: AtomicI64,
     max_age: Option<Duration>,
     recorder: Recorder,
@@ -42,23 +41,23 @@ pub(crate) struct Standing {
 /// When the whole shard was last found equal to its seal.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LastCheck {
-    /// The record that says so.
+    /// The record of that check.
     pub(crate) mark: Mark,
-    /// When the first byte was read: the age of a verification counts from here.
+    /// When the first byte was read. The age of a verification counts from here.
     pub(crate) began: Uptime,
 }
 
-/// The last check that passed.
+/// The last passed check.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Last {
     pub(crate) check: LastCheck,
     pub(crate) history: History,
-    /// That it has become too old is on record.
+    /// It is recorded that the check has become too old.
     overdue: bool,
 }
 
 impl LastCheck {
-    /// The history of a shard for which this was the last check.
+    /// Returns the history of a shard for which this was the last check.
     pub(crate) fn after(&self, history: History) -> History {
         let Mark { seq, time } = self.mark;
         History {
@@ -92,7 +91,7 @@ impl Standing {
         }
     }
 
-    /// Two atomic loads; the clock is read only if there is a maximum age.
+    /// Judges with two atomic loads. The clock is read only if there is a maximum age.
     pub(crate) fn judge(&self) -> Result<(), Revoked> {
         self.mark.check()?;
         match self.good_until.load(Ordering::Acquire) {
@@ -103,7 +102,7 @@ impl Standing {
         }
     }
 
-    /// The same; and where leases have run out, that is recorded, once for each time.
+    /// Judges likewise. If leases have run out, it records that, once for each time.
     pub(crate) fn judge_on_record(&self) -> Result<(), Revoked> {
         match self.judge() {
             Err(Revoked::Overdue) => self.record_overdue(),
@@ -111,8 +110,8 @@ impl Standing {
         }
     }
 
-    /// Judges once more: by now a check may have passed, and then nothing is overdue. Under the lock
-    /// the limit is that of the last check, so the record says what was judged.
+    /// Judges again: a check may have passed by now, and then nothing is overdue. Under the lock
+    /// the limit belongs to the last check, so the record states what was judged.
     fn record_overdue(&self) -> Result<(), Revoked> {
         let mut last = self.last();
         let verdict = self.judge();
@@ -131,7 +130,8 @@ impl Standing {
         verdict
     }
 
-    /// A check of everything passed. It may have run beside one that failed, or that began later.
+    /// Notes that a check of everything passed. It may have run beside one that failed, or that
+    /// began later.
     pub(crate) fn pass(&self, check: LastCheck) {
         let mut last = self.last();
         if check.began <= last.check.began {
@@ -145,7 +145,7 @@ impl Standing {
         self.verified
             .store(check.mark.time.unix_nanoseconds(), Ordering::Release);
         let until = good_until(check.began, self.max_age);
-        // Refused where a check has failed: the answer is the old value, which nobody needs.
+        // Refused if a check has failed. The result is the old value, which is not needed.
         let _before = self
             .good_until
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |old| {
@@ -153,7 +153,7 @@ impl Standing {
             });
     }
 
-    /// When all of the shard was last found equal to its seal.
+    /// Returns when the whole shard was last found equal to its seal.
     pub(crate) fn verified(&self) -> Time {
         Time::from_unix_nanoseconds(self.verified.load(Ordering::Acquire))
     }
@@ -162,12 +162,12 @@ impl Standing {
         self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether leases run out without a check.
+    /// Returns whether leases run out without a check.
     pub(crate) fn can_be_overdue(&self) -> bool {
         self.max_age.is_some()
     }
 
-    /// Which shard it is.
+    /// Returns which shard it is.
     pub(crate) fn subject(&self) -> &Subject {
         &self.subject
     }
@@ -189,18 +189,18 @@ impl Standing {
         Some(open.of_served(Arc::clone(self)))
     }
 
-    /// From here on no lease is current: the incident is on record.
+    /// Ends all leases, now that the incident is recorded.
     pub(crate) fn revoke(&self, _on_record: &Incident) {
         self.good_until.store(FAILED, Ordering::Release);
     }
 
-    /// Puts on record that leases have run out.
+    /// Records that leases have run out.
     pub(crate) fn tick(&self) {
         let _nobody_to_refuse = self.judge_on_record();
     }
 }
 
-/// Until when a check that began then is young enough.
+/// Returns until when a check that began at `began` is young enough.
 fn good_until(began: Uptime, max_age: Option<Duration>) -> u64 {
     let Some(max_age) = max_age else {
         return ALWAYS;
@@ -224,7 +224,7 @@ mod tests {
 
     const MAX_AGE: Duration = Duration::from_secs(60);
 
-    /// A check that began so long ago, and has this number.
+    /// Returns a check that began the given time ago and has this number.
     fn check(age: Duration, seq: u64) -> LastCheck {
         let age = i64::try_from(age.as_nanos()).unwrap();
         LastCheck {
@@ -246,7 +246,7 @@ mod tests {
         )
     }
 
-    /// Which checks are on record as overdue.
+    /// Returns which checks are recorded as overdue.
     fn overdue(trail: &AuditTrail, dir: &std::path::Path) -> Vec<u64> {
         trail.flush().unwrap();
         let text = std::fs::read_to_string(dir.join("000000.jsonl")).unwrap();
@@ -257,7 +257,7 @@ mod tests {
             .collect()
     }
 
-    /// There is no number of shared shards from which on one looks as if its check had failed.
+    /// With any number of shared shards, none looks as if its check had failed.
     #[test]
     #[cfg_attr(miri, ignore = "opens a trail: the kernel and the C library")]
     fn as_many_shards_as_one_likes_have_standings_of_their_own() {
@@ -305,7 +305,7 @@ mod tests {
         );
     }
 
-    /// A thread finds that leases have run out; before it can say so, a check passes.
+    /// A thread finds that leases have run out. Before it can record that, a check passes.
     #[test]
     #[cfg_attr(miri, ignore = "opens a trail: the kernel and the C library")]
     fn a_check_that_passes_meanwhile_is_not_called_overdue_and_is_once_it_is() {
@@ -321,7 +321,7 @@ mod tests {
         assert_eq!(standing.record_overdue(), Ok(()));
         assert!(overdue(&trail, &dir).is_empty());
 
-        // What passed last was begun long ago: its own limit is over at once.
+        // The check that passed last began long ago, so its own limit is over at once.
         let standing = self::standing(&trail, check(MAX_AGE * 3, 3));
         assert_eq!(standing.judge(), Err(Revoked::Overdue));
         standing.pass(check(MAX_AGE * 2, 4));

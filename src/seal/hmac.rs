@@ -1,4 +1,5 @@
-//! The key of the seals, and the HMAC-SHA256 tags that it makes.
+//! The key of the seals, and the HMAC-SHA256 tags that it makes. What a tag covers is not known
+//! here.
 
 use std::fmt;
 
@@ -12,7 +13,8 @@ use zeroize::Zeroizing;
 use crate::id::WorkerId;
 use crate::key::{KeyId, WorkerToken};
 
-/// The key of the seals' tags. Derived from the token for one worker; never leaves the crate.
+/// The key of the seals' tags. It is derived from the token for one worker, and never leaves the
+/// crate.
 pub(crate) struct SealKey {
     key: SecretBox<[u8; 32]>,
     id: KeyId,
@@ -20,7 +22,8 @@ pub(crate) struct SealKey {
 }
 
 impl SealKey {
-    /// HKDF-SHA256 of the token; the label holds crate, version, use and worker.
+    /// Derives the key with HKDF-SHA256 from the token. The label holds crate, version, use and
+    /// worker.
     pub(crate) fn derive(token: &WorkerToken, worker: &WorkerId) -> Self {
         let mut id = [0; 8];
         token.derive("key-id", worker, &mut id);
@@ -33,7 +36,7 @@ impl SealKey {
         }
     }
 
-    /// Who could read the token that the key is derived from.
+    /// Returns who could read the token that the key is derived from.
     pub(crate) fn token_custody(&self) -> Custody {
         self.token
     }
@@ -42,20 +45,20 @@ impl SealKey {
         self.id
     }
 
-    /// The HMAC-SHA256 tag of `message`.
+    /// Returns the HMAC-SHA256 tag of `message`.
     pub(crate) fn tag(&self, message: &[u8]) -> [u8; 32] {
         self.mac(message).finalize().into_bytes().into()
     }
 
-    /// Whether `tag` is the tag of `message`, in a time that does not tell where it differs.
+    /// Returns whether `tag` is the tag of `message`, in constant time.
     pub(crate) fn accepts(&self, message: &[u8], tag: &[u8; 32]) -> bool {
         self.tag(message).ct_eq(tag).into()
     }
 
-    /// Built for each use: `Hmac` can be cloned and would outlive the key's own wiping.
+    /// Makes the MAC for each use: `Hmac` can be cloned and would outlive the key's own wiping.
     fn mac(&self, message: &[u8]) -> Hmac<Sha256> {
         // A key of a block's size needs no fallible constructor. HMAC pads a shorter key with zeros
-        // (RFC 2104), which is what the rest of the block holds.
+        // (RFC 2104), and the rest of the block holds zeros.
         let mut key = Zeroizing::new([0; 64]);
         for (to, from) in key.iter_mut().zip(self.key.expose_secret()) {
             *to = *from;

@@ -1,9 +1,9 @@
-//! A verification that has to come to an outcome within a time, and what follows if it does not.
+//! A verification with a time limit for its outcome, and the consequence of exceeding it.
 //!
-//! Its thread may never come back: a callback that does not return, a driver that hangs. So the writer's
-//! thread looks at it now and then, and never waits: it queues the record of a failure, and ends what is
-//! served at a later look, once the trail has answered. A verification that comes back late does the same by
-//! itself, if that has not happened yet. While the writer hangs in a system call, nothing looks.
+//! Its thread may never return: a callback or a driver may hang. So the writer's thread looks at it
+//! regularly, and never waits. It queues the record of a failure, and ends serving at a later look,
+//! once the trail has answered. A verification that returns late does the same itself, if that has
+//! not happened yet. While the writer hangs in a system call, nothing looks.
 
 use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
@@ -14,29 +14,29 @@ use vram_trail::{Text, foreign, process};
 use super::{Findings, Incident, Inquiry, Said};
 use crate::event::Reason;
 
-/// How long a verification may take.
+/// The time limit of a verification, and the consequence of exceeding it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Deadline {
     pub(crate) limit: Duration,
     pub(crate) missed: Missed,
 }
 
-/// What it comes to if the time is over.
+/// The consequence of exceeding the time limit.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Missed {
-    /// To a failure, which ends what is served: nothing else would.
+    /// A failure, which ends serving, since nothing else would.
     Fails,
-    /// To no answer: what is served ends when it has become too old.
+    /// No answer. Serving ends when the last check has become too old.
     Lapses,
 }
 
-/// A verification was too late. That is on record.
+/// A verification was too late. That is recorded.
 pub(crate) enum Late {
     Failed(Box<Incident>),
     Lapsed { limit: Duration },
 }
 
-/// A verification that has a deadline.
+/// A verification with a deadline.
 #[derive(Debug)]
 pub(super) struct Timed {
     inquiry: Inquiry,
@@ -53,11 +53,11 @@ enum State {
     Lapsed,
     /// The record of the failure is queued.
     Failing(Said),
-    /// What was served has ended.
+    /// Serving has ended.
     Failed(Box<Incident>),
 }
 
-/// Verifications that have a deadline.
+/// The verifications with a deadline.
 #[derive(Debug, Default)]
 pub(crate) struct AllTimed(std::sync::Mutex<Vec<Weak<Timed>>>);
 
@@ -86,13 +86,14 @@ impl Timed {
         }
     }
 
-    /// Stops the clock, and says what being late has come to. Waits for the trail if that is a failure.
+    /// Stops the clock, and returns the consequence if it was late. Waits for the trail if that is
+    /// a failure.
     pub(super) fn outcome(&self) -> Result<(), Late> {
         if process::check().is_err() {
             return Ok(());
         }
         self.stop();
-        // The lock is let go before waiting: the writer, who is waited for, takes it.
+        // The lock is released before waiting: the writer, which must answer, takes it.
         let state = std::mem::replace(&mut *self.lock(), State::Ended);
         match state {
             State::Running | State::Ended => Ok(()),
@@ -104,7 +105,7 @@ impl Timed {
         }
     }
 
-    /// Sees whether the time is over, and whether the trail has answered. Waits for nothing.
+    /// Checks whether the time is over, and whether the trail has answered. Never waits.
     fn look(&self) {
         let mut state = self.lock();
         self.expire(&mut state);
@@ -116,7 +117,7 @@ impl Timed {
         }
     }
 
-    /// Records it if the time is over.
+    /// Records the consequence if the time is over.
     fn expire(&self, state: &mut State) {
         let limit = self.deadline.limit;
         if !matches!(state, State::Running) || self.began.elapsed() < limit {
@@ -164,7 +165,7 @@ impl AllTimed {
         list.push(Arc::downgrade(timed));
     }
 
-    /// Looks at each, without waiting.
+    /// Checks each one, without waiting.
     pub(crate) fn look(&self) {
         let mut alive = Vec::new();
         self.0

@@ -1,10 +1,11 @@
-//! A check comes back while the writer finds that it is late, and while the trail is closed.
+//! A check returns while the writer finds that it is late, and while the trail is closed.
 //!
-//! Both may record that, wait for the trail's answer and end leases; one of them does. The writer waits for
-//! neither a lock that is held by a thread that waits for the writer, nor for its own answer.
+//! Both may record that, wait for the trail's answer and end leases; exactly one of them does. The
+//! writer never waits for a lock whose holder waits for the writer, nor for its own answer.
 //!
-//! As in the trail's own tests of threads, a scheduler tries any order of the steps: `RUSTFLAGS="--cfg shuttle"
-//! cargo test --lib threads`. `VRAM_THREADS_RUNS` is how many runs each test makes (4 000).
+//! As in the trail's own tests of threads, a scheduler tries any order of the steps:
+//! `RUSTFLAGS="--cfg shuttle" cargo test --lib threads`. `VRAM_THREADS_RUNS` is how many runs each
+//! test makes (4 000).
 
 use std::path::Path;
 use std::sync::Arc;
@@ -48,7 +49,7 @@ impl Stage {
         self.limits == Limits::Patient
     }
 
-    /// A check of a shared shard, and the shard.
+    /// Returns a check of a shared shard, and the shard.
     fn begin(&self) -> (OpenVerification, Arc<Standing>) {
         let subject = Subject::new("s".parse().unwrap(), 0, "host".into());
         let mark = Mark::unnumbered(Time::now());
@@ -66,7 +67,8 @@ impl Stage {
         (open.within(Deadline { limit, missed }), standing)
     }
 
-    /// A check that comes back, and says whether the record of its failure is durable, if it has failed.
+    /// Starts a check that returns. Its result is whether the record of its failure, if any, is
+    /// durable.
     fn check_slowly(&self, open: OpenVerification, standing: Arc<Standing>) -> JoinHandle<bool> {
         let stage = self.clone();
         spawn(move || {
@@ -96,7 +98,7 @@ impl Stage {
         })
     }
 
-    /// Looks whether leases end before the disk has the record of that.
+    /// Starts a thread that returns whether leases have ended before the disk has the record of it.
     fn watch(&self, standing: Arc<Standing>, is_over: Arc<AtomicBool>) -> JoinHandle<bool> {
         let stage = self.clone();
         spawn(move || {
@@ -139,7 +141,7 @@ fn play(limits: Limits, place: &Path) {
     stage.trail.end();
 }
 
-/// The check never comes back, and the writer ends by itself.
+/// The check never returns, and the writer ends by itself.
 fn play_death(limits: Limits, place: &Path) {
     let (stage, writer) = Stage::open(limits, place);
     let (open, standing) = stage.begin();

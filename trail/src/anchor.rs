@@ -1,22 +1,22 @@
-//! Anchors: checkpoints kept where the worker cannot rewrite them.
+//! Anchors: checkpoints kept where the process cannot rewrite them.
 //!
-//! A trail shows by itself that nothing inside it was changed. That nothing was cut off its end, or
-//! that the whole directory is no older copy, only somebody else can show, who knows how far the
-//! trail had come. An [`Anchor`] is the way to such a place. It is given checkpoints, never records:
-//! an origin, a number, a root and a signature.
+//! A trail by itself shows that nothing inside it was changed. It cannot show that its end was not
+//! cut off, or that the directory is not an older copy. Only a place outside that knows how far the
+//! trail had come can show that. An [`Anchor`] is the connection to such a place. It gets
+//! checkpoints, never records: an origin, a number, a root and a signature.
 //!
 //! ```text
 //! writer (after the sync) -> slot, newest wins -> the anchor's thread -> keep(checkpoint)
 //! ```
 //!
-//! Each anchor has a thread of its own, so one that is slow, dead or hostile delays nobody; that it
-//! fails goes on record. When a trail is opened, what its anchors remember is compared with what is
-//! there. An anchor cannot vouch for anything by itself: only what the trail's key has signed counts.
-//! This module does not know when records are written, nor what they say.
+//! Each anchor has a thread of its own, so a slow, dead or hostile one delays no other part. Its
+//! failures are recorded. When a trail is opened, what its anchors remember is compared with the
+//! trail on disk. An anchor cannot vouch for anything by itself: only what the trail's key has
+//! signed counts. This module does not know when records are written, nor what they mean.
 //!
-//! Shipped are [`SocketAnchor`], [`SameHostCopy`], and the log (`tracing`, target
-//! `vram_residency::checkpoint`), which every trail has and which remembers nothing that we could ask
-//! for: it gets the checkpoints of critical records and of closing.
+//! This crate has [`SocketAnchor`], [`SameHostCopy`], and the log (`tracing`, target
+//! `vram_residency::checkpoint`). Every trail has the log. It gets the checkpoints of critical
+//! records and of closing, and cannot be asked what it remembers.
 
 use std::error::Error;
 use std::fmt;
@@ -46,10 +46,10 @@ mod keeper;
 mod post;
 mod socket;
 
-/// After how many records a checkpoint is anchored, unless configured.
+/// The default number of records after which a checkpoint is anchored.
 pub const DEFAULT_ANCHOR_EVERY_RECORDS: u64 = 10_000;
 
-/// After which time new records are anchored, unless configured.
+/// The default time after which new records are anchored.
 pub const DEFAULT_ANCHOR_EVERY: std::time::Duration = std::time::Duration::from_secs(60);
 
 /// The most anchors that a trail can have.
@@ -60,51 +60,57 @@ pub(super) const MAX_NAME_BYTES: usize = 256;
 
 /// A place that keeps checkpoints.
 ///
-/// It is called from a thread of its own, never from two at once, and may take as long as it needs:
-/// what takes longer than the critical deadline is recorded as `AnchorFailed`. Newer checkpoints
-/// cover older ones, so it is given the newest only. A good anchor is append-only: it keeps every
-/// checkpoint that it acknowledged, for ever, where the worker has no rights. It takes only what the
-/// verifier keys that it was given have signed ([`Checkpoint::is_signed_by`]), nothing smaller than it
-/// has of the origin, and no second root for a size.
+/// The trail calls it on a thread of its own, never two calls at once. A call may take as long as
+/// it needs; one that takes longer than the critical deadline is recorded as `AnchorFailed`. Newer
+/// checkpoints cover older ones, so an anchor gets only the newest.
 ///
-/// [`checkpoints`](Self::checkpoints) and [`origins`](Self::origins) have bodies for anchors that were
-/// written before these questions existed. A trail that has such an anchor says so on record
-/// (`AnchorPartlyCompared`): an anchor that tells its newest checkpoint alone cannot contradict
-/// somebody with the trail's key who rewrote the trail and made it longer.
+/// A good anchor is append-only. It keeps every checkpoint that it acknowledged, for ever, where
+/// the process has no rights. It refuses:
 ///
-/// If a call panics, that goes on record, and the anchor is not called again until the trail is
+/// * what its given verifier keys have not signed ([`Checkpoint::is_signed_by`]),
+/// * a checkpoint smaller than the largest one that it has of the origin,
+/// * a second root for a size.
+///
+/// [`checkpoints`](Self::checkpoints) and [`origins`](Self::origins) have default bodies for
+/// anchors that were written before these methods existed. A trail that has such an anchor records
+/// it (`AnchorPartlyCompared`). An anchor that returns only its newest checkpoint has a weakness:
+/// it cannot contradict a holder of the trail's key who rewrote the trail and made it longer.
+///
+/// If a call panics, the trail records it, and does not call the anchor again until the trail is
 /// opened again.
 ///
-/// A trail that is dropped without [`close`](super::Trail::close) stays open for as long as its anchors own
-/// a manager, shard or lease of it.
+/// A trail that is dropped without [`close`](super::Trail::close) stays open for as long as its
+/// anchors own a recorder, or anything that holds one.
 pub trait Anchor: Send + 'static {
-    /// What the trail's records call it: 1 to 256 printable characters, without secrets, always the
-    /// same, and another for each anchor of a trail. It is asked once, when the anchor is given to the
-    /// trail.
+    /// Returns the name in the trail's records: 1 to 256 printable characters, without secrets. It
+    /// must always be the same, and differ between the anchors of a trail. The trail asks once,
+    /// when it gets the anchor.
     fn name(&self) -> &str;
 
-    /// Keeps `checkpoint`. Returns when it is as safe there as it will ever be.
+    /// Keeps `checkpoint`. Returns when it is as durable there as it will ever be.
     ///
     /// # Errors
     ///
-    /// It is not kept, or nobody knows. The newest checkpoint is given again after a while.
+    /// The checkpoint is not kept, or that is unknown. The trail offers the newest checkpoint again
+    /// after a while.
     fn keep(&mut self, checkpoint: &Checkpoint) -> Result<(), AnchorError>;
 
-    /// The newest checkpoint that it keeps of the trail `origin`; nothing if it keeps none. It need
-    /// not check the signature.
+    /// Returns the newest checkpoint that the anchor keeps of the trail `origin`, or `None` if it
+    /// keeps none. It need not check the signature.
     ///
     /// # Errors
     ///
-    /// It does not know. Nothing is given to it until it has answered.
+    /// The anchor does not know. It gets no checkpoint until it has answered.
     fn newest(&mut self, origin: &str) -> Result<Option<Checkpoint>, AnchorError>;
 
-    /// A page of the checkpoints that it keeps of the trail `origin`: those of at least `from`
-    /// records, each size once, in ascending order, as many as it likes to return at once. Empty only
-    /// if there are none. The next page begins behind the last size of this one.
+    /// Returns a page of the checkpoints that the anchor keeps of the trail `origin`: those of at
+    /// least `from` records, each size once, in ascending order. The anchor chooses the page's
+    /// length. A page is empty only if there are no more checkpoints. The next page begins behind
+    /// the last size of this one.
     ///
     /// # Errors
     ///
-    /// It does not know. It is asked again.
+    /// The anchor does not know. The trail asks again.
     fn checkpoints(
         &mut self,
         _origin: &str,
@@ -113,47 +119,47 @@ pub trait Anchor: Send + 'static {
         Ok(Listing::NotSupported)
     }
 
-    /// All origins of the worker `worker` of which it keeps a checkpoint: those that begin with
-    /// `vram-residency/<worker>/`.
+    /// Returns all origins of the worker `worker` of which the anchor keeps a checkpoint: those
+    /// that begin with `vram-residency/<worker>/`.
     ///
     /// # Errors
     ///
-    /// It does not know. Nothing is given to it until it has answered.
+    /// The anchor does not know. It gets no checkpoint until it has answered.
     fn origins(&mut self, _worker: &str) -> Result<Listing<String>, AnchorError> {
         Ok(Listing::NotSupported)
     }
 }
 
-/// An anchor's answer to a question for a list.
+/// An anchor's answer to a request for a list.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Listing<T> {
-    /// These.
+    /// The list.
     Known(Vec<T>),
-    /// It does not know this question. The trail that asked says so on record.
+    /// The anchor does not support this request. The trail records that.
     NotSupported,
 }
 
-/// Why an anchor did not do what it was asked for.
+/// The reason why an anchor did not do what it was asked for.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum AnchorError {
-    /// It answers something else than its protocol says.
+    /// The answer does not follow the protocol.
     Answer {
-        /// Its words, or their beginning.
+        /// The answer, or its beginning.
         answer: String,
     },
     /// A system call failed.
     Io {
-        /// What was tried.
+        /// The attempted operation.
         operation: &'static str,
-        /// The system's answer. It is part of what this error prints, and no cause besides.
+        /// The system's error. Its text is part of this error's text, so it is not a `source`.
         source: io::Error,
     },
-    /// Whatever else an anchor from outside this crate may say.
+    /// Any other error of an anchor from outside this crate.
     Other(Box<dyn Error + Send + Sync>),
-    /// It does not take this checkpoint.
+    /// The anchor refuses this checkpoint.
     Refused {
-        /// Its words, or their beginning.
+        /// The refusal's text, or its beginning.
         words: String,
     },
 }
@@ -183,7 +189,8 @@ impl Error for AnchorError {
     }
 }
 
-/// What an anchor keeps of a trail: everything up to here is vouched for.
+/// The newest checkpoint that an anchor keeps of a trail. The anchor vouches for all records up to
+/// it.
 #[derive(Clone, Debug)]
 pub struct Anchored {
     pub(super) anchor: Arc<str>,
@@ -192,23 +199,23 @@ pub struct Anchored {
 }
 
 impl Anchored {
-    /// The name of the anchor.
+    /// Returns the name of the anchor.
     pub fn anchor(&self) -> &str {
         &self.anchor
     }
 
-    /// The checkpoint that it keeps.
+    /// Returns the checkpoint that the anchor keeps.
     pub fn checkpoint(&self) -> &Checkpoint {
         &self.checkpoint
     }
 
-    /// When it said so, by this machine's clock.
+    /// Returns when the anchor acknowledged it, by this machine's clock.
     pub fn at(&self) -> SystemTime {
         self.at
     }
 }
 
-/// An anchor, and what it is called: its name is asked for once, since it may change.
+/// An anchor with its name. The name is asked for once, since it may change.
 pub(super) struct Named {
     name: Arc<str>,
     anchor: Held<Box<dyn Anchor>>,
@@ -216,7 +223,7 @@ pub(super) struct Named {
 
 impl Named {
     pub(super) fn new(anchor: impl Anchor) -> Self {
-        // Without a name, as after a panic, it is refused.
+        // An empty name, as after a panic, is refused.
         let name = foreign::call(|| anchor.name().into());
         Self {
             name: name.unwrap_or_else(|_panic| "".into()),
@@ -224,7 +231,8 @@ impl Named {
         }
     }
 
-    /// Whether all can be told apart in the trail's records.
+    /// Returns whether all names are valid and differ, so that the trail's records can tell the
+    /// anchors apart.
     pub(super) fn are_good(anchors: &[Self]) -> bool {
         let is_good = |name: &str| {
             (1..=MAX_NAME_BYTES).contains(&name.len())
@@ -244,18 +252,20 @@ impl fmt::Debug for Named {
     }
 }
 
-/// Gives checkpoints to whoever collects logs: an anchor for nothing.
+/// Writes checkpoints to the log, so that a log collector serves as an anchor without further
+/// setup.
 pub(super) struct LogCollector;
 
 impl LogCollector {
     const FILTERED: &str = "the log's filter leaves checkpoints out: let INFO of the target vram_residency::checkpoint through";
 
-    /// Whether there is a log at all: without one, nobody expects checkpoints there.
+    /// Returns whether a log subscriber is installed. Without one, no checkpoints are expected in
+    /// the log.
     fn is_there() -> bool {
         tracing::dispatcher::get_default(|log| !log.is::<NoSubscriber>())
     }
 
-    /// Whether checkpoints get through.
+    /// Returns whether the subscriber takes checkpoints.
     fn is_heard() -> bool {
         tracing::enabled!(target: crate::LOG_OF_CHECKPOINTS, tracing::Level::INFO)
     }
@@ -284,7 +294,7 @@ impl Anchor for LogCollector {
     }
 }
 
-/// Logs what goes on record, and waits for nobody.
+/// Logs an anchoring event that is being recorded. Does not wait.
 fn tell(event: Option<Anchoring>) {
     if event.is_some() {
         foreign::log(move || log(event));

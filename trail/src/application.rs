@@ -1,4 +1,5 @@
-//! What a trail is kept for: the entries of its application, and what the trail asks the application.
+//! What a trail needs to know of the application that uses it: its entries, and the fields that it
+//! states when the trail opens and closes. What the entries mean is not known here.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -9,67 +10,72 @@ use crate::Trail;
 use crate::event::Severity;
 use crate::segment::MAX_LINE_BYTES;
 
-/// The most bytes that the JSON of an entry, or of [`Application::Closing`], may have.
+/// The most bytes that the JSON of an entry or of [`Application::Closing`] may have.
 pub const MAX_ENTRY_BYTES: usize = MAX_LINE_BYTES - 1024;
 
 /// The most bytes that the JSON of [`Application::Opening`] may have.
 pub const MAX_OPENING_BYTES: usize = 512;
 
-/// What an application records.
+/// An entry that an application records.
 ///
-/// It is a serde structure: its fields become those of a record, behind the fields that all records have
-/// (`seq`, `time`, `mono_us`, `boot`, `worker`, `event`, `severity`, `outcome`, `by`). It must not have a
-/// field of these names or of the name `offset`. Its JSON has at most [`MAX_ENTRY_BYTES`]: the record of a longer
-/// one, or of one that serde cannot write, has a field `unwritable` with the reason in place of its fields. Texts of
-/// unknown length are [`Text`](crate::Text)s. It is moved through the queue: what is large belongs into a box.
+/// It is a serde structure. Its fields follow the fields that all records have (`seq`, `time`,
+/// `mono_us`, `boot`, `worker`, `event`, `severity`, `outcome`, `by`). It must not have a field
+/// with one of these names or with the name `offset`.
+///
+/// Its JSON has at most [`MAX_ENTRY_BYTES`] bytes. If it is longer, or if serde cannot write it,
+/// the record has a field `unwritable` with the reason in place of the entry's fields. A text of
+/// unknown length is a [`Text`](crate::Text). Entries are moved through the queue, so put large
+/// ones into a box.
 pub trait Entry: Clone + Debug + Send + Serialize + 'static {
-    /// The name of the event, such as `ModelLoaded`. It must not be one of [`OWN_EVENTS`](crate::OWN_EVENTS).
+    /// Returns the name of the event, such as `ModelLoaded`. It must not be one of
+    /// [`OWN_EVENTS`](crate::OWN_EVENTS).
     fn name(&self) -> &'static str;
 
-    /// How bad it is. Everything above [`Severity::Info`] has the outcome `failure`.
+    /// Returns the severity. An entry above [`Severity::Info`] has the outcome `failure`.
     fn severity(&self) -> Severity;
 
-    /// Whether it reports a failed verification, which has a
+    /// Returns whether the entry reports a failed verification, which has a
     /// [counter](crate::health::VERIFICATION_FAILURES) of its own.
     fn is_failed_verification(&self) -> bool {
         false
     }
 }
 
-/// The application whose trail it is. Everything here is called on threads that must not wait: none of it
-/// may block, panic, or record and wait for that.
+/// The application that uses a trail. Its methods are called on threads that must not wait. They
+/// must not block, panic, or record an entry and wait for it.
 pub trait Application: Debug + Send + Sync + Sized + 'static {
-    /// What it records.
+    /// The type of its entries.
     type Entry: Entry;
-    /// Its fields in `TrailOpened`.
+    /// The type of its fields in `TrailOpened`.
     type Opening: Clone + Debug + Send + Serialize + 'static;
-    /// Its fields in `TrailClosed`.
+    /// The type of its fields in `TrailClosed`.
     type Closing: Clone + Debug + Send + Serialize + 'static;
-    /// What opening returns: the [`Trail`], or a type around it that hides which entries can be recorded.
+    /// What opening returns: the [`Trail`], or a type around it that restricts which entries can be
+    /// recorded.
     type Handle: From<Trail<Self>>;
 
-    /// Its fields in `TrailOpened`, such as its version and settings.
+    /// Returns its fields in `TrailOpened`, such as its version and settings.
     fn opening(&self) -> Self::Opening;
 
-    /// Its fields in `TrailClosed`, such as what is still in use.
+    /// Returns its fields in `TrailClosed`, such as what is still in use.
     fn closing(&self) -> Self::Closing;
 
-    /// Called by the writer twice in each durability interval, and every few seconds at least.
+    /// Runs twice in each durability interval, and every few seconds at least. The writer calls it.
     fn tick(&self) {}
 
-    /// Called by the writer when it has made records durable, or has failed to.
+    /// Runs after the writer has made records durable, or has failed to.
     fn settled(&self) {}
 }
 
-/// No application: a trail of notes and policy violations.
+/// The absence of an application: a trail of notes and policy violations only.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Plain;
 
-/// The entries of [`Plain`]: there are none.
+/// The entries of [`Plain`]. There are none.
 #[derive(Clone, Debug, Serialize)]
 pub enum NoEntry {}
 
-/// Fields of [`Plain`]: there are none.
+/// The fields of [`Plain`] in `TrailOpened` and `TrailClosed`. There are none.
 #[derive(Clone, Debug, Serialize)]
 pub struct NoFields {}
 
@@ -99,7 +105,8 @@ impl Application for Plain {
 }
 
 impl Trail<Plain> {
-    /// Begins to open or create a trail of notes and policy violations.
+    /// Begins to open or create a trail of notes and policy violations, without entries of an
+    /// application.
     pub fn builder(
         worker: crate::id::WorkerId,
         dir: impl AsRef<std::path::Path>,

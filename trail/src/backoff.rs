@@ -1,15 +1,15 @@
-//! How long the writer leaves a disk alone that has just failed.
+//! The back-off of the writer after a failure of the disk.
 //!
-//! The first failure costs nothing: a new segment is tried at once. Each further one doubles the rest
-//! before the next attempt, so that a disk on which every second sync fails is not filled with
-//! segments. The rest is never so long that a caller's deadline could pass without an attempt. It is
-//! counted down in what was slept, not by the clock. This module knows nothing of files.
+//! The first failure costs nothing: a new segment is tried at once. Each further one doubles the
+//! rest before the next attempt, so that a disk on which every second sync fails is not filled with
+//! segments. The rest is never so long that a caller's deadline could pass without an attempt. It
+//! is counted down in time slept, not by the clock. This module knows nothing of files.
 
 use std::time::Duration;
 
 use super::threads::Instant;
 
-/// The rest behind the second failure in a row.
+/// The rest after the second failure in a row.
 const FIRST: Duration = Duration::from_millis(20);
 
 /// The longest rest, whatever the deadline of critical records.
@@ -18,26 +18,26 @@ const LONGEST: Duration = Duration::from_secs(5);
 /// The longest rest is never shorter than this, whatever the deadline.
 const SHORTEST_LIMIT: Duration = Duration::from_millis(10);
 
-/// After so long a time without a failure, the next one counts as the first.
+/// The time without a failure after which the next failure counts as the first.
 const QUIET: Duration = Duration::from_secs(10);
 
-/// The writer's patience with its disk.
+/// The writer's back-off state.
 #[derive(Debug)]
 pub(super) struct Backoff {
     limit: Duration,
-    /// Failures in a row, and the time of the last one.
+    /// The failures in a row, and the time of the last one.
     in_a_row: u32,
     latest: Option<Instant>,
     /// All failures.
     total: u64,
-    /// What is left of the rest.
+    /// The remaining rest.
     rest: Duration,
-    /// Two workers on one disk do not try again at the same moments.
+    /// The seed of the jitter, so that two processes on one disk do not retry at the same moments.
     seed: u64,
 }
 
 impl Backoff {
-    /// For callers who wait for `deadline`: several attempts come before it.
+    /// Starts for callers who wait for `deadline`: several attempts come before it.
     pub(super) fn new(deadline: Duration, seed: &[u8]) -> Self {
         let limit = deadline.checked_div(4).unwrap_or(deadline);
         Self {
@@ -52,7 +52,7 @@ impl Backoff {
         }
     }
 
-    /// An attempt has failed, or a segment was given up.
+    /// Notes that an attempt has failed, or a segment was given up.
     pub(super) fn failed(&mut self, now: Instant) {
         let is_late = |latest| now.saturating_duration_since(latest) > QUIET;
         if self.latest.is_some_and(is_late) {
@@ -68,7 +68,7 @@ impl Backoff {
         });
     }
 
-    /// Between the half of `rest` and all of it.
+    /// Returns a random time between half of `rest` and all of it.
     fn jittered(&mut self, rest: Duration) -> Duration {
         self.seed = mix(self.seed);
         let half = rest.checked_div(2).unwrap_or_default();
@@ -77,7 +77,7 @@ impl Backoff {
         half.saturating_add(more.unwrap_or_default())
     }
 
-    /// How many failures there were.
+    /// Returns the number of failures.
     pub(super) fn total(&self) -> u64 {
         self.total
     }
@@ -86,7 +86,7 @@ impl Backoff {
         !self.rest.is_zero()
     }
 
-    /// Takes up to `longest` of the rest that is left, to be slept now.
+    /// Takes up to `longest` of the remaining rest, to be slept now.
     pub(super) fn take(&mut self, longest: Duration) -> Duration {
         let slice = self.rest.min(longest);
         self.rest = self.rest.saturating_sub(slice);

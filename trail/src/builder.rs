@@ -1,7 +1,7 @@
-//! What a trail is opened with: worker, directory, key, and the settings that can be chosen.
+//! The builder of a trail: worker, directory, key, and the optional settings.
 //!
-//! This module knows which settings make sense and how `TrailOpened` states them. It does not know
-//! how a trail is opened: that is `open`.
+//! This module knows which settings are valid and how `TrailOpened` states them. It does not know
+//! how a trail is opened: see `open`.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -25,37 +25,37 @@ use crate::id::WorkerId;
 use crate::key::{Custody, FileAccess, TrailKey};
 use crate::process;
 
-/// How long a critical record may take, unless configured.
+/// The default time limit for a critical record.
 pub const DEFAULT_CRITICAL_DEADLINE: Duration = Duration::from_secs(5);
 
-/// Within which time an ordinary record is durable, unless configured.
+/// The default time within which an ordinary record is durable.
 pub const DEFAULT_DURABLE_WITHIN: Duration = Duration::from_secs(1);
 
-/// How many records wait for the disk at most, unless configured.
+/// The default limit for records that wait for the disk.
 pub const DEFAULT_QUEUE_RECORDS: usize = 65_536;
 
-/// How many critical records have room beyond that.
+/// The room for critical records beyond that limit, in records.
 pub const RESERVED_RECORDS: usize = 1_024;
 
-/// How many bytes a segment has when the next one is begun, unless configured.
+/// The default size, in bytes, at which the next segment is begun.
 pub const DEFAULT_SEGMENT_BYTES: u64 = 64 << 20;
 
-/// How old a segment is when the next one is begun, unless configured.
+/// The default age at which the next segment is begun.
 pub const DEFAULT_SEGMENT_AGE: Duration = Duration::from_secs(24 * 3600);
 
-/// The most origins, and the most anchors, that an opening can be told to overlook.
+/// The most origins, and the most anchors, that can be named as exceptions for one opening.
 const MAX_NAMED: usize = 16;
 
-/// The longest time over which losses can be compared with attempts.
+/// The longest window in which lost records are compared with attempts.
 const LONGEST_WINDOW: Duration = Duration::from_secs(24 * 3600);
 
 /// The longest deadline or interval that can be configured.
 const LONGEST: Duration = Duration::from_secs(3600);
 
-/// The highest age of a segment that can be configured.
+/// The highest segment age that can be configured.
 const LONGEST_AGE: Duration = Duration::from_secs(366 * 24 * 3600);
 
-/// A trail that is about to be opened.
+/// Configures a trail, and opens or creates it.
 #[derive(Debug)]
 #[must_use = "a builder does nothing until `open` is called"]
 pub struct TrailBuilder<A: Application> {
@@ -71,7 +71,7 @@ pub struct TrailBuilder<A: Application> {
     faults: Option<super::faults::StorageFaults>,
 }
 
-/// What can be chosen about a trail, and is the same until it is closed.
+/// The settings of a trail, which stay the same until it is closed.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     pub(crate) critical_deadline: Duration,
@@ -90,8 +90,8 @@ pub(crate) struct Settings {
     pub(crate) ignored_unverifiable_anchors: Vec<Arc<str>>,
 }
 
-/// How long records are to be kept, and why: a statement for whoever removes old segments. This
-/// library never removes one.
+/// How long records are to be kept, and why: a statement for the person or job that removes old
+/// segments. This library never removes a segment.
 ///
 /// The default, seven years, is this project's own policy and follows from no law.
 ///
@@ -103,7 +103,7 @@ pub(crate) struct Settings {
 /// ```
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
 pub struct Retention {
-    /// As ISO 8601 writes it.
+    /// The period in ISO 8601 format.
     period: Arc<str>,
     basis: Arc<str>,
     #[serde(skip)]
@@ -111,7 +111,7 @@ pub struct Retention {
 }
 
 impl Retention {
-    /// So many years, on a legal or other basis of 1 to [`MAX_TEXT_BYTES`] bytes.
+    /// States a period in years, on a legal or other basis of 1 to [`MAX_TEXT_BYTES`] bytes.
     pub fn years(years: u16, basis: impl Into<Arc<str>>) -> Self {
         Self {
             period: format!("P{years}Y").into(),
@@ -120,7 +120,7 @@ impl Retention {
         }
     }
 
-    /// So many months, on a legal or other basis of 1 to [`MAX_TEXT_BYTES`] bytes.
+    /// States a period in months, on a legal or other basis of 1 to [`MAX_TEXT_BYTES`] bytes.
     pub fn months(months: u16, basis: impl Into<Arc<str>>) -> Self {
         Self {
             period: format!("P{months}M").into(),
@@ -147,8 +147,8 @@ impl fmt::Display for Retention {
 }
 
 impl<A: Application> TrailBuilder<A> {
-    /// Begins to open or create the trail of an application: whose it is, the directory that holds it, and the
-    /// key that signs it.
+    /// Begins to open or create the trail of an application. It needs the worker, the directory of
+    /// the trail, and the key that signs it.
     pub fn new(
         application: Arc<A>,
         worker: WorkerId,
@@ -164,6 +164,7 @@ impl<A: Application> TrailBuilder<A> {
         Self {
             application,
             worker,
+            // Removes a trailing slash, which would make the system follow a symbolic link.
             dir,
             key,
             previous_key: None,
@@ -175,128 +176,141 @@ impl<A: Application> TrailBuilder<A> {
         }
     }
 
-    /// How long a critical record may take until its caller is told that it is not durable
-    /// (default 5 s). While the disk fails, the writer tries again after at most a quarter of it.
+    /// Sets how long a caller waits for a critical record (default 5 s). After that it gets the
+    /// answer that the record is not durable. While the disk fails, the writer retries after at
+    /// most a quarter of this time.
     pub fn critical_deadline(mut self, deadline: Duration) -> Self {
         self.settings.critical_deadline = deadline;
         self
     }
 
-    /// Within which time an ordinary record is on disk (default 1 s). It is also what a killed
-    /// process can lose.
+    /// Sets the time within which an ordinary record is on disk (default 1 s). A killed process can
+    /// lose the records of this time.
     pub fn durable_within(mut self, interval: Duration) -> Self {
         self.settings.durable_within = interval;
         self
     }
 
-    /// How many records may wait for the disk (default 65 536; critical ones have room for 1 024
-    /// more). The room is reserved here, so that recording never allocates.
+    /// Sets how many records may wait for the disk (default 65 536). Critical records have room for
+    /// 1 024 more. The room is reserved when the trail is opened, so that recording never
+    /// allocates.
     ///
-    /// It says how long a disk may hang before ordinary records are lost: by default 0.2 s at 300 000
-    /// records a second. Records go to the disk in the order of their numbers, so it also says how
-    /// much a critical one may have before it: 16 384 records go out in one write and sync. Each place
-    /// takes some 340 bytes of memory from its first use on, 22 MiB in all by default, and the texts of
-    /// the records that wait.
+    /// The limit decides how long a disk may hang before ordinary records are lost: by default 0.2
+    /// s at 300 000 records a second. Records go to the disk in the order of their numbers. So the
+    /// limit also decides how many records a critical one may have before it. One write and sync
+    /// takes 16 384 records.
+    ///
+    /// From its first use on, each place takes some 340 bytes of memory, by default 22 MiB in all.
+    /// The texts of waiting records need memory in addition.
     pub fn queue_records(mut self, records: usize) -> Self {
         self.settings.queue_records = records;
         self
     }
 
-    /// Few, so that a test runs out of numbers soon.
+    /// Sets a small reserve, so that a test soon runs out of numbers.
     #[cfg(test)]
     pub(super) fn reserved_records(mut self, records: usize) -> Self {
         self.settings.reserved_records = records;
         self
     }
 
-    /// How many bytes a segment has when the next one is begun (default 64 MiB).
+    /// Sets the size at which the next segment is begun (default 64 MiB).
     ///
-    /// A critical record that waits goes first: while there always is one, a segment grows to twice
-    /// this size. One that comes while the next segment is being begun waits for some two syncs more.
+    /// A waiting critical record goes first. While there always is one, a segment grows to twice
+    /// this size. A critical record that comes while the next segment is begun waits for some two
+    /// more syncs.
     pub fn segment_bytes(mut self, bytes: u64) -> Self {
         self.settings.segment_bytes = bytes;
         self
     }
 
-    /// How old a segment is when the next one is begun (default 24 h). Nothing happens while nothing
-    /// is recorded.
+    /// Sets the age at which the next segment is begun (default 24 h). Without new records, no
+    /// segment is begun.
     pub fn segment_age(mut self, age: Duration) -> Self {
         self.settings.segment_age = age;
         self
     }
 
-    /// Who may use the trail's directory (default: its owner alone, which must be the worker's user).
+    /// Sets who may use the trail's directory (default: its owner alone, which must be the
+    /// process's user).
     ///
-    /// With [`FileAccess::OwnerAndGroup`] its group may, too, as on a volume that Kubernetes mounts, and
-    /// it may belong to root. Who can write there can remove the trail, and who signs can go on with it.
-    /// A directory that the trail makes has mode 0700 all the same. The choice is on record
-    /// (`TrailOpened`, `directory_access`).
+    /// With [`FileAccess::OwnerAndGroup`] its group may use it, too, as on a volume that Kubernetes
+    /// mounts, and it may belong to root. A user who can write there can remove the trail; a user
+    /// who can sign can continue it. A directory that the trail makes has mode 0700 all the same.
+    /// `TrailOpened` records the choice (`directory_access`).
     pub fn directory_access(mut self, access: FileAccess) -> Self {
         self.settings.directory_access = access;
         self
     }
 
-    /// How long the records are to be kept, stated in each segment's header (default 7 years).
+    /// Sets how long the records are to be kept, stated in each segment's header (default 7 years).
     pub fn retention(mut self, retention: Retention) -> Self {
         self.settings.retention = retention;
         self
     }
 
-    /// The key that the trail was signed with until now: its last act is to sign `KeyChanged`, the
-    /// record that names the new one. Not used if the trail has the new key already.
+    /// Sets the key that has signed the trail until now. Its last signature is the one under
+    /// `KeyChanged`, the record that names the new key. Not used if the trail has the new key
+    /// already.
     pub fn previous_key(mut self, key: TrailKey) -> Self {
         self.previous_key = Some(key);
         self
     }
 
-    /// Over which time lost records are compared with attempts (default five minutes): whole seconds,
-    /// at most a day.
+    /// Sets the window in which lost records are compared with attempts (default five minutes):
+    /// whole seconds, at most a day.
     pub fn failure_window(mut self, window: Duration) -> Self {
         self.settings.failure_window = window;
         self
     }
 
-    /// How many of a thousand records may be lost within the window (default 10, which is 1 %): if
-    /// it is more, the trail is degraded, and says so. With 0, every lost record degrades it.
+    /// Sets how many of a thousand records may be lost within the window (default 10, which is 1
+    /// %). Above it, the trail is degraded and reports so. With 0, every lost record degrades it.
     pub fn failure_threshold_per_mille(mut self, records: u16) -> Self {
         self.settings.failure_threshold_per_mille = records;
         self
     }
 
-    /// What is called when the trail degrades, and when it has recovered: once for each crossing of
-    /// the threshold, within seconds, whether or not anything can be written then.
+    /// Sets the hook that is called when the trail degrades, and when it has recovered. It is
+    /// called once for each crossing of the threshold, within seconds, whether or not the disk
+    /// takes writes at that time.
     ///
-    /// It has a thread of its own and may take its time or panic (which is logged, and it is called
-    /// again for the next crossing). Closing waits for it, at most the critical deadline. In a forked
-    /// child it is never called. While the writer hangs in a system call, nobody calls it: watch
-    /// [`HEARTBEAT`](crate::health::HEARTBEAT), too. Setting it again replaces it. What it owns of this trail
-    /// (a manager, shard or lease) keeps that open until it is closed.
+    /// The hook has a thread of its own. It may take its time or panic: a panic is logged, and the
+    /// hook is called again for the next crossing. Closing waits for it, at most the critical
+    /// deadline. In a forked child it is never called.
+    ///
+    /// While the writer hangs in a system call, the hook is not called: watch
+    /// [`HEARTBEAT`](crate::health::HEARTBEAT), too. A second call replaces the hook. Anything it
+    /// owns that holds the trail's owner or a recorder keeps the trail open until it is closed.
     pub fn on_degraded(mut self, hook: impl FnMut(&Degradation) + Send + 'static) -> Self {
         self.hook = Some(Hook::new(hook));
         self
     }
 
-    /// Hands checkpoints to `anchor`, too; may be called again for others, at most 16. Opening waits
-    /// until all that the anchors remember has been compared with the trail, at most the critical
-    /// deadline. What is left then is compared beside the writer, and a contradiction goes on record.
+    /// Adds an anchor, which also gets checkpoints. May be called again for others, at most 16.
+    /// Opening waits until all that the anchors remember has been compared with the trail, at most
+    /// the critical deadline. The rest is compared in the background, and a contradiction is
+    /// recorded.
     pub fn anchor(mut self, anchor: impl Anchor) -> Self {
         self.anchors.push(Named::new(anchor));
         self
     }
 
-    /// After how many records anchors get a checkpoint (default 10 000). After every critical record
-    /// and when the trail is closed they get one anyway.
+    /// Sets after how many records anchors get a checkpoint (default 10 000). They also get one
+    /// after every critical record and when the trail is closed.
     pub fn anchor_every_records(mut self, records: u64) -> Self {
         self.settings.anchor_every_records = records;
         self
     }
 
-    /// After which time new records are anchored (default 60 s): the longest time for which a
-    /// rewritten trail could go unnoticed, if the anchors work. It is looked at twice in each
-    /// interval of [`durable_within`](Self::durable_within), and every few seconds at least.
+    /// Sets after which time new records are anchored (default 60 s). While the anchors work, this
+    /// is the longest time for which a rewritten trail could go unnoticed. The writer checks it
+    /// twice in each interval of [`durable_within`](Self::durable_within), and every few seconds at
+    /// least.
     ///
-    /// At most an hour. The alert `VramAuditUnanchored` of `ops/alerts.yml` asks for 15 minutes: with an
-    /// interval of about that or more it fires without a fault, and wants a greater limit.
+    /// The maximum is one hour. The alert `VramAuditUnanchored` of `ops/alerts.yml` has a limit of
+    /// 15 minutes. With an interval of about that or more it fires without a fault: raise its limit
+    /// then.
     pub fn anchor_every(mut self, interval: Duration) -> Self {
         self.settings.anchor_every = interval;
         self
@@ -310,29 +324,37 @@ impl<A: Application> TrailBuilder<A> {
     }
 
     /// Opens the trail that the directory holds, and records `TrailOpened`. A service that has run
-    /// before calls this one: where its volume is not mounted, it must not begin another trail.
+    /// before calls this method, so that it does not begin another trail where its volume is not
+    /// mounted.
     ///
     /// # Errors
     ///
-    /// [`OpenError::NoTrail`] if there is no directory, or no segment in it. Nothing is made then.
+    /// [`OpenError::NoTrail`] if there is no directory, or no segment in it. Nothing is created
+    /// then. Every other variant of [`OpenError`] states its cause and what to do.
     pub fn open(self) -> Result<A::Handle, OpenError> {
         self.begin(Presence::Required)
     }
 
-    /// Begins a new trail, and records `TrailOpened`. Makes the directory (mode 0700) if there is none;
-    /// its parent must exist.
+    /// Creates a new trail, and records `TrailOpened`. Makes the directory (mode 0700) if there is
+    /// none. Its parent must exist.
     ///
     /// # Errors
     ///
-    /// [`OpenError::Exists`] if the directory holds a segment. Nothing is changed then.
+    /// [`OpenError::Exists`] if the directory holds a segment. Nothing is changed then. Every other
+    /// variant of [`OpenError`] states its cause and what to do.
     pub fn create(self) -> Result<A::Handle, OpenError> {
         self.begin(Presence::Refused)
     }
 
-    /// [`open`](Self::open) if the directory holds a trail, and [`create`](Self::create) if not.
+    /// Opens the trail that the directory holds ([`open`](Self::open)), or creates one if there is
+    /// none ([`create`](Self::create)).
     ///
-    /// A worker that always does this begins a new trail where the old one is out of reach, and only
-    /// an [`anchor`](Self::anchor) notices.
+    /// A process that always calls this method begins a new trail where the old one is out of
+    /// reach, and only an [`anchor`](Self::anchor) notices.
+    ///
+    /// # Errors
+    ///
+    /// Every variant of [`OpenError`] states its cause and what to do.
     pub fn open_or_create(self) -> Result<A::Handle, OpenError> {
         self.begin(Presence::Either)
     }
@@ -415,7 +437,7 @@ impl Settings {
         if self.failure_threshold_per_mille > 999 {
             return wrong("failure_threshold_per_mille", "from 0 to 999");
         }
-        // They stand in `TrailOpened`, and a line has a longest length.
+        // These names stand in `TrailOpened`, and the length of a line is limited.
         let is_short = |names: &[Arc<str>]| {
             names.len() <= MAX_NAMED
                 && names
@@ -451,7 +473,7 @@ impl Settings {
         }
     }
 
-    /// As `TrailOpened` states them.
+    /// Returns the settings as `TrailOpened` states them.
     pub(super) fn configuration(
         &self,
         key: Custody,

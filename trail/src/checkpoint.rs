@@ -1,8 +1,8 @@
 //! Signed checkpoints and verifier keys: what makes a trail evidence.
 //!
-//! A checkpoint is a C2SP tlog-checkpoint in a C2SP signed note, which tools check that do not know
-//! this crate (`openssl`, Go's `sumdb/note`). This module knows texts and signatures; it does not
-//! know what a record says or where a line is stored. The lines under the text are in its submodule.
+//! A checkpoint is a C2SP tlog-checkpoint in a C2SP signed note. Tools that do not know this crate
+//! can check it (`openssl`, Go's `sumdb/note`). This module knows texts and signatures. It does not
+//! know what a record means or where a line is stored. The signature lines are in its submodule.
 
 mod signatures;
 
@@ -21,7 +21,7 @@ use super::merkle::{Frontier, Node};
 /// The algorithm byte of Ed25519 in a signed note's key.
 const ED25519: u8 = 0x01;
 
-/// What stands before the 32 bytes of an Ed25519 public key in DER (RFC 8410, section 4).
+/// The bytes before the 32 bytes of an Ed25519 public key in DER (RFC 8410, section 4).
 const ED25519_SPKI: [u8; 12] = [
     0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00,
 ];
@@ -29,12 +29,13 @@ const ED25519_SPKI: [u8; 12] = [
 /// The most bytes of a checkpoint's text: its three lines, its own signature, and 1 MiB of others.
 pub(crate) const MAX_NOTE_BYTES: usize = (1 << 20) + (64 << 10);
 
-/// The most bytes of a checkpoint as a line of JSON: a name may hold quotes, which take two each.
+/// The most bytes of a checkpoint as a line of JSON. A name may hold quotes, which take two bytes
+/// each.
 pub(crate) const MAX_CHECKPOINT_LINE_BYTES: usize = 2 * MAX_NOTE_BYTES;
 
-/// The public half of a trail's key: what a reviewer needs to check the trail.
+/// The public half of a trail's key, which a reviewer needs to check the trail.
 ///
-/// Written as C2SP signed notes write it: `<key name>+<8 hex digits>+<base64>`.
+/// Its text has the form of C2SP signed notes: `<key name>+<8 hex digits>+<base64>`.
 #[derive(Clone, Eq, PartialEq)]
 pub struct VerifierKey {
     name: Arc<str>,
@@ -43,25 +44,25 @@ pub struct VerifierKey {
 
 /// A statement of a trail's size and Merkle root, signed by the trail's key.
 ///
-/// Its text ([`Display`](fmt::Display)) is what an anchor keeps. Parsing checks the form only;
-/// [`verify`](super::verify) checks signatures. Besides the trail's own signature, the text may hold
-/// up to 100 of others, such as a witness's: at most 16 KiB each, 1 MiB together. They are kept and
-/// change no answer; but if a key that the reader gives has signed wrongly, the text counts for
-/// nothing.
+/// An anchor keeps its text ([`Display`](fmt::Display)). Parsing checks the form only;
+/// [`verify`](super::verify) checks signatures. Besides the trail's own signature, the text may
+/// hold up to 100 signatures of others, such as a witness: at most 16 KiB each, 1 MiB together.
+/// They are kept and change no result. One exception: a wrong signature under a key that the reader
+/// gives invalidates the whole text.
 #[derive(Clone)]
 pub struct Checkpoint {
     note: Arc<str>,
     origin: Arc<str>,
     size: u64,
     root: Node,
-    /// How many signature lines there are. What they say stays in the text: there may be tens of
+    /// The number of signature lines. Their content stays in the text, since there may be tens of
     /// thousands of anchors in memory.
     signatures: usize,
-    /// The public key that it was found to be signed with.
+    /// The public key under which its signature was verified.
     signer: Option<Box<[u8; 32]>>,
 }
 
-/// Text that is no verifier key or no checkpoint.
+/// The reason why a text is no verifier key or no checkpoint.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum NoteError {
@@ -78,18 +79,18 @@ impl VerifierKey {
         Self { name, key }
     }
 
-    /// The key's name, which is also the origin of the trail's checkpoints.
+    /// Returns the key's name, which is also the origin of the trail's checkpoints.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The 32 bytes of the Ed25519 public key.
+    /// Returns the 32 bytes of the Ed25519 public key.
     pub fn public_key(&self) -> [u8; 32] {
         self.key.to_bytes()
     }
 
-    /// The public key as PEM (SubjectPublicKeyInfo), which `openssl pkeyutl -verify -pubin -rawin`
-    /// takes.
+    /// Returns the public key as PEM (SubjectPublicKeyInfo), which `openssl pkeyutl -verify -pubin
+    /// -rawin` reads.
     pub fn to_pem(&self) -> String {
         let mut der = ED25519_SPKI.to_vec();
         der.extend_from_slice(self.key.as_bytes());
@@ -99,7 +100,7 @@ impl VerifierKey {
         )
     }
 
-    /// The first 4 bytes of `SHA-256(name ‖ "\n" ‖ 0x01 ‖ public key)`.
+    /// Returns the first 4 bytes of `SHA-256(name ‖ "\n" ‖ 0x01 ‖ public key)`.
     pub(crate) fn hash(&self) -> [u8; 4] {
         let [a, b, c, d, ..]: [u8; 32] = Sha256::new()
             .chain_update(self.name.as_bytes())
@@ -110,7 +111,8 @@ impl VerifierKey {
         [a, b, c, d]
     }
 
-    /// Whether `signature` is this key's over `message`; strict, so that no second encoding passes.
+    /// Returns whether `signature` is valid for `message` under this key. Strict: a second encoding
+    /// is refused.
     pub(crate) fn accepts(&self, message: &[u8], signature: &Signature) -> bool {
         self.key.verify_strict(message, signature).is_ok()
     }
@@ -167,7 +169,7 @@ impl FromStr for VerifierKey {
 }
 
 impl Checkpoint {
-    /// The text that is signed for a tree of this size and root.
+    /// Returns the text to be signed for a tree of this size and root.
     pub(crate) fn body(origin: &str, tree: &Frontier) -> String {
         format!(
             "{origin}\n{}\n{}\n",
@@ -176,7 +178,7 @@ impl Checkpoint {
         )
     }
 
-    /// Puts a signature under a body made by [`Self::body`].
+    /// Signs a body made by [`Self::body`].
     pub(crate) fn sign_with(
         key: &VerifierKey,
         tree: &Frontier,
@@ -197,33 +199,33 @@ impl Checkpoint {
         }
     }
 
-    /// The trail that this is a statement about.
+    /// Returns the origin: the name of the trail.
     pub fn origin(&self) -> &str {
         &self.origin
     }
 
-    /// How many leaves (records) the statement covers.
+    /// Returns how many leaves (records) the checkpoint covers.
     pub fn size(&self) -> u64 {
         self.size
     }
 
-    /// The Merkle root of those leaves.
+    /// Returns the Merkle root of those leaves.
     pub fn root(&self) -> [u8; 32] {
         self.root
     }
 
-    /// The whole text, as an anchor keeps it.
+    /// Returns the whole text, as an anchor keeps it.
     pub(crate) fn as_str(&self) -> &str {
         &self.note
     }
 
-    /// The part of the text that the signature covers.
+    /// Returns the part of the text that the signature covers.
     pub fn signed_text(&self) -> &str {
         signed_text(&self.note)
     }
 
-    /// The trail's own Ed25519 signature, 64 bytes: the first one under the origin's name. Zeros if
-    /// there is none of that length.
+    /// Returns the trail's own Ed25519 signature, 64 bytes: the first one under the origin's name.
+    /// Zeros if there is none of that length.
     pub fn signature(&self) -> [u8; 64] {
         signatures::lines(self.signature_lines())
             .filter(|line| line.name() == self.origin())
@@ -231,26 +233,27 @@ impl Checkpoint {
             .map_or([0; 64], |signature| signature.to_bytes())
     }
 
-    /// Whether there is one signature and no other, by Ed25519: so it is in a trail always.
+    /// Returns whether there is exactly one signature, by Ed25519, as always inside a trail.
     pub(crate) fn has_one_signature(&self) -> bool {
         let mut lines = signatures::lines(self.signature_lines());
         self.signatures == 1 && lines.all(|line| line.ed25519().is_some())
     }
 
-    /// Verifies the signatures and remembers it, so that [`Self::is_signed_by`] need not do that
-    /// again. It takes far longer than anything else that is done with a checkpoint.
+    /// Verifies the signatures and stores the result for [`Self::is_signed_by`]. Verification takes
+    /// far longer than any other operation on a checkpoint.
     pub(crate) fn find_signers(&mut self, keys: &[VerifierKey]) {
         let signer = self.signer_among(keys).map(VerifierKey::public_key);
         self.signer = signer.map(Box::new);
     }
 
-    /// Whether `key` has signed it: its origin is the key's name, one signature is valid under the key,
-    /// and none under it is wrong.
+    /// Returns whether `key` has signed the checkpoint: its origin is the key's name, one signature
+    /// is valid under the key, and none under it is wrong.
     pub fn is_signed_by(&self, key: &VerifierKey) -> bool {
         self.is_signed_by_one_of(std::slice::from_ref(key))
     }
 
-    /// Whether one of the keys has signed it, and no signature under one of them is wrong.
+    /// Returns whether one of the keys has signed the checkpoint, and no signature under one of
+    /// them is wrong.
     pub fn is_signed_by_one_of(&self, keys: &[VerifierKey]) -> bool {
         let known = |key: &VerifierKey| {
             self.signer.as_deref() == Some(&key.public_key()) && self.origin == key.name
@@ -263,13 +266,13 @@ impl Checkpoint {
         signatures::signer(lines, &self.origin, keys, signed)
     }
 
-    /// What stands behind the empty line.
+    /// Returns the text behind the empty line.
     fn signature_lines(&self) -> &str {
         let start = self.signed_text().len().saturating_add(1);
         self.note.get(start..).unwrap_or("")
     }
 
-    /// The line that holds this checkpoint in a segment, newline included.
+    /// Returns the line that holds this checkpoint in a segment, newline included.
     pub(crate) fn to_line(&self) -> Result<String, serde_json::Error> {
         #[derive(Serialize)]
         struct Line<'a> {
@@ -286,14 +289,14 @@ impl Checkpoint {
 impl Eq for Checkpoint {}
 
 impl PartialEq for Checkpoint {
-    /// The text says everything.
+    /// All other fields follow from the text.
     fn eq(&self, other: &Self) -> bool {
         self.note == other.note
     }
 }
 
 fn signed_text(note: &str) -> &str {
-    // The first empty line is the only one.
+    // The first empty line must be the only one.
     match note.find("\n\n") {
         Some(end) => note.get(..=end).unwrap_or(""),
         None => "",
@@ -361,7 +364,7 @@ impl FromStr for Checkpoint {
     }
 }
 
-/// Decodes base64 and accepts only the one encoding that the bytes have.
+/// Decodes base64, and accepts only the canonical encoding.
 pub(crate) fn decode_base64(text: &str) -> Option<Vec<u8>> {
     let bytes = BASE64.decode(text).ok()?;
     (BASE64.encode(&bytes) == text).then_some(bytes)
@@ -371,7 +374,7 @@ pub(crate) fn encode_base64(bytes: &[u8]) -> String {
     BASE64.encode(bytes)
 }
 
-/// A frontier as a header holds it.
+/// Returns a frontier in the form of a header.
 pub(crate) fn encode_nodes(tree: &Frontier) -> Vec<String> {
     tree.nodes()
         .iter()
@@ -379,7 +382,7 @@ pub(crate) fn encode_nodes(tree: &Frontier) -> Vec<String> {
         .collect()
 }
 
-/// A number as the format writes it: no sign, no leading zero.
+/// Parses a number in the form of the format: no sign, no leading zero.
 pub(crate) fn parse_decimal(text: &str) -> Option<u64> {
     let value: u64 = text.parse().ok()?;
     (value.to_string() == text).then_some(value)

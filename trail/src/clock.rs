@@ -1,5 +1,6 @@
-//! The two clocks of a record: wall-clock time, which people read and which can jump, and time since
-//! boot, which cannot, and which boot that is. A step of the one against the other is noticed, and goes on record.
+//! The two clocks of a record: wall-clock time, which people read and which can jump, and the
+//! monotonic time since boot, with the boot's id. A step of one against the other is noticed and
+//! recorded. What records use them for is not known here.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use serde::{Serialize, Serializer};
 
 use crate::key::{KeyError, fill_random};
 
-/// The smallest difference between wall clock and uptime that is called a step.
+/// The smallest change of the difference between wall clock and uptime that counts as a step.
 const CLOCK_STEP: Duration = Duration::from_millis(100);
 
 /// Wall-clock time in nanoseconds since 1970 (UTC), as read from `CLOCK_REALTIME`.
@@ -23,17 +24,17 @@ impl Time {
         Self(nanoseconds(ClockId::Realtime))
     }
 
-    /// A time in nanoseconds since 1970 (UTC).
+    /// Makes a time from nanoseconds since 1970 (UTC).
     pub const fn from_unix_nanoseconds(nanoseconds: i64) -> Self {
         Self(nanoseconds)
     }
 
-    /// Nanoseconds since 1970 (UTC).
+    /// Returns the nanoseconds since 1970 (UTC).
     pub const fn unix_nanoseconds(self) -> i64 {
         self.0
     }
 
-    /// Whole seconds since 1970; 0 for all that was before.
+    /// Returns the whole seconds since 1970, or 0 for an earlier time.
     pub(crate) fn unix_seconds(self) -> u64 {
         u64::try_from(self.0.div_euclid(1_000_000_000)).unwrap_or(0)
     }
@@ -43,7 +44,7 @@ impl Time {
         Self(self.0.saturating_sub(distance))
     }
 
-    /// The same time as the standard library's; 1970 if that cannot express it.
+    /// Converts to the standard library's type, or to 1970 if the time is out of its range.
     pub fn to_system_time(self) -> SystemTime {
         let distance = Duration::from_nanos(self.0.unsigned_abs());
         let shifted = if self.0 < 0 {
@@ -56,7 +57,7 @@ impl Time {
 }
 
 impl fmt::Display for Time {
-    /// RFC 3339, UTC, nine digits of fraction.
+    /// Formats as RFC 3339, UTC, nine digits of fraction.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let time = jiff::Timestamp::from_nanosecond(self.0.into()).map_err(|_| fmt::Error)?;
         write!(f, "{time:.9}")
@@ -79,7 +80,7 @@ impl Uptime {
         Self(nanoseconds(ClockId::Boottime))
     }
 
-    /// The time from `earlier` to this; zero if it is not earlier.
+    /// Returns the time from `earlier` to this time, or zero if `earlier` is later.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
     }
@@ -93,12 +94,12 @@ impl Uptime {
         Self(self.0.saturating_add(nanoseconds))
     }
 
-    /// Nanoseconds since boot.
+    /// Returns the nanoseconds since boot.
     pub const fn nanoseconds(self) -> i64 {
         self.0
     }
 
-    /// So many nanoseconds since boot.
+    /// Makes a time from nanoseconds since boot.
     pub const fn from_nanoseconds(nanoseconds: i64) -> Self {
         Self(nanoseconds)
     }
@@ -111,8 +112,9 @@ fn nanoseconds(clock: ClockId) -> i64 {
         .saturating_add(time.tv_nsec)
 }
 
-/// The kernel's boot id. Where it cannot be read, as in some sandboxes, a substitute that begins with
-/// `unknown-`, and that no other opening has: what it says is that two are not known to be the same.
+/// Returns the kernel's boot id. If it cannot be read, as in some sandboxes, the fallback begins
+/// with `unknown-` and is different for each opening. It states that two boots are not known to be
+/// the same.
 pub(crate) fn boot_id() -> Result<Arc<str>, KeyError> {
     let told = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let told = told.trim();
@@ -142,7 +144,7 @@ impl ClockWatch {
         Time::now().0.saturating_sub(Uptime::now().nanoseconds())
     }
 
-    /// The step since the last look, in nanoseconds.
+    /// Returns the step since the last look, in nanoseconds.
     pub(crate) fn step(&mut self) -> Option<i64> {
         let offset = Self::offset();
         let step = offset.saturating_sub(self.offset);
@@ -151,7 +153,7 @@ impl ClockWatch {
     }
 }
 
-/// A step cannot be made to happen from outside without setting the machine's clock.
+/// A test cannot cause a step without setting the machine's clock.
 #[cfg(test)]
 mod tests {
     use serde_json::Value;
@@ -161,7 +163,7 @@ mod tests {
     use crate::event::{Event, Seq};
     use crate::record::Record;
 
-    /// A watch that looked before the wall clock was set by `step` nanoseconds.
+    /// Returns a watch whose last look was before a step of the wall clock by `step` nanoseconds.
     fn before_a_step_of(step: i64) -> ClockWatch {
         ClockWatch {
             offset: ClockWatch::offset() - step,
@@ -175,7 +177,8 @@ mod tests {
         for step in [HOUR, -HOUR, 200_000_000, -200_000_000] {
             let mut watch = before_a_step_of(step);
             let told = watch.step().unwrap();
-            // Two clocks are read one after the other; in between the thread may have slept.
+            // The two clocks are read one after the other, and the thread may have slept in
+            // between.
             assert!((told - step).abs() < 50_000_000, "{told} for {step}");
             assert_eq!(watch.step(), None, "told twice");
         }

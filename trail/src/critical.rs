@@ -1,7 +1,7 @@
-//! Records that must be durable: queued at once, and then waited for.
+//! Critical records: queued at once, then waited for until durable.
 //!
-//! Whoever has many queues all of them first, and they wait no longer than one. This module does not know
-//! what is recorded.
+//! A caller with many critical records queues all of them first; they then wait no longer than one.
+//! This module does not know what is recorded.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use super::{NotDurable, Receipt, Recorder, not_awaited, unnumbered};
 use crate::application::Application;
 use crate::{foreign, process};
 
-/// A record that must be durable, and was queued if it could be.
+/// A critical record that was queued, or refused.
 #[derive(Debug)]
 pub struct Submitted {
     mark: Mark,
@@ -21,13 +21,17 @@ pub struct Submitted {
 }
 
 impl<A: Application> Recorder<A> {
-    /// Records, and returns once the record is durable, the attempt to write it has failed, or the critical
-    /// deadline has passed. In the latter cases it may become durable later, and can be asked for.
+    /// Records an entry, and waits until its record is durable, at most the critical deadline.
+    ///
+    /// # Errors
+    ///
+    /// [`NotDurable`] if the write failed or the deadline has passed. The record may become durable
+    /// later: see [`NotDurable::ask_again`].
     pub fn commit(&self, entry: impl Into<A::Entry>) -> (Mark, Result<Receipt, NotDurable>) {
         self.answer(self.submit(entry))
     }
 
-    /// Queues a record that must be durable, without waiting.
+    /// Queues a critical record without waiting.
     pub fn submit(&self, entry: impl Into<A::Entry>) -> Submitted {
         self.submit_event(Event::Entry(entry.into()))
     }
@@ -45,14 +49,18 @@ impl<A: Application> Recorder<A> {
         }
     }
 
-    /// Returns as [`commit`](Self::commit) does, at the latest when the critical deadline has passed since the
-    /// record was queued.
+    /// Waits for the answer, as [`commit`](Self::commit) does. Returns at the latest when the
+    /// critical deadline has passed since the record was queued.
+    ///
+    /// # Errors
+    ///
+    /// As for [`commit`](Self::commit).
     pub fn answer(&self, submitted: Submitted) -> (Mark, Result<Receipt, NotDurable>) {
         let limit = self.shared.settings.critical_deadline;
         self.answer_within(submitted, limit)
     }
 
-    /// Whether [`answer`](Self::answer) would return at once. Does not wait.
+    /// Returns whether [`answer`](Self::answer) would return at once. Does not wait.
     pub fn has_answer(&self, submitted: &Submitted) -> bool {
         let (Ok(()), Some(seq)) = (&submitted.queued, submitted.mark.seq) else {
             return true;
@@ -61,7 +69,12 @@ impl<A: Application> Recorder<A> {
             || self.shared.queue.has_answer(seq)
     }
 
-    /// What [`answer`](Self::answer) would return if the time were over. Does not wait.
+    /// Returns the answer that [`answer`](Self::answer) would give if the deadline had passed. Does
+    /// not wait.
+    ///
+    /// # Errors
+    ///
+    /// As for [`commit`](Self::commit).
     pub fn answer_now(&self, submitted: Submitted) -> (Mark, Result<Receipt, NotDurable>) {
         self.answer_within(submitted, Duration::ZERO)
     }
@@ -92,7 +105,7 @@ impl<A: Application> Recorder<A> {
         };
         if let Err(error) = &outcome {
             self.shared.queue.count_critical_failure();
-            // The writer may hang, or be gone.
+            // The writer may hang or have ended.
             self.shared.publish_counters();
             let error = error.clone();
             foreign::log(

@@ -1,9 +1,10 @@
-//! What can be recorded: the trail's own events with their fields, and the entries of its application.
+//! The content of records: the trail's own events with their fields, and the entries of its
+//! application.
 //!
-//! This module knows nothing of numbers, queues, files or checkpoints. The trail's own events are private to
-//! the crate: an application cannot claim that something was lost or recovered.
+//! This module knows nothing of numbers, queues, files or checkpoints. The trail's own events are
+//! private to the crate: an application cannot claim that records were lost or recovered.
 //!
-//! Values are shared (`Arc<str>`) and rare or large ones are boxed, so that making and moving an
+//! Values are shared (`Arc<str>`), and rare or large ones are boxed. So making and moving an
 //! ordinary event allocates nothing.
 
 use std::fmt;
@@ -31,12 +32,12 @@ pub const MAX_TEXT_BYTES: usize = 1024;
 pub struct Seq(pub(crate) u64);
 
 impl Seq {
-    /// The number `value`. It proves nothing: a [`Receipt`](crate::Receipt) does.
+    /// Makes the number `value`. It proves nothing: a [`Receipt`](crate::Receipt) does.
     pub const fn new(value: u64) -> Self {
         Self(value)
     }
 
-    /// The number itself.
+    /// Returns the number.
     pub fn value(self) -> u64 {
         self.0
     }
@@ -49,7 +50,7 @@ impl fmt::Display for Seq {
 }
 
 /// A point in the trail: the number of a record and its time. There is no number if the trail was
-/// closed already.
+/// already closed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Mark {
     /// The record's number.
@@ -59,21 +60,21 @@ pub struct Mark {
 }
 
 impl Mark {
-    /// The time of an attempt that got no number.
+    /// Makes a mark for an attempt that got no number.
     pub fn unnumbered(time: Time) -> Self {
         Self { seq: None, time }
     }
 }
 
-/// How bad a record's content is.
+/// How severe a record's content is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Severity {
-    /// As it should be.
+    /// Normal operation.
     Info,
-    /// A failure that the process goes on after.
+    /// A failure despite which the process goes on.
     Warn,
-    /// A failure that a person has to look at. It has room in the queue that other records have not.
+    /// A failure that a person must examine. It has reserved room in the queue.
     Critical,
 }
 
@@ -104,25 +105,27 @@ pub const OWN_EVENTS: &[&str] = &[
     "TrailOpened",
 ];
 
-/// What the trail reports of an anchor.
+/// What the trail records about an anchor.
 #[derive(Clone, Debug, Serialize)]
 #[serde(untagged)]
 pub(crate) enum Anchoring {
     Contradicted {
         anchor: Arc<str>,
-        /// `different` or `shorter`: what the trail is. Or `unverifiable`: the checkpoint is larger.
+        /// `different` or `shorter` describes the trail. `unverifiable`: the checkpoint is larger
+        /// than the trail.
         contradiction: &'static str,
-        /// What the anchor keeps, and this trail's key has signed, unless it is unverifiable.
+        /// The size of the anchor's checkpoint. This trail's key has signed it, unless it is
+        /// unverifiable.
         size: u64,
         root: Arc<str>,
     },
     Failed {
         anchor: Arc<str>,
         cause: Text,
-        /// The size of the checkpoint that it does not keep.
+        /// The size of the checkpoint that the anchor does not keep.
         size: u64,
     },
-    /// What an anchor remembers was not compared as a whole.
+    /// The comparison with an anchor's memory was incomplete.
     PartlyCompared {
         anchor: Arc<str>,
         /// `newest_only`, `origins_unknown` or `unverifiable_ignored`.
@@ -153,14 +156,14 @@ impl Anchoring {
     }
 }
 
-/// What happened.
+/// The content of a record.
 #[derive(Debug, Serialize)]
 #[serde(untagged, bound = "")]
 pub(crate) enum Event<A: Application> {
-    /// What the anchors report.
+    /// An event of an anchor.
     Anchor(Anchoring),
     AuditDegraded {
-        /// False when it has ended.
+        /// False when the degradation has ended.
         degraded: bool,
         window_s: u64,
         attempts: u64,
@@ -169,9 +172,9 @@ pub(crate) enum Event<A: Application> {
     ClockStepped {
         step_ns: i64,
     },
-    /// What the application records.
+    /// An entry of the application.
     Entry(A::Entry),
-    /// The last record under a trail's old key: what follows is signed with another one.
+    /// The last record under a trail's old key. The following records are signed with another one.
     KeyChanged {
         previous_key: Arc<str>,
         key: Arc<str>,
@@ -179,7 +182,7 @@ pub(crate) enum Event<A: Application> {
     Note {
         text: Text,
     },
-    /// No number from here on is given before a later record raises the bound.
+    /// No number at or above this bound is given before a later record raises the bound.
     NumbersReserved {
         numbers_below: u64,
     },
@@ -262,7 +265,7 @@ impl<A: Application> Event<A> {
         }
     }
 
-    /// Who makes such a record.
+    /// Returns who makes such a record.
     pub(crate) fn by(&self) -> By {
         match self {
             Self::Note { .. } | Self::PolicyViolation { .. } => By::Caller,
@@ -270,7 +273,7 @@ impl<A: Application> Event<A> {
         }
     }
 
-    /// Everything above `INFO` reports a failure.
+    /// Returns the outcome: everything above `INFO` is a failure.
     pub(crate) fn outcome(&self) -> Outcome {
         match self.severity() {
             Severity::Info => Outcome::Success,

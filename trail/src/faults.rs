@@ -1,7 +1,7 @@
 //! A storage that fails on command, behind the same trait as the real one.
 //!
-//! For tests and fuzzing only: nothing of it exists without the feature `fault-injection`, and a
-//! trail's `TrailOpened` says whether that is compiled in.
+//! It is for tests and fuzzing only. Without the feature `fault-injection` none of it exists, and a
+//! trail's `TrailOpened` states whether that is compiled in.
 
 use std::fmt;
 use std::io::{self, Read};
@@ -27,7 +27,7 @@ pub enum Step {
     Write,
 }
 
-/// What a failing step answers.
+/// The error of a failing step.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum StorageError {
@@ -35,7 +35,7 @@ pub enum StorageError {
     Io,
     /// `ENOSPC`.
     NoSpace,
-    /// `EINVAL`, as from a file system that does not know the call.
+    /// `EINVAL`, as from a file system that does not support the call.
     Unsupported,
 }
 
@@ -43,7 +43,7 @@ pub enum StorageError {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum Memory {
-    /// A record in a batch that has been hashed and not written yet.
+    /// A record in a batch that is hashed and not written yet.
     Lines,
     /// The checkpoint of such a batch.
     Checkpoint,
@@ -55,7 +55,7 @@ pub enum Memory {
     Written,
 }
 
-/// A handle on the faults of a storage; clones act on the same storage.
+/// Controls the faults of a storage. Clones act on the same storage.
 #[derive(Clone)]
 pub struct StorageFaults(Arc<Inner>);
 
@@ -77,9 +77,9 @@ struct Failing {
     step: Step,
     error: StorageError,
     left: u32,
-    /// Of so many occurrences the last one fails.
+    /// The last of so many occurrences fails.
     every: u32,
-    /// Occurrences since one failed.
+    /// Occurrences since the last failure.
     passed: u32,
 }
 
@@ -99,17 +99,17 @@ impl Failing {
 }
 
 impl StorageFaults {
-    /// A storage without faults so far.
+    /// Creates a control without faults.
     pub fn dangerous_new() -> Self {
         Self(Arc::default())
     }
 
-    /// Lets the next `count` occurrences of a step fail. A failing write leaves half of its bytes.
+    /// Makes the next `count` occurrences of a step fail. A failing write leaves half of its bytes.
     pub fn fail(&self, step: Step, error: StorageError, count: u32) {
         self.push(step, error, count, 1);
     }
 
-    /// Lets every `period`th occurrence of a step fail, until [`heal`](Self::heal).
+    /// Makes every `period`th occurrence of a step fail, until [`heal`](Self::heal).
     pub fn fail_every(&self, step: Step, error: StorageError, period: u32) {
         self.push(step, error, u32::MAX, period);
     }
@@ -124,7 +124,7 @@ impl StorageFaults {
         });
     }
 
-    /// Lets a bit flip in the writer's memory, the next `count` times that it uses that part.
+    /// Flips a bit in the writer's memory, the next `count` times that it uses this part.
     pub fn flip(&self, memory: Memory, count: u32) {
         self.plan().flipping.push((memory, count));
     }
@@ -141,7 +141,7 @@ impl StorageFaults {
         }
     }
 
-    /// Forgets what should fail and lets what hangs go on.
+    /// Removes all faults and lets hanging calls return.
     pub fn heal(&self) {
         let mut plan = self.plan();
         plan.failing.clear();
@@ -152,12 +152,12 @@ impl StorageFaults {
         self.0.released.notify_all();
     }
 
-    /// Lets every write from now on hang until [`heal`](Self::heal).
+    /// Makes every later write hang until [`heal`](Self::heal).
     pub fn hang(&self) {
         self.plan().hanging = true;
     }
 
-    /// Lets what reads segments beside the writer hang until [`heal`](Self::heal).
+    /// Makes readers of segments in other threads hang until [`heal`](Self::heal).
     pub fn hang_reading(&self) {
         self.plan().reading_hangs = true;
     }

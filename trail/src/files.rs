@@ -1,7 +1,7 @@
-//! The files of a trail, for readers: which segments there are, and how one is opened.
+//! The files of a trail, for readers: lists the segments and opens them.
 //!
-//! Whoever can write to the disk chooses what lies there, so nothing here follows a link or waits for
-//! a pipe. The writer has its own way to the same files (`storage`), under a lock.
+//! Any writer of the disk chooses what lies there, so nothing here follows a link or waits for a
+//! pipe. The writer accesses the same files through `storage`, under a lock.
 
 use std::fs::File;
 use std::io;
@@ -14,7 +14,7 @@ use super::segment;
 pub(super) use super::storage::may_be_held;
 use super::storage::{parse_segment_name, segment_name};
 
-/// The numbers of the segments in `dir`, ascending. Other files are none of ours.
+/// Returns the numbers of the segments in `dir`, ascending. Ignores other files.
 pub(super) fn list(dir: &Path) -> io::Result<Vec<u64>> {
     let mut numbers = Vec::new();
     for entry in std::fs::read_dir(dir)? {
@@ -39,8 +39,8 @@ pub(super) fn open(dir: &Path, number: u64) -> io::Result<File> {
     }
 }
 
-/// Makes segment `number` durable, and what is read from now on what the medium holds: after a
-/// writer whose sync has failed, the page cache holds more. A file system that is mounted read-only
+/// Makes segment `number` durable, and ensures that later reads return what the medium holds. After
+/// a writer whose sync has failed, the page cache holds more. A file system that is read-only
 /// or has no sync holds nothing that is not durable.
 pub(super) fn make_durable(dir: &Path, number: u64) -> io::Result<()> {
     let file = open(dir, number)?;
@@ -59,8 +59,9 @@ pub(super) fn make_durable(dir: &Path, number: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Where the acknowledged part of segment `number` ends by the account of the `next` one that is
-/// there. None if that one is absent or says nothing: it is reported when its turn comes.
+/// Returns where the acknowledged part of segment `number` ends, as the `next` existing segment
+/// states it. `None` if that segment is absent or does not state it; that is reported when the
+/// segment is read.
 pub(super) fn stated_end(dir: &Path, number: u64, next: Option<u64>) -> Option<u64> {
     let next = next.filter(|next| Some(*next) == number.checked_add(1))?;
     let header = segment::read_header(open(dir, next).ok()?).ok().flatten()?;

@@ -1,7 +1,7 @@
-//! Calls into code that is not ours: the process's log (`tracing`), its metrics recorder, anchors,
-//! hooks, signers.
+//! Calls into code from outside this crate: the process's log (`tracing`), its metrics recorder,
+//! anchors, hooks, signers.
 //!
-//! Such code may panic, hang, or record something itself. Three rules keep that away from the trail:
+//! Such code may panic, hang, or record something itself. Three rules protect the trail from that:
 //!
 //! * `call` lets no panic through, nor one of the payload's destructor.
 //! * [`log`] and `publish` hand the call to a thread of its own and never wait. The trail's writer
@@ -9,8 +9,8 @@
 //! * Inside such a call [`is_inside`] is true: a record made there is queued, and neither waits for the
 //!   writer nor wakes it; a message made there is counted and not logged.
 //!
-//! This module does not know what is logged or published. Not defended: `panic = "abort"`, and a panic
-//! hook that ends the process.
+//! This module does not know what is logged or published. Not defended: `panic = "abort"`, and a
+//! panic hook that ends the process.
 
 use std::cell::Cell;
 use std::error::Error;
@@ -29,13 +29,14 @@ use shuttle::thread_local;
 
 mod outlet;
 
-/// How long destructors wait for the log, so that a process that ends has said why.
+/// How long destructors wait for the log, so that an ending process has logged its reason.
 pub(crate) const LAST_WORDS: Duration = Duration::from_millis(100);
 
-/// How long nothing is called before what was missed is told all the same.
+/// How long the thread waits for a call before it reports missed messages without one.
 const QUIET: Duration = Duration::from_secs(5);
 
-/// The log gets what one writer has to say in hours, and no more: a log that hangs keeps it in memory.
+/// The room holds the log messages of one writer for hours, and no more: a log that hangs keeps
+/// them in memory.
 static LOG: Outlet = Outlet::new("vram-log", 1024, QUIET, |missed| {
     call(|| {
         tracing::error!(target: crate::LOG,
@@ -61,12 +62,12 @@ thread_local! {
     static INSIDE: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Foreign code has panicked; the panic's payload is gone.
+/// Foreign code has panicked. The panic's payload is gone.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Panicked;
 
-/// Calls foreign code and stops its panic. The payload is foreign, too: if its destructor panics, what
-/// that leaves is leaked.
+/// Calls foreign code and stops its panic. The payload is foreign, too: if its destructor panics,
+/// the rest is leaked.
 pub(crate) fn call<T>(call: impl FnOnce() -> T) -> Result<T, Panicked> {
     let outside = INSIDE.with(|inside| inside.replace(true));
     let outcome = catch_unwind(AssertUnwindSafe(call));
@@ -80,19 +81,19 @@ pub(crate) fn call<T>(call: impl FnOnce() -> T) -> Result<T, Panicked> {
     outcome
 }
 
-/// Whether this thread is inside foreign code that this crate has called.
+/// Returns whether this thread is inside foreign code that this crate has called.
 pub fn is_inside() -> bool {
     INSIDE.with(Cell::get)
 }
 
-/// Starts the threads of [`log`] and [`publish`], if this process has none. Until then both call on the
-/// caller's thread.
+/// Starts the threads of [`log`] and [`publish`], if this process has none. Until then both run on
+/// the caller's thread.
 pub(crate) fn start() -> io::Result<()> {
     LOG.start()?;
     METRICS.start()
 }
 
-/// Lets `message` be logged, without waiting.
+/// Queues `message` to be logged. Does not wait.
 pub fn log(message: impl FnOnce() + Send + 'static) {
     if is_inside() {
         return LOG.miss();
@@ -100,12 +101,13 @@ pub fn log(message: impl FnOnce() + Send + 'static) {
     LOG.hand_over(Box::new(message));
 }
 
-/// [`log`] for an anchor of this crate, which is called like a foreign one.
+/// Logs as [`log`] does, for an anchor of this crate, which is called like a foreign one.
 pub(crate) fn log_of_own_anchor(message: impl FnOnce() + Send + 'static) {
     LOG.hand_over(Box::new(message));
 }
 
-/// Lets `values` be given to the metrics recorder, without waiting. Returns whether that will be tried.
+/// Queues `values` for the metrics recorder. Does not wait. Returns whether the recorder will be
+/// called.
 pub(crate) fn publish(values: impl FnOnce() + Send + 'static) -> bool {
     if is_inside() {
         METRICS.miss();
@@ -114,7 +116,7 @@ pub(crate) fn publish(values: impl FnOnce() + Send + 'static) -> bool {
     METRICS.hand_over(Box::new(values))
 }
 
-/// Waits until all that was published and logged so far has come through, at most so long, or
+/// Waits until everything published and logged so far is delivered, at most `limit`, or
 /// [`LAST_WORDS`] if that is longer.
 pub(crate) fn settle(limit: Duration) {
     let now = Instant::now();
@@ -128,7 +130,8 @@ pub fn settle_briefly() {
     settle(Duration::ZERO);
 }
 
-/// What an error says, and what it says of its causes. To be asked inside a [`call`] if it is foreign.
+/// Returns the text of an error and of its causes. Call it inside a [`call`] if the error is
+/// foreign.
 pub(crate) fn words(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -140,7 +143,7 @@ pub(crate) fn words(error: &(dyn Error + 'static)) -> String {
     text
 }
 
-/// A foreign value whose destructor does no harm.
+/// A foreign value whose destructor can do no harm.
 pub(crate) struct Held<T>(Option<T>);
 
 impl<T> Held<T> {
@@ -156,8 +159,8 @@ impl<T> Held<T> {
         call(|| with(value))
     }
 
-    /// Drops the value on a thread of its own, and waits for that as long as for [`LAST_WORDS`]: for threads that
-    /// others wait for.
+    /// Drops the value on a thread of its own, and waits for that at most [`LAST_WORDS`]. It is for
+    /// threads that others wait for.
     pub(crate) fn discard(&mut self)
     where
         T: Send + 'static,
@@ -168,7 +171,7 @@ impl<T> Held<T> {
             return;
         }
         let (is_over, over) = mpsc::channel::<()>();
-        // If there is no thread, this drops the value here.
+        // If no thread can be started, the value is dropped here.
         let started = std::thread::Builder::new()
             .name("vram-end".into())
             .spawn(move || {
@@ -195,7 +198,7 @@ mod tests {
 
     use super::*;
 
-    /// Panics when dropped, as often as it says.
+    /// Panics when dropped, the given number of times.
     struct Hostile(u32);
 
     impl Drop for Hostile {
@@ -236,7 +239,8 @@ mod tests {
         });
         LOG.start().unwrap();
         LOG.miss();
-        // After 10 ms, 30, 70, 150 and 310, and later on a machine that is busy; not each 10 ms.
+        // Attempts follow after 10 ms, 30, 70, 150 and 310, and later on a busy machine; not every
+        // 10 ms.
         std::thread::sleep(Duration::from_millis(600));
         let told = TOLD.load(Ordering::Relaxed);
         assert!((1..=5).contains(&told), "{told} times");

@@ -1,10 +1,10 @@
-//! How the recording of the trail is doing: counters and gauges, how they reach a metrics exporter,
-//! and whether too much was lost of late.
+//! The health of a trail: counters and gauges, their path to a metrics exporter, and whether too
+//! many records were lost recently.
 //!
-//! The truth is in the trail's own counters; a thread beside the writer copies them to whatever recorder
-//! the [`metrics`] facade has at that time, so it does not matter whether an exporter is installed
-//! before or after the trail is opened. All of them are published from the start: an alert on a
-//! metric that does not exist stays silent. `ops/alerts.yml` has alerts for each of them.
+//! The trail's own counters are authoritative. A separate thread copies them to the recorder that
+//! the [`metrics`] facade has at that time. So an exporter may be installed before or after the
+//! trail is opened. All metrics are published from the start: an alert on a metric that does not
+//! exist stays silent. `ops/alerts.yml` has alerts for each of them.
 //!
 //! This module knows nothing of queues, files or exporters.
 
@@ -20,41 +20,44 @@ use crate::threads::AtomicU64;
 
 pub(crate) mod hook;
 
-/// Records that were given or refused a number, from outside the trail.
+/// Counts records from outside the trail that got a number or were refused.
 pub const EMIT_ATTEMPTS: &str = "vram.audit.emit_attempts";
-/// Those of the attempts that were lost at any stage.
+/// Counts the attempts that were lost at any stage.
 pub const EMIT_FAILURES: &str = "vram.audit.emit_failures";
-/// Records that had to be durable, and whose caller was told that they were not yet. They may be by now.
+/// Counts critical records whose caller got the answer that they were not durable yet. They may be
+/// durable by now.
 pub const CRITICAL_EMIT_FAILURES: &str = "vram.audit.critical_emit_failures";
-/// Verifications that failed: each is a `SealVerificationFailed`, whether or not it is on disk.
+/// Counts failed verifications. Each is a `SealVerificationFailed`, whether or not it is on disk.
 pub const VERIFICATION_FAILURES: &str = "vram.audit.verification_failures";
-/// Gauge: when the last of the [`VERIFICATION_FAILURES`] was, in seconds since 1970 (UTC); 0 if none
-/// was since the trail was opened. It tells a failure that is new from one that was seen before, which
-/// a counter cannot if each start of the worker fails once before its first scrape.
+/// Gauge: the time of the last of the [`VERIFICATION_FAILURES`], in seconds since 1970 (UTC). 0 if
+/// there was none since the trail was opened. It tells a new failure from an old one. A counter
+/// cannot do that if each start of the process fails once before its first scrape.
 pub const LAST_VERIFICATION_FAILURE: &str = "vram.audit.last_verification_failure";
-/// Gauge: when the last of the [`CRITICAL_EMIT_FAILURES`] was, likewise.
+/// Gauge: the time of the last of the [`CRITICAL_EMIT_FAILURES`], likewise.
 pub const LAST_CRITICAL_EMIT_FAILURE: &str = "vram.audit.last_critical_emit_failure";
-/// Gauge: 1 while more records are lost than the threshold allows, and 0 otherwise, also once the trail
-/// is closed.
+/// Gauge: 1 while more records are lost than the threshold allows, otherwise 0. It is 0 once the
+/// trail is closed.
 pub const DEGRADED: &str = "vram.audit.degraded";
-/// Gauge: when the writer's thread was last seen at work, in seconds since 1970 (UTC). It comes
-/// every few seconds, and stands still when the writer hangs, has ended, or the trail is closed.
+/// Gauge: when the writer's thread was last seen at work, in seconds since 1970 (UTC). It is
+/// updated every few seconds, and stands still when the writer hangs, has ended, or the trail is
+/// closed.
 pub const HEARTBEAT: &str = "vram.audit.heartbeat";
-/// Gauge: the age in seconds of the oldest record that no anchor covers, durable or not; 0 if there is
-/// no such record, or no anchor. After closing it stays at what it was then.
+/// Gauge: the age in seconds of the oldest record that no anchor covers, durable or not. 0 if there
+/// is no such record, or no anchor. After closing it keeps its last value.
 pub const UNANCHORED_SECONDS: &str = "vram.audit.unanchored_seconds";
 
-/// Gauge: the age in seconds of the oldest record that is not durable; 0 if all are, also once the trail
-/// is closed. A disk that is full or fails shows here first: nothing is lost before the queue is full.
+/// Gauge: the age in seconds of the oldest record that is not durable. 0 if all are, and once the
+/// trail is closed. A full or failing disk shows here first: nothing is lost before the queue is
+/// full.
 pub const OLDEST_NOT_DURABLE_SECONDS: &str = "vram.audit.oldest_not_durable_seconds";
-/// Gauge: how many records are not durable, those included that the writer holds; a kill would lose
-/// them.
+/// Gauge: the number of records that are not durable, including those that the writer holds. A kill
+/// would lose them.
 pub const QUEUE_DEPTH: &str = "vram.audit.queue_depth";
 
-/// Over which time losses are compared with attempts, unless configured.
+/// The default window in which losses are compared with attempts.
 pub const DEFAULT_FAILURE_WINDOW: Duration = Duration::from_secs(300);
 
-/// Of a thousand records in that time, so many may be lost, unless configured.
+/// The default number of records of a thousand that may be lost in that window.
 pub const DEFAULT_FAILURE_THRESHOLD_PER_MILLE: u16 = 10;
 
 /// The counters of one trail since it was opened.
@@ -71,7 +74,7 @@ pub struct AuditCounts {
     pub verification_failures: u64,
 }
 
-/// What waits to become durable, at the time of the question.
+/// The records that wait to become durable, at the time of the call.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct Backlog {
@@ -81,19 +84,20 @@ pub struct Backlog {
     pub oldest: Duration,
 }
 
-/// What is to be published of one trail besides its counters, and whether a call for that waits.
+/// The values of one trail to be published besides its counters, and whether a call to publish them
+/// waits.
 #[derive(Debug, Default)]
 pub(crate) struct Vitals {
     /// In milliseconds since 1970.
     heartbeat: AtomicU64,
     is_degraded: AtomicBool,
-    /// A call that publishes everything waits, or one that publishes the counters.
+    /// A call that publishes everything waits, or a call that publishes the counters.
     pub(crate) all_wait: AtomicBool,
     pub(crate) counters_wait: AtomicBool,
 }
 
 impl Vitals {
-    /// The writer's thread is at work now: for that thread alone.
+    /// Notes that the writer's thread is at work. Only that thread calls it.
     pub(crate) fn beat(&self, is_degraded: bool) {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let now = u64::try_from(now.unwrap_or_default().as_millis()).unwrap_or(u64::MAX);
@@ -101,7 +105,7 @@ impl Vitals {
         self.is_degraded.store(is_degraded, Ordering::Relaxed);
     }
 
-    /// The trail is closed, and degraded no more.
+    /// Notes that the trail is closed, and no longer degraded.
     pub(crate) fn end(&self) {
         self.is_degraded.store(false, Ordering::Relaxed);
     }
@@ -115,8 +119,8 @@ impl Vitals {
     }
 }
 
-/// The counters of one trail, as they change. They do so under the queue's lock only, so a load and a
-/// store do. What every record counts comes first.
+/// The live counters of one trail. They change only under the queue's lock, so a load and a store
+/// suffice. The counters that every record touches come first.
 #[derive(Debug, Default)]
 #[repr(C)]
 pub(crate) struct Counters {
@@ -124,7 +128,7 @@ pub(crate) struct Counters {
     failures: AtomicU64,
     critical_failures: AtomicU64,
     verification_failures: AtomicU64,
-    /// In seconds since 1970; 0 is never.
+    /// In seconds since 1970. 0 means never.
     last_critical_failure: AtomicU64,
     last_verification_failure: AtomicU64,
 }
@@ -165,8 +169,8 @@ fn add(counter: &AtomicU64, count: u64) {
     counter.store(value, Ordering::Relaxed);
 }
 
-/// Hands the counters, and when they last rose, to the installed metrics recorder, labelled with the
-/// worker.
+/// Publishes the counters, and the times when they last rose, to the installed metrics recorder,
+/// with the worker as label.
 pub(crate) fn publish_counters(worker: &WorkerId, counters: &Counters) {
     let counts = counters.read();
     for (name, value) in [
@@ -189,14 +193,14 @@ pub(crate) fn publish_counters(worker: &WorkerId, counters: &Counters) {
     }
 }
 
-/// Hands over the gauges likewise, except the heartbeat.
+/// Publishes the gauges likewise, except the heartbeat.
 pub(crate) fn publish_gauges(
     worker: &WorkerId,
     degraded: bool,
     backlog: Backlog,
     unanchored: Duration,
 ) {
-    // A gauge is a float; so many records fit in no memory.
+    // A gauge is a float, and no memory holds more than `u32::MAX` records.
     let records = u32::try_from(backlog.records).unwrap_or(u32::MAX);
     for (name, value) in [
         (OLDEST_NOT_DURABLE_SECONDS, backlog.oldest.as_secs_f64()),
@@ -208,13 +212,13 @@ pub(crate) fn publish_gauges(
     }
 }
 
-/// When the writer's thread was last at work.
+/// Publishes when the writer's thread was last at work.
 pub(crate) fn publish_heartbeat(worker: &WorkerId, at: Duration) {
     metrics::gauge!(HEARTBEAT, "worker" => worker.as_str().to_owned()).set(at.as_secs_f64());
 }
 
-/// Tells the installed recorder what the metrics mean. A recorder that comes later has not heard it,
-/// so this is said again and again.
+/// Describes the metrics to the installed recorder. Repeated, because a later recorder has not got
+/// the descriptions.
 pub(crate) fn describe() {
     metrics::describe_counter!(
         EMIT_ATTEMPTS,
@@ -265,29 +269,29 @@ pub(crate) fn describe() {
     );
 }
 
-/// The share of lost records has crossed the threshold.
+/// A crossing of the threshold by the share of lost records.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct Degradation {
-    /// True if more is lost than allowed from now on, false if no more than allowed again.
+    /// True if more is lost than allowed from now on, false if the loss is within the limit again.
     pub degraded: bool,
-    /// The time over which was counted: the last so many seconds.
+    /// The window, ending now.
     pub window: Duration,
-    /// The records that were given to the trail or refused in that time.
+    /// The records that were given to the trail, or refused, in the window.
     pub attempts: u64,
-    /// Those that were lost.
+    /// The records among them that were lost.
     pub failures: u64,
 }
 
 /// How many samples a window is divided into.
 const SAMPLES: u32 = 300;
 
-/// Watches the share of attempts that failed within the window behind now.
+/// Watches the share of failed attempts within the window that ends now.
 #[derive(Debug)]
 pub(crate) struct FailureRatio {
     window: Duration,
     threshold_per_mille: u64,
-    /// Oldest first, [`SAMPLES`] and two at most; the first one is at the window's beginning, or
+    /// Oldest first, at most two more than [`SAMPLES`]. The first sample is at the window's beginning, or
     /// before it.
     samples: VecDeque<Sample>,
     degraded: bool,
@@ -300,7 +304,7 @@ struct Sample {
 }
 
 impl FailureRatio {
-    /// Begins with nothing attempted.
+    /// Starts without attempts.
     pub(crate) fn new(now: Uptime, window: Duration, threshold_per_mille: u16) -> Self {
         Self {
             window,
@@ -313,12 +317,13 @@ impl FailureRatio {
         }
     }
 
-    /// Whether more was lost than allowed when last looked.
+    /// Returns whether the last look found more losses than allowed.
     pub(crate) fn is_degraded(&self) -> bool {
         self.degraded
     }
 
-    /// Whether the share has crossed the threshold since the last look, in either direction.
+    /// Returns the crossing if the share has crossed the threshold since the last look, in either
+    /// direction.
     pub(crate) fn look(&mut self, now: Uptime, counts: AuditCounts) -> Option<Degradation> {
         self.forget(now);
         let start = self.samples.front().map(|sample| sample.counts)?;
@@ -339,7 +344,7 @@ impl FailureRatio {
         })
     }
 
-    /// Drops samples while the one behind is old enough to begin the window.
+    /// Drops the first sample while the next one is old enough to begin the window.
     fn forget(&mut self, now: Uptime) {
         while self
             .samples

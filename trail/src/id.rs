@@ -1,7 +1,8 @@
 //! The name of a worker, and the rules of names.
 //!
-//! A name is parsed once, where it enters, and trusted from then on. Names end up in records, logs and beside
-//! file names, so their alphabet is narrow. A name is an `Arc<str>` inside: a clone copies no text.
+//! A name is parsed once, where it enters, and trusted from then on. Names end up in records, logs
+//! and beside file names, so their alphabet is narrow. A name is an `Arc<str>` inside: a clone
+//! copies no text. What a name refers to is not known here.
 
 use std::sync::Arc;
 

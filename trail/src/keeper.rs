@@ -1,8 +1,8 @@
-//! The end of a trail: who closes it, and when.
+//! Ends a trail: decides who closes it, and when.
 //!
-//! [`close`](crate::Trail::close) ends a trail at once. Without it the trail ends with its last user:
-//! its owner, a manager, a shard, a lease. Each holds the [`Keeper`], and the last one to go waits until
-//! `TrailClosed` is written. This module does not know what the writer does to close a trail.
+//! [`close`](crate::Trail::close) ends a trail at once. Without it the trail ends with its last
+//! user: its owner or a recorder. Each holds the [`Keeper`], and the drop of the last one waits
+//! until `TrailClosed` is written. This module does not know what the writer does to close a trail.
 
 use std::fmt;
 use std::mem::ManuallyDrop;
@@ -14,10 +14,10 @@ use crate::application::Application;
 use crate::health::hook::HookThread;
 use crate::{foreign, process};
 
-/// Closes the trail when its last user goes, unless it is closed.
+/// Closes the trail when its last user is dropped, unless it is closed already.
 pub(crate) struct Keeper<A: Application> {
     shared: Arc<Shared<A>>,
-    /// None once the trail is closed.
+    /// `None` once the trail is closed.
     threads: Mutex<Option<Threads>>,
 }
 
@@ -35,7 +35,7 @@ impl<A: Application> Keeper<A> {
         }
     }
 
-    /// One that keeps nothing open.
+    /// Creates a keeper that keeps nothing open.
     #[cfg(shuttle)]
     pub(super) fn of_none(shared: Arc<Shared<A>>) -> Self {
         Self {
@@ -53,7 +53,8 @@ impl<A: Application> Keeper<A> {
             .unwrap_or_else(PoisonError::into_inner)
             .take();
         let threads = threads.ok_or(CloseError::WriterStopped)?;
-        // What is late is queued while that is still accepted, and leases end once it is answered.
+        // The application queues its last records while they are still accepted. It settles again
+        // once the trail has answered.
         self.shared.application.settled();
         let outcome = threads.finish(&self.shared);
         self.shared.application.settled();
@@ -71,7 +72,7 @@ impl<A: Application> Drop for Keeper<A> {
             return;
         };
         if process::check().is_err() {
-            // The threads are not in this process: their handles must not touch them.
+            // The threads are not in this process, so their handles must not touch them.
             let _left = ManuallyDrop::new(threads);
             return;
         }
@@ -83,19 +84,20 @@ impl<A: Application> Drop for Keeper<A> {
             .name("vram-audit-end".into())
             .spawn(move || threads.conclude(&shared));
         if closing.is_err() {
-            // The writer closes by itself; nobody hears how that ends.
+            // The writer closes the trail by itself, and its result is not reported.
             self.shared.queue.close(self.shared.deadline().1);
         }
     }
 }
 
 impl Threads {
-    /// Whether closing waits for this very thread: for the writer, or for foreign code to return.
+    /// Returns whether closing waits for the current thread: for the writer, or for foreign code to
+    /// return.
     fn is_waited_for_here(&self) -> bool {
         foreign::is_inside() || self.writer.thread().id() == threads::current().id()
     }
 
-    /// Closes, and logs what went wrong: no caller hears it.
+    /// Closes, and logs any error, since no caller gets it.
     fn conclude<A: Application>(self, shared: &Arc<Shared<A>>) {
         if let Err(error) = self.finish(shared) {
             foreign::log(move || {
@@ -107,8 +109,8 @@ impl Threads {
 
     fn finish<A: Application>(self, shared: &Arc<Shared<A>>) -> Result<Receipt, CloseError> {
         let (started, deadline) = shared.deadline();
-        // The writer gives up earlier, so that it can still say what is lost; only a system call
-        // that hangs keeps it longer.
+        // The writer gives up earlier, so that it can still report the losses. Only a hanging
+        // system call delays it further.
         let limit = shared.settings.critical_deadline;
         let margin = limit.checked_div(4).unwrap_or(limit);
         shared
@@ -121,7 +123,7 @@ impl Threads {
                 waited: started.elapsed(),
             });
         }
-        // Nobody comes after the writer who would take back what it said last.
+        // After the writer's end, no other code would reset what it published last.
         shared.vitals.end();
         shared.publish_all();
         let outcome = self.writer.join().unwrap_or(Err(CloseError::WriterStopped));
@@ -134,7 +136,7 @@ impl Threads {
 }
 
 impl<A: Application> Shared<A> {
-    /// Now, and until when a call that waits for the writer may take.
+    /// Returns the current time, and the time limit of a call that waits for the writer.
     fn deadline(&self) -> (Instant, Instant) {
         let now = Instant::now();
         let limit = self.settings.critical_deadline;

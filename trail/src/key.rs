@@ -1,8 +1,8 @@
-//! Keys: the worker's token, the seal key that comes out of it, and the key that signs the trail.
+//! Keys: the key that signs a trail, and how files of secrets are read.
 //!
-//! Secrets live in types that do not print, copy, compare or serialize, and that are wiped when
-//! they go (copies in registers, stack and swap are beyond reach). This module knows where keys come
-//! from and whose files may be trusted; it does not know what is sealed or written with them.
+//! Types of secrets do not print, copy, compare or serialize. They are wiped on drop. Not defended:
+//! copies in registers, stack and swap. This module knows where keys come from and which files may
+//! be trusted. It does not know what is written with them.
 
 use std::error::Error;
 use std::fmt;
@@ -31,13 +31,13 @@ mod error;
 mod file;
 mod signing;
 
-/// The most bytes that are read from a trail key's file; a PEM file of an Ed25519 key has 119.
+/// The most bytes that are read from a trail key's file. A PEM file of an Ed25519 key has 119.
 const MAX_KEY_FILE_BYTES: u64 = 16 * 1024;
 
 /// The Ed25519 key that signs the trail's checkpoints.
 ///
-/// It is a random key of its own, or one that never leaves its hardware
-/// ([`from_signer`](Self::from_signer)); it is not derived from the token, which others hold too.
+/// It is an independent random key, or one that never leaves its hardware
+/// ([`from_signer`](Self::from_signer)). It is not derived from the token, which others hold too.
 pub struct TrailKey {
     kind: Kind,
     custody: Custody,
@@ -51,7 +51,8 @@ enum Kind {
     },
 }
 
-/// What signs with a key that is elsewhere. Its destructor runs on a thread of its own, and is waited for 100 ms at most.
+/// A signing function for a key that is elsewhere. Its destructor runs on a thread of its own; the
+/// caller waits for it 100 ms at most.
 struct Signer(Held<Box<SignerFn>>);
 
 impl Drop for Signer {
@@ -60,22 +61,26 @@ impl Drop for Signer {
     }
 }
 
-/// What signs when the key is elsewhere: message in, 64 bytes of signature out.
+/// Signs with a key that is elsewhere: takes a message, returns 64 bytes of signature.
 type SignerFn = dyn FnMut(&[u8]) -> Result<[u8; 64], Box<dyn Error + Send + Sync>> + Send + 'static;
 
 impl TrailKey {
-    /// Opens the key in `path`, or makes one there if there is none.
+    /// Opens the key in the file `path`, or creates it if there is none.
     ///
-    /// The file is PEM (PKCS#8), which `openssl pkey -in FILE -pubout` reads. It is made with mode
-    /// 0600, at once and whole: of two processes that make it at the same time, both end with the
-    /// same key. An existing file must be regular, belong to the process's effective user or to
-    /// root, and be closed to group and others. Its directory must exist.
+    /// The file is PEM (PKCS#8), which `openssl pkey -in FILE -pubout` reads. It is created
+    /// atomically with mode 0600: two processes that create it at the same time both get the same
+    /// key. An existing file must be regular, belong to the process's effective user or to root,
+    /// and be closed to group and others. Its directory must exist.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyError`] with the cause and what to do.
     pub fn open_or_create(path: impl AsRef<Path>) -> Result<Self, KeyError> {
         let path = path.as_ref();
         match Self::open(path) {
             Err(KeyError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
                 match create_key(path) {
-                    // Their key is the key.
+                    // Another process was faster, so its key is used.
                     Ok(()) | Err(KeyError::Exists { .. }) => Self::open(path),
                     Err(error) => Err(error),
                 }
@@ -84,27 +89,38 @@ impl TrailKey {
         }
     }
 
-    /// Makes a key in `path`, as [`open_or_create`](Self::open_or_create) does where there is none.
+    /// Creates a key in the file `path`, as [`open_or_create`](Self::open_or_create) does where
+    /// there is none.
     ///
     /// # Errors
     ///
-    /// [`KeyError::Exists`] if there is a file.
+    /// [`KeyError::Exists`] if there is a file. Every other variant of [`KeyError`] states its
+    /// cause and what to do.
     pub fn create(path: impl AsRef<Path>) -> Result<Self, KeyError> {
         create_key(path.as_ref())?;
         Self::open(path)
     }
 
-    /// Opens the key in `path`, which must exist; the file must be as
-    /// [`open_or_create`](Self::open_or_create) says.
+    /// Opens the key in the file `path`, which must exist and satisfy the rules of
+    /// [`open_or_create`](Self::open_or_create).
+    ///
+    /// # Errors
+    ///
+    /// [`KeyError`] with the cause and what to do.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, KeyError> {
         Self::from_file(path, FileAccess::OwnerOnly)
     }
 
-    /// Opens the key in `path`, which must exist, where its group may have it, too.
+    /// Opens the key in the file `path`, which must exist, with a choice whether its group may read
+    /// it, too.
     ///
-    /// For Kubernetes, which gives the group of a pod (`fsGroup`) its bits in every file that it
-    /// mounts: a secret has mode 0440, and a file on a volume 0660. The choice is on record
-    /// (`TrailOpened`, `key_access`).
+    /// This is for Kubernetes, which gives the group of a pod (`fsGroup`) its bits in every file
+    /// that it mounts: a secret has mode 0440, and a file on a volume 0660. `TrailOpened` records
+    /// the choice (`key_access`).
+    ///
+    /// # Errors
+    ///
+    /// [`KeyError`] with the cause and what to do.
     pub fn from_file(path: impl AsRef<Path>, access: FileAccess) -> Result<Self, KeyError> {
         let path = path.as_ref();
         let pem = read_secret(path, access, MAX_KEY_FILE_BYTES)?;
@@ -112,7 +128,7 @@ impl TrailKey {
         Ok(Self::here(key, access.into()))
     }
 
-    /// A key that the caller has in memory: PEM (PKCS#8), as the file of a key holds it.
+    /// Reads a key that the caller has in memory: PEM (PKCS#8), as in a key file.
     ///
     /// # Errors
     ///
@@ -129,12 +145,18 @@ impl TrailKey {
         }
     }
 
-    /// A key that stays where it is (an HSM, an agent): its public half, and what signs with it.
+    /// Uses a key that stays elsewhere (an HSM, an agent), by its public half and a function that
+    /// signs.
     ///
-    /// Each signature is verified before it is used. The signer is called from the trail's writer
-    /// thread; while it takes its time, nothing becomes durable. If it panics, the write has failed and is
-    /// tried again. It is dropped on a thread of its own, for which closing waits 100 ms at most. What it owns of its
-    /// trail (a manager, shard or lease) keeps that open until it is closed.
+    /// Each signature is verified before it is used. The trail's writer thread calls the function;
+    /// until it returns, nothing becomes durable. If it panics, the write has failed and is
+    /// retried. The function is dropped on a thread of its own, for which closing waits 100 ms at
+    /// most. A recorder, or any holder of one, that it owns keeps the trail open until it is
+    /// closed.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyError`] if the public key is refused.
     pub fn from_signer(
         public_key: [u8; 32],
         signer: impl FnMut(&[u8]) -> Result<[u8; 64], Box<dyn Error + Send + Sync>> + Send + 'static,
@@ -151,12 +173,13 @@ impl TrailKey {
         }
     }
 
-    /// The public half, as a reviewer of the trail `origin` needs it. A verifier key carries the
+    /// Returns the public half for reviewers of the trail `origin`. A verifier key includes the
     /// trail's name, which is in the trail and not in the key's file.
     ///
     /// # Errors
     ///
-    /// [`NoteError::Key`] if `origin` can be no key's name: it is empty, or has white space or a `+`.
+    /// [`NoteError::Key`] if `origin` cannot be a key's name: it is empty, or has white space or a
+    /// `+`.
     pub fn verifier_key(&self, origin: &str) -> Result<VerifierKey, NoteError> {
         let key = VerifierKey::new(origin.into(), self.verifying_key());
         let read: VerifierKey = key.to_string().parse()?;
@@ -167,7 +190,7 @@ impl TrailKey {
         }
     }
 
-    /// Who could read the key where it came from.
+    /// Returns who could read the key at its source.
     pub(crate) fn custody(&self) -> Custody {
         self.custody
     }
@@ -179,8 +202,8 @@ impl TrailKey {
         }
     }
 
-    /// Lets `signatures` come out of the signer with a flipped bit, as a fault in memory or processor
-    /// makes them, after as many good ones as `after` says. A supplied signer has no such fault.
+    /// Flips a bit in `signatures` signatures, after `after` good ones, as a fault in memory or
+    /// processor does. A supplied signer has no such fault.
     #[cfg(feature = "fault-injection")]
     pub fn dangerous_flip_signatures(mut self, after: u32, signatures: u32) -> Self {
         if let Kind::Here(key) = &mut self.kind {
@@ -189,12 +212,13 @@ impl TrailKey {
         self
     }
 
-    /// Signs `message`. Only a signature that the public key accepts is returned.
+    /// Signs `message`. Returns only a signature that the public key accepts.
     pub(crate) fn sign(&mut self, message: &[u8]) -> Result<Signature, SignError> {
         match &mut self.kind {
             Kind::Here(key) => key.sign(message),
             Kind::Supplied { public, signer } => {
-                // The trail must outlive a signer that panics, and an error that does when it is asked.
+                // The trail must survive a panic of the signer, and a panic of its error while that
+                // is formatted.
                 let words = |error: Box<dyn Error + Send + Sync>| foreign::words(&*error);
                 let signed = signer.0.call(|signer| signer(message).map_err(words));
                 let signed = signed.map_err(|_panic| SignError::Failed("it panicked".into()))?;
@@ -209,22 +233,22 @@ impl TrailKey {
     }
 }
 
-/// None: the bytes are no Ed25519 private key in PEM (PKCS#8).
+/// Parses a key. Returns `None` if the bytes are no Ed25519 private key in PEM (PKCS#8).
 fn parse_key(pem: &[u8]) -> Option<SigningKey> {
     let pem = std::str::from_utf8(pem).ok()?;
     let pair = KeypairBytes::from_pkcs8_pem(pem).ok()?;
     SigningKey::try_from(&pair).ok()
 }
 
-/// Makes a key's file: written and synced under a name of its own, then linked to `path`, which
-/// fails if another process was faster.
+/// Creates a key's file. It is written and synced under a temporary name, then linked to `path`,
+/// which fails if another process was faster.
 fn create_key(path: &Path) -> Result<(), KeyError> {
     let directory = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
     let pem = generate_key(path)?;
-    // Before anything is made that could not be kept.
+    // Checks that names can be made durable before anything is created.
     sync_directory(directory)?;
     let temporary = directory.join(temporary_name()?);
     let linked =
@@ -232,7 +256,7 @@ fn create_key(path: &Path) -> Result<(), KeyError> {
     // Best effort: when the file could not even be made, there is nothing to remove.
     let _removed = std::fs::remove_file(&temporary);
     let exists = |error: &io::Error| error.kind() == io::ErrorKind::AlreadyExists;
-    // Also if it was there: who made it may not have synced it yet.
+    // Also if the file existed: its creator may not have synced it yet.
     let synced = sync_directory(directory);
     match linked {
         Err(error) if exists(&error) => synced.and(Err(KeyError::Exists { path: path.into() })),
@@ -241,7 +265,8 @@ fn create_key(path: &Path) -> Result<(), KeyError> {
     }
 }
 
-/// PKCS#8 version 1, without the public key: the form that OpenSSL reads and writes itself.
+/// Generates a key in PKCS#8 version 1, without the public key: the form that OpenSSL reads and
+/// writes itself.
 fn generate_key(path: &Path) -> Result<Zeroizing<String>, KeyError> {
     let mut secret = Zeroizing::new([0; 32]);
     fill_random(secret.as_mut_slice())?;
@@ -259,7 +284,11 @@ fn temporary_name() -> Result<String, KeyError> {
     Ok(format!(".trail-key-{}.new", hex::encode(random)))
 }
 
-/// Fills `out` from the system's generator.
+/// Fills `out` from the system's random generator.
+///
+/// # Errors
+///
+/// [`KeyError::Random`] if the generator failed.
 pub fn fill_random(out: &mut [u8]) -> Result<(), KeyError> {
     getrandom::fill(out).map_err(|error| KeyError::Random {
         source: error
@@ -269,7 +298,7 @@ pub fn fill_random(out: &mut [u8]) -> Result<(), KeyError> {
 }
 
 impl fmt::Debug for TrailKey {
-    /// The public half only.
+    /// Only the public half is shown.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "TrailKey({})", hex::encode(self.verifying_key()))
     }

@@ -2,17 +2,19 @@
 //!
 //! # Where to look
 //!
-//! [`Trail`] owns a trail: it is opened with a worker, a directory and a key, and [`close`](Trail::close) returns
-//! whether everything is on disk. An [`Application`] defines what can be recorded. A [`Recorder`] records it, without
-//! waiting ([`emit`](Recorder::emit)) or until the record is durable ([`commit`](Recorder::commit)). [`verify`] checks
-//! a trail, [`prove`] takes one record out of it, [`Anchor`] keeps checkpoints elsewhere.
+//! [`Trail`] owns a trail. It is opened with a worker, a directory and a key, and
+//! [`close`](Trail::close) returns whether every record is on disk. An [`Application`] defines
+//! which entries can be recorded. A [`Recorder`] records an entry without waiting
+//! ([`emit`](Recorder::emit)) or waits until it is durable ([`commit`](Recorder::commit)).
+//! [`verify`] checks a trail, [`prove`] extracts one record with its proof, and an [`Anchor`] keeps
+//! checkpoints outside the trail.
 //!
 //! ```text
 //! record -> queue (numbered, bounded) -> writer's thread -> one write, one sync -> receipt
 //! ```
 //!
-//! How a trail lies on the disk is in [`mod@format`]. This crate knows when a record is durable. It knows no
-//! application.
+//! [`mod@format`] describes the files on disk. This crate knows when a record is durable. It does
+//! not know what the entries of an application mean.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![deny(
@@ -134,21 +136,22 @@ mod unchecked;
 mod verify;
 mod writer;
 
-/// The target of all that this crate logs.
+/// The `tracing` target of all log messages of this crate, except checkpoints.
 const LOG: &str = "vram_residency::audit";
 
-/// The target of checkpoints in the log, which make a log collector an anchor.
+/// The `tracing` target of checkpoints, by which a log collector serves as an anchor.
 const LOG_OF_CHECKPOINTS: &str = "vram_residency::checkpoint";
 
-/// The owner of a trail.
+/// Owns a trail.
 ///
-/// [`close`](Self::close) ends the trail at once, and alone tells the caller how that went. Without it the
-/// trail stays open until the last of it and its [`Recorder`]s is dropped, in any order.
-/// That drop writes `TrailClosed`, waits for it at most the critical deadline, and logs at ERROR what could
-/// not be written. Inside code that the trail calls, an anchor for instance, it leaves that to a thread.
+/// [`close`](Self::close) ends the trail at once, and is the only call that returns how the end
+/// went. Without it, the trail stays open until its owner and all its [`Recorder`]s are dropped, in
+/// any order. The last drop writes `TrailClosed`, waits for it at most the critical deadline, and
+/// logs at ERROR what could not be written. Inside code that the trail calls, such as an anchor, a
+/// separate thread does this.
 ///
-/// A recorder that is never dropped, in a `static` for instance, keeps the trail open for ever: the process ends
-/// without `TrailClosed`, and the next run records `TailRecovered`.
+/// A recorder that is never dropped, for instance one in a `static`, keeps the trail open for ever.
+/// The process then ends without `TrailClosed`, and the next run records `TailRecovered`.
 ///
 /// ```no_run
 /// use vram_trail::{Trail, TrailKey};
@@ -166,7 +169,7 @@ pub struct Trail<A: Application = Plain> {
     keeper: Arc<Keeper<A>>,
 }
 
-/// What owner, recorders and writer share.
+/// The state that owner, recorders and writer share.
 #[derive(Debug)]
 pub(crate) struct Shared<A: Application> {
     queue: Queue<A>,
@@ -180,48 +183,59 @@ pub(crate) struct Shared<A: Application> {
     refused: AtomicBool,
 }
 
-/// A handle that records. The trail stays open while there is one, unless its owner closes it.
+/// Records the application's entries. A recorder keeps the trail open until the owner closes it.
 #[derive(Debug)]
 pub struct Recorder<A: Application = Plain> {
     shared: Arc<Shared<A>>,
     _keeper: Arc<Keeper<A>>,
 }
 
-/// A violation of the operator's own policy, to be put on record with
-/// [`Trail::policy_violation`]. Each text has at most [`MAX_TEXT_BYTES`] bytes.
+/// Describes a violation of the operator's own policy, recorded by [`Trail::policy_violation`].
+/// Each text has at most [`MAX_TEXT_BYTES`] bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct PolicyViolation<'a> {
     /// The name of the policy.
     pub policy: &'a str,
-    /// What was against it.
+    /// How the policy was violated.
     pub violation: &'a str,
-    /// What else a reviewer should know.
+    /// Further facts for a reviewer.
     pub details: &'a str,
-    /// What was done about it.
+    /// The action taken.
     pub action: &'a str,
 }
 
 impl<A: Application> Trail<A> {
-    /// The worker whose trail this is.
+    /// Returns the worker whose trail this is.
     pub fn worker(&self) -> &WorkerId {
         &self.shared.worker
     }
 
-    /// The key with which anybody can check this trail.
+    /// Returns the public key with which anyone can check this trail.
     pub fn verifier_key(&self) -> &VerifierKey {
         &self.shared.verifier
     }
 
-    /// Records a text of at most [`MAX_TEXT_BYTES`] bytes as `Note`. Returns its number without
-    /// waiting for the disk, and allocates nothing if given an `Arc<str>`.
+    /// Records a text of at most [`MAX_TEXT_BYTES`] bytes as `Note`, and returns its number without
+    /// waiting for the disk. Does not allocate if given an `Arc<str>`.
     ///
     /// Never put secrets or personal data into a note: a trail is kept for years.
+    ///
+    /// # Errors
+    ///
+    /// * [`RecordError::TooLong`]: the text is too long. Nothing was recorded; shorten it.
+    /// * [`RecordError::NotDurable`]: the note was not queued, for the reason inside.
     pub fn note(&self, text: impl Into<Arc<str>>) -> Result<Seq, RecordError> {
         self.shared.note(text.into())
     }
 
-    /// Records a violation of the operator's policy, critical: returns once the record is durable,
-    /// or the reason why it was not yet, which can be [asked again](NotDurable::ask_again).
+    /// Records a violation of the operator's policy as a critical record, and returns once it is
+    /// durable.
+    ///
+    /// # Errors
+    ///
+    /// * [`RecordError::TooLong`]: a text is too long. Nothing was recorded; shorten it.
+    /// * [`RecordError::NotDurable`]: the record was not durable in time, for the reason inside. It
+    ///   may become durable later: [ask again](NotDurable::ask_again).
     pub fn policy_violation(&self, violation: PolicyViolation<'_>) -> Result<Receipt, RecordError> {
         let PolicyViolation {
             policy,
@@ -245,21 +259,32 @@ impl<A: Application> Trail<A> {
     }
 
     /// Waits until everything recorded so far is durable, at most the critical deadline.
+    ///
+    /// # Errors
+    ///
+    /// [`NotDurable`] with the reason why a record is not durable yet.
     pub fn flush(&self) -> Result<(), NotDurable> {
         self.recorder().flush()
     }
 
-    /// Writes what is queued and `TrailClosed`, and returns the receipt of the latter: its
-    /// checkpoint is the one to anchor. Recorders stay usable; what they record afterwards is refused and counted.
+    /// Closes the trail: writes the queued records and `TrailClosed`, and returns the receipt of
+    /// `TrailClosed`. Its checkpoint is the one to anchor. Recorders stay usable, but later records
+    /// are refused and counted.
     ///
-    /// Then the anchors get that checkpoint, and are waited for; one that does not keep it is logged
-    /// at ERROR, and is no reason to fail: the trail is closed, and its receipt can still be anchored
-    /// by hand. Waits at most the critical deadline, even if the disk hangs.
+    /// The anchors then get that checkpoint, and the call waits for them. An anchor that does not
+    /// keep it is logged at ERROR, but is no error of this call: the trail is closed, and the
+    /// receipt can still be anchored by hand. The call waits at most the critical deadline, even if
+    /// the disk hangs.
+    ///
+    /// # Errors
+    ///
+    /// [`CloseError`] with the reason why the end is not on record, and how many records may be
+    /// lost.
     pub fn close(self) -> Result<Receipt, CloseError> {
         self.keeper.close()
     }
 
-    /// A handle that records the application's entries, and keeps the trail open.
+    /// Returns a handle that records the application's entries and keeps the trail open.
     pub fn recorder(&self) -> Recorder<A> {
         Recorder {
             shared: Arc::clone(&self.shared),
@@ -287,25 +312,30 @@ impl<A: Application> Clone for Recorder<A> {
 }
 
 impl<A: Application> Recorder<A> {
-    /// The worker whose trail this is.
+    /// Returns the worker whose trail this is.
     pub fn worker(&self) -> &WorkerId {
         &self.shared.worker
     }
 
-    /// Records without waiting. Never blocks on the disk, never allocates; what does not fit is
-    /// counted and accounted for. In a forked child nothing happens.
+    /// Records an entry without waiting. Never blocks on the disk and never allocates. An entry
+    /// that does not fit into the queue is lost and counted, and a later record reports the loss.
+    /// In a forked child the call does nothing.
     pub fn emit(&self, entry: impl Into<A::Entry>) -> Mark {
         if self.shared.queue.check_process().is_err() {
             return unnumbered();
         }
-        // A loss is counted, logged and recorded by the queue and the writer.
+        // The queue and the writer count, log and record a loss.
         let event = Event::Entry(entry.into());
         let lane = Lane::of(event.severity());
         self.shared.push(event, lane).0
     }
 
-    /// Waits until everything recorded so far is durable, at most the critical deadline; not at all
-    /// inside foreign code.
+    /// Waits until everything recorded so far is durable, at most the critical deadline. Does not
+    /// wait inside code that the trail calls.
+    ///
+    /// # Errors
+    ///
+    /// [`NotDurable`] with the reason why a record is not durable yet.
     pub fn flush(&self) -> Result<(), NotDurable> {
         process::check()?;
         match self.shared.queue.hurry() {
@@ -319,20 +349,20 @@ impl<A: Application> Recorder<A> {
         }
     }
 
-    /// The application.
+    /// Returns the application.
     pub fn application(&self) -> &Arc<A> {
         &self.shared.application
     }
 
-    /// Whether a record was refused because the trail is closed.
+    /// Returns whether a record was refused because the trail is closed.
     pub fn has_refused(&self) -> bool {
         self.shared.refused.load(Ordering::Relaxed)
     }
 }
 
 impl<A: Application> Shared<A> {
-    /// Numbers and queues a record. One that comes when the trail is closed has no writer any more
-    /// that would log and publish the loss: that is done here, the former once.
+    /// Numbers and queues a record. After the trail is closed there is no writer to log and publish
+    /// a loss, so this function does both. It logs only the first loss.
     fn push(self: &Arc<Self>, event: Event<A>, lane: Lane) -> (Mark, Result<(), NotDurable>) {
         match self.queue.push(event, lane) {
             Ok((seq, time)) => {
@@ -343,8 +373,8 @@ impl<A: Application> Shared<A> {
         }
     }
 
-    /// What [`Trail::note`] is for every kind of text. It is the record that a worker makes by
-    /// itself, maybe one now and then, so its way through the code is short.
+    /// Records a text, for [`Trail::note`]. A process may record a single note now and then, so
+    /// this code path is short.
     fn note(self: &Arc<Self>, text: Arc<str>) -> Result<Seq, RecordError> {
         check_length(&text)?;
         self.queue.check_process().map_err(NotDurable::Forked)?;
@@ -364,7 +394,7 @@ impl<A: Application> Shared<A> {
             error,
             NotDurable::Closed | NotDurable::Displaced | NotDurable::WriterStopped
         ) {
-            // What foreign code hears of here it is not told again.
+            // Foreign code is not informed again of a refusal that it caused.
             if !foreign::is_inside() && !self.refused.swap(true, Ordering::Relaxed) {
                 let error = error.clone();
                 foreign::log(move || {
@@ -395,7 +425,7 @@ impl<A: Application> Fates for Shared<A> {
 
 impl<A: Application> Drop for Shared<A> {
     fn drop(&mut self) {
-        // What was refused since the trail was closed has nobody else who waits until that is heard.
+        // Nothing else publishes the records that were refused after the trail was closed.
         if *self.refused.get_mut() {
             foreign::settle_briefly();
         }

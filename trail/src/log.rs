@@ -1,8 +1,8 @@
-//! The end of a trail, and how it moves: by a batch in the open segment, or by a new segment.
+//! The end of a trail, and its two moves: a batch in the open segment, or a new segment.
 //!
-//! Either everything of a batch becomes the new end, or the end stays where it was and the segment
-//! is given up: after a failed write or sync nobody knows what the disk has. This module knows lines,
-//! checkpoints and the order of the steps; it does not know who waits for them.
+//! Either a whole batch becomes the new end, or the end stays where it was and the segment is given
+//! up. After a failed write or sync it is unknown which bytes the disk has. This module knows
+//! lines, checkpoints and the order of the steps. It does not know which callers wait for them.
 
 use std::io::ErrorKind;
 use std::path::Path;
@@ -38,19 +38,19 @@ pub(crate) struct Log<S: Storage> {
     boot: Arc<str>,
     worker: WorkerId,
     retention: Retention,
-    /// None before the first segment of a trail.
+    /// `None` before the first segment of a trail.
     pub(crate) position: Option<Position>,
     file: Option<S::File>,
     /// When the open segment was begun.
     begun: Uptime,
-    /// The file of the next segment, if that exists already. It is empty and has no name.
+    /// The file of the next segment, if it exists already. It is empty and has no name.
     next: Option<S::File>,
-    /// The file of the last attempt to begin a segment, if that failed.
+    /// The file of the last attempt to begin a segment, if that attempt failed.
     refused: Option<S::File>,
     buffer: Vec<u8>,
 }
 
-/// What failed, where.
+/// The failed operation, its place and its cause.
 #[derive(Debug, thiserror::Error)]
 #[error("{operation}: {cause}")]
 pub(crate) struct LogError {
@@ -83,7 +83,7 @@ enum Cause {
     Storage(#[from] std::io::Error),
 }
 
-/// What somebody else has done to the open segment.
+/// What another process has done to the open segment.
 #[derive(Debug, thiserror::Error)]
 enum Disturbed {
     #[error(
@@ -133,7 +133,7 @@ impl<S: Storage> Log<S> {
         }
     }
 
-    /// The fields of the header that the next segment begins with.
+    /// Returns the fields of the header that the next segment begins with.
     pub(crate) fn next_header(&self, numbers_below: u64) -> Header {
         Header {
             format: FORMAT,
@@ -150,7 +150,8 @@ impl<S: Storage> Log<S> {
         }
     }
 
-    /// How many bytes may stand behind the end: what was written there in vain, and what is there now.
+    /// Returns how many bytes may stand behind the end: those of failed writes, and those there
+    /// now.
     fn void(&self, position: &Position) -> u64 {
         let found = self.storage.find(position.segment).ok().flatten();
         let behind = found.map_or(0, |found| found.length.saturating_sub(position.end));
@@ -170,18 +171,18 @@ impl<S: Storage> Log<S> {
             .unwrap_or_default()
     }
 
-    /// Whether there is a segment that can be appended to.
+    /// Returns whether there is a segment that can be appended to.
     pub(super) fn is_open(&self) -> bool {
         self.file.is_some()
     }
 
-    /// How many bytes the open segment has, and how old it is.
+    /// Returns the size in bytes of the open segment, and its age.
     pub(super) fn extent(&self) -> (u64, Duration) {
         let bytes = self.position.as_ref().map_or(0, |position| position.end);
         (bytes, Uptime::now().since(self.begun))
     }
 
-    /// Signs with another key from here on. The next segment has to be begun.
+    /// Signs with another key from here on. The next segment must be begun.
     pub(super) fn change_key(&mut self, key: TrailKey, verifier: VerifierKey) {
         self.key = key;
         self.verifier = verifier;
@@ -204,9 +205,13 @@ impl<S: Storage> Log<S> {
         Ok(())
     }
 
-    /// Compares the trail's end with its digest, before anything is built on it. If a bit has flipped in
-    /// it, the end is read again from the disk, and the open segment is given up: returns why. An error
-    /// means that it could not be read, and that the trail cannot go on until it can.
+    /// Compares the trail's end with its digest, before anything is built on it. If a bit has
+    /// flipped in it, the end is read again from disk, and the open segment is given up; the result
+    /// is the reason.
+    ///
+    /// # Errors
+    ///
+    /// The end could not be read. The trail cannot go on until it can.
     pub(super) fn check_memory(&mut self) -> Result<Option<LogError>, LogError> {
         #[cfg(feature = "fault-injection")]
         self.flip_end();
@@ -226,7 +231,7 @@ impl<S: Storage> Log<S> {
         }
     }
 
-    /// Removes segments that never got a name. They mean nothing any more, so it may fail.
+    /// Removes segments that never got a name. Best effort, since they no longer matter.
     pub(crate) fn remove_unfinished(&self) {
         if let Err(error) = self.storage.remove_unfinished() {
             foreign::log(move || {
@@ -235,17 +240,17 @@ impl<S: Storage> Log<S> {
         }
     }
 
-    /// Gives up the open segment. The next one has to be begun.
+    /// Gives up the open segment. The next one must be begun.
     pub(super) fn give_up(&mut self) {
         self.file = None;
     }
 
-    /// Under which key the open segment is signed.
+    /// Returns the key that signs the open segment.
     pub(super) fn verifier(&self) -> &VerifierKey {
         &self.verifier
     }
 
-    /// Opens segments for reading, beside the writer.
+    /// Returns a reader of segments for other threads.
     pub(super) fn reader(&self) -> std::io::Result<SegmentReader> {
         self.storage.reader()
     }
@@ -264,7 +269,7 @@ impl<S: Storage> Log<S> {
         let (frontier, checkpoint) = match batch {
             Ok(batch) => batch,
             Err(error) => {
-                // Nothing was written: the segment is as good as before.
+                // Nothing was written, so the segment is intact.
                 self.file = Some(file);
                 return Err(error);
             }
@@ -287,8 +292,8 @@ impl<S: Storage> Log<S> {
         self.check(file, segment, end)
     }
 
-    /// Whether the segment's name leads to `file`, and that has as many bytes as were written. A file
-    /// that has lost its name takes writes as well as before, and nobody ever reads them.
+    /// Checks that the segment's name leads to `file`, and that the file has as many bytes as were
+    /// written. A file without a name still takes writes, but they can never be read again.
     fn check(&self, file: &S::File, segment: u64, written: u64) -> Result<(), LogError> {
         let found = self.storage.find(segment);
         let disturbed = match found.map_err(failed("check segment"))? {
@@ -303,7 +308,7 @@ impl<S: Storage> Log<S> {
         Err(failed("check segment")(disturbed))
     }
 
-    /// The open segment, `file`, is given up, into which `length` bytes were written in vain.
+    /// Gives up the open segment, `file`, into which `length` bytes were written in vain.
     fn leave(&mut self, file: &S::File, length: u64) {
         if let Some(position) = &mut self.position {
             let found = file.length().unwrap_or(0).saturating_sub(position.end);
@@ -311,7 +316,7 @@ impl<S: Storage> Log<S> {
         }
     }
 
-    /// Looks at the open segment. It is given up if it is not as it was written.
+    /// Checks the open segment. Gives it up if it differs from what was written.
     pub(super) fn inspect(&mut self) -> Result<(), LogError> {
         let (Some(file), Some(position)) = (self.file.take(), &self.position) else {
             return Ok(());
@@ -321,7 +326,7 @@ impl<S: Storage> Log<S> {
                 self.leave(&file, 0);
                 Err(error)
             }
-            // Why it cannot be looked at is told by the next write.
+            // If it cannot be checked, the next write reports the reason.
             Ok(()) | Err(_) => {
                 self.file = Some(file);
                 Ok(())
@@ -336,10 +341,10 @@ impl<S: Storage> Log<S> {
         header: &'a Record<A>,
         records: impl Iterator<Item = &'a Record<A>> + Clone,
     ) -> Result<(), LogError> {
-        // Whatever comes of this, the segment before has its end: the header states it.
+        // Whatever the result, the previous segment has ended: the header states its end.
         self.file = None;
         let segment = self.next_segment();
-        // Before anything is signed that could not be written anyway.
+        // The file comes first, so that nothing is signed that could not be written anyway.
         self.prepare_segment()?;
         let (frontier, checkpoint) = self.encode(0, std::iter::once(header).chain(records))?;
         let mut file = self.next.take().ok_or_else(not_open)?;
@@ -372,8 +377,8 @@ impl<S: Storage> Log<S> {
         self.check(file, segment, self.buffer.len() as u64)
     }
 
-    /// Puts lines that start at `offset` of their segment, and their checkpoint, into the buffer, where
-    /// they are read once more before anything is written.
+    /// Puts lines that start at `offset` of their segment, and their checkpoint, into the buffer.
+    /// They are compared there once more before anything is written.
     fn encode<'a, A: Application>(
         &mut self,
         offset: u64,
@@ -391,7 +396,7 @@ impl<S: Storage> Log<S> {
                 return Err(failed("check memory")(Cause::Memory));
             }
         }
-        // Until it is acknowledged; then there is a new position.
+        // Valid until the batch is acknowledged; then there is a new position.
         if let Some(position) = &mut self.position {
             let checkpoint = &batch.checkpoint;
             position.voided.push(checkpoint.size(), checkpoint.root());
@@ -444,7 +449,7 @@ impl<S: Storage> Log<S> {
 }
 
 impl LogError {
-    /// What it means while the trail is being opened.
+    /// Converts to the error of opening a trail.
     pub(crate) fn into_open_error(self, path: &Path) -> OpenError {
         let source = match self.cause {
             Cause::Sign(error) => return OpenError::Sign(error),
@@ -454,12 +459,12 @@ impl LogError {
         OpenError::io(path, self.operation, source)
     }
 
-    /// Whether somebody else has changed, removed or replaced the open segment.
+    /// Returns whether another process has changed, removed or replaced the open segment.
     pub(super) fn is_disturbance(&self) -> bool {
         matches!(self.cause, Cause::Disturbed(_))
     }
 
-    /// Whether somebody else's file has the name that the next segment is to have.
+    /// Returns whether another process's file has the name of the next segment.
     pub(super) fn is_displacement(&self) -> bool {
         matches!(self.cause, Cause::Displaced)
     }

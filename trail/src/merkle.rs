@@ -1,8 +1,8 @@
 //! The Merkle tree over a trail's records, as RFC 6962 defines it.
 //!
 //! A leaf is `SHA-256(0x00 ‖ line)`, a node `SHA-256(0x01 ‖ left ‖ right)`. Only the roots of the
-//! maximal complete subtrees are kept: enough to append and to know the root. This module does not
-//! know what a leaf says.
+//! maximal complete subtrees are kept: enough to append and to compute the root. This module does
+//! not know what a leaf means.
 
 mod path;
 
@@ -13,7 +13,7 @@ pub(crate) use path::{AuditPath, MAX_PATH, root_of};
 /// The hash of a leaf or a node.
 pub(crate) type Node = [u8; 32];
 
-/// The hash of a record: of the exact bytes of its line, without the newline.
+/// Returns the hash of a record: of the exact bytes of its line, without the newline.
 pub(crate) fn leaf_hash(line: &[u8]) -> Node {
     Sha256::new()
         .chain_update([0x00])
@@ -39,7 +39,7 @@ pub(crate) struct Frontier {
 }
 
 impl Frontier {
-    /// The frontier of a tree of `size` leaves, if it has as many nodes as such a tree needs.
+    /// Returns the frontier of a tree of `size` leaves, if `nodes` has the right length.
     pub(crate) fn from_nodes(size: u64, nodes: Vec<Node>) -> Option<Self> {
         (usize::try_from(size.count_ones()).ok()? == nodes.len()).then_some(Self { size, nodes })
     }
@@ -72,7 +72,7 @@ impl Frontier {
         }
     }
 
-    /// The root: that of the empty tree is the SHA-256 of nothing.
+    /// Returns the root. The root of the empty tree is the SHA-256 of nothing.
     pub(crate) fn root(&self) -> Node {
         self.nodes
             .iter()
@@ -87,7 +87,7 @@ impl Frontier {
 mod tests {
     use super::*;
 
-    /// The tree of RFC 6962 by its recursive definition, which the frontier never uses.
+    /// Returns the root by the recursive definition of RFC 6962, which the frontier never uses.
     pub(super) fn recursive_root(leaves: &[Node]) -> Node {
         match leaves {
             [] => Sha256::digest([]).into(),

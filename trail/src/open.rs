@@ -1,9 +1,10 @@
-//! Opening a trail: a new one, or one that earlier runs of the worker have written.
+//! Opens a trail: a new one, or one that earlier runs have written.
 //!
-//! An existing trail is trusted only as far as its last checkpoint that our own key signed and that
-//! fits its leaves. What stands behind it was never acknowledged: it stays where it is, void, and
-//! `TailRecovered` says so. A trail that is damaged before that point, or signed with another key,
-//! is refused: going on would bury the evidence. No byte of an old segment is changed.
+//! An existing trail is trusted only up to its last checkpoint that is signed by a given key and
+//! fits its leaves. The bytes behind it were never acknowledged: they stay where they are, void,
+//! and `TailRecovered` records them. A trail that is damaged before that point, or signed with
+//! another key, is refused, since continuing it would bury the evidence. No byte of an old segment
+//! is changed.
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -76,7 +77,8 @@ impl<A: Application> TrailBuilder<A> {
         Ok(trail)
     }
 
-    /// Everything but the writer's thread: the trail is open, and `TrailOpened` is durable.
+    /// Does everything but start the writer's thread: the trail is open, and `TrailOpened` is
+    /// durable.
     pub(super) fn prepare<S: Storage>(
         mut self,
         storage: S,
@@ -89,7 +91,7 @@ impl<A: Application> TrailBuilder<A> {
         let custody = self.key.custody();
         let end = match segments.last() {
             None => {
-                // Where a trail seems to be absent, its segments may have been renamed.
+                // If a trail seems to be absent, its segments may have been renamed.
                 self.signed_without_a_name(&storage, 0)?;
                 End::new(&self.worker, &self.key)?
             }
@@ -104,7 +106,7 @@ impl<A: Application> TrailBuilder<A> {
             self.settings.reserved_records,
         );
         let verifier = self.verifier(end.verifier.name());
-        // The key that the trail has so far announces the next one with its last checkpoint.
+        // The trail's present key announces the next one with its last checkpoint.
         let (signer, signed_as, successor) = match self.previous_key {
             Some(previous) if end.is_under_another_key => {
                 (previous, end.verifier.clone(), Some(self.key))
@@ -144,7 +146,7 @@ impl<A: Application> TrailBuilder<A> {
             begin(&mut log, &queue, &anchors, header, [].into_iter())
                 .map_err(|error| error.into_open_error(&path))?;
         }
-        // Not before: a header names what was signed there.
+        // Not earlier: a header names what was signed in these files.
         log.remove_unfinished();
         anchors.begin();
         let shared = Arc::new(Shared {
@@ -160,8 +162,9 @@ impl<A: Application> TrailBuilder<A> {
         Ok((Writer::new(log, Arc::clone(&shared)), shared))
     }
 
-    /// The key that a segment names, if it is the one given, or the one before. That the segment says
-    /// so proves nothing; that its last checkpoint verifies under this key does.
+    /// Returns the key that a segment names, if it is the given key or the previous one. The
+    /// segment's claim proves nothing; the proof is that its last checkpoint verifies under this
+    /// key.
     fn key_of(&self, header: &segment::Header) -> Result<VerifierKey, OpenError> {
         if !header.origin.starts_with(&origin_prefix(&self.worker)) {
             return Err(OpenError::OtherWorker {
@@ -177,7 +180,8 @@ impl<A: Application> TrailBuilder<A> {
             .ok_or_else(|| self.other_key(&header.origin, &header.key))
     }
 
-    /// Whether the trail, which ends under the key `verifier`, has yet to change to ours.
+    /// Returns whether the trail, which ends under the key `verifier`, must still change to the
+    /// given key.
     fn has_yet_to_change(
         &self,
         verifier: &VerifierKey,
@@ -211,7 +215,7 @@ impl<A: Application> TrailBuilder<A> {
     }
 }
 
-/// A system call on the trail's directory has failed.
+/// Converts a failed system call on the trail's directory.
 fn failed(
     path: &Path,
     operation: &'static str,
@@ -220,7 +224,7 @@ fn failed(
     move |source| OpenError::io(&path, operation, source)
 }
 
-/// Begins a segment with a header and what else is to be said, all of it durable on return.
+/// Begins a segment with a header and further records, all of it durable on return.
 fn begin<A: Application, S: Storage>(
     log: &mut Log<S>,
     queue: &Queue<A>,
@@ -242,19 +246,19 @@ fn begin<A: Application, S: Storage>(
     Ok(())
 }
 
-/// The point behind which the trail goes on.
+/// The point behind which the trail continues.
 struct End<A: Application> {
     next: Seq,
     verifier: VerifierKey,
     position: Option<Position>,
     /// `TailRecovered`, if the last run did not close the trail.
     recovered: Option<Event<A>>,
-    /// The trail's key has yet to announce the one that was given.
+    /// The trail's present key must still announce the given one.
     is_under_another_key: bool,
 }
 
 impl<A: Application> End<A> {
-    /// The beginning of a new trail, under a name that no other trail has.
+    /// Returns the beginning of a new trail, under a unique name.
     fn new(worker: &WorkerId, key: &TrailKey) -> Result<Self, OpenError> {
         let mut name = [0; 8];
         fill_random(&mut name).map_err(|error| OpenError::Random(error.to_string()))?;

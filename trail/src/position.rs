@@ -1,12 +1,13 @@
-//! Where a trail's acknowledged part ends, and what was signed behind it without being acknowledged.
+//! The end of a trail's acknowledged part, and the checkpoints behind it that were signed and not
+//! acknowledged.
 //!
-//! A checkpoint is signed before its batch is written. If the write or its sync fails, the records are
-//! written again elsewhere, behind a new header, so what was signed is contradicted by the trail that
-//! goes on, and stays on the disk among void bytes. The next header names such checkpoints.
+//! A checkpoint is signed before its batch is written. If the write or its sync fails, the records
+//! are written again elsewhere, behind a new header. So the continued trail contradicts the signed
+//! checkpoint, which stays on disk among void bytes. The next header names such checkpoints.
 //!
-//! A position is kept in memory for weeks, and everything that is signed rests on it. So it carries a
-//! digest of itself, and can be read again from the segments: a bit that flips in it costs a segment, and
-//! not the trail. This module does not write, and knows nothing of records.
+//! A position is kept in memory for weeks, and every signature rests on it. So it carries a digest
+//! of itself, and can be read again from the segments. A flipped bit in it then costs a segment,
+//! and not the trail. This module does not write, and knows nothing of records.
 
 use std::io;
 use std::sync::Arc;
@@ -19,10 +20,11 @@ use super::merkle::{Frontier, Node};
 use super::segment::{self, SegmentSummary};
 use super::storage::Storage;
 
-/// The most voided checkpoints that a header lists: the first ones and the last ones, half of each.
+/// The most voided checkpoints that a header lists: half of them the first ones, half the last
+/// ones.
 pub(crate) const MAX_VOIDED: usize = 64;
 
-/// Where the acknowledged part of the trail ends.
+/// The end of the trail's acknowledged part.
 #[derive(Clone, Debug)]
 pub(crate) struct Position {
     pub(crate) segment: u64,
@@ -32,9 +34,9 @@ pub(crate) struct Position {
     pub(crate) void: u64,
     pub(crate) frontier: Frontier,
     pub(crate) checkpoint: Arc<Checkpoint>,
-    /// What was signed since then.
+    /// The checkpoints signed since then.
     pub(crate) voided: Voided,
-    /// Of segment, end, tree and checkpoint.
+    /// The digest of segment, end, tree and checkpoint.
     digest: Node,
 }
 
@@ -46,7 +48,7 @@ pub(crate) struct Voided {
 }
 
 impl Position {
-    /// The end of an acknowledged part behind which nothing was signed.
+    /// Returns the end of an acknowledged part behind which nothing was signed.
     pub(crate) fn new(
         segment: u64,
         end: u64,
@@ -67,7 +69,7 @@ impl Position {
         position
     }
 
-    /// Whether it still says what it was made of.
+    /// Returns whether the position still has its digest.
     pub(crate) fn is_intact(&self) -> bool {
         self.digest == self.compute()
     }
@@ -91,19 +93,21 @@ impl Position {
         digest.finalize().into()
     }
 
-    /// The same position, read again from the segments: this one is not intact. Which of its fields is
-    /// wrong need not be known, since what is found must have the digest, or be equal but for that.
+    /// Reads the same position again from the segments, because this one is damaged. The damaged
+    /// field need not be known: the result must have the digest, or equal this position in all
+    /// other fields.
     ///
     /// # Errors
     ///
-    /// Those of the storage, or that no such position is there.
+    /// Errors of the storage, or no such position exists there.
     pub(crate) fn restore(&self, storage: &impl Storage, key: &VerifierKey) -> io::Result<Self> {
         let keys = std::slice::from_ref(key);
-        // A segment that got its name and whose directory was not synced may stand behind the right one.
+        // A segment whose name was given, but whose directory was not synced, may stand behind the
+        // right one.
         for segment in storage.segments()?.into_iter().rev().take(2) {
             let read = |end| segment::read(storage.read(segment)?, segment, keys, end, &mut |_| {});
             let newest = read(None)?;
-            // What a failed write has left may look acknowledged.
+            // The bytes of a failed write may look acknowledged.
             let before = newest.settled;
             for found in [newest, read(Some(before))?] {
                 if let Some(position) = self.among(segment, found) {
@@ -123,7 +127,8 @@ impl Position {
         (read.digest == self.digest || read.digest == self.compute()).then_some(read)
     }
 
-    /// As the next segment's header states it, with `void` bytes at most behind the end.
+    /// Returns the position as the next segment's header states it, with at most `void` bytes
+    /// behind the end.
     pub(crate) fn previous(&self, void: u64) -> Previous {
         Previous {
             segment: self.segment,
@@ -138,7 +143,7 @@ impl Position {
 }
 
 impl Voided {
-    /// Takes note of a checkpoint before anything is written that it stands in.
+    /// Notes a checkpoint before anything that contains it is written.
     pub(crate) fn push(&mut self, size: u64, root: Node) {
         self.total = self.total.saturating_add(1);
         if self.listed.len() >= MAX_VOIDED {

@@ -1,13 +1,16 @@
-//! Whether this process is a forked child of the one that opened the trail.
+//! Detects a forked child of the process that opened the trail.
 //!
-//! A child has a copy of the parent's memory but none of its threads: a lock may be held for ever, no
-//! check of the parent reaches the copy, and a record written there would be written twice. So every
-//! call in a child, but reading a view, is refused before it touches a lock. The question is asked on the
-//! path of every record and every lease, where a `getpid` system call would be half the cost. One number,
-//! the mark, answers it with a load: the kernel zeroes its page in children (`MADV_WIPEONFORK`, Linux
-//! 4.14), and so does a handler that the C library calls there. Where the kernel knows no such page
-//! (gVisor), the handler is the only one: a child that is made past the C library is noticed by its process
-//! id, but not by ordinary records and leases. Which of them guards is on record.
+//! A child has a copy of the parent's memory but none of its threads. A lock may be held for ever,
+//! no check of the parent reaches the copy, and a record written there would be written twice. So
+//! every call in a child that would take a lock is refused before that. The check is on the path of
+//! every record, and of frequent calls of dependent crates. A `getpid` system call would be half
+//! the cost there.
+//!
+//! One number, the mark, answers the check with a load. The kernel zeroes its page in children
+//! (`MADV_WIPEONFORK`, Linux 4.14), and so does a handler that the C library calls there. Where the
+//! kernel does not support this (gVisor), only the handler does it. Weakness: a child made without
+//! the C library is then noticed by its process id, but not by ordinary records nor by a
+//! `ForkMark`. The trail records which of them guards.
 
 #![allow(unsafe_code, reason = "memory is mapped once here and nowhere freed")]
 
@@ -33,17 +36,17 @@ pub(crate) use own::OwnFd;
 )]
 pub struct Forked(());
 
-/// What tells a child from its parent.
+/// The mechanism that tells a child from its parent.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Guard {
     /// The C library's handler, and process ids.
     AtFork,
-    /// The kernel, too, for every child.
+    /// The kernel as well, for every child.
     WipedOnFork,
 }
 
-/// The mark of this process, and whose it is.
+/// The mark of this process, and its process id.
 struct Mark {
     /// 1, and 0 in a forked child.
     at: &'static AtomicU64,
@@ -57,7 +60,11 @@ static MARK: OnceLock<Mark> = OnceLock::new();
 #[cfg(test)]
 pub(crate) static FORKING: Mutex<()> = Mutex::new(());
 
-/// Prepares the answer; called when a trail is opened, before anything is recorded.
+/// Prepares the check. Called when a trail is opened, before anything is recorded.
+///
+/// # Errors
+///
+/// The C library's error if it refuses to register the handler.
 pub fn watch_for_forks() -> std::io::Result<Guard> {
     own::watch()?;
     let mark = MARK.get_or_init(|| {
@@ -72,12 +79,12 @@ pub fn watch_for_forks() -> std::io::Result<Guard> {
     Ok(mark.guard)
 }
 
-/// What guards. None before a trail is opened.
+/// Returns the mechanism in use. `None` before a trail is opened.
 pub(crate) fn guard() -> Option<Guard> {
     MARK.get().map(|mark| mark.guard)
 }
 
-/// The system calls that were refused, without which the worker goes on.
+/// The system calls that were refused, and that the process does without.
 static REFUSED: Mutex<Vec<&'static str>> = Mutex::new(Vec::new());
 
 /// Tries each optional system call of the trail once, on empty names, and notes the calls that a sandbox refuses.
@@ -89,14 +96,14 @@ pub(crate) fn try_calls() {
         }
     };
     let cwd = rustix::fs::CWD;
-    // No name is empty, so these two find none.
+    // No file has an empty name, so these two find none.
     let renamed = rustix::fs::renameat_with(cwd, "", cwd, "", RenameFlags::NOREPLACE);
     note("renameat2", renamed);
     let found = rustix::fs::statx(cwd, "", AtFlags::empty(), StatxFlags::MNT_ID);
     note("statx", found.map(drop));
 }
 
-/// Puts down that this call was refused.
+/// Notes that this call was refused.
 pub fn note_refused(call: &'static str) {
     let mut refused = REFUSED.lock().unwrap_or_else(PoisonError::into_inner);
     if !refused.contains(&call) {
@@ -112,20 +119,25 @@ pub(crate) fn refused_calls() -> Vec<&'static str> {
         .clone()
 }
 
-/// In a forked child, before `fork` returns there. Takes no lock and allocates nothing.
+/// Runs in a forked child, before `fork` returns there. Takes no lock and allocates nothing.
 fn wipe_mark() {
     if let Some(mark) = MARK.get() {
         mark.at.store(0, Ordering::SeqCst);
     }
 }
 
-/// The number of forks of this process through the C library, so that two answers can be compared.
+/// Returns the number of forks of this process through the C library, so that two results can be
+/// compared.
 pub fn forks() -> u64 {
     own::forks()
 }
 
-/// Fails in a forked child. Costs one load, and that of where to look; a system call, too, where the
-/// kernel does not guard.
+/// Fails in a forked child. Costs one load of the mark and one of its address. Where the kernel
+/// does not guard, it costs a system call, too.
+///
+/// # Errors
+///
+/// [`Forked`] in a forked child: record in the parent, or call `exec` before opening a trail.
 pub fn check() -> Result<(), Forked> {
     ForkMark::find().check()?;
     match MARK.get() {
@@ -134,18 +146,23 @@ pub fn check() -> Result<(), Forked> {
     }
 }
 
-/// Where the mark is, for those who ask often: the question costs one load.
+/// The address of the mark, for frequent callers: each check costs one load.
 #[derive(Clone, Copy, Debug)]
 pub struct ForkMark(&'static AtomicU64);
 
 impl ForkMark {
-    /// What has a trail is watched for forks.
+    /// Finds the mark. A process that has a trail is watched for forks.
     pub fn find() -> Self {
         static UNWATCHED: AtomicU64 = AtomicU64::new(1);
         Self(MARK.get().map_or(&UNWATCHED, |mark| mark.at))
     }
 
-    /// As [`check`], but for a child that neither the kernel nor the C library has marked.
+    /// Checks as [`check`] does, but does not detect a child that neither the kernel nor the C
+    /// library has marked.
+    ///
+    /// # Errors
+    ///
+    /// [`Forked`] in a child that is marked.
     pub fn check(self) -> Result<(), Forked> {
         match self.0.load(Ordering::Relaxed) {
             0 => Err(Forked(())),
@@ -154,7 +171,8 @@ impl ForkMark {
     }
 }
 
-/// A mark in a page of its own, which the kernel zeroes in every child. None: it does not.
+/// Maps a mark in a page of its own, which the kernel zeroes in every child. `None` if the kernel
+/// cannot do that.
 fn map_mark() -> Option<&'static AtomicU64> {
     let (memory, len) = map_page()?;
     // SAFETY: the range is the mapping made above, which nothing else uses yet.
@@ -171,7 +189,7 @@ fn map_mark() -> Option<&'static AtomicU64> {
     Some(mark)
 }
 
-/// A new page, and its length.
+/// Maps a new page. Returns it with its length.
 fn map_page() -> Option<(*mut c_void, usize)> {
     let len = rustix::param::page_size();
     // SAFETY: a new anonymous mapping at an address of the kernel's choice aliases nothing.

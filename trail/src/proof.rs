@@ -1,9 +1,9 @@
-//! The proof that one record is in a trail, to be checked without the trail.
+//! The proof that one record is in a trail, which can be checked without the trail.
 //!
-//! It is a [C2SP tlog-proof](https://c2sp.org/tlog-proof): the record's place, its path to the root,
-//! and a signed checkpoint of that root. So a record can be shown to whom it concerns, and no other
-//! customer's. This module knows the text and the check; how a proof is made from a trail's files is
-//! in its submodule `make`. It does not know what the record says.
+//! It is a [C2SP tlog-proof](https://c2sp.org/tlog-proof): the record's place, its path to the
+//! root, and a signed checkpoint of that root. So one record can be shown to the party that it
+//! concerns, without the records of others. This module knows the text and the check. Its submodule
+//! `make` makes a proof from a trail's files. It does not know what the record means.
 
 mod make;
 
@@ -18,17 +18,17 @@ use super::checkpoint::{
 use super::merkle::{MAX_PATH, Node, leaf_hash, root_of};
 use super::segment::MAX_LINE_BYTES;
 
-/// What every proof starts with.
+/// The first line of every proof.
 const HEADER: &str = "c2sp.org/tlog-proof@v1\n";
 
-/// The most bytes that the text of a proof may have: a record of the largest size in base64, 64
-/// hashes, and a checkpoint with as many signatures as one may have have room in it.
+/// The most bytes that the text of a proof may have. This leaves room for a record of the largest
+/// size in base64, 64 hashes, and a checkpoint with the most signatures.
 pub const MAX_PROOF_BYTES: usize = 128 * 1024 + MAX_NOTE_BYTES;
 
-/// A record, and the proof that it is in the trail whose checkpoint comes with it.
+/// A record, and the proof that it is in the trail whose checkpoint is included.
 ///
-/// The text is the one of a C2SP tlog-proof, version 1; the `extra` line holds the record's line.
-/// Parsing checks the form only, and one text only stands for a proof. [`check`](Self::check) says
+/// The text is a C2SP tlog-proof, version 1; the `extra` line holds the record's line. Parsing
+/// checks the form only, and each proof has exactly one text. [`check`](Self::check) returns
 /// whether it proves anything.
 ///
 /// ```no_run
@@ -53,25 +53,25 @@ pub struct Proof {
     checkpoint: Checkpoint,
 }
 
-/// Why a text is no proof, or why a proof proves nothing.
+/// The reason why a text is no proof, or why a proof proves nothing.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ProofError {
-    /// The checkpoint in the text is none.
+    /// The text holds no valid checkpoint.
     #[error("the proof does not end in a checkpoint")]
     Checkpoint(#[source] NoteError),
-    /// The text has not the form of a proof.
+    /// The text does not have the form of a proof.
     #[error("not a tlog-proof of a record: {0}")]
     Form(&'static str),
-    /// A given key has the name that the checkpoint is signed with, and has not signed it.
+    /// A given key has the name that the checkpoint is signed with, but has not signed it.
     #[error("the checkpoint's signature is wrong: do not believe this proof")]
     NotSigned,
-    /// The record is not where the proof says, or was changed.
+    /// The record is not at the place that the proof states, or was changed.
     #[error(
         "the record does not lead to the root that is signed: it was changed, or it is another trail's"
     )]
     NotIncluded,
-    /// No given key has the name that the checkpoint is signed with.
+    /// No given key has the name that the checkpoint is signed with. Give the key of that trail.
     #[error("no given key is that of {origin:?}: give the verifier key of the trail")]
     #[non_exhaustive]
     NoKey {
@@ -81,11 +81,20 @@ pub enum ProofError {
 }
 
 impl Proof {
-    /// Checks the proof with keys that the reader trusts, and returns the record: the exact line,
-    /// without its newline, that the worker signed for.
+    /// Checks the proof with keys that the reader trusts, and returns the record: the exact signed
+    /// line, without its newline.
     ///
     /// It proves that the record was in the trail when the checkpoint was signed. It does not prove
-    /// that nothing else was.
+    /// that the trail held no other records.
+    ///
+    /// # Errors
+    ///
+    /// * [`ProofError::NoKey`]: no given key has the checkpoint's origin as its name. Give the key
+    ///   of that trail.
+    /// * [`ProofError::NotSigned`]: the key of that name has not signed the checkpoint. Do not
+    ///   trust the proof.
+    /// * [`ProofError::NotIncluded`]: the record does not lead to the signed root. Do not trust
+    ///   the proof.
     pub fn check(&self, keys: &[VerifierKey]) -> Result<&str, ProofError> {
         let signer = self.checkpoint.origin();
         if !keys.iter().any(|key| key.name() == signer) {
@@ -103,23 +112,24 @@ impl Proof {
         }
     }
 
-    /// The record's line, as the proof has it. Nothing is proven before [`check`](Self::check).
+    /// Returns the record's line as the proof states it. Nothing is proven before
+    /// [`check`](Self::check).
     pub fn unchecked_record(&self) -> &str {
         &self.record
     }
 
-    /// The record's place in the trail: how many leaves stand before it.
+    /// Returns the record's place in the trail: the number of leaves before it.
     pub fn index(&self) -> u64 {
         self.index
     }
 
-    /// The checkpoint that the record is proven against.
+    /// Returns the checkpoint that the record is proven against.
     pub fn checkpoint(&self) -> &Checkpoint {
         &self.checkpoint
     }
 
-    /// Whether the record leads to the checkpoint's root. It says nothing about who has signed that:
-    /// [`check`](Self::check) does.
+    /// Returns whether the record leads to the checkpoint's root. The signature of the checkpoint
+    /// is not checked here: [`check`](Self::check) does that.
     pub fn is_included(&self) -> bool {
         let leaf = leaf_hash(self.record.as_bytes());
         let size = self.checkpoint.size();
@@ -200,7 +210,7 @@ mod tests {
     use super::super::merkle::{AuditPath, Frontier};
     use super::*;
 
-    /// A proof of record `index` of `size`, and the key that it is signed with.
+    /// Returns a proof of record `index` of `size`, and the key that it is signed with.
     fn proof(index: u64, size: u64) -> (Proof, VerifierKey) {
         let secret = SigningKey::from_bytes(&[7; 32]);
         let key = VerifierKey::new("origin".into(), secret.verifying_key());

@@ -1,11 +1,14 @@
-//! The way from whoever records to the writer's thread: one bounded queue under one short lock.
+//! The path of a record from its caller to the writer's thread: one bounded queue under one short
+//! lock.
 //!
 //! A record gets its number and its times under the lock, so the order in the queue is the order of
-//! the numbers. Recording never waits for the disk and never allocates: the room is reserved when
-//! the trail is opened, a part of it for critical records alone. What does not fit keeps its number
-//! and is counted in a run that the writer turns into `RecordsLost`; it gets none if the durable bound
-//! of the numbers is near. This module knows nothing of files; it learns from the writer how far the
-//! trail is durable, and tells those who wait.
+//! the numbers. Recording never waits for the disk and never allocates. The room is reserved when
+//! the trail is opened, a part of it for critical records only.
+//!
+//! A record that does not fit keeps its number and is counted in a run that the writer turns into
+//! `RecordsLost`. It gets no number if the durable bound of the numbers is near. This module knows
+//! nothing of files. The writer reports how far the trail is durable, and the queue wakes the
+//! callers that wait.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, PoisonError};
@@ -27,7 +30,7 @@ mod taking;
 
 use numbers::Numbers;
 
-/// Which room a record may take.
+/// The room that a record may take.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Lane {
     Ordinary,
@@ -44,8 +47,8 @@ impl Lane {
     }
 }
 
-/// What recording touches comes first, here and in [`State`], in as few cache lines as that needs: a
-/// record now and then finds all of them cold.
+/// Fields that every recording touches come first, here and in [`State`], in as few cache lines as
+/// possible. A single record finds all of them cold.
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub(crate) struct Queue<A: Application> {
@@ -57,11 +60,11 @@ pub(crate) struct Queue<A: Application> {
     state: OwnLines<Mutex<State<A>>>,
     /// The writer waits here for work.
     work: Condvar,
-    /// Those who need a durable record wait here.
+    /// Callers that need a durable record wait here.
     settled: Condvar,
 }
 
-/// Begins with a cache line.
+/// Starts at a cache line.
 #[derive(Debug)]
 #[repr(align(64))]
 struct OwnLines<T>(T);
@@ -71,12 +74,13 @@ struct OwnLines<T>(T);
 struct State<A: Application> {
     numbers: Numbers,
     records: VecDeque<Record<A>>,
-    /// Records that the writer holds and that are not durable yet. They take room, too.
+    /// Records that the writer holds and that are not durable yet. They count against the room,
+    /// too.
     in_flight: usize,
-    /// When the oldest of them was made, as records say it.
+    /// When the oldest of them was made, as the records state it.
     in_flight_since: Option<u64>,
     urgent: bool,
-    /// Why nothing is accepted any more.
+    /// The reason why nothing is accepted any more.
     refuses: Option<Refusal>,
     writer: Writer,
     /// When the writer gives up.
@@ -109,7 +113,7 @@ struct Gap {
     logged: bool,
 }
 
-/// Why the trail could not be written.
+/// The reason why the trail could not be written.
 #[derive(Clone, Debug)]
 pub(crate) struct WriteFailure {
     pub(crate) operation: &'static str,
@@ -117,7 +121,7 @@ pub(crate) struct WriteFailure {
 }
 
 impl WriteFailure {
-    /// What it means for a record that waits.
+    /// Returns the answer for a waiting record.
     fn of(&self, seq: Seq) -> NotDurable {
         NotDurable::WriteFailed {
             seq,
@@ -133,21 +137,22 @@ impl WriteFailure {
 pub(crate) struct Refused {
     /// The event's name.
     pub(crate) event: &'static str,
-    /// It has a number if that is accounted for by a later `RecordsLost`.
+    /// Has a number if a later `RecordsLost` accounts for it.
     pub(crate) mark: Mark,
     pub(crate) error: NotDurable,
 }
 
-/// What woke the writer.
+/// The reason why the writer woke up.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Wake {
     Work,
-    /// The trail is being closed; the writer may try until then.
+    /// The trail is being closed. The writer may retry until this time.
     Close(Instant),
 }
 
 impl<A: Application> Queue<A> {
-    /// A queue for `capacity` records and `reserve` critical ones beyond, numbering from `next`.
+    /// Creates a queue for `capacity` records and `reserve` critical ones beyond, with numbers from
+    /// `next`.
     pub(crate) fn new(next: Seq, opened: Uptime, capacity: usize, reserve: usize) -> Self {
         let room = capacity.saturating_add(reserve);
         Self {
@@ -156,7 +161,7 @@ impl<A: Application> Queue<A> {
                 records: VecDeque::with_capacity(room),
                 in_flight: 0,
                 in_flight_since: None,
-                // Two runs are parted by at least one record that was accepted.
+                // At least one accepted record separates two runs.
                 lost: VecDeque::with_capacity(room.saturating_add(1)),
                 urgent: false,
                 refuses: None,
@@ -181,8 +186,8 @@ impl<A: Application> Queue<A> {
         self.capacity.saturating_add(self.reserve)
     }
 
-    /// How many ordinary records wake the writer before their time. The room that is left then must
-    /// last as long as the slowest sync takes, so it is most of it.
+    /// Returns how many ordinary records wake the writer early. The room that is left then must
+    /// last for the slowest sync, so it is most of the room.
     fn worth_writing(&self) -> usize {
         self.capacity / 8
     }
@@ -192,15 +197,14 @@ impl<A: Application> Queue<A> {
         self.state.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Fails in a forked child, where the lock may be held for ever.
+    /// Checks the process. Fails in a forked child, where the lock may be held for ever.
     pub(crate) fn check_process(&self) -> Result<(), Forked> {
         self.forked.check()
     }
 
     /// Numbers a record and queues it, or counts it as lost. Returns its number and time.
     ///
-    /// Inlined where it is called, which is in few places: a record now and then waits for each page of
-    /// code.
+    /// Inlined into its few callers: a single record waits for each cold page of code.
     #[inline(always)]
     pub(crate) fn push(&self, event: Event<A>, lane: Lane) -> Result<(Seq, Time), Refused> {
         let mut state = self.lock();
@@ -229,8 +233,8 @@ impl<A: Application> Queue<A> {
             event,
         });
         let is_worth_writing = state.records.len() == self.worth_writing();
-        // What foreign code records does not hurry: an anchor that is given each critical record's
-        // checkpoint, and records that, would keep the writer and itself at work for ever.
+        // Records by foreign code are never urgent. Otherwise an anchor that records each
+        // checkpoint of a critical record would keep the writer and itself busy for ever.
         let is_urgent = lane == Lane::Critical && !foreign::is_inside();
         if is_urgent {
             state.urgent = true;
@@ -259,7 +263,7 @@ impl<A: Application> Queue<A> {
     #[cold]
     fn lose(&self, state: &mut State<A>, time: Time, event: &Event<A>) -> Refused {
         self.counters.count_failures(1);
-        // What is left below the bound is for records that find room.
+        // The numbers left below the bound are for records that find room.
         let seq = state.numbers.take_told(self.room());
         match seq {
             Some(seq) => state.lose(seq, time),
@@ -276,7 +280,8 @@ impl<A: Application> Queue<A> {
         Uptime::now().microseconds_since(self.opened)
     }
 
-    /// Waits until the record is durable, the attempt to write it failed, or `limit` has passed.
+    /// Waits until the record is durable, the attempt to write it has failed, or `limit` has
+    /// passed.
     pub(crate) fn wait_durable(&self, seq: Seq, limit: Duration) -> Result<Receipt, NotDurable> {
         let started = Instant::now();
         let mut state = self.lock();
@@ -286,7 +291,8 @@ impl<A: Application> Queue<A> {
             }
             let waited = started.elapsed();
             let Some(left) = limit.checked_sub(waited).filter(|left| !left.is_zero()) else {
-                // A disk that was left alone after a failure has not been too slow.
+                // If the writer has rested since a failure, the reason is that failure, not a slow
+                // disk.
                 return Err(match &state.failure {
                     Some(failure) => failure.of(seq),
                     None => NotDurable::DeadlineExceeded {
@@ -304,12 +310,13 @@ impl<A: Application> Queue<A> {
         }
     }
 
-    /// Whether the record is durable, the attempt to write it failed, or the writer has ended.
+    /// Returns whether the record is durable, the attempt to write it has failed, or the writer has
+    /// ended.
     pub(crate) fn has_answer(&self, seq: Seq) -> bool {
         self.lock().answer(seq).is_some()
     }
 
-    /// What has become of an accepted record, if that is final.
+    /// Returns the final result of an accepted record, or `None` if it is still open.
     pub(crate) fn fate(&self, seq: Seq) -> Option<Result<Receipt, NotDurable>> {
         let state = self.lock();
         match state.durable(seq) {
@@ -318,13 +325,13 @@ impl<A: Application> Queue<A> {
         }
     }
 
-    /// Counts a critical record that its caller was told is not durable.
+    /// Counts a critical record whose caller gets the answer that it is not durable.
     pub(crate) fn count_critical_failure(&self) {
         let _guard = self.lock();
         self.counters.count_critical_failure(Time::now());
     }
 
-    /// The number of the last record that was accepted and is not known to be durable. Asks the
+    /// Returns the number of the last accepted record that is not known to be durable. Asks the
     /// writer to hurry, unless foreign code asks.
     pub(crate) fn hurry(&self) -> Option<Seq> {
         let mut state = self.lock();
@@ -339,14 +346,14 @@ impl<A: Application> Queue<A> {
             return Some(Seq(last));
         }
         state.urgent = true;
-        // The answer wanted is that of the attempt asked for here, not of an earlier one.
+        // The answer must come from the attempt requested here, not from an earlier one.
         state.failed_below = 0;
         drop(state);
         self.work.notify_one();
         Some(Seq(last))
     }
 
-    /// Accepts nothing more, and asks the writer to finish by then.
+    /// Accepts nothing more, and asks the writer to finish by `deadline`.
     pub(crate) fn close(&self, deadline: Instant) {
         let mut state = self.lock();
         state.closing = Some(deadline);
@@ -357,7 +364,7 @@ impl<A: Application> Queue<A> {
         self.work.notify_one();
     }
 
-    /// Waits until the writer has ended; false if it has not by `deadline`.
+    /// Waits until the writer has ended. Returns false if it has not ended by `deadline`.
     pub(crate) fn wait_stopped(&self, deadline: Instant) -> bool {
         let mut state = self.lock();
         while state.writer == Writer::Running {
@@ -376,7 +383,7 @@ impl<A: Application> Queue<A> {
 }
 
 impl<A: Application> State<A> {
-    /// The lowest number that the writer has not taken.
+    /// Returns the lowest number that the writer has not taken.
     fn first_queued(&self) -> u64 {
         self.records
             .front()
@@ -406,8 +413,9 @@ impl<A: Application> State<A> {
         });
     }
 
-    /// Counts a loss that has no number in the run of losses before it. Each run has a number in the
-    /// trail: one without takes the next, which nobody was told, for its first loss.
+    /// Counts a loss without a number in the run of losses before it. Each run has a number in the
+    /// trail, so a run without one takes the next number, which no caller knows, for its first
+    /// loss.
     fn lose_unnumbered(&mut self, time: Time) {
         match self.lost.back_mut() {
             Some(Gap { lost, .. }) => {
@@ -421,7 +429,7 @@ impl<A: Application> State<A> {
         }
     }
 
-    /// Why what is not durable will never be, if the writer has ended.
+    /// Returns why records that are not durable never will be, if the writer has ended.
     fn stopped(&self) -> Option<NotDurable> {
         (self.writer == Writer::Stopped).then_some(match self.refuses {
             Some(Refusal::Displaced) => NotDurable::Displaced,
@@ -429,7 +437,7 @@ impl<A: Application> State<A> {
         })
     }
 
-    /// What there is to say to those who wait for a record.
+    /// Returns the answer for callers that wait for a record, if there is one.
     fn answer(&self, seq: Seq) -> Option<Result<Receipt, NotDurable>> {
         if let Some(checkpoint) = self.durable(seq) {
             return Some(Ok(Receipt::new(seq, checkpoint)));

@@ -1,4 +1,5 @@
-//! What a caller learns about a record: the proof that it is durable, or the reason why it was not yet.
+//! The answer to a caller about its record: the proof that it is durable, or the reason why it was
+//! not yet. How records become durable is not known here.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,30 +9,30 @@ use super::checkpoint::Checkpoint;
 use super::event::{MAX_TEXT_BYTES, Seq};
 use crate::process::{self, Forked};
 
-/// Proof that a record is durable: its number, and a checkpoint that covers it.
+/// Proves that a record is durable: holds its number, and a checkpoint that covers it.
 #[derive(Clone, Debug)]
 pub struct Receipt {
     seq: Seq,
     checkpoint: Arc<Checkpoint>,
 }
 
-/// A record that stays queued, by which [`NotDurable::ask_again`] asks for it. Keeps the trail's memory, and
-/// neither the trail open nor its writer alive.
+/// Refers to a queued record, for [`NotDurable::ask_again`]. Keeps the trail's memory alive, but
+/// keeps neither the trail open nor its writer alive.
 #[derive(Clone, Default)]
 pub struct Queued(Option<Arc<dyn Fates>>);
 
-/// Knows what has become of records.
+/// Answers whether records became durable.
 pub(crate) trait Fates: Send + Sync {
-    /// What has become of an accepted record, if that is final.
+    /// Returns the final result of an accepted record, or `None` if it is still open.
     fn fate(&self, seq: Seq) -> Option<Result<Receipt, NotDurable>>;
 }
 
-/// Why a record was not durable when its caller was answered. It may have become durable since:
-/// [`ask_again`](Self::ask_again).
+/// The reason why a record was not durable when its caller was answered. It may have become durable
+/// since: [`ask_again`](Self::ask_again).
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum NotDurable {
-    /// The trail is closed; the record has no number.
+    /// The trail is closed. The record has no number.
     #[error("the trail is closed: keep it open until the last shard is released")]
     Closed,
     /// The disk did not answer in time. The record stays queued and may still be written.
@@ -43,11 +44,11 @@ pub enum NotDurable {
         seq: Seq,
         /// How long the caller waited.
         waited: Duration,
-        /// For asking again.
+        /// The record, for asking again.
         record: Queued,
     },
-    /// The name of the trail's next segment is taken by a file that this trail's writer has not put
-    /// there. The writer has ended, so that no trail is written by two.
+    /// A file that this trail's writer did not create has the name of the trail's next segment. The
+    /// writer has ended, so that two writers never write one trail.
     #[error(
         "the trail's writer has stopped, since another file has the name of its next segment: find out who writes to the trail's directory, then open the trail again"
     )]
@@ -55,45 +56,45 @@ pub enum NotDurable {
     /// The call was made in a forked child.
     #[error(transparent)]
     Forked(#[from] Forked),
-    /// The record is lost and has no number: the numbers that a run after a kill would pass over are
-    /// used up, and the disk takes no record that reserves more. It is counted in a later
-    /// `RecordsLost`.
+    /// The record is lost and has no number. The disk has accepted no record for so long that all
+    /// reserved numbers are used up. (After a kill, the next run skips the reserved numbers.) A
+    /// later `RecordsLost` counts it.
     #[error(
         "a record is lost, without a number: the disk has taken nothing for so long that the trail's numbers are used up; see why it does not"
     )]
     NoNumber,
-    /// The call was made from inside code that the trail calls: a `tracing` subscriber, a metrics
-    /// recorder, an anchor, a hook, a signer. The record is queued; it is durable within the time set by
-    /// [`durable_within`](super::TrailBuilder::durable_within) if the disk works. Nothing is
-    /// counted as a failure.
+    /// The call was made inside code that the trail calls: a `tracing` subscriber, a metrics
+    /// recorder, an anchor, a hook, a signer. The record is queued. If the disk works, it becomes
+    /// durable within [`durable_within`](super::TrailBuilder::durable_within). It does not count as
+    /// a failure.
     #[error(
         "record {seq} is queued and not durable yet: code that the trail calls does not wait for the trail"
     )]
     NotAwaited {
         /// The record's number.
         seq: Seq,
-        /// For asking again.
+        /// The record, for asking again.
         record: Queued,
     },
-    /// Even the room that is reserved for critical records is full. The number is accounted for by
-    /// a later `RecordsLost`.
+    /// Even the room reserved for critical records is full. A later `RecordsLost` accounts for the
+    /// number.
     #[error("record {seq} is lost: the trail's queue is full; see why the disk does not keep up")]
     QueueFull {
         /// The record's number.
         seq: Seq,
     },
-    /// Writing failed. The record stays queued and is tried again.
+    /// Writing failed. The record stays queued, and the writer retries.
     #[error(
         "record {seq} is not durable: {operation} failed ({cause}); the record stays queued and is tried again"
     )]
     WriteFailed {
         /// The record's number.
         seq: Seq,
-        /// What failed: `write`, `sync`, `create segment`, ...
+        /// The failed operation: `write`, `sync`, `create segment`, ...
         operation: &'static str,
-        /// The system's words.
+        /// The operating system's error text.
         cause: Arc<str>,
-        /// For asking again.
+        /// The record, for asking again.
         record: Queued,
     },
     /// The writer's thread has ended.
@@ -103,53 +104,53 @@ pub enum NotDurable {
     WriterStopped,
 }
 
-/// Why a note or a violation was not taken.
+/// The reason why a note or a violation was not recorded.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RecordError {
-    /// The record was not durable yet, or, for a note, not even queued.
+    /// The record was not durable yet. For a note: it was not queued.
     #[error(transparent)]
     NotDurable(#[from] NotDurable),
     /// A text is too long. Nothing was recorded.
     #[error("the text has {len} bytes: the most is {MAX_TEXT_BYTES}")]
     TooLong {
-        /// Bytes given.
+        /// The length of the text, in bytes.
         len: usize,
     },
 }
 
-/// Why closing did not end well.
+/// The reason why closing failed.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CloseError {
-    /// The name of the trail's next segment is taken by a file that this trail's writer has not put
-    /// there. The writer ended before the trail was closed.
+    /// A file that this trail's writer did not create has the name of the trail's next segment. The
+    /// writer ended before the trail was closed.
     #[error(
         "the trail's end is not on record and {records} records are lost: another file has the name of its next segment; find out who writes to the trail's directory"
     )]
     Displaced {
-        /// How many were not durable when the writer ended.
+        /// The number of records that were not durable when the writer ended.
         records: u64,
     },
     /// The call was made in a forked child.
     #[error(transparent)]
     Forked(#[from] Forked),
-    /// The disk failed until the deadline, or gave no hope before that: the trail's end
-    /// (`TrailClosed`) is not on record, and records may be lost.
+    /// The disk failed until the deadline, or so often before it that closing stopped trying. The
+    /// trail's end (`TrailClosed`) is not on record, and records may be lost.
     #[error(
         "the trail's end is not on record and {records} records are lost: {operation} failed ({cause}; failures since closing began: {failures}); see what is wrong with the disk"
     )]
     NotWritten {
-        /// How many records are lost. 0: all are on disk, and only the end is missing.
+        /// The number of lost records. 0: all are on disk, and only the end is missing.
         records: u64,
-        /// What failed last.
+        /// The last failed operation.
         operation: &'static str,
-        /// The system's words.
+        /// The operating system's error text.
         cause: Arc<str>,
-        /// How often something failed since closing began.
+        /// The number of failures since closing began.
         failures: u64,
     },
-    /// The disk does not answer; what was queued may or may not be written.
+    /// The disk does not answer. The queued records may or may not be written.
     #[error("the disk did not answer for {waited:?}: what was queued may be lost")]
     TimedOut {
         /// How long the caller waited.
@@ -161,16 +162,22 @@ pub enum CloseError {
 }
 
 impl NotDurable {
-    /// The record's receipt, if it has become durable since; otherwise why not. Does not wait.
+    /// Returns the record's receipt if it has become durable since. Does not wait.
     ///
-    /// There is never a receipt for a record that was refused, for one whose writer ended before it was
-    /// durable, or for what [`flush`](super::Trail::flush) waited for. A forked child gets the answer
-    /// from before.
+    /// # Errors
+    ///
+    /// The reason why the record is not durable. There is never a receipt for:
+    ///
+    /// * a record that was refused,
+    /// * a record whose writer ended before it was durable,
+    /// * a call of [`flush`](super::Trail::flush).
+    ///
+    /// In a forked child the answer is the earlier one.
     pub fn ask_again(&self) -> Result<Receipt, Self> {
         self.fate().unwrap_or_else(|| Err(self.clone()))
     }
 
-    /// What has become of the record since, if that is final. Does not wait.
+    /// Returns the record's final result, or `None` if it is still open. Does not wait.
     pub fn fate(&self) -> Option<Result<Receipt, Self>> {
         let (Self::DeadlineExceeded { seq, record, .. }
         | Self::NotAwaited { seq, record }
@@ -183,7 +190,7 @@ impl NotDurable {
         trail.fate(*seq)
     }
 
-    /// Lets the record, which was accepted by this trail, be asked for.
+    /// Adds the trail to ask for the record, which that trail has accepted.
     pub(super) fn of_queued(mut self, trail: Arc<dyn Fates>) -> Self {
         if let Self::DeadlineExceeded { record, .. }
         | Self::NotAwaited { record, .. }
@@ -206,12 +213,13 @@ impl Receipt {
         Self { seq, checkpoint }
     }
 
-    /// The record's number.
+    /// Returns the record's number.
     pub fn seq(&self) -> Seq {
         self.seq
     }
 
-    /// A checkpoint that covers the record; synced together with it, or after it.
+    /// Returns a checkpoint that covers the record. It was synced together with the record or after
+    /// it.
     pub fn checkpoint(&self) -> &Checkpoint {
         &self.checkpoint
     }

@@ -1,11 +1,13 @@
-//! A finished segment is read once more, as a verifier reads it, beside the writer.
+//! Reads each finished segment once more, as a verifier does, in parallel to the writer.
 //!
-//! The writer hashes a record where it lies in memory, and then writes it. If a bit flips in between, the
-//! segment does not hold what was signed, and only reading it back shows that. So whenever the writer
-//! has left a segment, and before it closes the trail, a thread reads what was acknowledged there and
-//! compares it with the checkpoint that acknowledged it. It reads what the page cache gives: what it looks
-//! for is what this process has written, and not what the medium made of it. The thread rests for three
-//! quarters of the time unless somebody waits for it, and lives as long as there is something to read. This module does not know what becomes of a finding.
+//! The writer hashes a record in memory, and then writes it. If a bit flips in between, the segment
+//! does not hold what was signed, and only reading it back shows that. So a thread reads the
+//! acknowledged part and compares it with the checkpoint that acknowledged it. It does so whenever
+//! the writer has left a segment, and before the trail is closed.
+//!
+//! It reads from the page cache, since it checks what this process has written, and not what the
+//! medium made of it. The thread rests for three quarters of the time unless a caller waits, and
+//! lives as long as there are segments to read. This module does not know how a finding is handled.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -21,10 +23,11 @@ use super::storage::SegmentReader;
 use super::threads::{self, Condvar, Instant, JoinHandle, Mutex, MutexGuard};
 use crate::{foreign, process};
 
-/// The most segments that wait: those of a writer that is at its fastest for some minutes.
+/// The most waiting segments: as many as a writer at full speed makes in some minutes.
 const MAX_WAITING: usize = 1024;
 
-/// How long the thread rests after a piece, in times of what that took: whoever serves needs the cores.
+/// How long the thread rests after a piece, as a multiple of the time for that piece. The
+/// application needs the cores.
 const REST: u32 = 3;
 
 /// Reads finished segments again, one after the other.
@@ -40,7 +43,7 @@ struct Desk {
 struct State {
     waiting: VecDeque<Finished>,
     is_working: bool,
-    /// Somebody waits: no rest.
+    /// A caller waits, so there is no rest.
     hurried: bool,
     stopped: bool,
     found: Vec<Unsound>,
@@ -54,7 +57,7 @@ struct Finished {
     key: VerifierKey,
 }
 
-/// A segment that does not hold what was acknowledged there.
+/// A segment that does not hold the records acknowledged there.
 #[derive(Clone, Debug)]
 pub(super) struct Unsound {
     pub(super) segment: u64,
@@ -70,7 +73,7 @@ impl Recheck {
         }))
     }
 
-    /// Lets what was acknowledged up to `position` be read again. Never waits.
+    /// Queues the records acknowledged up to `position` to be read again. Never waits.
     pub(super) fn add(&self, position: Position, key: VerifierKey) {
         let mut state = self.0.lock();
         if state.waiting.len() >= MAX_WAITING {
@@ -104,7 +107,7 @@ impl Recheck {
         }
     }
 
-    /// Waits until all is read, at most until `deadline`; false if it is not.
+    /// Waits until all is read, at most until `deadline`. Returns false if it is not.
     pub(super) fn wait(&self, deadline: Instant) -> bool {
         let mut state = self.0.lock();
         state.hurried = true;
@@ -124,12 +127,12 @@ impl Recheck {
         let all = state.waiting.is_empty();
         let thread = state.thread.take();
         drop(state);
-        // It is about to end, and holds the directory open until it has: who closes a trail may want to
-        // unmount it. A panic in it has left its segment unread.
+        // The thread is about to end, and holds the directory open until then: a caller that closes
+        // a trail may want to unmount it. A panic in the thread leaves its segment unread.
         thread.is_none_or(|thread| thread.join().is_ok()) && all
     }
 
-    /// What was found since the last call.
+    /// Returns the findings since the last call.
     pub(super) fn take_found(&self) -> Vec<Unsound> {
         std::mem::take(&mut self.0.lock().found)
     }
@@ -157,7 +160,7 @@ impl Desk {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The thread.
+    /// Runs the thread.
     fn work(&self) {
         loop {
             let mut state = self.lock();
@@ -179,7 +182,8 @@ impl Desk {
         }
     }
 
-    /// Rests after a piece of work, unless somebody waits. False if there is nothing more to do.
+    /// Rests after a piece of work, unless a caller waits. Returns false if there is nothing more
+    /// to do.
     fn rest(&self, work: Duration) -> bool {
         let state = self.lock();
         if state.hurried || state.stopped || work.is_zero() {
@@ -214,11 +218,11 @@ impl Desk {
     }
 }
 
-/// Is read with rests, and ends early when the trail does.
+/// A reader that rests between pieces, and ends early when the trail does.
 struct Paced<'a, R> {
     source: R,
     desk: &'a Desk,
-    /// When the last piece was asked for.
+    /// When the last piece was requested.
     begun: Option<Instant>,
 }
 

@@ -1,7 +1,7 @@
-//! An event with its number and times, and how it is written as one line of JSON.
+//! An event with its number and times, and its form as one line of JSON.
 //!
-//! The common fields come first, in the order that the format fixes, then the event's own. This
-//! module knows nothing of queues, files or checkpoints.
+//! The common fields come first, in the order of the format, then the event's own. This module
+//! knows nothing of queues, files or checkpoints.
 
 use serde::Serialize;
 
@@ -20,7 +20,7 @@ pub(crate) struct Record<A: Application> {
     pub(crate) event: Event<A>,
 }
 
-/// A record as JSON, its common fields in the order that the format fixes.
+/// A record as JSON, with its common fields in the order of the format.
 #[derive(Serialize)]
 struct Line<'a, F> {
     seq: Seq,
@@ -34,21 +34,21 @@ struct Line<'a, F> {
     by: By,
     #[serde(flatten)]
     fields: &'a F,
-    /// Where the line starts in its segment: said by a trail's last record, so that whoever deletes
-    /// a checkpoint before it is noticed.
+    /// Where the line starts in its segment. A trail's last record states it, so that the deletion
+    /// of a checkpoint before it is noticed.
     #[serde(skip_serializing_if = "Option::is_none")]
     offset: Option<u64>,
 }
 
-/// In the place of the fields of an entry that cannot be written.
+/// Replaces the fields of an entry that cannot be written.
 #[derive(Serialize)]
 struct Unwritable {
     unwritable: Text,
 }
 
 impl<A: Application> Record<A> {
-    /// Appends the line that starts at `offset` of its segment, without its newline, to `out`. The fields of an
-    /// entry that cannot be written are replaced by the reason.
+    /// Appends the line that starts at `offset` of its segment, without its newline, to `out`. The
+    /// reason replaces the fields of an entry that cannot be written.
     pub(crate) fn write_to(
         &self,
         boot: &str,
@@ -68,7 +68,7 @@ impl<A: Application> Record<A> {
             }
             _ => return written,
         };
-        // An application that breaks its promise must not keep everything behind this record from the disk.
+        // An application that breaks its contract must not keep all later records from the disk.
         out.truncate(start);
         let fields = Unwritable {
             unwritable: unwritable.into(),
@@ -102,7 +102,7 @@ impl<A: Application> Record<A> {
         )
     }
 
-    /// Whether the trail's user gave this record.
+    /// Returns whether this record came from the trail's user.
     pub(crate) fn is_from_outside(&self) -> bool {
         matches!(
             self.event,
@@ -110,7 +110,7 @@ impl<A: Application> Record<A> {
         )
     }
 
-    /// The first number that this record accounts for as lost.
+    /// Returns the first number that this record accounts for as lost.
     pub(crate) fn first_lost(&self) -> Option<Seq> {
         match &self.event {
             Event::RecordsLost { lost } => Some(lost.first),
@@ -118,7 +118,7 @@ impl<A: Application> Record<A> {
         }
     }
 
-    /// The bound of numbers that this record states.
+    /// Returns the bound of numbers that this record states.
     pub(crate) fn numbers_below(&self) -> Option<u64> {
         match &self.event {
             Event::NumbersReserved { numbers_below } => Some(*numbers_below),
@@ -129,7 +129,7 @@ impl<A: Application> Record<A> {
         }
     }
 
-    /// Whether an anchor should learn of this record at once.
+    /// Returns whether an anchor should get this record's checkpoint at once.
     pub(crate) fn is_worth_anchoring(&self) -> bool {
         self.event.severity() == Severity::Critical
             || matches!(

@@ -1,12 +1,12 @@
 //! One segment of a trail, read from its first line to its last.
 //!
-//! Used by the verifier for every segment, and by a trail that is opened again for its last one.
-//! Memory is constant: a few chunks of lines, the tree's frontier, a bounded list of damage. What a
-//! checkpoint acknowledges is known only when it has been read, so the caller sees records first and
-//! [`Seen::Acknowledged`] later. This module does not compare one segment with another, and knows
-//! nothing of numbers beyond the highest.
+//! The verifier uses it for every segment, and opening a trail uses it for the last one. Memory is
+//! constant: a few chunks of lines, the tree's frontier, a bounded list of damage. Which lines a
+//! checkpoint acknowledges is known only when it has been read, so the caller sees records first
+//! and [`Seen::Acknowledged`] later. This module does not compare segments with each other, and
+//! knows nothing of numbers except the highest.
 //!
-//! A line that is neither a record nor a checkpoint is no leaf. So when a checkpoint line was
+//! A line that is neither a record nor a checkpoint is not a leaf. So if a checkpoint line was
 //! damaged, the leaves around it still match, and only the line is reported.
 
 mod chunk;
@@ -32,10 +32,10 @@ pub(crate) use line::{
 pub(crate) use summary::{Behind, Place, SegmentSummary};
 use walk::Walk;
 
-/// What is read, in the order of the file. What is behind the end that the next segment states
-/// (void bytes) is counted and not shown.
+/// A line that was read, in the order of the file. Lines behind the end that the next segment
+/// states (void bytes) are counted and not shown.
 pub(crate) enum Seen<'a> {
-    /// A checkpoint matches: all that was shown since the last one is acknowledged.
+    /// A checkpoint matches: all records shown since the last one are acknowledged.
     Acknowledged(&'a Checkpoint),
     /// A record, and the tree with it as its last leaf.
     Record(Place, &'a Record, &'a Frontier),
@@ -43,15 +43,16 @@ pub(crate) enum Seen<'a> {
     Start(&'a Frontier),
 }
 
-/// Reads segment `number`. Its checkpoints count if the one of `keys` has signed them that its
-/// header names.
+/// Reads segment `number`. Its checkpoints count if the key that its header names is one of `keys`
+/// and has signed them.
 ///
-/// `acknowledged` is the end that the next segment's header states; without one (the last segment)
-/// what stands behind the last matching checkpoint is an unacknowledged tail, if one batch at most.
+/// `acknowledged` is the end that the next segment's header states. Without one (the last segment),
+/// the bytes behind the last matching checkpoint are an unacknowledged tail if they are at most one
+/// batch.
 ///
 /// # Errors
 ///
-/// Those of `source`. Damage is no error: it is in the summary.
+/// Errors of `source`. Damage is no error: it is in the summary.
 pub(crate) fn read(
     source: impl Read,
     number: u64,
@@ -64,11 +65,11 @@ pub(crate) fn read(
     Ok(walk.finish())
 }
 
-/// [`read`] without helpers, for whoever has other work for the cores.
+/// Reads as [`read`] does, without helpers, for a caller that has other work for the cores.
 ///
 /// # Errors
 ///
-/// Those of `source`.
+/// Errors of `source`.
 pub(crate) fn read_alone(
     source: impl Read,
     number: u64,
@@ -81,12 +82,12 @@ pub(crate) fn read_alone(
     Ok(walk.finish())
 }
 
-/// Shows the leaves that begin before `end`, in their order, hashed on all cores. No signature is
-/// looked at, and no line that is not a record.
+/// Shows the leaves that begin before `end`, in their order, hashed on all cores. Checks no
+/// signature, and skips lines that are not records.
 ///
 /// # Errors
 ///
-/// Those of `source`.
+/// Errors of `source`.
 pub(crate) fn each_leaf(
     source: impl Read,
     end: u64,
@@ -99,11 +100,11 @@ pub(crate) fn each_leaf(
     })
 }
 
-/// Reads the header alone: nothing in it is proven yet.
+/// Reads only the header. Nothing in it is proven yet.
 ///
 /// # Errors
 ///
-/// Those of `source`.
+/// Errors of `source`.
 pub(crate) fn read_header(source: impl Read) -> io::Result<Option<Header>> {
     let limit = MAX_LINE_BYTES.saturating_add(1) as u64;
     let mut found = None;
@@ -118,12 +119,12 @@ pub(crate) fn read_header(source: impl Read) -> io::Result<Option<Header>> {
     Ok(found)
 }
 
-/// Shows the lines that begin before `end`, as they are: nothing is compared with anything. Without
-/// an `end`, all of them.
+/// Shows the lines that begin before `end` unchanged, without any check. Without an `end`, shows
+/// all of them.
 ///
 /// # Errors
 ///
-/// Those of `source`.
+/// Errors of `source`.
 pub(crate) fn each_line(
     source: impl Read,
     end: Option<u64>,

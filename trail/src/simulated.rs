@@ -1,16 +1,17 @@
-//! A disk that exists in memory alone and does to a trail what a real one may do, by a seed.
+//! A simulated disk in memory that does to a trail what a real one may do, driven by a seed.
 //!
-//! It knows two truths: what processes see, and what is on the medium. A write, a new name, a
-//! rename and a removal are seen at once; on the medium they are only after the sync that belongs
-//! to them. A power cut keeps of what was not synced whatever the seed says: a write whole, not at
-//! all, shortened, or sector by sector (kept, zeros, garbage), and each change of a name or not. A
-//! process that is killed loses nothing that it wrote, and syncs nothing either. Any call may fail,
-//! with or without having done its work, and after a failed sync the bytes count as written back:
+//! It keeps two states: what processes see, and what is on the medium. A write, a new name, a
+//! rename and a removal are visible at once. On the medium they are only after the sync that covers
+//! them. A power cut keeps of unsynced data what the seed decides: a write whole, not at all,
+//! shortened, or sector by sector (kept, zeros, garbage), and each change of a name or not. A
+//! killed process loses nothing that it wrote, and syncs nothing either.
+//!
+//! Any call may fail, with or without effect. After a failed sync the bytes count as written back:
 //! later syncs succeed and leave them where they are. Real kernels hardly ever show this in a test.
 //!
 //! Changes of names that a failed directory sync left behind are written by the next one: the
 //! journal of a real file system does not go on after such an error. This module knows nothing of
-//! trails beyond the names of segments.
+//! trails except the names of segments.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -36,16 +37,16 @@ mod tests;
 #[cfg(shuttle)]
 pub use stage::{Stage, Staged};
 
-/// What a medium writes as a whole.
+/// The bytes that a medium writes as a whole.
 const SECTOR: usize = 512;
 
 type Action = Box<dyn FnMut() + Send>;
 
-/// A handle on a disk; clones act on the same one.
+/// A handle on a disk. Clones act on the same one.
 #[derive(Clone)]
 pub(crate) struct Disk {
     state: Arc<Mutex<State>>,
-    /// Called while a segment is written or synced: what other threads do meanwhile.
+    /// Runs while a segment is written or synced, in place of other threads.
     meanwhile: Arc<Mutex<Option<Action>>>,
 }
 
@@ -56,13 +57,13 @@ struct State {
     names: BTreeMap<String, usize>,
     /// What is on the medium.
     durable_names: BTreeMap<String, usize>,
-    /// What leads from the latter to the former.
+    /// The changes that lead from the medium's state to the visible one.
     changes: Vec<Change>,
-    /// How many calls in a thousand fail.
+    /// The number of calls in a thousand that fail.
     failing: u64,
-    /// Where in the writer's memory a bit flips next.
+    /// The part of the writer's memory in which a bit flips next.
     flip: Option<Memory>,
-    /// So many calls more, and the machine or the process ends.
+    /// The number of calls until the machine or the process ends.
     calls_left: Option<u64>,
     ended: bool,
 }
@@ -78,7 +79,7 @@ struct FileState {
 struct Unsynced {
     offset: usize,
     bytes: Vec<u8>,
-    /// A failed sync has marked it as written back.
+    /// A failed sync has marked the data as written back.
     clean: bool,
 }
 
@@ -89,13 +90,13 @@ enum Change {
     Unlink(String),
 }
 
-/// What becomes of a call.
+/// The result of a call.
 #[derive(Clone, Copy)]
 enum Fate {
     Done,
-    /// It answers with an error, after its work or instead of it.
+    /// The call returns an error. The flag is true if it takes effect first.
     Fails(Errno, bool),
-    /// Process or machine ends, after its work or before.
+    /// The process or the machine ends. The flag is true if the call takes effect first.
     Ends(bool),
 }
 
@@ -110,7 +111,7 @@ impl Fate {
 }
 
 impl Disk {
-    /// Whether a named segment holds these bytes on the medium.
+    /// Returns whether a named segment holds these bytes on the medium.
     #[cfg(shuttle)]
     pub(crate) fn medium_holds(&self, bytes: &[u8]) -> bool {
         let state = self.state();
@@ -145,27 +146,27 @@ impl Disk {
         self.state.lock().unwrap()
     }
 
-    /// Lets so many calls in a thousand fail from now on.
+    /// Makes `per_mille` calls in a thousand fail from now on.
     fn fail(&self, per_mille: u64) {
         self.state().failing = per_mille;
     }
 
-    /// Lets a bit flip in the writer's memory, once.
+    /// Flips a bit in the writer's memory, once.
     fn flip(&self, memory: Memory) {
         self.state().flip = Some(memory);
     }
 
-    /// Lets process or machine end at a call to come.
+    /// Ends the process or the machine after `calls` further calls.
     fn end_after(&self, calls: u64) {
         self.state().calls_left = Some(calls);
     }
 
-    /// What other threads do while the writer is busy; nothing, for `None`.
+    /// Sets what other threads do while the writer is busy, or nothing for `None`.
     fn meanwhile(&self, action: Option<Action>) {
         *self.meanwhile.lock().unwrap() = action;
     }
 
-    /// The process has ended: what it wrote is in the page cache, and is seen by the next one.
+    /// Ends the process. Its writes stay in the page cache, where the next process sees them.
     fn kill(&self) {
         let mut state = self.state();
         state.ended = false;
@@ -174,7 +175,7 @@ impl Disk {
         state.flip = None;
     }
 
-    /// The machine has lost its power and is on again.
+    /// Cuts the machine's power and turns it on again.
     fn cut_power(&self) {
         self.kill();
         let state = &mut *self.state();
@@ -191,7 +192,7 @@ impl Disk {
         state.names.clone_from(&state.durable_names);
     }
 
-    /// The segments without a name as processes see them.
+    /// Returns the segments without a name as processes see them.
     fn unfinished_files(&self) -> BTreeMap<String, Vec<u8>> {
         let state = self.state();
         let files = state.names.iter().filter(|(name, _)| is_unfinished(name));
@@ -199,7 +200,7 @@ impl Disk {
         files.collect()
     }
 
-    /// The named segments as processes see them.
+    /// Returns the named segments as processes see them.
     fn contents(&self) -> BTreeMap<u64, Vec<u8>> {
         let state = self.state();
         let named = state.names.iter().filter_map(|(name, &id)| {
@@ -258,7 +259,7 @@ impl State {
         result
     }
 
-    /// The name of a file that has none of a segment's.
+    /// Returns the temporary name of a file without a segment's name.
     fn unfinished(&self, id: usize) -> Option<String> {
         let mut names = self.names.iter();
         let found = names.find(|(name, other)| **other == id && is_unfinished(name));
@@ -272,7 +273,7 @@ impl State {
 }
 
 impl FileState {
-    /// What is not durable meets its end.
+    /// Loses or tears the data that is not durable.
     fn lose(&mut self, random: &mut Random) {
         for write in std::mem::take(&mut self.unsynced) {
             write.tear(&mut self.durable, random.fork());
@@ -359,7 +360,8 @@ impl Storage for Disk {
         let state = &mut *self.state();
         let id = state.id(segment)?;
         state.sync(id)?;
-        // What counts as written back can be forgotten, and behind a sync that is all there is.
+        // Data that counts as written back can be dropped from the cache. Behind a sync, nothing
+        // else remains.
         state.files[id].lose(&mut state.random);
         Ok(())
     }
@@ -402,7 +404,7 @@ impl Storage for Disk {
         let mut state = self.state();
         let (to, id) = (segment_name(segment), file.id);
         let from = state.unfinished(id).expect("it has a name");
-        // Between a rename and its sync is the worst place to end.
+        // The worst place for an end is between a rename and its sync.
         if state.calls_left.is_some() && state.random.chance(400) {
             state.calls_left = Some(0);
         }

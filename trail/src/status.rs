@@ -1,9 +1,7 @@
-//! How the recording of an open trail stands: how far it is durable and anchored, what waits, what was
-//! lost.
+//! The status of an open trail: how far it is durable and anchored, what waits, and what was lost.
 //!
-//! For a worker that acts on it, in its check of readiness for instance. The same reaches a metrics
-//! exporter through [`health`](crate::health): what is published there is handed over here, without
-//! waiting.
+//! It is for a process that reacts to it, for instance in a readiness check. A metrics exporter
+//! gets the same through [`health`](crate::health). Its values are copied without waiting.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,21 +14,22 @@ use crate::health::{self, AuditCounts, Backlog};
 use crate::{foreign, process};
 
 impl<A: Application> Trail<A> {
-    /// The newest checkpoint that is on disk; none in a forked child.
+    /// Returns the newest checkpoint that is on disk, or `None` in a forked child.
     pub fn checkpoint(&self) -> Option<Arc<Checkpoint>> {
         process::check().ok()?;
         self.shared.queue.newest_checkpoint()
     }
 
-    /// The newest checkpoint that an anchor keeps, besides the log: what lies behind it could still be
-    /// cut off unnoticed. None if no anchor has said that it keeps one, and in a forked child.
+    /// Returns the newest checkpoint that an anchor, other than the log, keeps. Records behind it
+    /// could still be cut off unnoticed. `None` if no anchor has acknowledged one, and in a forked
+    /// child.
     pub fn anchored_until(&self) -> Option<Anchored> {
         process::check().ok()?;
         self.shared.anchors.kept()
     }
 
-    /// The age of the oldest record that no anchor covers, besides the log, durable or not. Zero if
-    /// there is none, if there is no such anchor, and in a forked child.
+    /// Returns the age of the oldest record, durable or not, that no anchor other than the log
+    /// covers. Zero if there is none, if there is no such anchor, and in a forked child.
     pub fn unanchored_for(&self) -> Duration {
         process::check().map_or(Duration::ZERO, |()| {
             let waiting = self.shared.queue.backlog().oldest;
@@ -38,11 +37,11 @@ impl<A: Application> Trail<A> {
         })
     }
 
-    /// What waits to become durable: how many records, and the age of the oldest. A kill now would lose
-    /// them. Nothing waits in a forked child.
+    /// Returns how many records wait to become durable, and the age of the oldest. A kill now would
+    /// lose them. Zero in a forked child.
     ///
-    /// A worker whose disk is full goes on serving, and loses nothing until its queue is full: this is
-    /// where it shows. Build a check of readiness on it:
+    /// A process whose disk is full goes on, and loses nothing until its queue is full. Until then,
+    /// only this value shows the fault. Build a readiness check on it:
     ///
     /// ```
     /// # use std::time::Duration;
@@ -55,14 +54,16 @@ impl<A: Application> Trail<A> {
         process::check().map_or(Backlog::default(), |()| self.shared.queue.backlog())
     }
 
-    /// What was given to the trail, and what was lost, since it was opened.
+    /// Returns how many records were given to the trail, and how many were lost, since it was
+    /// opened.
     pub fn counts(&self) -> AuditCounts {
         self.shared.counts()
     }
 }
 
 impl<A: Application> Shared<A> {
-    /// Lets the counters be published. One call that waits is enough: it reads them when its turn comes.
+    /// Requests publication of the counters. One waiting call is enough, since it reads them when
+    /// it runs.
     pub(super) fn publish_counters(self: &Arc<Self>) {
         self.publish_once(
             |shared| &shared.vitals.counters_wait,
@@ -70,7 +71,7 @@ impl<A: Application> Shared<A> {
         );
     }
 
-    /// Lets the gauges be published, too, and looks for a log.
+    /// Requests publication of the gauges, too, and a check for a log.
     pub(super) fn publish_all(self: &Arc<Self>) {
         self.publish_once(|shared| &shared.vitals.all_wait, Self::publish);
     }
@@ -92,7 +93,7 @@ impl<A: Application> Shared<A> {
         }
     }
 
-    /// On the thread that publishes.
+    /// Runs on the thread that publishes.
     fn publish(&self) {
         let vitals = &self.vitals;
         let backlog = self.queue.backlog();
@@ -112,7 +113,8 @@ mod tests {
     use super::*;
     use crate::key::TrailKey;
 
-    /// As where foreign code records and there is no room: what it did not publish must not wait for ever.
+    /// As where foreign code records and there is no room: an unpublished value must not block
+    /// later ones for ever.
     #[test]
     #[cfg_attr(miri, ignore = "opens a trail: the kernel and the C library")]
     fn what_could_not_be_handed_over_keeps_nothing_later_from_being_published() {
@@ -126,7 +128,7 @@ mod tests {
             trail.shared.publish_all();
         })
         .unwrap();
-        // The writer publishes, too, and what it has handed over waits for its turn.
+        // The writer publishes, too, and its values wait for their turn.
         let vitals = &trail.shared.vitals;
         let patience = Instant::now() + Duration::from_secs(20);
         for waits in [&vitals.counters_wait, &vitals.all_wait] {

@@ -1,9 +1,9 @@
-//! Where segments are kept: a small trait, and the directory that implements it for real.
+//! Where segments are kept: a small trait, and the directory that implements it.
 //!
 //! The trait has exactly the steps whose order and failure matter for durability, so that a faulty
-//! implementation can stand behind the same writer. It knows names and bytes; it does not know what
-//! a line means. The directory is held open from the first check on, and everything goes through
-//! that descriptor: nobody can put another directory, or a symbolic link, in its place later.
+//! implementation can be used with the same writer. It knows names and bytes. It does not know what
+//! a line means. The directory is held open from the first check on, and all calls use that
+//! descriptor. So no other directory or symbolic link can take its place later.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -27,60 +27,63 @@ mod medium;
 mod opening;
 mod place;
 
-/// The most unfinished files of one segment that are kept: openings that were killed have left them.
+/// The most unfinished files of one segment that are kept. Killed openings leave such files.
 const MAX_UNFINISHED: u32 = 64;
 
-/// Opens named segments for reading, like [`Storage::read`], beside the storage and for longer.
+/// Opens named segments for reading, like [`Storage::read`]. It works in other threads and may
+/// outlive the storage.
 pub(crate) type SegmentReader = Box<dyn Fn(u64) -> io::Result<Box<dyn Read>> + Send + Sync>;
 
 /// Storage of segments.
 pub(crate) trait Storage: Send + fmt::Debug + 'static {
     type File: SegmentFile;
 
-    /// The numbers of the named segments, in ascending order.
+    /// Returns the numbers of the named segments, in ascending order.
     fn segments(&self) -> io::Result<Vec<u64>>;
 
-    /// Makes what an earlier run wrote into a named segment durable. From here on, reading it shows
+    /// Makes durable what an earlier run wrote into a named segment. After that, reading it shows
     /// what is on the medium.
     fn sync(&self, segment: u64) -> io::Result<()>;
 
     /// Opens a named segment for reading.
     fn read(&self, segment: u64) -> io::Result<Box<dyn Read>>;
 
-    /// The same for other threads. It holds no lock, and keeps nobody from opening the trail.
+    /// Returns a reader for other threads. It holds no lock, so it does not prevent opening the
+    /// trail.
     fn reader(&self) -> io::Result<SegmentReader>;
 
-    /// Creates the file of a segment that has no name yet, empty, beside those that are there.
+    /// Creates the empty file of a segment without a name, beside the existing files.
     fn create(&self, segment: u64) -> io::Result<Self::File>;
 
-    /// Gives the segment, whose file is `file`, its name. If another file has it, it fails with
-    /// [`io::ErrorKind::AlreadyExists`].
+    /// Gives the segment, whose file is `file`, its name. If another file has the name, it fails
+    /// with [`io::ErrorKind::AlreadyExists`].
     fn publish(&self, segment: u64, file: &Self::File) -> io::Result<()>;
 
-    /// Takes all its names from the file of a segment that was to begin, for good.
+    /// Removes all names of the file of a segment that was to begin, for good.
     fn discard(&self, segment: u64, file: &Self::File) -> io::Result<()>;
 
-    /// What has the name of a segment now. Fails if the directory itself is no longer in its place.
+    /// Returns the file that has the name of a segment now. Fails if the directory itself is no
+    /// longer in its place.
     fn find(&self, segment: u64) -> io::Result<Option<Found>>;
 
     /// Makes names durable.
     fn sync_names(&self) -> io::Result<()>;
 
-    /// The files of segments that never got a name.
+    /// Returns the files of segments that never got a name.
     fn unfinished(&self) -> io::Result<Vec<String>>;
 
-    /// Opens one of them for reading.
+    /// Opens an unfinished file for reading.
     fn read_unfinished(&self, name: &str) -> io::Result<Box<dyn Read>>;
 
     /// Removes segments that never got a name.
     fn remove_unfinished(&self) -> io::Result<()>;
 
-    /// What the segments are kept on, where that is known.
+    /// Returns the medium of the segments, if it is known.
     fn medium(&self) -> Option<&Medium> {
         None
     }
 
-    /// Whether a bit is to flip now in this part of the writer's memory.
+    /// Returns whether a bit must flip now in this part of the writer's memory.
     #[cfg(feature = "fault-injection")]
     fn flips(&self, _memory: super::faults::Memory) -> bool {
         false
@@ -92,17 +95,17 @@ pub(crate) trait SegmentFile: Send + fmt::Debug {
     /// Appends all of `bytes`.
     fn append(&mut self, bytes: &[u8]) -> io::Result<()>;
 
-    /// Makes everything that was appended durable.
+    /// Makes all appended bytes durable.
     fn sync(&mut self) -> io::Result<()>;
 
-    /// Which file this is, among all that exist while it is open.
+    /// Returns the identity of this file, unique among all files that exist while it is open.
     fn id(&self) -> FileId;
 
-    /// How many bytes it has, whoever wrote them.
+    /// Returns the file's length in bytes, including bytes that other processes wrote.
     fn length(&self) -> io::Result<u64>;
 }
 
-/// A file, whatever its name.
+/// The identity of a file, independent of its name.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct FileId {
     pub(crate) device: u64,
@@ -118,7 +121,7 @@ impl FileId {
     }
 }
 
-/// What a name leads to.
+/// The file to which a name leads.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Found {
     pub(crate) id: FileId,
@@ -134,19 +137,20 @@ impl Found {
     }
 }
 
-/// The file name of a segment.
+/// Returns the file name of a segment.
 pub(crate) fn segment_name(segment: u64) -> String {
     format!("{segment:06}.jsonl")
 }
 
-/// The number of the segment that has this name.
+/// Returns the number of the segment that has this name.
 pub(crate) fn parse_segment_name(name: &OsStr) -> Option<u64> {
     let name = name.to_str()?;
     let segment = name.strip_suffix(".jsonl")?.parse().ok()?;
     (segment_name(segment) == name).then_some(segment)
 }
 
-/// The name of a segment's file before it gets its own, beside `others` that openings have left there.
+/// Returns the name of a segment's file before it is published, beside `others` that earlier
+/// openings have left.
 pub(super) fn unfinished_name(segment: u64, others: u32) -> String {
     let name = segment_name(segment);
     match others {
@@ -155,7 +159,7 @@ pub(super) fn unfinished_name(segment: u64, others: u32) -> String {
     }
 }
 
-/// Whether this is the name of a segment that has none yet.
+/// Returns whether this is the name of an unpublished segment.
 pub(super) fn is_unfinished(name: &str) -> bool {
     if !name.ends_with(".new") {
         return false;
@@ -170,19 +174,19 @@ pub(super) fn is_unfinished(name: &str) -> bool {
     (0..=MAX_UNFINISHED).any(|others| unfinished_name(segment, others) == name)
 }
 
-/// Whether a trail must be there already.
+/// Whether a trail must exist already.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Presence {
-    /// It is opened or created.
+    /// Open or create.
     Either,
-    /// Only a new one is begun.
+    /// Create only.
     Refused,
-    /// Only one that is there is opened.
+    /// Open only.
     Required,
 }
 
 impl Presence {
-    /// Whether it fits what the directory holds.
+    /// Checks whether the directory's content fits.
     pub(super) fn check(self, path: &Path, segments: &[u64]) -> Result<(), OpenError> {
         let path = || path.to_owned();
         match self {
@@ -204,15 +208,15 @@ pub(crate) struct Directory {
 }
 
 impl Directory {
-    /// Renames, unless something has the name `to`. `linkat` refuses that, too, where the file system
-    /// has no such rename.
+    /// Renames, unless the name `to` exists. `linkat` is the fallback where the file system does
+    /// not support such a rename.
     fn rename_new(&self, from: &str, to: &str) -> rustix::io::Result<()> {
         let dir = &self.dir;
         match rustix::fs::renameat_with(dir, from, dir, to, RenameFlags::NOREPLACE) {
-            // Some sandboxes refuse calls that they do not know with `EPERM`.
+            // Some sandboxes refuse unknown calls with `EPERM`.
             Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP | Errno::PERM) => {
                 rustix::fs::linkat(dir, from, dir, to, AtFlags::empty())?;
-                // What stays is removed at the next opening.
+                // If this fails, the next opening removes the file.
                 let _removed = rustix::fs::unlinkat(dir, from, AtFlags::empty());
                 Ok(())
             }
@@ -248,12 +252,12 @@ fn segments_in(dir: &OwnedFd) -> io::Result<Vec<u64>> {
     Ok(segments)
 }
 
-/// For reading; a link, a pipe or a device is refused without waiting for it.
+/// Opens for reading. Refuses a link, a pipe or a device without waiting for it.
 fn open_segment(dir: &OwnedFd, segment: u64) -> io::Result<File> {
     open_to_read(dir, OsStr::new(&segment_name(segment)))
 }
 
-/// A link, a pipe or a device is refused without waiting for it.
+/// Refuses a link, a pipe or a device without waiting for it.
 fn open_to_read(dir: &OwnedFd, name: &OsStr) -> io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
     let file = rustix::fs::openat(dir, name, flags, Mode::empty())?;
@@ -277,8 +281,9 @@ impl Storage for Directory {
     fn sync(&self, segment: u64) -> io::Result<()> {
         let file = open_segment(&self.dir, segment)?;
         file.sync_data()?;
-        // If a sync of the earlier run has failed, the page cache holds, marked clean, what the
-        // medium does not, and this sync said nothing of it. Without those pages, one sees.
+        // If a sync of the earlier run has failed, the page cache holds, marked clean, data that
+        // the medium does not have, and this sync did not report it. Without those pages, reading
+        // shows it.
         if rustix::fs::fadvise(&file, 0, None, Advice::DontNeed).is_err() {
             process::note_refused("fadvise64");
         }
@@ -317,7 +322,7 @@ impl Storage for Directory {
 
     fn publish(&self, segment: u64, file: &AppendFile) -> io::Result<()> {
         match self.rename_new(&file.name, &segment_name(segment)) {
-            // An earlier call has failed and done its work, or a server repeats it.
+            // An earlier call may have failed after it took effect, or a server repeats the call.
             Err(Errno::EXIST) if self.find(segment)?.is_some_and(|found| found.id == file.id) => {
                 Ok(())
             }
@@ -355,7 +360,7 @@ impl Storage for Directory {
         let names = names_in(&self.dir)?.into_iter();
         let names = names.filter_map(|name| name.into_string().ok());
         let mut names: Vec<String> = names.filter(|name| is_unfinished(name)).collect();
-        // No writer has made what is no file.
+        // Entries other than regular files are not from a writer.
         names.sort_unstable();
         names.retain(|name| {
             let stat = rustix::fs::statat(&self.dir, name, AtFlags::SYMLINK_NOFOLLOW);
@@ -387,7 +392,7 @@ impl fmt::Display for Directory {
 pub(crate) struct AppendFile {
     file: File,
     id: FileId,
-    /// The name that it was created with.
+    /// The name under which it was created.
     name: String,
 }
 

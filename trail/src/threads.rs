@@ -1,11 +1,12 @@
-//! What queue, writer and anchors wait with: locks, a clock, a thread. They take it from here, so that
-//! `--cfg shuttle` can put a scheduler behind the same code that tries any order of the threads.
+//! The primitives with which queue, writer and anchors wait: locks, a clock, a thread. The code
+//! takes them from here, so that `--cfg shuttle` can run it under a scheduler that tries any order
+//! of the threads.
 //!
-//! Shuttle knows no time, so its clock is here, too: a limit is a thread that may run at any moment,
-//! moves the clock to the end of the limit, and wakes whoever waits. So a limit ends as early or as
-//! late as the scheduler likes, waits end for no reason, and nothing ever takes real time. In a
-//! world that is `Patient` the clock stands still and no limit ends: there a wake-up that is
-//! forgotten is a deadlock, and not only a delay.
+//! Shuttle has no time, so its clock is here, too. A limit is a thread that may run at any moment,
+//! moves the clock to the end of the limit, and wakes the waiting thread. So a limit ends as early
+//! or as late as the scheduler chooses, spurious wake-ups occur, and nothing takes real time. In a
+//! `Patient` world the clock stands still and no limit ends: there a forgotten wake-up is a
+//! deadlock, and not only a delay.
 
 #[cfg(not(shuttle))]
 pub use std::{
@@ -41,7 +42,8 @@ mod model {
     }
 
     thread_local! {
-        // One execution after the other, all its threads on one thread of the system.
+        // Executions run one after the other, each with all its threads on one thread of the
+        // system.
         static NOW: Cell<Duration> = const { Cell::new(Duration::ZERO) };
         static WORLD: Cell<World> = const { Cell::new(World::Patient) };
     }
@@ -129,7 +131,7 @@ mod model {
             let (condvar, is_awake) = (Arc::clone(&self.0), Arc::clone(&awake));
             let end = NOW.get() + limit;
             spawn(move || {
-                // Again, since the first time may be before the wait begins.
+                // Repeated, since the first time may be before the wait begins.
                 while !is_awake.load(Ordering::Relaxed) {
                     pass_to(end);
                     condvar.notify_all();

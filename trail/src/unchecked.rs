@@ -1,7 +1,7 @@
-//! The lines of a trail as they stand in its files, for whoever wants to look at them.
+//! The lines of a trail as they stand in its files, for inspection.
 //!
-//! Nothing here proves anything: no signature is verified, no leaf compared. Whoever wants to rely on
-//! a record verifies the trail, or asks for a proof.
+//! Nothing here proves anything: no signature is verified, and no leaf is compared. To rely on a
+//! record, verify the trail, or request a proof.
 
 use std::io;
 use std::ops::ControlFlow;
@@ -23,15 +23,16 @@ pub enum UncheckedLine<'a> {
     Unreadable,
 }
 
-/// Shows the lines of the trail in `dir` in order, each with the number of its segment, until `visit`
-/// answers [`ControlFlow::Break`]. Lines that a later segment declares void are left out: they were
-/// never acknowledged, and may stand there again.
+/// Shows the lines of the trail in `dir` in order, each with the number of its segment, until
+/// `visit` returns [`ControlFlow::Break`]. Skips lines that a later segment declares void: they
+/// were never acknowledged, and may occur again later.
 ///
-/// The directory and the segments are read while they may still be written. Memory is a chunk of lines, some 256 KiB.
+/// The directory and the segments are read while they may still be written. Memory is a chunk of
+/// lines, some 256 KiB.
 ///
 /// # Errors
 ///
-/// What the system answers when the directory or a segment cannot be read, or
+/// The system's error if the directory or a segment cannot be read, or
 /// [`NotFound`](io::ErrorKind::NotFound) if there is no segment.
 pub fn read_unchecked(
     dir: impl AsRef<Path>,

@@ -1,9 +1,9 @@
-//! The check of a whole trail: with verifier keys and anchors, without trusting its writer.
+//! The check of a whole trail with verifier keys and anchors, without trust in its writer.
 //!
-//! One pass over the segments, in constant memory. It never stops at the first bad line: each
-//! segment's header carries the tree's frontier, so the check goes on with the next one. It answers
-//! with one of three outcomes, and says what the answer does not cover. It knows nothing of what
-//! records mean, except those that are about the trail itself.
+//! It is one pass over the segments, in constant memory. It does not stop at the first bad line:
+//! each segment's header holds the tree's frontier, so the check continues with the next one. It
+//! returns one of three outcomes, and states what the outcome does not cover. It does not know what
+//! records mean, except records about the trail itself.
 
 mod anchors;
 mod contents;
@@ -36,19 +36,20 @@ use shape::Shape;
 pub use verdict::{Accepted, Missing, UnanchoredEnd, Verdict};
 
 /// Checks the trail in the directory `dir` against the verifier keys and the anchors (checkpoints
-/// that were kept where the worker cannot rewrite them).
+/// that were kept where the process cannot rewrite them).
 ///
-/// What cannot be read is no error: the report's outcome is then [`Outcome::NotChecked`], unless
-/// something else is broken. Without an anchor of the last checkpoint,
-/// [`Report::end_vouched_for`] is false: whoever has the disk can cut a trail at a checkpoint.
+/// An unreadable file is no error: the report's outcome is then [`Outcome::NotChecked`], unless
+/// something else is broken. Without an anchor of the last checkpoint, [`Report::end_vouched_for`]
+/// is false, since a holder of the disk can cut a trail at a checkpoint.
 pub fn verify(dir: impl AsRef<Path>, keys: &[VerifierKey], anchors: &[Checkpoint]) -> Report {
     check(dir.as_ref(), keys, anchors, &mut |_| {
         ControlFlow::Continue(())
     })
 }
 
-/// [`verify`], calling `progress` on the way with the bytes read. [`ControlFlow::Break`] stops; the
-/// rest was then not checked, and the outcome is that, unless something was broken before.
+/// Checks a trail as [`verify`] does, and calls `progress` on the way with the bytes read.
+/// [`ControlFlow::Break`] stops the check. The outcome is then [`Outcome::NotChecked`], unless
+/// something was broken before.
 pub fn verify_with_progress(
     dir: impl AsRef<Path>,
     keys: &[VerifierKey],
@@ -81,19 +82,20 @@ struct Check<'a> {
     meter: Meter<'a>,
     anchors: Anchors<'a>,
     report: Report,
-    /// Findings in segments whose origin fits no given key: they count only if the trail is ours.
+    /// Findings in segments whose origin fits no given key. They count only if the trail belongs to
+    /// a given key.
     foreign: Vec<Finding>,
     foreign_origin: Option<String>,
-    /// A given key vouches for something here, or should.
+    /// A given key vouches for a part of the trail, or should.
     ours: bool,
-    /// How many segments name a key that was not given.
+    /// The number of segments whose key was not given.
     not_given: u64,
     /// The first leaf of the first segment that was checked.
     first_leaf: Option<u64>,
     numbers: Numbers,
     contents: Contents,
     shape: Shape,
-    /// What the next segment's header must agree with.
+    /// The summary that the next segment's header must agree with.
     before: Option<SegmentSummary>,
 }
 
@@ -116,7 +118,7 @@ impl<'a> Check<'a> {
         }
     }
 
-    /// What comes next does not follow on what was read.
+    /// Notes that the next segment does not follow on the last one read.
     fn skip(&mut self) {
         self.numbers.skip();
         self.shape.skip();
@@ -177,7 +179,7 @@ impl<'a> Check<'a> {
         }
     }
 
-    /// Reads one segment; only what a matching checkpoint covers reaches numbers and anchors.
+    /// Reads one segment. Only records that a matching checkpoint covers reach numbers and anchors.
     fn read(
         &mut self,
         file: File,
@@ -267,7 +269,7 @@ impl<'a> Check<'a> {
         self.before = Some(summary);
     }
 
-    /// The rules that a segment was written by are not known here, so nothing in it can be judged.
+    /// Notes a segment of a later format. Its rules are not known here, so it cannot be judged.
     fn later_format(&mut self, number: u64, format: u64) {
         self.skip();
         self.not_checked(format!(
@@ -275,7 +277,7 @@ impl<'a> Check<'a> {
         ));
     }
 
-    /// The key that a segment names was not given, so nothing in it is proven.
+    /// Notes a segment whose key was not given. Nothing in it is proven.
     fn no_key(&mut self, number: u64, header: &Header) {
         self.skip();
         self.not_given = self.not_given.saturating_add(1);
@@ -335,7 +337,7 @@ impl<'a> Check<'a> {
         report.lost_unnumbered = self.numbers.lost_unnumbered;
         report.never_acknowledged = self.numbers.never_acknowledged;
         report.runs = self.numbers.runs.runs;
-        // What stands before the last segment is none that was checked, if that one was not.
+        // Without a check of the last segment there is no summary here, and so no tail.
         let tail = self.before.as_ref().map(|last| last.behind.bytes);
         let vouched = self.anchors.finish(self.keys, report, tail.is_some());
         report.closed = self.numbers.closed && tail == Some(0);
@@ -352,8 +354,8 @@ impl<'a> Check<'a> {
     }
 }
 
-/// The most bytes that are kept of the name of a key that was not given: whoever can write to the
-/// disk chooses how long it is.
+/// The most bytes that are kept of the name of a key that was not given. Any writer of the disk
+/// chooses its length.
 const MAX_KEY_BYTES: usize = 512;
 
 fn beginning(key: &str) -> &str {
@@ -361,7 +363,7 @@ fn beginning(key: &str) -> &str {
     (0..=MAX_KEY_BYTES).rev().find_map(fits).unwrap_or_default()
 }
 
-/// Where a header stands.
+/// The place of a header.
 const START: Place = Place {
     offset: 0,
     line: 1,
@@ -391,8 +393,8 @@ fn list_numbers(numbers: &mut Numbers, segment: u64, report: &mut Report) {
     }
 }
 
-/// What is wrong with how a segment goes on behind the one before it. The end is compared while that
-/// one is read.
+/// Returns what is wrong with how a segment continues the one before it. The end is compared while
+/// that segment is read.
 fn continues(before: &SegmentSummary, next: &SegmentSummary) -> Option<&'static str> {
     let header = next.header.as_ref()?;
     if before.is_damaged() {

@@ -1,14 +1,16 @@
-//! The writer: one thread that makes records durable.
+//! The writer: one thread that makes records durable, by group commit.
 //!
-//! It takes what is queued, writes the lines and a checkpoint with one write and one sync, and only
-//! then tells those who wait. If a write or a sync fails, the file is given up: after a failed sync
-//! nobody knows which bytes are on the disk, and a second sync would claim that they are. A new
-//! segment is opened behind the last checkpoint that *was* synced, and all records since then are
-//! written again from memory. If that fails too, the records stay in memory, the callers learn it,
-//! and the next attempt comes with the next critical record or the next tick.
+//! It takes the queued records, writes the lines and a checkpoint with one write and one sync, and
+//! only then answers the waiting callers. If a write or a sync fails, the file is given up. After a
+//! failed sync it is unknown which bytes are on disk, and a second sync would claim that they are.
+//! A new segment is opened behind the last checkpoint that *was* synced, and all records since then
+//! are written again from memory.
 //!
-//! The thread calls no foreign code but a signer that was supplied: what is to be logged or published is
-//! handed to [`foreign`](crate::foreign).
+//! If that fails too, the records stay in memory and the callers get the error. The next attempt
+//! comes with the next critical record or the next tick.
+//!
+//! The thread calls no foreign code except a supplied signer. Log messages and metrics are handed
+//! to [`foreign`](crate::foreign).
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -35,21 +37,22 @@ mod closing;
 mod finished;
 mod rotation;
 
-/// The most records in one write: a critical record behind a queue that is full by default waits for
-/// five of them.
+/// The most records in one write. A critical record behind a queue that is full by default waits
+/// for five such writes.
 const MAX_BATCH: usize = 16_384;
 
 /// The most records in the first write after a failure: with little room, some may still fit.
 const CAUTIOUS_BATCH: usize = 64;
 
-/// How long the writer sleeps at a time while it leaves the disk alone: so late may closing be noticed.
+/// How long the writer sleeps at a time while it lets the disk rest. Closing may be noticed this
+/// late.
 const NAP: Duration = Duration::from_millis(10);
 
-/// The longest time between two ticks: however late a record may be durable, a heartbeat and an
-/// alarm come within seconds.
+/// The longest time between two ticks. Whatever the durability interval, a heartbeat and an alarm
+/// come within seconds.
 const LONGEST_TICK: Duration = Duration::from_secs(5);
 
-/// How often it is told that the trail cannot be written, while that lasts.
+/// The interval of log messages while the trail cannot be written.
 const REMINDER: Duration = Duration::from_secs(60);
 
 /// The thread's state.
@@ -57,33 +60,33 @@ const REMINDER: Duration = Duration::from_secs(60);
 pub(crate) struct Writer<A: Application, S: Storage> {
     log: Log<S>,
     shared: Arc<Shared<A>>,
-    /// Taken from the queue and not durable yet, in the order of the numbers.
+    /// The records taken from the queue and not durable yet, in the order of the numbers.
     pending: VecDeque<Record<A>>,
     /// The trail's own events that have no number yet.
     own: Vec<Event<A>>,
-    /// The header of the segment that could not be begun yet. It keeps its number.
+    /// The header of a segment that could not be begun yet. It keeps its number.
     header: Option<Record<A>>,
-    /// When it was last told that nothing can be written.
+    /// When the log was last reminded that nothing can be written.
     reminded: Option<Instant>,
-    /// That the next segment is due and cannot be begun was logged.
+    /// It is logged that the next segment is due and cannot be begun.
     cannot_rotate: bool,
     clock: ClockWatch,
     ratio: FailureRatio,
-    /// Who else learns that recording degrades.
+    /// Delivers degradations to the user's hook.
     pub(super) bell: Option<Bell>,
-    /// What reads finished segments again.
+    /// Reads finished segments again.
     recheck: Option<Recheck>,
-    /// It is on record that the segment before is not what was written.
+    /// It is recorded that the segment before differs from what was written.
     disturbed: bool,
     /// The receipt of `TrailClosed`, if that is the last record.
     closed: Option<Receipt>,
-    /// Somebody else's file has the name of the next segment: there is no way on.
+    /// A file of another writer has the name of the next segment, so the writer must end.
     displaced: bool,
-    /// When a disk that has failed is tried again.
+    /// When a failed disk is retried.
     backoff: Backoff,
-    /// How many segments were given up.
+    /// The number of segments that were given up.
     given_up: u64,
-    /// What failed last.
+    /// The last failure.
     failure: Option<WriteFailure>,
 }
 
@@ -119,7 +122,7 @@ impl<A: Application, S: Storage> Writer<A, S> {
         }
     }
 
-    /// Runs until the trail is closed; the receipt is that of `TrailClosed`.
+    /// Runs until the trail is closed. Returns the receipt of `TrailClosed`.
     pub(crate) fn run(mut self) -> Result<Receipt, CloseError> {
         let _stopped = StopOnDrop(Arc::clone(&self.shared));
         let interval = self.shared.settings.durable_within;
@@ -149,7 +152,7 @@ impl<A: Application, S: Storage> Writer<A, S> {
         }
     }
 
-    /// How long to wait for work: not at all if some was left when the last tick came, or if the time
+    /// Returns how long to wait for work. Zero if work was left at the last tick, or if the time
     /// passes with naps.
     fn patience(&self, next_tick: Instant) -> Duration {
         if self.backoff.is_resting() {
@@ -161,7 +164,8 @@ impl<A: Application, S: Storage> Writer<A, S> {
         }
     }
 
-    /// What is due about twice in each durability interval, and every few seconds at least.
+    /// Does the periodic work, about twice in each durability interval, and every few seconds at
+    /// least.
     pub(super) fn tick(&mut self) {
         if let Some(step_ns) = self.clock.step() {
             foreign::log(
@@ -187,8 +191,8 @@ impl<A: Application, S: Storage> Writer<A, S> {
         self.shared.publish_all();
     }
 
-    /// The share of lost records has crossed the threshold. The record of it does not hurry; the log
-    /// and the hook learn it now, even if nothing can be written.
+    /// Reports that the share of lost records has crossed the threshold. Its record is not urgent;
+    /// the log and the hook get it now, even if nothing can be written.
     fn tell(&mut self, crossing: Degradation) {
         let Degradation {
             degraded,
@@ -225,15 +229,16 @@ impl<A: Application, S: Storage> Writer<A, S> {
         }
     }
 
-    /// Writes what is there now, until that is done, the disk refuses or wants a rest, or it is time for
-    /// something else. What comes meanwhile waits for its own turn: a batch grows while the disk is busy.
+    /// Writes the present records, until they are written, the disk refuses or needs a rest, or it
+    /// is time for other work. Later records wait for their own turn: a batch grows while the disk
+    /// is busy.
     pub(super) fn drain(&mut self, until: Instant) {
         let failures = self.backoff.total();
         self.take();
         while !self.pending.is_empty() && self.commit().is_ok() {
             self.rotate();
             if self.shared.queue.first_gap().is_some() {
-                // The disk works: what was lost meanwhile goes on record before what came behind.
+                // The disk works, so earlier losses are recorded before the records behind them.
                 self.take();
             }
             let wants_rest = self.backoff.total() > failures && self.backoff.is_resting();
@@ -279,10 +284,11 @@ impl<A: Application, S: Storage> Writer<A, S> {
         Ok(())
     }
 
-    /// How many of the pending records go out together.
+    /// Returns how many of the pending records are written together.
     ///
     /// A record behind a gap in the numbers never becomes durable before the `RecordsLost` that
-    /// explains the gap: a process killed in between would leave a trail that looks tampered with.
+    /// explains the gap. Otherwise a process killed in between would leave a trail that looks
+    /// tampered with.
     fn batch(&self) -> usize {
         let limit = if self.shared.queue.is_failing() {
             CAUTIOUS_BATCH
@@ -307,7 +313,7 @@ impl<A: Application, S: Storage> Writer<A, S> {
         last.map_or(self.pending.len(), |last| last.saturating_add(1))
     }
 
-    /// Sees to it that nothing is built on an end of the trail in which a bit has flipped.
+    /// Ensures that nothing is built on an end of the trail in which a bit has flipped.
     fn check_memory(&mut self) -> Result<(), LogError> {
         if let Some(error) = self.log.check_memory()?
             && self.header.is_none()
@@ -317,7 +323,7 @@ impl<A: Application, S: Storage> Writer<A, S> {
         Ok(())
     }
 
-    /// The open segment was given up: says so in a record of its own, once for each segment.
+    /// Records that the open segment was given up, once for each segment.
     fn poison(&mut self, error: &LogError) {
         let segment = self
             .log
@@ -340,7 +346,8 @@ impl<A: Application, S: Storage> Writer<A, S> {
         if let Some(last) = self.pending.back_mut()
             && closing::is_closing(last)
         {
-            // It was not acknowledged and is no longer the last word: another record has its number.
+            // This `TrailClosed` was not acknowledged and is no longer the last record, so another
+            // record takes its number.
             *last = self.shared.queue.instead_of(last, poisoned);
             self.own.push(self.shared.closing_event());
         } else {
@@ -354,14 +361,14 @@ impl<A: Application, S: Storage> Writer<A, S> {
         self.failure = Some(error.to_failure());
     }
 
-    /// Sees whether the open segment is still there, also while nothing is recorded.
+    /// Checks that the open segment is still there, also while nothing is recorded.
     fn inspect(&mut self) {
         if let Err(error) = self.log.inspect() {
             self.poison(&error);
         }
     }
 
-    /// The first `count` records are durable.
+    /// Marks the first `count` records as durable.
     fn settle(&mut self, count: usize) {
         let Some(checkpoint) = self.log.position.as_ref().map(|end| &end.checkpoint) else {
             return;
@@ -381,7 +388,8 @@ impl<A: Application, S: Storage> Writer<A, S> {
             self.closed = closing::is_closing(&record)
                 .then(|| Receipt::new(record.seq, Arc::clone(&checkpoint)));
         }
-        // First: a record that is neither queued nor waits for an anchor would count as anchored.
+        // Anchors come first: otherwise a record that is neither queued nor waits for an anchor
+        // would count as anchored.
         let oldest = oldest.unwrap_or_else(Uptime::now);
         self.shared.anchors.settled(&checkpoint, oldest, urgent);
         self.shared.queue.settle(last, checkpoint, &self.pending);
@@ -393,7 +401,7 @@ impl<A: Application, S: Storage> Writer<A, S> {
         self.remind();
     }
 
-    /// Says that nothing can be written: when that begins, and again while it lasts.
+    /// Logs that nothing can be written: when that begins, and again while it lasts.
     fn remind(&mut self) {
         let queue = &self.shared.queue;
         if !queue.is_failing() {

@@ -1,8 +1,8 @@
-//! Checkpoints put together from lines: a note has five, and a log breaks it at each newline.
+//! Assembles checkpoints from lines: a note has five, and a log breaks it at each newline.
 //!
-//! Lines of other shapes between them are passed over, as other writers of the same stream may add
-//! them, and so is the empty line, which journald leaves out. This module knows the shape of a note,
-//! and no wrapping.
+//! It skips lines of other shapes between them, since other writers of the same stream may add
+//! them. It also accepts a missing empty line, which journald leaves out. This module knows the
+//! shape of a note, and no wrapping.
 
 use std::collections::HashMap;
 
@@ -10,10 +10,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use vram_trail::Checkpoint;
 
-/// What every origin of a trail begins with.
+/// The beginning of every origin of a trail.
 const ORIGIN: &str = "vram-residency/";
 
-/// The most lines of others between two of a note.
+/// The most foreign lines between two lines of a note.
 const MAX_BETWEEN: u32 = 32;
 
 /// The most notes that are begun at the same time.
@@ -22,15 +22,15 @@ const MAX_STREAMS: usize = 256;
 /// The most signature lines of a note.
 const MAX_SIGNATURES: usize = 101;
 
-/// What came out of a log.
+/// A finding in a log.
 pub(super) enum Found {
-    /// What looks like a checkpoint, and is none: why.
+    /// Text that looks like a checkpoint and is none, with the reason.
     Cut(String),
     /// A checkpoint in its form, with a signature under its origin's name.
     Whole(Checkpoint),
 }
 
-/// Something that was found, with the line at which it begins.
+/// A finding, with the line at which it begins.
 pub(super) type At = (u64, Found);
 
 #[derive(Default)]
@@ -41,7 +41,7 @@ pub(super) struct Assembly {
 /// A note that was begun.
 struct Note {
     line: u64,
-    /// Named as a checkpoint: it is one even if nothing else of it follows.
+    /// The field's name marks it as a checkpoint, even if nothing else of it follows.
     is_named: bool,
     origin: String,
     size: Option<String>,
@@ -51,7 +51,7 @@ struct Note {
 }
 
 impl Assembly {
-    /// Takes the value of a field that is there for checkpoints, of whomever.
+    /// Takes the value of a field for checkpoints, of any trail.
     pub(super) fn field(value: &str) -> Option<Found> {
         if !value.starts_with(ORIGIN) {
             return None;
@@ -95,12 +95,12 @@ impl Assembly {
         }
     }
 
-    /// Nothing more comes of this stream's note.
+    /// Ends this stream's note.
     fn finish(&mut self, stream: &str, found: &mut Vec<At>) {
         found.extend(self.notes.remove(stream).and_then(Note::finish));
     }
 
-    /// Nothing more comes.
+    /// Ends all notes.
     pub(super) fn end(&mut self, found: &mut Vec<At>) {
         for (_, note) in std::mem::take(&mut self.notes) {
             found.extend(note.finish());
@@ -121,7 +121,7 @@ impl Note {
         }
     }
 
-    /// Whether the line is the next one of the note, which has it then.
+    /// Takes the line if it is the next one of the note, and returns whether it is.
     fn take(&mut self, line: &str) -> bool {
         if self.size.is_none() {
             let is_size = line
@@ -138,7 +138,7 @@ impl Note {
         let name = line
             .strip_prefix("— ")
             .and_then(|rest| rest.split(' ').next());
-        // The line of another trail's checkpoint, which came in between, is none of this one.
+        // A line of another trail's checkpoint that came in between does not belong to this note.
         let is_ours = name.is_some_and(|name| !name.starts_with(ORIGIN) || name == self.origin);
         if is_ours && self.signatures.len() < MAX_SIGNATURES {
             self.signatures.push(line.to_owned());
@@ -177,8 +177,8 @@ fn parse(text: &str) -> Found {
     }
 }
 
-/// The origin with which a line ends, if a note may begin there: as the value of a field named
-/// `checkpoint`, which is true, or alone on the line, which is false.
+/// Returns the origin with which a line ends, if a note may begin there. The flag is true for the
+/// value of a field named `checkpoint`, and false for an origin alone on the line.
 fn begin(line: &str) -> Option<(&str, bool)> {
     let (before, origin) = line.split_at_checked(line.rfind(ORIGIN)?)?;
     let (worker, digits) = origin.strip_prefix(ORIGIN)?.split_once('/')?;

@@ -1,22 +1,22 @@
-//! What collectors of logs put around a line: taken off, whatever is within whatever.
+//! Removes what log collectors put around a line, in any nesting.
 //!
-//! CRI (`TIME stdout F LINE`, and `P` for a part), Docker's `json-file`, `journalctl` (`-o json`,
-//! `short`, `short-iso`; `cat` adds nothing), lines of JSON, and what `kubectl logs` and
-//! `docker compose logs` put before a line. This module does not know what a checkpoint is, except in
-//! which field of JSON one stands.
+//! It handles CRI (`TIME stdout F LINE`, and `P` for a part), Docker's `json-file`, `journalctl`
+//! (`-o json`, `short`, `short-iso`; `cat` adds nothing), lines of JSON, and the prefixes of
+//! `kubectl logs` and `docker compose logs`. Of checkpoints, this module knows only the JSON field
+//! that holds one.
 
 use std::collections::HashMap;
 
 use serde_json::{Map, Value};
 
-/// How many layers are taken off.
+/// The most layers that are removed.
 const MAX_LAYERS: usize = 8;
 
-/// The most streams whose begun lines are kept, and the most bytes that are kept of each.
+/// The most streams whose begun lines are kept, and the most bytes that are kept for each.
 const MAX_STREAMS: usize = 256;
 const MAX_PART_BYTES: usize = 4 << 20;
 
-/// The fields of JSON that hold a line which may be wrapped itself.
+/// The JSON fields that hold a line which may be wrapped itself.
 const TEXTS: [&str; 8] = [
     "log",
     "MESSAGE",
@@ -28,7 +28,7 @@ const TEXTS: [&str; 8] = [
     "content",
 ];
 
-/// What was within.
+/// The unwrapped content.
 pub(super) enum Content<'a> {
     /// The value of a field for checkpoints.
     Field(&'a str),
@@ -36,7 +36,7 @@ pub(super) enum Content<'a> {
     Line(&'a str),
 }
 
-/// Takes lines of a log, and gives what is in them with a name for the stream that it came by.
+/// Takes lines of a log, and returns their content with the name of its stream.
 #[derive(Default)]
 pub(super) struct Unwrapper {
     parts: HashMap<String, String>,
@@ -49,7 +49,7 @@ impl Unwrapper {
         self.layer(String::new(), line, MAX_LAYERS, visit);
     }
 
-    /// What was begun and never ended.
+    /// Returns lines that were begun and never ended.
     pub(super) fn end(&mut self, visit: &mut Visit<'_>) {
         for (stream, text) in std::mem::take(&mut self.parts) {
             self.layer(stream, &text, MAX_LAYERS, visit);
@@ -119,7 +119,7 @@ impl Unwrapper {
                         self.layer(stream.clone(), &whole, layers, visit);
                     }
                 }
-                // journalctl writes what cannot be printed, such as colours, as a list of bytes.
+                // journalctl writes unprintable text, such as colours, as a list of bytes.
                 Value::Array(bytes) if name == "MESSAGE" => {
                     let byte = |value: &Value| u8::try_from(value.as_u64()?).ok();
                     let bytes: Option<Vec<u8>> = bytes.iter().map(byte).collect();
@@ -137,7 +137,7 @@ impl Unwrapper {
         }
     }
 
-    /// The whole line, unless this is a part of it and more comes.
+    /// Returns the whole line, unless this is a part of it and more comes.
     fn join(&mut self, stream: &str, text: &str, is_part: bool) -> Option<String> {
         let mut whole = self.parts.remove(stream).unwrap_or_default();
         whole.push_str(text);
@@ -155,7 +155,7 @@ fn is_checkpoint(name: &str) -> bool {
     name.eq_ignore_ascii_case("checkpoint") || name.ends_with("_CHECKPOINT")
 }
 
-/// A line as the container runtime interface has it: the stream, whether it is a part, the text.
+/// Parses a line of the container runtime interface: the stream, whether it is a part, the text.
 fn cri(line: &str) -> Option<(&str, bool, &str)> {
     let (_, rest) = timestamp(line)?;
     let (stream, rest) = rest.split_once(' ')?;
@@ -165,7 +165,7 @@ fn cri(line: &str) -> Option<(&str, bool, &str)> {
     is_cri.then_some((stream, tag == "P", text))
 }
 
-/// Something that stands before the text of a line, and names the stream that it came by.
+/// Splits off a prefix that names the stream of a line.
 fn prefix(line: &str) -> Option<(&str, &str)> {
     if let Some((_, rest)) = timestamp(line) {
         return Some(("", rest));
@@ -187,7 +187,7 @@ fn prefix(line: &str) -> Option<(&str, &str)> {
     syslog(line)
 }
 
-/// `HOST NAME[PID]: TEXT`, with a date of the classic form before it or none.
+/// Parses `HOST NAME[PID]: TEXT`, with or without a date of the classic form before it.
 fn syslog(line: &str) -> Option<(&str, &str)> {
     let (before, rest) = line.split_once("]:")?;
     let (name, pid) = before.rsplit_once('[')?;
@@ -197,7 +197,7 @@ fn syslog(line: &str) -> Option<(&str, &str)> {
     fits.then_some((before, rest.strip_prefix(' ').unwrap_or(rest)))
 }
 
-/// A first word that is a time in the form of RFC 3339, also without a colon in its offset.
+/// Splits off a first word that is an RFC 3339 time, also without a colon in its offset.
 fn timestamp(line: &str) -> Option<(&str, &str)> {
     let (word, rest) = line.trim_start().split_once(' ')?;
     let digits = |range| {
@@ -209,7 +209,7 @@ fn timestamp(line: &str) -> Option<(&str, &str)> {
     (is_time && at(13, b':') && at(16, b':')).then_some((word, rest))
 }
 
-/// The text without the sequences that colour it on a terminal.
+/// Returns the text without terminal colour sequences.
 fn without_colours(text: &str) -> String {
     let mut pieces = text.split("\u{1b}[");
     let mut plain = pieces.next().unwrap_or_default().to_owned();

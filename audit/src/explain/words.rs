@@ -1,6 +1,6 @@
-//! What the events and fields of a trail mean, with units, and who says so.
+//! The meaning of a trail's events and fields, with units, and their author.
 //!
-//! Fields that newer versions add are named as unknown, and never hidden.
+//! Fields of newer versions are named as unknown, and never hidden.
 
 pub(super) use table::ORIGIN;
 use table::{EVENTS, FIELDS, OF_EVENTS};
@@ -9,7 +9,7 @@ mod table;
 
 const UNKNOWN_FIELD: &str = "not known to this version of vram-audit";
 
-/// What happened when this event is recorded.
+/// Explains what an event reports.
 pub(super) fn event(name: &str) -> &'static str {
     let found = EVENTS.iter().find(|(event, _)| *event == name);
     found.map_or(
@@ -18,12 +18,12 @@ pub(super) fn event(name: &str) -> &'static str {
     )
 }
 
-/// The names of the events that this version knows.
+/// Returns the names of the events that this version knows.
 pub(crate) fn event_names() -> impl Iterator<Item = &'static str> {
     EVENTS.iter().map(|(name, _)| *name)
 }
 
-/// What a field of this event means.
+/// Explains a field of this event.
 pub(super) fn field(event: &str, name: &str) -> &'static str {
     let own = OF_EVENTS
         .iter()

@@ -1,15 +1,15 @@
-//! The names that a condition of `show` asks for, and whether they occur in the trail at all.
+//! The names in a condition of `show`, and whether they occur in the trail at all.
 //!
-//! A name with a slip in it finds nothing, and nothing is what a reviewer hopes to find: so a name
-//! that never occurs is told, with the nearest one that does. This module knows names; it does not
-//! know what they stand for.
+//! A mistyped name finds nothing, and nothing is what a reviewer hopes to find. So a name that
+//! never occurs is reported, with the nearest one that does. This module knows names. It does not
+//! know what they mean.
 
-/// Longer names in a trail are not compared: whoever wrote it chose them.
+/// Longer names in a trail are not compared, since the trail's author chose them.
 const MAX_COMPARED_BYTES: usize = 256;
 
 /// The names given with one option.
 pub(super) struct Wanted {
-    /// What they name, in a sentence about none that is there.
+    /// A noun phrase for the report that none of the names occurs.
     none: &'static str,
     names: Vec<Name>,
 }
@@ -17,12 +17,13 @@ pub(super) struct Wanted {
 struct Name {
     name: String,
     occurs: bool,
-    /// The nearest other name so far, and how far it is.
+    /// The nearest other name so far, and its distance.
     nearest: Option<(usize, String)>,
 }
 
 impl Wanted {
-    /// `known` are names that may be asked for although they do not occur.
+    /// Takes the requested names. `known` are names that may be requested although they do not
+    /// occur.
     pub(super) fn new(
         none: &'static str,
         names: &[String],
@@ -43,7 +44,7 @@ impl Wanted {
         wanted
     }
 
-    /// Whether a record with this name is asked for.
+    /// Returns whether a record with this name is requested.
     pub(super) fn takes(&mut self, found: &str) -> bool {
         let mut takes = self.names.is_empty();
         for name in &mut self.names {
@@ -57,7 +58,7 @@ impl Wanted {
         takes
     }
 
-    /// What to say of each name that was not found.
+    /// Returns a message for each name that was not found.
     pub(super) fn complaints(&self) -> impl Iterator<Item = String> {
         let unfound = self.names.iter().filter(|name| !name.occurs);
         unfound.map(|name| {
@@ -71,7 +72,7 @@ impl Wanted {
 impl Name {
     fn compare(&mut self, found: &str) {
         let is_known = |(_, near): &(usize, String)| near == found;
-        // A record without a shard names none.
+        // A record without a shard has an empty name.
         if found.is_empty()
             || found.len() > MAX_COMPARED_BYTES
             || self.nearest.as_ref().is_some_and(is_known)
@@ -84,7 +85,7 @@ impl Name {
         }
     }
 
-    /// The nearest name, if it is near: one letter in three may be another.
+    /// Returns the nearest name if it is near: at most one letter in three differs.
     fn hint(&self) -> Option<&str> {
         let (far, near) = self.nearest.as_ref()?;
         let most = self.name.chars().count().div_ceil(3);
@@ -92,7 +93,8 @@ impl Name {
     }
 }
 
-/// How many letters must be changed, added or left out to make one word of the other (Levenshtein).
+/// Returns how many letters must be changed, added or left out to turn one word into the other
+/// (Levenshtein).
 fn distance(one: &str, other: &str) -> usize {
     let other: Vec<char> = other.chars().collect();
     let mut row: Vec<usize> = (0..=other.len()).collect();

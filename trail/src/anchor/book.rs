@@ -1,6 +1,6 @@
-//! How far a trail is durable, how far anchors were given it, and how far one of them keeps it.
+//! How far a trail is durable, how far anchors have got it, and how far one of them keeps it.
 //!
-//! From these three follows when a checkpoint is due, and since when there have been records that no
+//! These three determine when a checkpoint is due, and since when there have been records that no
 //! anchor covers. This module knows no thread and no lock.
 
 use std::sync::{Arc, OnceLock};
@@ -10,12 +10,12 @@ use super::super::checkpoint::Checkpoint;
 use super::super::clock::Uptime;
 use super::Anchored;
 
-/// When anchors are given a checkpoint, besides those of critical records and of closing.
+/// When anchors get a checkpoint, apart from those of critical records and of closing.
 #[derive(Clone, Copy, Debug)]
 pub(in super::super) struct Schedule {
     pub(in super::super) every_records: u64,
     pub(in super::super) every: Duration,
-    /// A call that takes longer is an anchor that does not answer.
+    /// The time after which a call counts as hanging.
     pub(in super::super) patience: Duration,
 }
 
@@ -23,7 +23,7 @@ pub(in super::super) struct Schedule {
 #[derive(Clone, Debug)]
 pub(super) struct Offer {
     pub(super) checkpoint: Arc<Checkpoint>,
-    /// When the first record behind it was made, once that is durable, too.
+    /// When the first record behind it was made. Set once that record is durable, too.
     pub(super) next_made: Arc<OnceLock<Uptime>>,
 }
 
@@ -33,7 +33,7 @@ pub(super) struct Book {
     durable: u64,
     pub(super) offered: Option<Arc<Checkpoint>>,
     offered_at: Uptime,
-    /// Of the offer before.
+    /// The same for the previous offer.
     next_made: Arc<OnceLock<Uptime>>,
     pub(super) kept: Option<Anchored>,
     /// When the oldest durable record was made that no anchor keeps.
@@ -41,7 +41,7 @@ pub(super) struct Book {
 }
 
 impl Book {
-    /// A trail with so many leaves, of which nobody is known to keep any.
+    /// Starts with a trail of so many leaves, none of them known to be kept by an anchor.
     pub(super) fn new(durable: u64, now: Uptime) -> Self {
         Self {
             durable,
@@ -53,8 +53,8 @@ impl Book {
         }
     }
 
-    /// Takes note of what is durable, and returns what is to be handed over. Of the records that are
-    /// new in `checkpoint`, the oldest was `made` then.
+    /// Takes the newest durable checkpoint, and returns the offer to be handed over. Of the records
+    /// that are new in `checkpoint`, the oldest was `made` at that time.
     pub(super) fn settle(
         &mut self,
         checkpoint: &Arc<Checkpoint>,
@@ -90,7 +90,7 @@ impl Book {
         })
     }
 
-    /// An anchor keeps this checkpoint.
+    /// Notes that an anchor keeps this checkpoint.
     pub(super) fn keep(&mut self, anchor: &Arc<str>, offer: &Offer) {
         let size = offer.checkpoint.size();
         let kept = self.kept.as_ref().map(|kept| kept.checkpoint.size());

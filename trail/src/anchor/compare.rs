@@ -1,13 +1,13 @@
-//! What an anchor remembers, compared with the trail that is there.
+//! Compares what an anchor remembers with the trail on disk.
 //!
 //! A checkpoint fixes the first records of a trail by their number and their Merkle root. The trail
 //! continues it if it has at least as many acknowledged records, and the same root at that size.
 //!
-//! [`Walk`] compares any number of checkpoints, in ascending order, in one pass over the segments and
-//! in constant memory. It hashes the leaves and looks at no signature of the trail: the end of the
-//! trail is verified already, and each segment must lead to the header of the next one. A root that
-//! fits confirms itself; a signature is verified only where one does not fit. Segments of earlier runs
-//! never change, so this can be done at any time, beside the writer.
+//! [`Walk`] compares any number of checkpoints, in ascending order, in one pass over the segments
+//! and in constant memory. It hashes the leaves and checks no signature of the trail. The end of
+//! the trail is verified already, and each segment must lead to the header of the next one. A root
+//! that fits confirms itself; a signature is verified only where a root does not fit. Segments of
+//! earlier runs never change, so the comparison can run at any time, in parallel to the writer.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -24,9 +24,9 @@ use super::super::storage::SegmentReader;
 pub(in super::super) struct Earlier {
     /// The keys under which the trail's checkpoints were signed.
     pub(in super::super) keys: Vec<VerifierKey>,
-    /// The segments that are there, in ascending order.
+    /// The numbers of the existing segments, in ascending order.
     pub(in super::super) segments: Vec<u64>,
-    /// Where its acknowledged part ends.
+    /// The end of its acknowledged part.
     pub(in super::super) end: Position,
     pub(in super::super) reader: SegmentReader,
 }
@@ -35,26 +35,26 @@ pub(in super::super) struct Earlier {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum Contradiction {
-    /// Among the records that the checkpoint covers there are other ones now.
+    /// Some records that the checkpoint covers were replaced.
     Different,
     /// Records that the checkpoint covers are missing at the end.
     Shorter {
-        /// How many are there.
+        /// The number of leaves that exist.
         leaves: u64,
     },
 }
 
-/// What came of a comparison, where a checkpoint does not fit the trail.
+/// The result of a comparison with a checkpoint that does not fit the trail.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) enum Misfit {
     /// One of the trail's keys has signed the checkpoint.
     Contradicts(Checkpoint),
-    /// The first of those that no given key has signed.
+    /// The size of the first checkpoint that no given key has signed.
     Unverifiable(u64),
 }
 
 impl Contradiction {
-    /// One word for it.
+    /// Returns one word for it.
     pub(in super::super) fn name(self) -> &'static str {
         match self {
             Self::Different => "different",
@@ -73,12 +73,13 @@ impl fmt::Display for Contradiction {
 }
 
 impl Earlier {
-    /// How many acknowledged records the trail has.
+    /// Returns the number of acknowledged records.
     pub(super) fn leaves(&self) -> u64 {
         self.end.frontier.size()
     }
 
-    /// Whether this trail's key has signed it: nothing else counts, whoever keeps it.
+    /// Returns whether one of this trail's keys has signed the checkpoint. Nothing else counts,
+    /// wherever it is kept.
     pub(super) fn has_signed(&self, checkpoint: &Checkpoint) -> bool {
         checkpoint.is_signed_by_one_of(&self.keys)
     }
@@ -87,8 +88,8 @@ impl Earlier {
         segment::read_header((self.reader)(segment)?)
     }
 
-    /// The last segment that knows the tree of this size. If older segments are gone, the least size
-    /// that one of them knows.
+    /// Returns the last segment whose header knows the tree of this size. If older segments are
+    /// gone, returns the least size that an existing segment knows.
     fn first_segment_for(&self, size: u64) -> io::Result<Result<u64, u64>> {
         let mut least = u64::MAX;
         for &segment in self.segments.iter().rev() {
@@ -101,13 +102,13 @@ impl Earlier {
         Ok(Err(least))
     }
 
-    /// The segment that is there behind this one.
+    /// Returns the existing segment that follows this one.
     fn segment_behind(&self, segment: u64) -> Option<u64> {
         let place = self.segments.partition_point(|there| *there <= segment);
         self.segments.get(place).copied()
     }
 
-    /// Where the acknowledged part of a segment ends: the next one says it.
+    /// Returns where the acknowledged part of a segment ends, as the next segment states it.
     fn acknowledged_end(&self, segment: u64) -> io::Result<Option<u64>> {
         if segment == self.end.segment {
             return Ok(Some(self.end.end));
@@ -121,27 +122,27 @@ impl Earlier {
     }
 }
 
-/// The tree that a header states for the leaves before its segment.
+/// Returns the tree that a header states for the leaves before its segment.
 fn stated_tree(header: &Header) -> Option<Frontier> {
     let nodes = header.previous.iter().flat_map(|before| &before.frontier);
     let nodes = nodes.map(|node| decode_base64(node)?.try_into().ok());
     Frontier::from_nodes(header.first_leaf, nodes.collect::<Option<_>>()?)
 }
 
-/// Where the checkpoints come from: those of at least so many leaves, in ascending order, as many as
-/// fit into a page; an empty page if there are no more.
+/// The source of the checkpoints. It returns those of at least so many leaves, in ascending order,
+/// as many as fit into a page. An empty page means that there are no more.
 pub(super) type Pages<'a, E> = dyn FnMut(u64) -> Result<Vec<Checkpoint>, E> + 'a;
 
-/// Checkpoints on their way to be compared: those that the trail is long enough for.
+/// The checkpoints to be compared next, none larger than the trail.
 struct Due {
     page: VecDeque<Checkpoint>,
-    /// The least size that the next page can have; nothing if there is no next page.
+    /// The least size on the next page. `None` if there is no next page.
     from: Option<u64>,
     leaves: u64,
 }
 
 impl Due {
-    /// The next one, which stays.
+    /// Returns the next checkpoint without removing it.
     fn first<E>(&mut self, pages: &mut Pages<'_, E>) -> Result<Option<&Checkpoint>, E> {
         while self.page.is_empty()
             && let Some(from) = self.from
@@ -152,7 +153,8 @@ impl Due {
             self.from = last.filter(|_| !is_over).map(|last| last.saturating_add(1));
             let leaves = self.leaves;
             self.page = page.into();
-            // What our own run gives to the anchor meanwhile is larger, and no memory.
+            // A larger checkpoint is one that this run gave to the anchor meanwhile, so it is not
+            // compared.
             self.page.retain(|checkpoint| checkpoint.size() <= leaves);
         }
         Ok(self.page.front())
@@ -170,7 +172,7 @@ impl Due {
 pub(super) struct Walk {
     earlier: Arc<Earlier>,
     due: Due,
-    /// The segment to be read next; nothing before the first.
+    /// The segment to be read next. `None` before the first.
     next: Option<u64>,
     /// The tree behind the segments that were read.
     tree: Option<Frontier>,
@@ -180,11 +182,11 @@ pub(super) struct Walk {
     misfit: Option<Checkpoint>,
 }
 
-/// Why a walk stops.
+/// The reason why a walk stops.
 pub(super) enum Stop<E> {
-    /// No page can be had.
+    /// A page could not be obtained.
     Pages(E),
-    /// A segment cannot be read.
+    /// A segment could not be read.
     Read(io::Error),
 }
 
@@ -195,12 +197,12 @@ impl<E> From<io::Error> for Stop<E> {
 }
 
 impl Walk {
-    /// A walk along all the checkpoints that pages bring.
+    /// Creates a walk along all the checkpoints that pages return.
     pub(super) fn new(earlier: Arc<Earlier>) -> Self {
         Self::along(earlier, VecDeque::new(), Some(0))
     }
 
-    /// A walk to one checkpoint, of at most as many leaves as the trail has, and on to the end.
+    /// Creates a walk to one checkpoint, not larger than the trail, and on to the end.
     pub(super) fn to(earlier: Arc<Earlier>, checkpoint: Checkpoint) -> Self {
         Self::along(earlier, [checkpoint].into(), None)
     }
@@ -218,12 +220,12 @@ impl Walk {
         }
     }
 
-    /// Reads the next segment that is needed. Says what came of the whole, once that is known: what
-    /// does not fit, or whether there was anything to compare.
+    /// Reads the next segment that is needed. Returns the overall result once it is known: the
+    /// checkpoint that does not fit, or whether there was anything to compare.
     ///
     /// # Errors
     ///
-    /// A segment cannot be read, or a page not be had.
+    /// A segment could not be read, or a page could not be obtained.
     pub(super) fn step<E>(
         &mut self,
         pages: &mut Pages<'_, E>,
@@ -246,8 +248,8 @@ impl Walk {
         Ok(None)
     }
 
-    /// The segment that the first checkpoint leads to. Those before the oldest segment that is left
-    /// cannot be compared, and those of the trail's end need no reading.
+    /// Returns the segment to which the first checkpoint leads. Checkpoints before the oldest
+    /// existing segment cannot be compared, and those of the trail's end need no reading.
     fn start<E>(&mut self, pages: &mut Pages<'_, E>) -> Result<Option<u64>, Stop<E>> {
         while let Some(first) = self.due.first(pages).map_err(Stop::Pages)? {
             let size = first.size();
@@ -300,7 +302,7 @@ impl Walk {
         Ok(())
     }
 
-    /// Compares what is due at the size of this tree.
+    /// Compares the checkpoints that are due at the size of this tree.
     fn see<E>(&mut self, tree: &Frontier, pages: &mut Pages<'_, E>) -> Result<(), E> {
         while self.misfit.is_none()
             && let Some(first) = self.due.first(pages)?
@@ -309,7 +311,7 @@ impl Walk {
             let Some(checkpoint) = self.due.page.pop_front() else {
                 break;
             };
-            // One of another size lies where the way is broken.
+            // A checkpoint of another size lies where the chain of segments is broken.
             if checkpoint.size() == tree.size() && checkpoint.root() == tree.root() {
                 self.fitted = Some(checkpoint);
             } else {
@@ -319,7 +321,8 @@ impl Walk {
         Ok(())
     }
 
-    /// From what was read no way leads to the trail's end: so the end does not continue it.
+    /// Notes that no chain leads from the segments read to the trail's end, so the end does not
+    /// continue the checkpoint.
     fn way_is_broken(&mut self) {
         if let Some(checkpoint) = self.fitted.take() {
             self.misfit(checkpoint);

@@ -1,8 +1,8 @@
 //! An anchor in a file on the same machine.
 //!
-//! It finds what happens to the trail's directory alone: a cut by mistake, a restored older copy, a
-//! directory that was deleted. It finds nothing that the worker itself, or whoever has its rights,
-//! does on purpose: hence its name. The file is read anew for each question, a line at a time, so its
+//! It detects what happens to the trail's directory alone: a cut by mistake, a restored older copy,
+//! a deleted directory. Not defended: deliberate changes by the process itself, or by any code with
+//! its rights. Hence its name. The file is read anew for each question, a line at a time, so its
 //! length costs time and no memory.
 
 use std::fs::File;
@@ -18,44 +18,45 @@ use super::super::checkpoint::MAX_CHECKPOINT_LINE_BYTES;
 use super::super::segment::parse_checkpoint;
 use super::{Anchor, AnchorError, Checkpoint, Listing};
 
-/// The longest line, or checkpoint in the form of version 0.1: a checkpoint has some hundred bytes, and
-/// more if others have signed it, too.
+/// The most bytes of a line, or of a checkpoint in the form of version 0.1. A checkpoint has some
+/// hundred bytes, and more with signatures of others.
 const MAX_BYTES: usize = MAX_CHECKPOINT_LINE_BYTES;
 
-/// How many checkpoints a page has.
+/// The number of checkpoints in a page.
 const PAGE: usize = 4096;
 
-/// Appends each checkpoint to a file, which the worker can rewrite: no real anchor.
+/// Appends each checkpoint to a file on the same machine. The process can rewrite the file, so this
+/// is not a real anchor.
 ///
 /// The file (mode 0600) holds one line for each checkpoint, as it stands in a trail, and
-/// `vram-audit verify --anchor` takes it. It is only ever appended to, and synced before a checkpoint
-/// counts as kept. What a crash has left behind the last whole line was never kept: it is cut off
-/// before the next one is appended. A file of version 0.1, which holds the text of one checkpoint, is
-/// gone on with.
+/// `vram-audit verify --anchor` reads it. The file is append-only, and is synced before a
+/// checkpoint counts as kept. After a crash, bytes behind the last whole line were never kept; they
+/// are cut off before the next line is appended. A file of version 0.1, which holds the text of one
+/// checkpoint, is continued.
 ///
-/// It may hold the checkpoints of several trails. So a trail whose directory was deleted is noticed
-/// when the next one is created: [`OpenError::OtherOrigin`](super::super::OpenError::OtherOrigin).
-/// Of one trail it takes no checkpoint that is smaller than one it has, and no second root for a size.
-/// It checks no signature: the worker that gives a checkpoint has just made it.
+/// The file may hold the checkpoints of several trails. So creating a trail fails if the directory
+/// of an earlier one was deleted: [`OpenError::OtherOrigin`](super::super::OpenError::OtherOrigin).
+/// Of one trail it refuses a checkpoint smaller than the largest one it has, and a second root for
+/// a size. It checks no signature: the process that gives a checkpoint has just made it.
 ///
-/// Put it on another disk than the trail's directory, or at least not into that directory: what
-/// happens to one should not happen to the other. To have it on a machine where the worker has no
-/// rights is better; see [`SocketAnchor`](super::SocketAnchor). A checkpoint has some 300 bytes: one a
-/// minute for a year makes 150 MB.
+/// Put the file on another disk than the trail's directory, or at least outside that directory, so
+/// that one fault does not hit both. A machine where the process has no rights is better: see
+/// [`SocketAnchor`](super::SocketAnchor). A checkpoint has some 300 bytes: one a minute for a year
+/// makes 150 MB.
 #[derive(Debug)]
 pub struct SameHostCopy {
     name: String,
     path: PathBuf,
-    /// Where the last page ended, and the least size of the next one.
+    /// Where the last page ended, and the least size on the next one.
     resume: Option<Resume>,
     latest: Option<Latest>,
 }
 
-/// What was kept last.
+/// The checkpoint that was kept last.
 #[derive(Debug)]
 struct Latest {
     inode: u64,
-    /// How long the file was then.
+    /// The length of the file at that time.
     length: u64,
     checkpoint: Checkpoint,
 }
@@ -69,7 +70,7 @@ struct Resume {
 }
 
 impl SameHostCopy {
-    /// Keeps checkpoints in `path`. Its directory must exist.
+    /// Keeps checkpoints in the file `path`. Its directory must exist.
     pub fn new(path: impl AsRef<Path>) -> Self {
         let path = path.as_ref().to_path_buf();
         Self {
@@ -80,7 +81,7 @@ impl SameHostCopy {
         }
     }
 
-    /// The directory, and the file's name in it.
+    /// Opens the directory, and returns it with the file's name.
     fn place(&self) -> Result<(OwnedFd, &std::ffi::OsStr), AnchorError> {
         let directory = match self.path.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
@@ -93,7 +94,7 @@ impl SameHostCopy {
             .map_err(io_error("open its directory"))
     }
 
-    /// The file, if it is there. A link, a pipe or a device is refused without waiting for it.
+    /// Opens the file if it exists. Refuses a link, a pipe or a device without waiting for it.
     fn open(&self, flags: OFlags) -> Result<Option<File>, AnchorError> {
         let (directory, name) = self.place()?;
         let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
@@ -108,7 +109,7 @@ impl SameHostCopy {
         Ok(Some(file.into()))
     }
 
-    /// The newest checkpoint of a trail, and where the whole lines end.
+    /// Returns the newest checkpoint of a trail, and where the whole lines end.
     fn scan(&self, file: &File, origin: &str) -> Result<(Option<Checkpoint>, u64), AnchorError> {
         let mut lines = Lines::new(file, 0)?;
         let mut newest: Option<Checkpoint> = None;
@@ -157,7 +158,7 @@ impl SameHostCopy {
         file.write_all(line.as_bytes()).map_err(io_error("write"))?;
         file.sync_all().map_err(io_error("sync"))?;
         if end == 0 {
-            // The file may have been made just now: its name must be durable, too.
+            // The file may have just been created, so its name must become durable, too.
             let (directory, _) = self.place()?;
             rustix::fs::fsync(&directory).map_err(io_error("sync its directory"))?;
         }
@@ -179,10 +180,11 @@ impl Anchor for SameHostCopy {
         let Some(file) = self.open(OFlags::RDWR | OFlags::CREATE)? else {
             return Err(io_error("create")(Errno::NOENT));
         };
-        // Two workers may have been given the same file.
+        // Two processes may use the same file.
         rustix::fs::flock(&file, FlockOperation::LockExclusive).map_err(io_error("lock"))?;
         let kept = self.append(&file, checkpoint);
-        // A child that was forked meanwhile has the lock, too, unless it is given up by name.
+        // A child that was forked meanwhile holds the lock, too, unless the lock is released
+        // explicitly.
         let unlocked = rustix::fs::flock(&file, FlockOperation::Unlock);
         kept.and(unlocked.map_err(io_error("unlock")))
     }
@@ -236,7 +238,7 @@ impl Anchor for SameHostCopy {
     }
 }
 
-/// The checkpoints in a file, in its order.
+/// Reads the checkpoints of a file, in its order.
 struct Lines<'a> {
     source: BufReader<&'a File>,
     /// Where the whole checkpoints that were read end.
@@ -251,7 +253,7 @@ impl<'a> Lines<'a> {
         Ok(Self { source, offset })
     }
 
-    /// The next one; nothing where the file, or what is whole of it, ends.
+    /// Returns the next checkpoint, or `None` at the end of the file or of its whole lines.
     fn next(&mut self) -> Result<Option<Checkpoint>, AnchorError> {
         let mut text = Vec::new();
         loop {
@@ -265,7 +267,8 @@ impl<'a> Lines<'a> {
                 text.clear();
                 continue;
             }
-            // The form of version 0.1 ends with its last signature: others may have added theirs.
+            // The form of version 0.1 ends with its last signature. Other keepers may have added
+            // lines.
             let line = text.get(before..).unwrap_or_default();
             let has_ended = text.starts_with(b"{")
                 || (line.starts_with("—".as_bytes()) && !self.is_signature_next()?);
@@ -291,15 +294,16 @@ impl<'a> Lines<'a> {
         Err(refused("the file holds something else than checkpoints"))
     }
 
-    /// Whether the next line begins as a signature's does; no other line begins with that byte.
+    /// Returns whether the next line begins as a signature line does. No other line begins with
+    /// that byte.
     fn is_signature_next(&mut self) -> Result<bool, AnchorError> {
         let next = self.source.fill_buf().map_err(io_error("read"))?;
         Ok(next.first() == "—".as_bytes().first())
     }
 }
 
-/// Whether a crash may have left this of a line that nobody was told of: its beginning, or nothing of
-/// it in a file that has its length.
+/// Returns whether a crash can have left these bytes of an unacknowledged line: its beginning, or,
+/// in a file that already has the line's length, none of its bytes.
 fn is_torn(text: &[u8]) -> bool {
     let start = b"{\"checkpoint\":";
     let common = start.len().min(text.len());

@@ -1,10 +1,11 @@
-//! An anchor's thread: compares what the anchor remembers, then gives it what is in its slot.
+//! An anchor's thread: compares what the anchor remembers, then gives it the checkpoint in its
+//! slot.
 //!
-//! The newest checkpoint that the anchor keeps is compared first, and nothing is given to the anchor
-//! before that. All the others follow, a segment of the trail at a time, so that a long trail keeps no
-//! new checkpoint waiting. An anchor that fails is tried again after a pause that grows, with whatever
-//! is the newest checkpoint then. One that panics, or that knows another trail than ours, gets nothing
-//! more. This module calls the anchor; it does not know who waits for it.
+//! The newest checkpoint that the anchor keeps is compared first; before that, the anchor gets
+//! nothing. All the others follow, one segment of the trail at a time, so that a long trail delays
+//! no new checkpoint. A failing anchor is retried after a growing pause, with the checkpoint that
+//! is newest then. An anchor that panics, or that knows another trail, gets nothing more. This
+//! module calls the anchor. It does not know which threads wait for it.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -20,62 +21,62 @@ use super::post::{Next, Post, Refuted};
 use super::{Anchor, AnchorError, Contradiction, Earlier, Listing};
 use crate::foreign::{Held, Panicked};
 
-/// The pause after a first failure. It doubles with each further one.
+/// The pause after the first failure. It doubles with each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 
 /// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// Why a checkpoint counts for nothing.
+/// The reason why an unsigned checkpoint does not count.
 const NOT_SIGNED: &str = "it answers with a checkpoint that no key of this trail has signed";
 
-/// What is known of the trail that is opened, and what of its anchors is to be overlooked.
+/// What is known of the trail that is opened, and which exceptions apply to its anchors.
 pub(in super::super) struct Known {
     pub(in super::super) origin: String,
     pub(in super::super) worker: String,
-    /// The trail as earlier runs have left it, if it is not new.
+    /// The trail as earlier runs have left it. `None` if it is new.
     pub(in super::super) earlier: Option<Arc<Earlier>>,
-    /// Other origins of this worker beside which the trail may begin.
+    /// Other origins of this worker whose existence does not prevent this trail from being created.
     pub(in super::super) beside: Vec<Arc<str>>,
-    /// The anchors of which a checkpoint that no given key has signed is overlooked.
+    /// The anchors whose unverifiable checkpoints, signed by no given key, are ignored.
     pub(in super::super) unverifiable: Vec<Arc<str>>,
 }
 
-/// What the thread owns.
+/// The state that the thread owns.
 pub(super) struct Keeper {
     anchor: Held<Box<dyn Anchor>>,
     post: Arc<Post>,
     known: Option<Arc<Known>>,
     memory: Memory,
-    /// A comparison was broken off: nothing is given to the anchor before one has come to its end.
+    /// A comparison was broken off. The anchor gets nothing before a later one has been completed.
     is_broken_off: bool,
 }
 
-/// How far the anchor's memory was compared with the trail that was found.
+/// How far the anchor's memory was compared with the trail on disk.
 enum Memory {
-    /// Not at all: nothing is given to it.
+    /// Not at all. The anchor gets nothing.
     Unasked,
-    /// The newest checkpoint fits, or there is none; the others are being compared.
+    /// The newest checkpoint fits, or there is none. The others are being compared.
     Older(Box<Walk>),
-    /// It holds something that neither fits nor is signed: nothing is given to it.
+    /// The anchor holds a checkpoint that neither fits nor is signed. It gets nothing.
     Doubtful,
     Compared,
 }
 
-/// Why a call came to nothing.
+/// The reason why a call failed.
 enum Trouble {
-    /// It holds a checkpoint that neither fits nor is signed.
+    /// The anchor holds a checkpoint that neither fits nor is signed.
     Doubtful,
-    /// It is worth another attempt.
+    /// A retry may succeed.
     Failed(Text),
-    /// The anchor is in no state to be called again.
+    /// The anchor panicked and must not be called again.
     Panicked,
-    /// It knows another trail.
+    /// The anchor knows another trail.
     Refuted(Refuted),
 }
 
 impl Keeper {
-    /// For an anchor that remembers nothing, `known` is nothing.
+    /// Creates the thread's state. For an anchor that remembers nothing, `known` is `None`.
     pub(super) fn new(
         anchor: Held<Box<dyn Anchor>>,
         post: Arc<Post>,
@@ -94,10 +95,10 @@ impl Keeper {
         }
     }
 
-    /// Runs until the trail is closed, or the anchor must not be called any more.
+    /// Runs until the trail is closed or the anchor must not be called again.
     pub(super) fn run(mut self) {
         let post = Arc::clone(&self.post);
-        // Of a panic of ours, whoever closes the trail is told as well.
+        // If this code panics, a caller that closes the trail must still get an answer.
         let _ours = catch_unwind(AssertUnwindSafe(move || self.serve()));
         post.end();
     }
@@ -150,14 +151,14 @@ impl Keeper {
         }
         self.call(|anchor| anchor.keep(&offer.checkpoint))?;
         self.post.kept(offer);
-        // However fast checkpoints come, the comparison goes on.
+        // New checkpoints never stop the comparison, however fast they come.
         match self.memory {
             Memory::Older(_) => self.compare(),
             _ => Ok(()),
         }
     }
 
-    /// Takes the comparison one step further.
+    /// Advances the comparison by one step.
     fn compare(&mut self) -> Result<(), Trouble> {
         let Some(known) = self.known.clone() else {
             return Ok(());
@@ -166,8 +167,9 @@ impl Keeper {
             Memory::Unasked => self.memory = self.ask_newest(&known)?,
             Memory::Older(walk) => {
                 self.is_broken_off = true;
-                // If it breaks off, all are compared again, and the newest is not asked for: by then it
-                // may be this run's own, which the trail that was found is too short for.
+                // If the comparison breaks off, it starts again with all checkpoints and does not
+                // ask for the newest one. By then the newest may be this run's own, which is larger
+                // than the trail as it was found.
                 let earlier = known.earlier.clone();
                 self.memory = earlier.map_or(Memory::Compared, |earlier| {
                     Memory::Older(Box::new(Walk::new(earlier)))
@@ -185,7 +187,8 @@ impl Keeper {
         Ok(())
     }
 
-    /// Compares the newest checkpoint that the anchor keeps; and if there is none, the names.
+    /// Compares the newest checkpoint that the anchor keeps. If there is none, compares the
+    /// origins.
     fn ask_newest(&mut self, known: &Known) -> Result<Memory, Trouble> {
         let newest = match &known.earlier {
             None => None,
@@ -208,8 +211,9 @@ impl Keeper {
         Ok(Memory::Older(Box::new(Walk::new(Arc::clone(earlier)))))
     }
 
-    /// The anchor knows more records than are there. If no given key has signed that, it may be the
-    /// work of whoever answers there; or the trail was cut back to a time before its key was changed.
+    /// Handles an anchor that knows more records than the trail has. If no given key has signed its
+    /// checkpoint, there are two explanations. The answering server may have made it up, or the
+    /// trail was cut back to a time before its key was changed.
     fn is_larger(
         &self,
         known: &Known,
@@ -247,7 +251,7 @@ impl Keeper {
         };
         match outcome {
             Err(misfit) => self.misfit(known, misfit),
-            // What is beyond comparison and beyond verification may be anything.
+            // A checkpoint that can be neither compared nor verified may be anything.
             Ok(false) if !is_signed && !self.overlooks_unverifiable(known) => {
                 Err(Trouble::Doubtful)
             }
@@ -274,7 +278,7 @@ impl Keeper {
         }
     }
 
-    /// Compares all checkpoints, as far as the next segment of the trail leads.
+    /// Compares the checkpoints up to the end of the next segment of the trail.
     fn walk_on(&mut self, known: &Known, mut walk: Box<Walk>) -> Result<Memory, Trouble> {
         let mut cannot_list = false;
         let mut pages = |from| match self.call(|anchor| anchor.checkpoints(&known.origin, from))? {
@@ -305,8 +309,8 @@ impl Keeper {
         }
     }
 
-    /// An anchor that knows nothing of this trail, and another one of its worker: was the directory
-    /// lost, or exchanged?
+    /// Handles an anchor that knows another trail of the worker but not this one: the directory may
+    /// have been lost or exchanged.
     fn ask_origins(&mut self, known: &Known) -> Result<(), Trouble> {
         let origins = match self.call(|anchor| anchor.origins(&known.worker))? {
             Listing::Known(origins) => origins,
@@ -343,7 +347,7 @@ impl Keeper {
         call: impl FnOnce(&mut dyn Anchor) -> Result<T, AnchorError>,
     ) -> Result<T, Trouble> {
         self.post.asks();
-        // The error may be foreign, too.
+        // The error may come from foreign code, too.
         let answer = self
             .anchor
             .call(|anchor| call(anchor.as_mut()).map_err(|error| Text::from(error.to_string())));

@@ -1,9 +1,9 @@
-//! The way of a checkpoint from the writer to each anchor: a slot that holds the newest one.
+//! The path of a checkpoint from the writer to each anchor: a slot that holds the newest one.
 //!
-//! Newer checkpoints cover older ones, so nothing queues up behind an anchor that is slow, and
-//! nothing here waits but those who open or close a trail, for a limited time. What goes wrong with
-//! an anchor is left here as events of the trail's own, and the writer takes them along. This module
-//! knows who waits for what; it does not call an anchor.
+//! Newer checkpoints cover older ones, so nothing queues up behind a slow anchor. Only callers that
+//! open or close a trail wait here, for a limited time. Failures of an anchor are stored here as
+//! events of the trail, and the writer collects them. This module knows which threads wait for
+//! which event. It does not call an anchor.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -32,44 +32,45 @@ pub(in super::super) struct Anchors {
     log_is_there: AtomicBool,
 }
 
-/// One anchor's slot, and what is known of the anchor.
+/// One anchor's slot and state.
 #[derive(Debug)]
 pub(super) struct Post {
     pub(super) name: Arc<str>,
-    /// The log: it remembers nothing, and gets checkpoints of critical records and of closing only.
+    /// True for the log. It remembers nothing, and gets only checkpoints of critical records and of
+    /// closing.
     is_log: bool,
     state: Mutex<State>,
     changed: Condvar,
     book: Arc<Mutex<Book>>,
 }
 
-/// What an anchor knows, so that the trail must not be opened.
+/// Knowledge of an anchor that forbids opening the trail.
 #[derive(Clone, Debug)]
 pub(in super::super) enum Refuted {
-    /// A checkpoint that the trail's key has signed, and the trail contradicts.
+    /// The trail contradicts a checkpoint that its key has signed.
     Contradicts {
         checkpoint: Checkpoint,
         contradiction: Contradiction,
     },
-    /// Another trail of this worker, and not this one.
+    /// The anchor knows another trail of this worker, and not this one.
     OtherOrigin(String),
-    /// A checkpoint of more leaves than there are, which no given key has signed.
+    /// The checkpoint covers more leaves than the trail has, and no given key has signed it.
     Unverifiable(Checkpoint),
 }
 
-/// What an anchor's thread does next.
+/// The next step of an anchor's thread.
 pub(super) enum Next {
-    /// There is time to compare.
+    /// Compare: there is time for it.
     Free,
-    /// A checkpoint to keep, and whether it is the last attempt.
+    /// Keep this checkpoint. The flag marks the last attempt.
     Offer(Offer, bool),
-    /// Nothing more.
+    /// End.
     Over,
 }
 
 impl Anchors {
-    /// Starts a thread for each anchor, and one for the log. Each anchor is asked first what it
-    /// remembers.
+    /// Starts a thread for each anchor, and one for the log. Each thread first asks its anchor what
+    /// it remembers.
     pub(in super::super) fn start(
         anchors: Vec<Named>,
         known: Known,
@@ -116,7 +117,7 @@ impl Anchors {
             .map(drop)
     }
 
-    /// Their names, that of the log first.
+    /// Returns their names, the log's first.
     pub(in super::super) fn names(&self) -> Vec<Arc<str>> {
         self.posts
             .iter()
@@ -124,8 +125,8 @@ impl Anchors {
             .collect()
     }
 
-    /// Waits until all have compared what they remember, at most until `deadline`; the first that
-    /// refutes the trail, with its name. Whoever answers later goes on record.
+    /// Waits until all anchors have compared what they remember, at most until `deadline`. Returns
+    /// the first one that refutes the trail, with its name. A later answer is recorded.
     pub(in super::super) fn wait_compared(&self, deadline: Instant) -> Option<(Arc<str>, Refuted)> {
         self.posts.iter().find_map(|post| {
             let state = post.wait(deadline, |state| state.compared.is_some());
@@ -136,15 +137,15 @@ impl Anchors {
         })
     }
 
-    /// The trail is open.
+    /// Marks the trail as open.
     pub(in super::super) fn begin(&self) {
         for post in &self.posts {
             post.enter(Phase::Running);
         }
     }
 
-    /// The trail is durable up to `checkpoint`, whose oldest new record was `made` then. Hands it over
-    /// if it is urgent or due. Never waits.
+    /// Takes the newest durable `checkpoint`; its oldest new record was `made` at that time. Hands
+    /// it over if it is urgent or due. Never waits.
     pub(in super::super) fn settled(
         &self,
         checkpoint: &Arc<Checkpoint>,
@@ -153,14 +154,14 @@ impl Anchors {
     ) {
         let due = self.book().settle(checkpoint, made, urgent, &self.schedule);
         let Some(offer) = due else { return };
-        // Without anybody who collects logs, its thread is not woken for nothing.
+        // Without a log subscriber, the log's thread stays asleep.
         let log = urgent && self.log_is_there.load(Ordering::Relaxed);
         for post in self.posts.iter().filter(|post| log || !post.is_log) {
             post.offer(offer.clone());
         }
     }
 
-    /// Looks whether there is a log, and whether it takes checkpoints: calls foreign code.
+    /// Checks whether there is a log and whether it takes checkpoints. Calls foreign code.
     pub(in super::super) fn look_for_log(&self) {
         let is_there = LogCollector::is_there();
         self.log_is_there.store(is_there, Ordering::Relaxed);
@@ -171,13 +172,13 @@ impl Anchors {
         }
     }
 
-    /// What is to be recorded about anchors since the last look.
+    /// Takes the events about anchors to be recorded since the last call.
     pub(in super::super) fn reports(&self) -> Vec<Anchoring> {
         let look = |post: &Arc<Post>| post.look(self.schedule.patience);
         self.posts.iter().flat_map(look).collect()
     }
 
-    /// Lets each anchor try once more to keep the newest checkpoint, and waits for them at most until
+    /// Lets each anchor retry once to keep the newest checkpoint, and waits for them at most until
     /// `deadline`.
     pub(in super::super) fn close(&self, deadline: Instant) {
         for post in &self.posts {
@@ -197,13 +198,14 @@ impl Anchors {
         }
     }
 
-    /// The newest checkpoint that an anchor keeps.
+    /// Returns the newest checkpoint that an anchor keeps.
     pub(in super::super) fn kept(&self) -> Option<Anchored> {
         self.book().kept.clone()
     }
 
-    /// How old the oldest record is that no anchor covers; `waiting` is the age of the oldest one that
-    /// is not durable. Zero if there is none, or no anchor but the log.
+    /// Returns the age of the oldest record that no anchor covers. `waiting` is the age of the
+    /// oldest one that is not durable. Returns zero if there is no such record, or no anchor but
+    /// the log.
     pub(in super::super) fn unanchored(&self, waiting: Duration) -> Duration {
         if self.posts.iter().all(|post| post.is_log) {
             return Duration::ZERO;
@@ -212,7 +214,7 @@ impl Anchors {
         behind.map_or(waiting, |made| Uptime::now().since(made).max(waiting))
     }
 
-    /// The newest checkpoint that was handed over.
+    /// Returns the newest checkpoint that was handed over.
     #[cfg(test)]
     pub(in super::super) fn offered(&self) -> Option<Arc<Checkpoint>> {
         self.book().offered.clone()
@@ -225,7 +227,7 @@ impl Anchors {
 
 impl Drop for Anchors {
     fn drop(&mut self) {
-        // In a forked child nobody may hold the locks for ever, and there are no threads.
+        // In a forked child there are no threads, and the locks may be held for ever.
         if process::check().is_ok() {
             for post in &self.posts {
                 post.enter(Phase::Stopped);
@@ -265,7 +267,7 @@ impl Post {
         state
     }
 
-    /// Takes the events, after a look whether a call hangs.
+    /// Takes the events, after a check whether a call hangs.
     fn look(&self, patience: Duration) -> Vec<Anchoring> {
         let mut state = self.lock();
         let hangs = state.asked.is_some_and(|asked| asked.elapsed() >= patience);
@@ -278,7 +280,7 @@ impl Post {
         reports
     }
 
-    /// The outage to be told, if it has just begun.
+    /// Returns the outage to be recorded, if it has just begun.
     fn fail(&self, state: &mut State, cause: Text) -> Option<Anchoring> {
         if std::mem::replace(&mut state.failing, true) {
             return None;
@@ -287,7 +289,8 @@ impl Post {
         Some(state.report(failed))
     }
 
-    /// Nothing more comes of the anchor. That is told also in the middle of an outage, which had another cause.
+    /// Marks the anchor as failed for good, and records it. This happens also in the middle of an
+    /// outage with another cause.
     fn fail_for_good(&self, mut state: MutexGuard<'_, State>, cause: Text) {
         state.failing = true;
         let failed = self.failure(&state, cause);
@@ -305,9 +308,9 @@ impl Post {
         }
     }
 
-    // What follows is the anchor's thread's side.
+    // The rest is the side of the anchor's thread.
 
-    /// Waits until there is something to do, and no attempt is made before `not_before`.
+    /// Waits until there is something to do. No attempt is made before `not_before`.
     pub(super) fn next(&self, not_before: Option<Instant>, has_to_compare: bool) -> Next {
         let mut state = self.lock();
         loop {
@@ -336,17 +339,17 @@ impl Post {
         }
     }
 
-    /// The anchor is called.
+    /// Notes that a call of the anchor begins.
     pub(super) fn asks(&self) {
         self.lock().asked.get_or_insert_with(Instant::now);
     }
 
-    /// The call is back.
+    /// Notes that the call has returned.
     pub(super) fn answered(&self) {
         self.lock().asked = None;
     }
 
-    /// The anchor keeps this checkpoint of an earlier run.
+    /// Notes that the anchor keeps this checkpoint of an earlier run.
     pub(super) fn kept_before(&self, checkpoint: Checkpoint) {
         let offer = Offer {
             checkpoint: Arc::new(checkpoint),
@@ -355,7 +358,7 @@ impl Post {
         lock(&self.book).keep(&self.name, &offer);
     }
 
-    /// Whoever opens the trail waits no longer.
+    /// Stores the result of the comparison, and wakes the caller that opens the trail.
     fn answer(&self, outcome: Result<(), Refuted>) -> MutexGuard<'_, State> {
         let mut state = self.lock();
         state.compared.get_or_insert(outcome);
@@ -363,12 +366,13 @@ impl Post {
         state
     }
 
-    /// The anchor's memory and the trail agree.
+    /// Notes that the anchor's memory and the trail agree.
     pub(super) fn compared(&self) {
         drop(self.answer(Ok(())));
     }
 
-    /// They do not agree. If the opening has not waited, or is over since long, that goes on record.
+    /// Notes that they do not agree. If opening has not waited, or has ended, the result is
+    /// recorded.
     pub(super) fn refuted(&self, refuted: Refuted) {
         let mut state = self.answer(Err(refuted.clone()));
         while state.phase == Phase::Opening {
@@ -402,14 +406,14 @@ impl Post {
         tell(Some(contradicted));
     }
 
-    /// Something about the anchor is to be recorded.
+    /// Stores an event about the anchor, to be recorded.
     pub(super) fn report(&self, event: Anchoring) {
         let event = self.lock().report(event);
         tell(Some(event));
     }
 
-    /// The anchor could not be asked what it remembers, answered nonsense, or does not keep what is in
-    /// the slot.
+    /// Notes a failure: the anchor could not be asked what it remembers, gave an invalid answer, or
+    /// does not keep the checkpoint in the slot.
     pub(super) fn failed(&self, cause: Text, is_last: bool) {
         let mut state = self.answer(Ok(()));
         if is_last {
@@ -425,7 +429,8 @@ impl Post {
         }
     }
 
-    /// The anchor holds a checkpoint that neither fits nor is signed, and gets nothing for as long as it does.
+    /// Notes that the anchor holds a checkpoint that neither fits nor is signed. It gets nothing as
+    /// long as it does.
     pub(super) fn doubted(&self, cause: Text, is_last: bool) {
         let mut state = self.answer(Ok(()));
         let is_known = std::mem::replace(&mut state.doubted, true);
@@ -436,12 +441,12 @@ impl Post {
         self.fail_for_good(state, cause);
     }
 
-    /// The anchor must not be called any more.
+    /// Notes that the anchor must not be called again.
     pub(super) fn failed_for_good(&self, cause: Text) {
         self.fail_for_good(self.answer(Ok(())), cause);
     }
 
-    /// The anchor keeps a checkpoint.
+    /// Notes that the anchor keeps a checkpoint.
     pub(super) fn kept(&self, offer: &Offer) {
         let mut state = self.lock();
         let size = offer.checkpoint.size();
@@ -462,7 +467,7 @@ impl Post {
         }
     }
 
-    /// The thread ends.
+    /// Notes that the thread ends.
     pub(super) fn end(&self) {
         let mut state = self.lock();
         state.asked = None;
@@ -472,7 +477,8 @@ impl Post {
     }
 }
 
-/// No code panics while it holds one of these locks, so a poisoned lock protects consistent data.
+/// Locks. No code panics while it holds one of these locks, so a poisoned lock protects consistent
+/// data.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

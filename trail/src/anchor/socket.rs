@@ -1,9 +1,9 @@
 //! An anchor behind a socket, with a protocol of single lines.
 //!
-//! The lines are those of [`mod@super::super::format`], so the other side can be written in any
-//! language within an hour. Whoever answers is not trusted: answers have a limited length and time,
-//! and one that does not fit its question ends the connection. Nothing secret is sent; what comes
-//! back counts only if the trail's own key has signed it.
+//! The lines are those of [`mod@super::super::format`], so the server can be written in any
+//! language within an hour. The server is not trusted. Answers have a limited length and time, and
+//! an answer that does not fit its question ends the connection. Nothing secret is sent. An answer
+//! counts only if the trail's own key has signed it.
 
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
@@ -20,25 +20,25 @@ use super::super::segment::parse_checkpoint;
 use super::{Anchor, AnchorError, Checkpoint, Listing};
 use crate::foreign;
 
-/// How long one question may take, unless configured.
+/// The default time limit for one question.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The longest answer, its newline not counted. A checkpoint line has some hundred bytes, and more if
-/// others have signed it, too.
+/// The most bytes of an answer, its newline not counted. A checkpoint line has some hundred bytes,
+/// and more with signatures of others.
 const MAX_ANSWER: usize = MAX_CHECKPOINT_LINE_BYTES;
 
-/// The longest list: room for a page of some thousand checkpoints.
+/// The most bytes of a list: room for a page of some thousand checkpoints.
 const MAX_LIST: usize = 4 << 20;
 
-/// How much of an answer is told.
+/// The most characters of an answer that are quoted in an error.
 const MAX_TOLD_CHARS: usize = 80;
 
-/// Hands checkpoints to a server through a TCP or Unix socket.
+/// Sends checkpoints to a server through a TCP or Unix socket.
 ///
-/// The connection is made when it is needed, and kept. See [`mod@crate::format`] for the
-/// protocol. It is neither encrypted nor authenticated, and need not be to keep a trail honest: what
-/// the other side remembers counts only if it is signed. But somebody in between can pretend to keep
-/// checkpoints; put TLS or SSH around it where that matters.
+/// The connection is made when it is needed, and kept. See [`mod@crate::format`] for the protocol.
+/// It is neither encrypted nor authenticated. That does not affect the trail's honesty, since the
+/// server's memory counts only if it is signed. Not defended: a machine in the middle can pretend
+/// to keep checkpoints. Use TLS or SSH around the connection where that matters.
 ///
 /// ```no_run
 /// use vram_trail::SocketAnchor;
@@ -56,7 +56,7 @@ pub struct SocketAnchor {
     address: Address,
     timeout: Duration,
     connection: Option<Stream>,
-    /// The server has answered a question for a list: it knows them.
+    /// The server has answered a request for a list, so it supports lists.
     knows_lists: bool,
 }
 
@@ -73,13 +73,14 @@ enum Stream {
 }
 
 impl SocketAnchor {
-    /// A server at `address`, a host name or an IP address with a port: `anchors.example:7070`.
+    /// Uses a server at `address`, a host name or an IP address with a port:
+    /// `anchors.example:7070`.
     pub fn tcp(address: impl Into<String>) -> Self {
         let address = address.into();
         Self::new(format!("tcp:{address}"), Address::Tcp(address))
     }
 
-    /// A server behind a Unix socket.
+    /// Uses a server behind a Unix socket.
     pub fn unix(path: impl AsRef<Path>) -> Self {
         let path = path.as_ref().to_path_buf();
         Self::new(format!("unix:{}", path.display()), Address::Unix(path))
@@ -95,7 +96,7 @@ impl SocketAnchor {
         }
     }
 
-    /// How long connecting may take, and then a question with its answer (default 5 s).
+    /// Sets the time limit for connecting, and for each question with its answer (default 5 s).
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
@@ -108,7 +109,7 @@ impl SocketAnchor {
             Some(deadline) => deadline.saturating_duration_since(Instant::now()),
             None => self.timeout,
         };
-        // The other side may have closed a connection that was long unused.
+        // The server may have closed a connection that was unused for long.
         if let Some(stream) = &mut self.connection {
             match stream.exchange(line, most, &left) {
                 Err(AnchorError::Io { source, .. }) if is_closed(&source) => self.connection = None,
@@ -121,8 +122,8 @@ impl SocketAnchor {
         Ok(answer)
     }
 
-    /// Asks for a list. A server that was written before there were lists says `no`, ends the
-    /// connection, or says nothing. It is taken for one of those if it answers `newest` right after.
+    /// Requests a list. A server from before there were lists answers `no`, ends the connection, or
+    /// does not answer. It is treated as such a server if it answers `newest` right after.
     fn list<T>(
         &mut self,
         question: &str,
@@ -214,7 +215,8 @@ impl Anchor for SocketAnchor {
         struct Answer {
             origins: Vec<String>,
         }
-        // No trail of this worker: whether it is kept does not matter, only that there is an answer.
+        // This names no trail of the worker. Whether it is kept does not matter; the test is that
+        // the server answers.
         let none = format!("vram-residency/{worker}/-");
         self.list(&format!("origins {worker}\n"), &none, |answer| {
             let answer: Answer = serde_json::from_slice(answer).ok()?;
@@ -233,7 +235,7 @@ impl Address {
     }
 }
 
-/// Each address that the name has gets its share of the time.
+/// Connects over TCP. Each address of the name gets its share of the time.
 fn connect_tcp(address: &str, timeout: Duration) -> io::Result<TcpStream> {
     let addresses: Vec<_> = address.to_socket_addrs()?.collect();
     let share = u32::try_from(addresses.len())
@@ -249,7 +251,8 @@ fn connect_tcp(address: &str, timeout: Duration) -> io::Result<TcpStream> {
     Err(last)
 }
 
-/// A server that accepts nothing keeps whoever connects waiting; the time to send limits that, too.
+/// Connects to a Unix socket. A server that accepts nothing blocks the connecting thread; the send
+/// timeout limits that, too.
 fn connect_unix(path: &Path, timeout: Duration) -> io::Result<UnixStream> {
     let socket = rustix::net::socket_with(
         AddressFamily::UNIX,
@@ -274,7 +277,7 @@ impl Stream {
         let mut answer = Vec::new();
         let mut piece = [0; 16_384];
         loop {
-            // A server that sends byte after byte gets no more time than any other.
+            // A server that sends single bytes slowly gets no more time than any other.
             self.limit(left()).map_err(failed("receive"))?;
             let count = match self.read(&mut piece) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -291,7 +294,7 @@ impl Stream {
                     return Ok(answer);
                 }
                 None if answer.len() <= most => {}
-                // More than one line, or one that is too long.
+                // The answer has more than one line, or is too long.
                 _ => {
                     return Err(AnchorError::Answer {
                         answer: told(&answer),
@@ -353,7 +356,7 @@ fn failed(operation: &'static str) -> impl FnOnce(io::Error) -> AnchorError {
     move |source| AnchorError::Io { operation, source }
 }
 
-/// The beginning of what a server says, as it may stand in a record.
+/// Returns the beginning of a server's answer in a form that is safe in a record.
 fn told(words: &[u8]) -> String {
     String::from_utf8_lossy(words)
         .chars()

@@ -1,9 +1,10 @@
-//! The signature lines of a note: their form, their limits, and which of them are by a known key.
+//! The signature lines of a note: their form, their limits, and which of them a known key has
+//! signed.
 //!
-//! Whoever keeps a checkpoint may add a line of its own, such as the cosignature of a witness. Lines
-//! under names and keys that nobody here knows are checked for their form and are otherwise ignored,
-//! whatever they hold and wherever they stand. This module knows lines; it does not know what the
-//! text above them says.
+//! A keeper of a checkpoint may add a line of its own, such as the cosignature of a witness. Lines
+//! under unknown names and keys are checked for their form and are otherwise ignored, whatever they
+//! hold and wherever they stand. This module knows lines. It does not know what the text above them
+//! means.
 
 use ed25519_dalek::Signature;
 
@@ -12,14 +13,14 @@ use super::{VerifierKey, decode_base64};
 /// The most signature lines that are read in one note: the trail's own, and 100 of others.
 pub(super) const MAX_LINES: usize = 101;
 
-/// The most bytes that one of them may have, its newline not counted.
+/// The most bytes in one signature line, its newline not counted.
 pub(super) const MAX_LINE_BYTES: usize = 16_384;
 
-/// The most bytes that all of them may have, their newlines not counted: the trail's own, and 1 MiB of
+/// The most bytes in all signature lines, their newlines not counted: the trail's own, and 1 MiB of
 /// others.
 pub(super) const MAX_BYTES: usize = (1 << 20) + MAX_LINE_BYTES;
 
-/// The bytes of a key hash and at least one of a signature.
+/// The bytes of a key hash and at least one byte of a signature.
 const MIN_BLOB_BYTES: usize = 5;
 
 /// One signature line.
@@ -45,12 +46,12 @@ impl<'a> SignatureLine<'a> {
         Ok(Self { name, blob })
     }
 
-    /// Under whose name it stands.
+    /// Returns the name of the signing key.
     pub(super) fn name(&self) -> &'a str {
         self.name
     }
 
-    /// The signature, if it has the length of one by Ed25519.
+    /// Returns the signature, if it has the length of an Ed25519 signature.
     pub(super) fn ed25519(&self) -> Option<Signature> {
         let (_, signature) = self.blob.split_first_chunk::<4>()?;
         Signature::from_slice(signature).ok()
@@ -66,12 +67,12 @@ impl<'a> SignatureLine<'a> {
     }
 }
 
-/// The form of a key's name in a signed note.
+/// Returns whether a text has the form of a key's name in a signed note.
 fn is_name(name: &str) -> bool {
     !name.is_empty() && !name.contains(|c: char| c < ' ' || c == '+' || c.is_whitespace())
 }
 
-/// How many signature lines there are, if all of them have the form of one.
+/// Returns the number of signature lines, if all of them have the right form.
 pub(super) fn count(text: &str) -> Result<usize, &'static str> {
     let lines = text
         .strip_suffix('\n')
@@ -88,14 +89,15 @@ pub(super) fn count(text: &str) -> Result<usize, &'static str> {
     Ok(count)
 }
 
-/// The lines of a text that [`count`] has found in order.
+/// Returns the lines of a text that [`count`] has accepted.
 pub(super) fn lines(text: &str) -> impl Iterator<Item = SignatureLine<'_>> {
     text.split_terminator('\n')
         .filter_map(|line| SignatureLine::parse(line).ok())
 }
 
-/// The key named `origin` that has signed, as C2SP signed-note has it: the first line of each known
-/// key must be valid, lines of the others say nothing. None if a known key's line is not valid.
+/// Returns the key named `origin` that has signed, by the rules of C2SP signed-note. The first line
+/// of each known key must be valid; lines of other keys are ignored. Returns `None` if a known
+/// key's line is not valid.
 pub(super) fn signer<'k>(
     text: &str,
     origin: &str,

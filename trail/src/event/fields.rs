@@ -1,4 +1,4 @@
-//! What events are made of: the parts that several share, and those with many fields.
+//! The parts of events that several of them share, and those with many fields.
 
 use std::sync::Arc;
 
@@ -11,30 +11,30 @@ use crate::key::{Custody, FileAccess};
 use crate::process::Guard;
 use crate::storage::Medium;
 
-/// The version of the trail's format that this library writes. Trails without a version, which is 1,
-/// keep their own rules for ever.
+/// The version of the trail's format that this library writes. Trails without a version are of
+/// version 1 and keep its rules for ever.
 pub(crate) const FORMAT: u64 = 2;
 
-/// What the end of the previous segment was, as the header of the next one states it.
+/// The end of the previous segment, as the header of the next one states it.
 #[derive(Clone, Debug, Serialize, serde::Deserialize)]
 pub(crate) struct Previous {
     pub(crate) segment: u64,
     pub(crate) end: u64,
-    /// How many bytes may stand behind `end`: what was found there when the trail was opened again,
-    /// or what the write had that failed. Version 0.1.0 did not say.
+    /// How many bytes may stand behind `end`: those found when the trail was opened again, or those
+    /// of the failed write. Version 0.1.0 did not state it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) void: Option<u64>,
     pub(crate) checkpoint: String,
     pub(crate) frontier: Vec<String>,
-    /// What was signed behind `end` and never acknowledged. Since format 2.
+    /// The checkpoints behind `end` that were signed and never acknowledged. Since format 2.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) voided: Vec<VoidedCheckpoint>,
-    /// How many there were, where not all are listed.
+    /// The number of such checkpoints, if not all are listed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) voided_total: Option<u64>,
 }
 
-/// A checkpoint that was signed and never acknowledged: whoever keeps it has it from void bytes.
+/// A checkpoint that was signed and never acknowledged. A keeper of it has got it from void bytes.
 #[derive(Clone, Debug, Serialize, serde::Deserialize)]
 pub(crate) struct VoidedCheckpoint {
     pub(crate) size: u64,
@@ -46,7 +46,8 @@ pub(crate) struct VoidedCheckpoint {
 pub(crate) struct Header {
     /// The version of the rules that the segment's run was written under: [`FORMAT`].
     pub(crate) format: u64,
-    /// Until a later record raises it, every number is below this: a run after a kill begins there.
+    /// Every number is below this bound until a later record raises it. A run after a kill begins
+    /// there.
     pub(crate) numbers_below: u64,
     pub(crate) segment: u64,
     pub(crate) first_leaf: u64,
@@ -61,15 +62,15 @@ pub(crate) struct Header {
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Configuration {
     pub(crate) fault_injection: bool,
-    /// Of the key that the trail is opened with.
+    /// The access of the key that the trail is opened with.
     pub(crate) key_access: Custody,
     pub(crate) directory_access: FileAccess,
     #[serde(flatten)]
     pub(crate) medium: Option<Medium>,
-    /// None: nothing watches, as in a test that opens no directory.
+    /// `None` if nothing watches for forks, as in a test that opens no directory.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) fork_guard: Option<Guard>,
-    /// System calls that were refused so far, and that the worker does without.
+    /// The system calls that were refused so far, and that the process does without.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) refused_calls: Vec<&'static str>,
     pub(crate) critical_deadline_ms: u64,
@@ -80,18 +81,18 @@ pub(crate) struct Configuration {
     pub(crate) segment_age_s: u64,
     pub(crate) failure_window_s: u64,
     pub(crate) failure_threshold_per_mille: u16,
-    /// The names of the anchors, that of the log first.
+    /// The names of the anchors, the log's first.
     pub(crate) anchors: Vec<Arc<str>>,
     pub(crate) anchor_every_records: u64,
     pub(crate) anchor_every_ms: u64,
-    /// What was asked for by name to be overlooked: origins, and anchors.
+    /// The explicit exceptions of this opening: origins, and anchors.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) new_origin_beside: Vec<Arc<str>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) ignored_unverifiable_anchors: Vec<Arc<str>>,
 }
 
-/// Records that are not in the trail: a range of numbers, and how many more had none.
+/// Records that are not in the trail: a range of numbers, and the count of those without a number.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
 pub(crate) struct Lost {
     pub(crate) first: Seq,
@@ -107,7 +108,7 @@ pub(crate) struct Lost {
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum LossCause {
-    /// There was no room in the queue.
+    /// The queue was full.
     QueueFull,
 }
 
@@ -115,9 +116,9 @@ pub(crate) enum LossCause {
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum By {
-    /// Code that uses this crate, through a function that takes its words.
+    /// Code that uses this crate, through a function that takes its text.
     Caller,
-    /// This crate, of what it did or saw itself.
+    /// This crate, about its own actions and observations.
     Library,
 }
 

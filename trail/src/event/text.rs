@@ -1,4 +1,4 @@
-//! Texts that come from elsewhere, or quote what does: a caller's, an anchor's, a signer's, a driver's.
+//! Texts from other code, or with quotes of it: of a caller, an anchor, a signer, a driver.
 
 use std::fmt;
 use std::ops::Deref;
@@ -8,17 +8,17 @@ use serde::Serialize;
 
 use super::MAX_TEXT_BYTES;
 
-/// What a longer text ends in.
+/// The mark at the end of a text that was cut.
 const CUT: &str = "…";
 
-/// A text of at most [`MAX_TEXT_BYTES`] bytes, so that no record's line gets longer than a line may
-/// be, whoever's words it holds. What is longer is cut, and ends in `…`.
+/// A text of at most [`MAX_TEXT_BYTES`] bytes, so that no record's line exceeds the limit for
+/// lines. A longer text is cut, and then ends in `…`.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
 #[serde(transparent)]
 pub struct Text(Arc<str>);
 
 impl From<Arc<str>> for Text {
-    /// Allocates nothing, unless it has to cut.
+    /// Does not allocate, unless it has to cut.
     fn from(text: Arc<str>) -> Self {
         if text.len() <= MAX_TEXT_BYTES {
             return Self(text);

@@ -1,9 +1,9 @@
 //! A thread that calls foreign code for all trails of the process, and the bounded queue before it.
 //!
-//! Handing over never waits. What finds no room, and what panicked, is counted, and told before the
-//! next call, or once nothing was called for a while. The thread lives as long as the process does. A
-//! forked child has no such thread, and nothing is handed over there. This module does not know what it
-//! calls.
+//! Handing over never waits. Calls that find no room, or that panic, are counted. The count is
+//! reported before the next call, or after a while without calls. The thread lives as long as the
+//! process does. A forked child has no such thread, and nothing is handed over there. This module
+//! does not know what it calls.
 
 use std::collections::VecDeque;
 use std::io;
@@ -20,10 +20,11 @@ const LONGEST_QUIET: Duration = Duration::from_secs(3600);
 pub(super) struct Outlet {
     name: &'static str,
     most: usize,
-    /// How long the thread waits for the next call before it tells what was missed without one. Each time
-    /// that telling fails, or makes what is missed next, it waits twice as long, until a call has come through.
+    /// How long the thread waits for the next call before it reports missed calls without one. The
+    /// wait doubles each time that the report fails, or causes the next miss, until a call has
+    /// succeeded.
     quiet: Duration,
-    /// Tells how many calls came to nothing, and returns whether that was told.
+    /// Reports the number of missed calls, and returns whether that succeeded.
     tell_missed: fn(u64) -> bool,
     state: Mutex<State>,
     changed: Condvar,
@@ -32,7 +33,7 @@ pub(super) struct Outlet {
 struct State {
     is_started: bool,
     jobs: VecDeque<Job>,
-    /// How many were ever handed over, and how many of them are over.
+    /// How many calls were ever handed over, and how many of them are finished.
     handed: u64,
     done: u64,
     missed: u64,
@@ -98,7 +99,7 @@ impl Outlet {
         true
     }
 
-    /// Counts a call that is not made.
+    /// Counts a call that was not made.
     pub(super) fn miss(&self) {
         if process::check().is_ok() {
             let mut state = self.lock();
@@ -107,14 +108,15 @@ impl Outlet {
         }
     }
 
-    /// Waits until all that was handed over is done, and what was missed is told, at most until `deadline`.
+    /// Waits until all calls handed over are done and the missed ones are reported, at most until
+    /// `deadline`.
     pub(super) fn settle(&self, deadline: Instant) {
         if process::check().is_err() || is_inside() {
             return;
         }
         let mut state = self.lock();
         if state.missed > 0 && state.is_started && state.jobs.is_empty() {
-            // What was missed is told before the next call.
+            // Missed calls are reported before the next call.
             state.push(Box::new(|| {}));
             self.changed.notify_all();
         }
@@ -132,7 +134,7 @@ impl Outlet {
         }
     }
 
-    /// The thread.
+    /// Runs the thread.
     fn run(&self) {
         let mut quiet = self.quiet;
         loop {
@@ -157,7 +159,8 @@ impl Outlet {
         }
     }
 
-    /// The next call, and how many were missed. None if it is quiet and some were.
+    /// Returns the next call, and how many were missed. `None` if there was no call for `quiet` and
+    /// some were missed.
     fn next(&self, quiet: Duration) -> (Option<Job>, u64) {
         let mut state = self.lock();
         let mut since = None;

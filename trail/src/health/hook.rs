@@ -1,8 +1,8 @@
-//! The user's own code that is told when recording degrades, on a thread of its own.
+//! The user's hook for degraded recording, on a thread of its own.
 //!
-//! It may take its time, hang or panic: the writer hands a crossing over without waiting, and goes
-//! on. A forked child has no such thread, so the hook is never called there. This module does not
-//! know when a crossing happens: that is [`FailureRatio`](super::FailureRatio).
+//! The hook may take its time, hang or panic: the writer hands a crossing over without waiting, and
+//! goes on. A forked child has no such thread, so the hook is never called there. This module does
+//! not know when a crossing happens: see [`FailureRatio`](super::FailureRatio).
 
 use std::fmt;
 use std::io;
@@ -14,22 +14,22 @@ use super::Degradation;
 use crate::foreign::{self, Held};
 use crate::threads::{self, Instant};
 
-/// How many crossings may wait for a hook that takes its time.
+/// The number of crossings that may wait for a slow hook.
 const WAITING: usize = 64;
 
-/// How often closing looks whether the hook's thread has ended.
+/// The interval at which closing checks whether the hook's thread has ended.
 const LOOK_EVERY: Duration = Duration::from_millis(1);
 
-/// What the user wants to be called.
+/// The user's hook.
 pub(crate) struct Hook(Held<Box<HookFn>>);
 
 type HookFn = dyn FnMut(&Degradation) + Send;
 
-/// The writer's end. The thread ends, once it has told everything, when this is dropped.
+/// The writer's end of the channel. When it is dropped, the thread delivers all crossings and ends.
 #[derive(Debug)]
 pub(crate) struct Bell(SyncSender<Degradation>);
 
-/// The thread that calls the hook. Dropping this leaves it to itself.
+/// The thread that calls the hook. Dropping this detaches the thread.
 #[derive(Debug)]
 pub(crate) struct HookThread(JoinHandle<()>);
 
@@ -76,7 +76,7 @@ impl Bell {
 }
 
 impl HookThread {
-    /// Waits until the hook has been told everything, at most until the deadline.
+    /// Waits until all crossings are delivered to the hook, at most until the deadline.
     pub(crate) fn wait(self, deadline: Instant) {
         while !self.0.is_finished() {
             if Instant::now() >= deadline {

@@ -1,4 +1,4 @@
-//! The sliding window, told the time and the counts by hand.
+//! The sliding window, with time and counts given by the test.
 
 use super::*;
 
@@ -26,7 +26,7 @@ fn by_default(now: Uptime) -> FailureRatio {
     )
 }
 
-/// A ratio over so many seconds, with the default threshold.
+/// Returns a ratio over so many seconds, with the default threshold.
 fn over(seconds: u64) -> FailureRatio {
     FailureRatio::new(at(0), Duration::from_secs(seconds), 10)
 }

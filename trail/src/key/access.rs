@@ -1,30 +1,30 @@
-//! Who, besides the worker's user, may have a secret or write a trail's directory: chosen by name,
-//! and on record.
+//! Who, besides the process's user, may read a secret or write a trail's directory. The user
+//! chooses it explicitly, and the trail records it.
 //!
-//! This module knows permission bits, and not whose files they are.
+//! This module knows permission bits. It does not know whose files they are.
 
 use serde::Serialize;
 
 /// Who may read a file of a secret (a token, a trail's key), or use a trail's directory.
 ///
-/// Others, who are neither the owner nor in the group, never may.
+/// Users who are neither the owner nor in the group never may.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum FileAccess {
-    /// The group may have the bits that the owner has. Kubernetes gives them to the group of a pod
-    /// (`fsGroup`) at each mount: 0440 to the files of a secret, 0660 and 2770 to files and
-    /// directories of a volume.
+    /// The group may have the owner's bits. Kubernetes gives them to the group of a pod (`fsGroup`)
+    /// at each mount: 0440 to the files of a secret, 0660 and 2770 to files and directories of a
+    /// volume.
     ///
-    /// Every member of the group can then do in the worker's place what the file or directory is for:
-    /// seal, sign, write. So writing to the file of a secret adds nothing to reading it.
+    /// Every member of the group can then do in the process's place what the file or directory is
+    /// for: seal, sign, write. So write access to the file of a secret adds nothing to read access.
     OwnerAndGroup,
     /// The owner alone (modes 0600 and 0400; 0700 for a directory).
     OwnerOnly,
 }
 
 impl FileAccess {
-    /// Whether a file with these permission bits is as closed as it should be.
+    /// Returns whether a file with these permission bits is closed enough.
     pub(crate) fn allows(self, mode: u32) -> bool {
         let forbidden = match self {
             Self::OwnerAndGroup => 0o007,
@@ -34,8 +34,8 @@ impl FileAccess {
     }
 }
 
-/// What to do about a file or directory that is not closed enough: `chmod` it, or, where only its
-/// group gets at it, say that it may, with the call `by_name`.
+/// Returns the advice for a file or directory that is not closed enough: `chmod` it, or, where only
+/// its group has access, allow that with the call `by_name`.
 pub(crate) fn remedy(mode: u32, chmod: &str, by_name: &str) -> String {
     if FileAccess::OwnerAndGroup.allows(mode) {
         format!(
@@ -47,17 +47,17 @@ pub(crate) fn remedy(mode: u32, chmod: &str, by_name: &str) -> String {
     }
 }
 
-/// Where a secret came from, and who else could read it there: what stands on record.
+/// The source of a secret, and who else could read it there, as the trail records it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Custody {
     /// The caller had it in memory.
     Memory,
-    /// A file that its group may have, too.
+    /// A file that its group may read, too.
     OwnerAndGroup,
-    /// A file of the worker's user or root alone.
+    /// A file of the process's user or root alone.
     OwnerOnly,
-    /// It stays elsewhere, and signs there.
+    /// The key stays elsewhere, and signs there.
     Signer,
 }
 

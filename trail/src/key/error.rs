@@ -1,4 +1,4 @@
-//! Why a token, a key or a signature was refused.
+//! The errors of tokens, keys and signatures.
 
 use std::error::Error;
 use std::io;
@@ -7,14 +7,14 @@ use std::path::PathBuf;
 use super::access::remedy;
 use super::file::advice;
 
-/// How to say that a secret's group may have it.
+/// The call by which a secret's group gets access.
 const BY_NAME: &str = "from_file(.., FileAccess::OwnerAndGroup)";
 
-/// A token or key that was refused, and why.
+/// The reason why a token or key was refused.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum KeyError {
-    /// The file grants more than it may.
+    /// The file grants more access than allowed.
     #[error(
         "the secret {path} has mode {mode:03o}, {}",
         remedy(*.mode, &format!("chmod {advice:03o} {}", .path.display()), BY_NAME)
@@ -28,14 +28,14 @@ pub enum KeyError {
         /// The permission bits it should have.
         advice: u32,
     },
-    /// A key was to be created where there is a file.
+    /// A key was to be created at a path where there is a file.
     #[error("{path} exists already: open it, or name a file that does not exist")]
     #[non_exhaustive]
     Exists {
         /// The file.
         path: PathBuf,
     },
-    /// The file could not be read or made.
+    /// The file could not be read or created.
     #[error("cannot {operation} {path}{}", advice(.source))]
     #[non_exhaustive]
     File {
@@ -43,7 +43,7 @@ pub enum KeyError {
         path: PathBuf,
         /// What was attempted.
         operation: &'static str,
-        /// What the system answered.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
@@ -56,11 +56,11 @@ pub enum KeyError {
         /// The file.
         path: PathBuf,
     },
-    /// The text that was given is no Ed25519 key.
+    /// The given text is no Ed25519 key.
     #[error("the text given is no Ed25519 private key in PEM (PKCS#8)")]
     MalformedPem,
-    /// The file system cannot make names durable: after a crash, the key could be gone, and a trail
-    /// without its key cannot be gone on with. No key was made.
+    /// The file system cannot make names durable. After a crash the key could be gone, and a trail
+    /// without its key cannot be continued. No key was created.
     #[error(
         "{directory} is on a file system that cannot sync a directory: make the key on another one, such as a local disk"
     )]
@@ -68,11 +68,11 @@ pub enum KeyError {
     NamesNotDurable {
         /// The directory.
         directory: PathBuf,
-        /// What the system answered.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
-    /// The directory in which the key would be made does not exist.
+    /// The directory in which the key would be created does not exist.
     #[error(
         "{directory} does not exist: make it first (mode 0700); a key is not put into a directory made in passing"
     )]
@@ -88,7 +88,7 @@ pub enum KeyError {
         /// The file.
         path: PathBuf,
     },
-    /// The file belongs to somebody else.
+    /// The file belongs to another user.
     #[error(
         "{path} belongs to user {owner}: it must belong to the user of this process, or to root"
     )]
@@ -106,11 +106,11 @@ pub enum KeyError {
     #[error("the system's random generator failed")]
     #[non_exhaustive]
     Random {
-        /// What it answered.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
-    /// The file is larger than any secret it could hold.
+    /// The file is larger than any secret of its kind.
     #[error("{path} has more than {max} bytes: it is not the file of a secret")]
     #[non_exhaustive]
     TooLarge {
@@ -119,25 +119,25 @@ pub enum KeyError {
         /// The most bytes that are read.
         max: u64,
     },
-    /// The token could be guessed.
+    /// The token is so short that it could be guessed.
     #[error("a worker token needs at least {min} bytes of secret, this one has {len}")]
     TokenTooShort {
-        /// Bytes given.
+        /// The token's length, in bytes.
         len: usize,
-        /// Bytes needed.
+        /// The least length, in bytes.
         min: usize,
     },
 }
 
-/// The trail's key gave no usable signature. Nothing was written with it, and it is kept nowhere.
+/// The trail's key gave no usable signature. Nothing was written with it, and it is not kept.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SignError {
     /// The signer failed.
     #[error("the trail's signer failed")]
     Failed(#[source] Box<dyn Error + Send + Sync>),
-    /// The signature is not one of the trail's key over the message: a supplied signer has another
-    /// key, or a bit has flipped in a signer. It was thrown away.
+    /// The signature is not valid for the message under the trail's key. Either a supplied signer
+    /// has another key, or a bit has flipped in a signer. The signature was discarded.
     #[error(
         "the trail's signer made a signature that its public key refuses: see whether it has the right key, and check the machine's memory"
     )]

@@ -1,4 +1,5 @@
-//! Files of secrets: read only if owner and mode show that they are secret, written so that they are.
+//! Files of secrets: read only if owner and mode show that they are secret, and created with such a
+//! mode.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -13,8 +14,12 @@ use super::{FileAccess, KeyError};
 
 /// Reads a whole file whose owner and mode show that it is a secret.
 ///
-/// The questions are asked of the opened file, so nobody can exchange it in between; a pipe is
+/// Owner and mode are read from the opened file, so it cannot be exchanged in between. A pipe is
 /// refused without waiting for its other end.
+///
+/// # Errors
+///
+/// [`KeyError`] with the cause and what to do.
 pub fn read_secret(
     path: &Path,
     access: FileAccess,
@@ -27,7 +32,7 @@ pub fn read_secret(
         .open(path)
         .map_err(|source| file_error(path, "open", source))?;
     check_access(path, &file, access)?;
-    // All of it at once: a vector that grows leaves copies behind.
+    // Reserved at once: a vector that grows leaves copies behind.
     let capacity = usize::try_from(max).unwrap_or(usize::MAX).saturating_add(1);
     let mut bytes = Zeroizing::new(Vec::with_capacity(capacity));
     file.take(max.saturating_add(1))
@@ -67,7 +72,7 @@ fn check_access(path: &Path, file: &File, access: FileAccess) -> Result<(), KeyE
     })
 }
 
-/// What to do about a failed system call, where the cause says it.
+/// Returns advice on a failed system call, where the cause allows it.
 pub(crate) fn advice(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::PermissionDenied => ": let the worker's user read and write there",
@@ -92,7 +97,8 @@ pub(super) fn sync_directory(directory: &Path) -> Result<(), KeyError> {
     })
 }
 
-/// Whether a sync has failed because there is none, as for directories on some file systems.
+/// Returns whether a sync has failed because it is not supported, as for directories on some file
+/// systems.
 pub(crate) fn cannot_sync(error: &io::Error) -> bool {
     matches!(
         Errno::from_io_error(error),

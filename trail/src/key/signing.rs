@@ -1,13 +1,14 @@
-//! A trail key that is in this process, and the faster of two ways to sign with it.
+//! A trail key in this process's memory, and the faster of two libraries to sign with it.
 //!
-//! A durable record waits for its signature, so signing is done by graviola where the processor can:
-//! it takes about half of ed25519-dalek's time. Ed25519 has one signature for a message and a key, so
-//! both must agree; a key with which they do not is left to ed25519-dalek, as on older processors.
+//! A durable record waits for its signature, so graviola signs where the processor supports it: it
+//! takes about half of ed25519-dalek's time. Ed25519 has one signature for a message and a key, so
+//! both must agree. If they do not agree for a key, ed25519-dalek signs, as on older processors.
 //!
-//! A signer with a flipped bit gives its key away: two signatures of one text, one of them wrong, are
-//! enough to compute it. So each signature is verified here, under a copy of the public key that the
-//! signers do not use, and a wrong one leaves this module in no form. The faster library verifies what it
-//! has signed: right after a write to the disk it takes some 12 µs less for that than ed25519-dalek.
+//! A signer with a flipped bit reveals its key: two signatures of one text, one of them wrong, are
+//! enough to compute it. So each signature is verified here, under a copy of the public key that
+//! the signers do not use. A wrong one never leaves this module. The faster library verifies its
+//! own signatures: right after a write to the disk this takes some 12 µs less than with
+//! ed25519-dalek.
 
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 use graviola::signing::eddsa::{Ed25519SigningKey, Ed25519VerifyingKey};
@@ -16,10 +17,10 @@ use graviola::util::is_cpu_supported;
 use super::SignError;
 use crate::foreign;
 
-/// What both sign when a key is loaded.
+/// The text that both libraries sign when a key is loaded.
 const PROBE: &[u8] = b"vram-residency: both signatures of this text must be equal\n";
 
-/// An Ed25519 key. Wiped when it goes.
+/// An Ed25519 key. Wiped on drop.
 pub(super) struct LocalKey {
     key: SigningKey,
     fast: Option<Fast>,
@@ -34,7 +35,7 @@ struct Fast {
     public: Ed25519VerifyingKey,
 }
 
-/// Which signatures to come have a flipped bit.
+/// Selects the future signatures that get a flipped bit.
 #[cfg(feature = "fault-injection")]
 #[derive(Default)]
 struct Flips {
@@ -59,7 +60,7 @@ impl LocalKey {
         self.public
     }
 
-    /// Signs with the faster signer, and with the other one if the signature is wrong.
+    /// Signs with the faster signer, and falls back to the other one if the signature is wrong.
     pub(super) fn sign(&mut self, message: &[u8]) -> Result<Signature, SignError> {
         if let Some(fast) = &self.fast {
             let signature = fast.key.sign(message);
@@ -108,7 +109,7 @@ impl Flips {
             self.good_before = before;
         } else if let Some(left) = self.left.checked_sub(1) {
             self.left = left;
-            // In the half that is computed from the secret.
+            // This half is computed from the secret.
             if let Some(byte) = signature.get_mut(40) {
                 *byte ^= 1 << 3;
             }
@@ -117,7 +118,7 @@ impl Flips {
     }
 }
 
-/// The same key for graviola, which panics on a processor that lacks what it needs.
+/// Returns the same key for graviola, which panics on a processor without the needed instructions.
 fn fast_key(key: &SigningKey) -> Option<Fast> {
     if !is_cpu_supported() {
         return None;
@@ -186,7 +187,7 @@ mod tests {
         }
     }
 
-    /// The signer holds another secret than the key: as after a bit has flipped in it.
+    /// The signer holds another secret than the key, as after a bit flip.
     #[test]
     #[cfg_attr(miri, ignore = "signs too much")]
     fn a_signer_that_errs_is_given_up_and_the_other_one_signs() {
@@ -200,7 +201,7 @@ mod tests {
         let signature = key.sign(b"root").unwrap();
         assert_eq!(signature, one.try_sign(b"root").unwrap());
         assert!(key.fast.is_none());
-        // Neither is right any more.
+        // Now both secrets differ from the key.
         key.key = two;
         assert!(matches!(key.sign(b"root"), Err(SignError::Wrong)));
     }

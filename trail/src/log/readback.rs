@@ -1,13 +1,13 @@
-//! A batch is compared where it lies in memory with what was hashed and signed, before it is written.
+//! Compares a batch in memory with what was hashed and signed, before it is written.
 //!
-//! Hashing, signing and writing read the same bytes three times, and a bit may flip in between. Hashing all
-//! lines again would take as long as the first time, on the one thread that every record waits for. So a
-//! parity, taken before the hash, finds each single bit that flips in a line, and the tree is grown once more
-//! from the leaves. The signature is not verified once more: the key has done that, and the text that it
-//! signed is compared.
+//! Hashing, signing and writing read the same bytes three times, and a bit may flip in between.
+//! Hashing all lines again would take as long as the first time, on the one thread that every
+//! record waits for. So a parity, taken before the hash, finds each single bit that flips in a
+//! line. The tree is built once more from the leaves. The signature is not verified again, since
+//! the key has done that; the text that it signed is compared.
 //!
-//! Not found: a bit that flips while a record is encoded, before its parity is taken, or inside the
-//! computation of a hash. This module does not write.
+//! Not defended: a bit that flips while a record is encoded, before its parity is taken, or inside
+//! the computation of a hash. This module does not write.
 
 use super::Log;
 use crate::checkpoint::Checkpoint;
@@ -17,7 +17,7 @@ use crate::merkle::{Frontier, Node};
 use crate::segment;
 use crate::storage::Storage;
 
-/// Lines in the buffer, as they were hashed and signed.
+/// The lines in the buffer, as they were hashed and signed.
 pub(super) struct Batch {
     /// The tree with all of them.
     pub(super) tree: Frontier,
@@ -28,7 +28,7 @@ pub(super) struct Batch {
     pub(super) checkpoint: Checkpoint,
 }
 
-/// The exclusive or of a line's words: each single flipped bit changes it.
+/// Returns the exclusive or of a line's words: each single flipped bit changes it.
 pub(super) fn parity(line: &[u8]) -> u64 {
     let (words, rest) = line.as_chunks();
     let rest = rest
@@ -39,8 +39,9 @@ pub(super) fn parity(line: &[u8]) -> u64 {
 }
 
 impl<S: Storage> Log<S> {
-    /// Whether the buffer holds the records that were hashed and the checkpoint that was signed. A segment
-    /// that begins here is read whole, its header compared with what is known.
+    /// Returns whether the buffer holds the records that were hashed and the checkpoint that was
+    /// signed. A segment that begins here is read whole, and its header is compared with the known
+    /// values.
     pub(super) fn is_as_hashed(&self, offset: u64, batch: &Batch) -> bool {
         let Batch {
             tree, checkpoint, ..
@@ -106,7 +107,7 @@ impl<S: Storage> Log<S> {
     #[cfg(feature = "fault-injection")]
     pub(super) fn flip_batch(&mut self) {
         let length = self.buffer.len();
-        // In a record, and in the signature.
+        // One bit in a record, and one in the signature.
         let places = [
             (Memory::Lines, length / 3),
             (Memory::Checkpoint, length.saturating_sub(40)),

@@ -1,11 +1,11 @@
-//! The way from one leaf to the root: what proves that a record is in a tree.
+//! The path from one leaf to the root: the proof that a record is in a tree.
 //!
-//! The path is made while the leaves go by, once, in memory that grows with the tree's height only.
-//! This module does not know what a leaf says, or who vouches for the root.
+//! The path is made in one pass over the leaves, in memory that grows only with the tree's height.
+//! This module does not know what a leaf means, or which key vouches for the root.
 
 use super::{Frontier, Node, node_hash};
 
-/// The most hashes a path can have: a tree of 2^64 leaves is 64 high.
+/// The most hashes in a path: a tree of 2^64 leaves is 64 high.
 pub(crate) const MAX_PATH: usize = 64;
 
 /// The path of one leaf (RFC 6962, section 2.1.1), while the leaves behind it are read.
@@ -14,16 +14,16 @@ pub(crate) struct AuditPath {
     index: u64,
     /// The level of the next sibling.
     level: u32,
-    /// The siblings to the left that are still to come, largest first.
+    /// The siblings to the left that are not in the path yet, largest first.
     left: Vec<Node>,
-    /// The sibling to the right that is growing.
+    /// The growing sibling to the right.
     right: Frontier,
     hashes: Vec<Node>,
 }
 
 impl AuditPath {
-    /// Begins the path of the leaf that comes next to `before`. The maximal complete subtrees
-    /// before a leaf are all the siblings to the left that it will ever have.
+    /// Begins the path of the leaf that follows `before`. The maximal complete subtrees before a
+    /// leaf are all its siblings to the left.
     pub(crate) fn new(before: &Frontier) -> Self {
         let mut path = Self {
             index: before.size(),
@@ -36,7 +36,7 @@ impl AuditPath {
         path
     }
 
-    /// Adds a leaf that stands behind the one whose path this is.
+    /// Adds a leaf that stands behind the leaf of this path.
     pub(crate) fn push(&mut self, leaf: Node) {
         self.right.push(leaf);
         if 1u64.checked_shl(self.level) == Some(self.right.size()) {
@@ -46,7 +46,7 @@ impl AuditPath {
         }
     }
 
-    /// The path in the tree that ends here, from the leaf's sibling up to the root's child.
+    /// Returns the path in the tree that ends here, from the leaf's sibling up to the root's child.
     pub(crate) fn finish(mut self) -> Vec<Node> {
         if self.right.size() > 0 {
             self.hashes.push(self.right.root());
@@ -55,7 +55,7 @@ impl AuditPath {
         self.hashes
     }
 
-    /// Where the leaf's index has a 1, its sibling is to the left.
+    /// If a bit of the leaf's index is 1, its sibling at that level is to the left.
     fn take_left(&mut self) {
         while self.index.checked_shr(self.level).unwrap_or(0) & 1 == 1 {
             self.hashes.extend(self.left.pop());
@@ -64,8 +64,8 @@ impl AuditPath {
     }
 }
 
-/// The root of a tree of `size` leaves in which `leaf` is at `index` and has this path (RFC 9162,
-/// section 2.1.3.2); none if no such tree has a path of that length there.
+/// Returns the root of a tree of `size` leaves in which `leaf` is at `index` and has this path (RFC
+/// 9162, section 2.1.3.2). `None` if no such tree has a path of that length there.
 pub(crate) fn root_of(leaf: Node, index: u64, size: u64, path: &[Node]) -> Option<Node> {
     let mut last = size.checked_sub(1)?;
     let mut index = Some(index).filter(|index| *index <= last)?;

@@ -1,7 +1,7 @@
-//! What a trail's anchors say when it is opened, and what the builder may overlook by name.
+//! The comparison with a trail's anchors when it is opened, and the builder's named exceptions.
 //!
-//! This module knows what is asked and which answer refuses the opening. It does not know how an
-//! anchor is called, or how checkpoints are compared.
+//! This module knows what anchors are asked, and which answer refuses the opening. It does not know
+//! how an anchor is called, or how checkpoints are compared.
 
 use std::sync::Arc;
 
@@ -13,33 +13,33 @@ use super::{End, OpenError, failed};
 use crate::application::Application;
 
 impl<A: Application> TrailBuilder<A> {
-    /// Lets a new trail begin although an anchor knows `origin`, an earlier trail of this worker. May
-    /// be called again for others.
+    /// Lets a new trail begin although an anchor knows `origin`, an earlier trail of this worker.
+    /// May be called again for others.
     ///
-    /// Without it, an anchor that knows another trail of this worker and nothing of this one refuses
-    /// the opening ([`OpenError::OtherOrigin`]): the directory of the earlier trail may have been lost
-    /// or exchanged. Leave it in place until the anchor keeps a checkpoint of the new trail.
+    /// Without it, opening fails if an anchor knows another trail of this worker and not this one
+    /// ([`OpenError::OtherOrigin`]): the directory of the earlier trail may have been lost or
+    /// exchanged. Keep the exception until the anchor keeps a checkpoint of the new trail.
     /// `TrailOpened` lists these origins.
     pub fn new_origin_beside(mut self, origin: impl Into<String>) -> Self {
         self.settings.new_origin_beside.push(origin.into().into());
         self
     }
 
-    /// Ignores a checkpoint of the anchor `name` that does not fit the trail and that no given key has
-    /// signed. May be called again for other anchors.
+    /// Ignores a checkpoint of the anchor `name` that does not fit the trail and that no given key
+    /// has signed. May be called again for other anchors.
     ///
-    /// Without it, such a checkpoint refuses the opening if it covers more records than there are
-    /// ([`OpenError::UnverifiableAnchor`]), and counts as a failure of the anchor if not. With it, a
-    /// trail that was cut back across a change of its key is opened, and nothing else than `TrailOpened`
-    /// and `AnchorPartlyCompared` will ever say so.
+    /// Without it, opening fails if such a checkpoint covers more records than the trail has
+    /// ([`OpenError::UnverifiableAnchor`]); a smaller one counts as a failure of the anchor. With
+    /// it, a trail that was cut back across a change of its key is opened. Then only `TrailOpened`
+    /// and `AnchorPartlyCompared` ever show that.
     pub fn dangerous_ignore_unverifiable_anchor(mut self, name: impl Into<String>) -> Self {
         let names = &mut self.settings.ignored_unverifiable_anchors;
         names.push(name.into().into());
         self
     }
 
-    /// Starts the anchors, and waits until they have compared what they remember with the trail that
-    /// was found, at most the critical deadline.
+    /// Starts the anchors, and waits until they have compared what they remember with the trail on
+    /// disk, at most the critical deadline.
     pub(super) fn ask_anchors<S: Storage>(
         &mut self,
         storage: &S,

@@ -1,4 +1,5 @@
-//! Recognises the end of a trail that a run left: its last acknowledged checkpoint, and the torn tail behind it.
+//! Finds the end of a trail that an earlier run left: its last acknowledged checkpoint, and the
+//! torn tail behind it.
 
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ use crate::segment::{self, Fact, MAX_SEQ, Seen};
 use crate::storage::{Storage, segment_name};
 
 impl<A: Application> TrailBuilder<A> {
-    /// Reads the last segment and finds the point behind which the trail goes on.
+    /// Reads the last segment and finds the point behind which the trail continues.
     pub(super) fn find_end<S: Storage>(&self, storage: &S, last: u64) -> Result<End<A>, OpenError> {
         let damaged = |detail: &str| OpenError::Damaged {
             path: self.dir.clone(),
@@ -24,8 +25,8 @@ impl<A: Application> TrailBuilder<A> {
             operation: "read",
             source,
         };
-        // The run that wrote this may have been killed before its last sync. What follows will rest on
-        // it, so it must be on the disk, and not in the page cache alone.
+        // The run that wrote this may have been killed before its last sync. New records will rest
+        // on it, so it must be on disk, and not only in the page cache.
         let segment = self.dir.join(segment_name(last));
         storage.sync(last).map_err(failed(&segment, "sync"))?;
         storage
@@ -95,12 +96,12 @@ impl<A: Application> TrailBuilder<A> {
     }
 }
 
-/// What records say about how the trail goes on behind them.
+/// The facts in records about how the trail continues.
 #[derive(Clone, Default)]
 struct Tail {
     latest: Latest,
     highest: Option<u64>,
-    /// The bound of the numbers; none in format 1.
+    /// The bound of the numbers. `None` in format 1.
     below: Option<u64>,
 }
 
@@ -115,8 +116,9 @@ impl Tail {
         });
     }
 
-    /// The first number of the next run. The bound says which numbers a killed one may have told to
-    /// its callers; of format 1 only the highest `seen` is known, in void bytes, too.
+    /// Returns the first number of the next run. The bound limits the numbers that a killed run may
+    /// have given to its callers. For format 1 only the highest `seen` is known, void bytes
+    /// included.
     fn next(&self, seen: Option<u64>) -> Option<u64> {
         let after = |highest: Option<u64>| highest?.checked_add(1);
         match (self.below, &self.latest) {
@@ -127,7 +129,7 @@ impl Tail {
     }
 }
 
-/// What the last acknowledged record says about how the trail goes on.
+/// How the trail continues, by the last acknowledged record.
 #[derive(Clone, Default)]
 pub(super) enum Latest {
     Closed,

@@ -1,10 +1,11 @@
-//! What an earlier run signed and did not acknowledge, as its successor finds it.
+//! Finds what an earlier run signed and did not acknowledge.
 //!
-//! The bytes behind the trail's end hold one batch at most, whole or torn. A segment without a name
-//! holds the batch that it was to begin with. The checkpoint there is validly signed, and the trail that
-//! goes on contradicts it, so the next header declares it void. A crash may have kept any part of such a
-//! batch. This module therefore looks for the signed text, whatever stands around it. It verifies no
-//! signature: a declaration excuses nothing, and half a signature may be completed. It writes nothing.
+//! The bytes behind the trail's end hold at most one batch, whole or torn. A segment without a name
+//! holds the batch that it was to begin with. The checkpoint there is validly signed, and the
+//! continued trail contradicts it, so the next header declares it void. A crash may have kept any
+//! part of such a batch. This module therefore looks for the signed text, whatever surrounds it. It
+//! verifies no signature: a declaration excuses nothing, and half a signature may be completed. It
+//! writes nothing.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, Read};
@@ -22,13 +23,13 @@ use crate::storage::{Storage, segment_name};
 /// The most bytes read of one file: more than the largest batch.
 const MAX_BYTES: u64 = 2 << 30;
 
-/// How many bytes are searched together.
+/// The bytes that are searched at a time.
 const PIECE_BYTES: usize = 64 << 10;
 
-/// More than the text of a checkpoint takes, with what stands before it in its line.
+/// More bytes than the text of a checkpoint takes, with the text before it in its line.
 const OVERLAP_BYTES: usize = 1 << 10;
 
-/// The most texts kept of one file: the last ones. A batch ends with its checkpoint.
+/// The most texts kept of one file. The last ones are kept, since a batch ends with its checkpoint.
 const MAX_TEXTS: usize = 1024;
 
 /// Size and root of a checkpoint, found among other bytes.
@@ -36,16 +37,16 @@ const MAX_TEXTS: usize = 1024;
 pub(super) struct Text {
     size: u64,
     root: Node,
-    /// It stands where a line of a segment has it.
+    /// It stands at the place of a checkpoint line in a segment.
     is_line: bool,
 }
 
 impl<A: Application> TrailBuilder<A> {
-    /// Declares void what was signed behind `position`.
+    /// Declares void the checkpoints that were signed behind `position`.
     ///
     /// # Errors
     ///
-    /// Those of the storage, and of [`Self::signed_without_a_name`].
+    /// Errors of the storage, and of [`Self::signed_without_a_name`].
     pub(super) fn declare_void<S: Storage>(
         &self,
         storage: &S,
@@ -64,7 +65,8 @@ impl<A: Application> TrailBuilder<A> {
         for text in found.into_iter().filter(|text| text.size > known) {
             *void.entry((text.size, text.root)).or_insert(false) |= text.is_line;
         }
-        // The list is cut in its middle: a text that a caller has recorded must not hide a checkpoint.
+        // The list is cut in its middle, so that a text recorded by a caller cannot hide a
+        // checkpoint.
         for wanted in [false, true] {
             for ((size, root), _) in void.iter().filter(|(_, is_line)| **is_line == wanted) {
                 position.voided.push(*size, *root);
@@ -73,12 +75,13 @@ impl<A: Application> TrailBuilder<A> {
         Ok(())
     }
 
-    /// What stands in segments without a name. The trail has `known` leaves.
+    /// Returns the signed texts in segments without a name. The trail has `known` leaves.
     ///
     /// # Errors
     ///
-    /// Those of the storage. [`OpenError::Damaged`] if one of them was a segment of a trail: it holds
-    /// several checkpoints, and no segment with its number is there, or the trail ends before them.
+    /// Errors of the storage. [`OpenError::Damaged`] if one of them was a segment of a trail: it
+    /// holds several checkpoints, and no segment with its number is there, or the trail ends before
+    /// them.
     pub(super) fn signed_without_a_name<S: Storage>(
         &self,
         storage: &S,
@@ -114,7 +117,7 @@ impl<A: Application> TrailBuilder<A> {
     }
 }
 
-/// Finds sizes and roots of checkpoints, as JSON has them in a string.
+/// Finds sizes and roots of checkpoints in the form of JSON strings.
 fn texts(source: impl Read) -> io::Result<VecDeque<Text>> {
     let mut source = source.take(MAX_BYTES);
     let newline = memmem::Finder::new(br"\n");
@@ -125,7 +128,7 @@ fn texts(source: impl Read) -> io::Result<VecDeque<Text>> {
             .by_ref()
             .take(PIECE_BYTES as u64)
             .read_to_end(&mut bytes)?;
-        // What begins behind this is searched with the next piece.
+        // A text that begins behind this is searched with the next piece.
         let end = if more < PIECE_BYTES {
             bytes.len()
         } else {
@@ -156,14 +159,15 @@ fn texts(source: impl Read) -> io::Result<VecDeque<Text>> {
     }
 }
 
-/// Whether bytes end with what stands before the size in a checkpoint's line: the origin, in quotes.
+/// Returns whether bytes end with the text before the size in a checkpoint line: the origin, in
+/// quotes.
 fn is_in_a_line(before: &[u8]) -> bool {
     let quote = memchr::memrchr(b'"', before);
     let line = quote.and_then(|quote| before.get(..quote));
     line.is_some_and(|line| line.ends_with(CHECKPOINT_START))
 }
 
-/// What follows the origin in a checkpoint's text, with its newlines escaped.
+/// Parses the text that follows the origin in a checkpoint, with its newlines escaped.
 fn size_and_root(text: &[u8]) -> Option<(u64, Node)> {
     const ROOT_BYTES: usize = 44;
     let text = text.strip_prefix(br"\n")?;
@@ -214,7 +218,7 @@ mod tests {
             let torn = [&vec![0; zeros][..], &whole[zeros..]].concat();
             assert_eq!(found(&torn), [expected(false)], "{zeros} bytes are zero");
         }
-        // Wherever a piece ends.
+        // All positions around the end of a piece.
         for before in (PIECE_BYTES - 600..PIECE_BYTES + 600).chain([3 * PIECE_BYTES - 700]) {
             let bytes = [&vec![b'o'; before][..], &whole, &line(2)].concat();
             let other = Text {

@@ -1,11 +1,12 @@
 //! Descriptors that a forked child does not keep: their locks belong to this process alone.
 //!
-//! A lock of `flock` belongs to an open file, and a forked child shares all open files: the lock of
-//! a killed worker would live as long as the child. A record lock of `fcntl` dies with its process,
-//! but any code in the process that closes another descriptor of the file releases it. So the lock
-//! is one of `flock`, and the child closes the descriptor before it returns from `fork`: the C
-//! library calls a handler there. A child that is made past the C library, with a bare `clone` and
-//! without `exec`, keeps the descriptor; the lock is then held too long, never too short.
+//! A `flock` lock belongs to an open file, and a forked child shares all open files. So the lock of
+//! a killed process would live as long as the child. A record lock of `fcntl` dies with its
+//! process, but any code in the process that closes another descriptor of the file releases it.
+//!
+//! So the lock is a `flock`, and the child closes the descriptor before it returns from `fork`: the
+//! C library calls a handler there. A child made without the C library, with a bare `clone` and
+//! without `exec`, keeps the descriptor. The lock is then held too long, never too short.
 
 #![allow(
     unsafe_code,
@@ -19,13 +20,13 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 
-/// How many descriptors a child closes. Those beyond are inherited.
+/// The most descriptors that a child closes. Further ones are inherited.
 const ROOM: usize = 1024;
 
 /// No descriptor.
 const NONE: RawFd = -1;
 
-/// How often an opening is repeated because another thread forked meanwhile.
+/// How often opening is retried because another thread forked meanwhile.
 const TRIES: usize = 1000;
 
 static OPEN: [AtomicI32; ROOM] = [const { AtomicI32::new(NONE) }; ROOM];
@@ -39,8 +40,8 @@ const UNDER_WAY: u64 = 1;
 static HANDLERS: OnceLock<c_int> = OnceLock::new();
 
 unsafe extern "C" {
-    /// POSIX: registers what `fork` calls before it forks, and then in the parent and in the child.
-    /// Returns 0 or an error number.
+    /// POSIX: registers the functions that `fork` calls before it forks, and then in the parent and
+    /// in the child. Returns 0 or an error number.
     fn pthread_atfork(
         prepare: Option<extern "C" fn()>,
         parent: Option<extern "C" fn()>,
@@ -56,8 +57,8 @@ extern "C" fn after_fork_in_parent() {
     FORKS.fetch_sub(UNDER_WAY, Ordering::SeqCst);
 }
 
-/// Takes no lock and allocates nothing: other threads of the parent may have been in the middle of
-/// either.
+/// Closes the descriptors. Takes no lock and allocates nothing, since other threads of the parent
+/// may have been in the middle of either.
 extern "C" fn after_fork_in_child() {
     super::wipe_mark();
     FORKS.store(0, Ordering::SeqCst);
@@ -72,7 +73,7 @@ extern "C" fn after_fork_in_child() {
     }
 }
 
-/// The number of forks that the C library has begun since the handlers were registered.
+/// Returns the number of forks that the C library has begun since the handlers were registered.
 pub(super) fn forks() -> u64 {
     FORKS.load(Ordering::SeqCst) >> 32
 }
@@ -104,14 +105,15 @@ pub(crate) struct OwnFd {
 }
 
 impl OwnFd {
-    /// Takes what `open` opens, which must not be locked yet.
+    /// Takes the result of `open`, which must not be locked yet.
     pub(crate) fn open<E>(open: impl Fn() -> Result<OwnedFd, E>) -> Result<Self, E> {
         let mut tries = 0_usize;
         loop {
             let forks = FORKS.load(Ordering::SeqCst);
             let own = Self::register(open()?);
             let none_under_way = forks & (BEGUN.wrapping_sub(1)) == 0;
-            // A child that was forked between opening and registering has the descriptor for good.
+            // A child that was forked between opening and registering keeps the descriptor for
+            // good.
             if none_under_way && FORKS.load(Ordering::SeqCst) == forks || tries >= TRIES {
                 return Ok(own);
             }
@@ -142,7 +144,7 @@ impl AsFd for OwnFd {
 
 impl Drop for OwnFd {
     fn drop(&mut self) {
-        // In a child it is closed already, and its number may be that of another file.
+        // In a child it is closed already, and its number may belong to another file.
         if super::check().is_err() {
             return;
         }
@@ -178,7 +180,7 @@ mod tests {
         Pid::from_raw(pid).unwrap()
     }
 
-    /// A lock that nobody unlocks ends with the last descriptor of its open file.
+    /// A lock that is never unlocked ends with the last descriptor of its open file.
     fn is_kept_by_a_child(forks_in: impl Fn(&Cell<Option<Pid>>), forks_after: bool) -> bool {
         let _alone = crate::process::FORKING
             .lock()
@@ -199,7 +201,7 @@ mod tests {
         drop(own);
         let other = File::open(file.path()).unwrap();
         let is_locked = || flock(&other, FlockOperation::NonBlockingLockExclusive).is_err();
-        // The child closes it when its turn comes, which may be after `fork` has returned here.
+        // The child closes it when it is scheduled, which may be after `fork` has returned here.
         let patience = Instant::now() + Duration::from_secs(5);
         while is_locked() && Instant::now() < patience {
             std::thread::yield_now();

@@ -1,8 +1,9 @@
-//! Proofs made from a trail's files.
+//! Makes proofs from a trail's files.
 //!
-//! Two passes: the first finds the record, and what matching checkpoints cover behind it; the second
-//! hashes the leaves from there on. Memory is a few hundred bytes for each segment. Nothing here is
-//! trusted that no given key has signed; a proof that is made is checked before it is returned.
+//! There are two passes. The first finds the record, and what matching checkpoints cover behind it.
+//! The second hashes the leaves from there on. Memory is a few hundred bytes for each segment.
+//! Nothing is trusted that no given key has signed, and each proof is checked before it is
+//! returned.
 
 use std::io;
 use std::ops::ControlFlow;
@@ -16,28 +17,28 @@ use super::super::storage::segment_name;
 
 use super::Proof;
 
-/// Why no proof or checkpoint came out of a trail.
+/// The reason why a trail yields no proof or checkpoint.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ProveError {
-    /// The trail changed between two readings of the same bytes.
+    /// The trail changed between two readings of the same bytes. Retry.
     #[error("{path} changed while it was read: verify the trail, and look for who writes to it")]
     #[non_exhaustive]
     Changed {
         /// The trail's directory.
         path: PathBuf,
     },
-    /// The trail cannot be read, or not be made durable before something is said about it.
+    /// The trail could not be read, or could not be made durable first.
     #[error("{path} cannot be read")]
     #[non_exhaustive]
     Io {
         /// The directory or file.
         path: PathBuf,
-        /// What the system answered.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
-    /// No matching checkpoint was found.
+    /// No matching checkpoint was found in the last segment.
     #[error(
         "the last segment in {path} has no checkpoint that matches and that a given key signed (the newest one does not count while a worker writes): verify the trail"
     )]
@@ -64,18 +65,24 @@ pub enum ProveError {
     },
 }
 
-/// Proves that the record numbered `seq` is in the trail in `dir`, against the newest checkpoint
-/// that matches its leaves and that one of `keys` has signed.
+/// Proves that the trail in `dir` holds the record numbered `seq`. The proof is against the newest
+/// checkpoint that matches the trail's leaves and that one of `keys` has signed.
 ///
 /// If the trail is damaged behind the record, the checkpoint is the newest one before the damage: a
-/// proof says nothing about the rest. Reads the trail from its beginning, and from the record's
-/// segment a second time. A proof that was handed out is an anchor, too, so it rests only on what is
-/// durable: while a worker writes to the trail, its newest checkpoint is not used, since nobody else
-/// can know whether its sync succeeded.
+/// proof covers nothing behind it. Reads the trail from its beginning, and from the record's
+/// segment a second time.
+///
+/// A proof that was handed out is an anchor, too, so it covers only what is durable. While a
+/// process writes to the trail, the newest checkpoint is not used: only the writer knows whether
+/// its sync succeeded.
 ///
 /// # Errors
 ///
-/// [`ProveError::NoRecord`] if there is no such record or none that is acknowledged.
+/// * [`ProveError::NoRecord`]: there is no such record, or it is not acknowledged.
+/// * [`ProveError::NoTrail`]: the directory holds no segment.
+/// * [`ProveError::NoCheckpoint`]: no checkpoint matches under a given key.
+/// * [`ProveError::Changed`]: the trail changed while it was read. Retry.
+/// * [`ProveError::Io`]: the trail could not be read or synced.
 pub fn prove(dir: impl AsRef<Path>, keys: &[VerifierKey], seq: u64) -> Result<Proof, ProveError> {
     prove_in(dir.as_ref(), keys, seq)
 }
@@ -108,16 +115,17 @@ fn prove_in(dir: &Path, keys: &[VerifierKey], seq: u64) -> Result<Proof, ProveEr
     }
 }
 
-/// The newest checkpoint of the trail in `dir` that matches its leaves and that one of `keys` has
-/// signed: the one to keep elsewhere, as an anchor.
+/// Returns the newest checkpoint of the trail in `dir` that matches its leaves and that one of
+/// `keys` has signed. This is the one to keep elsewhere, as an anchor.
 ///
-/// Only the last segment is read. An anchor must not know more than a disk after a power cut, so the
-/// segment is made durable first; while a worker writes to the trail, it is the checkpoint before the
-/// newest one, since nobody else can know whether the sync of that succeeded.
+/// Only the last segment is read. An anchor must not know more than a disk after a power cut, so
+/// the segment is made durable first. While a process writes to the trail, the result is the
+/// checkpoint before the newest one: only the writer knows whether the newest one's sync succeeded.
 ///
 /// # Errors
 ///
-/// [`ProveError::NoCheckpoint`] if the last segment holds none.
+/// [`ProveError::NoCheckpoint`] if the last segment holds none. [`ProveError::Io`] if the trail
+/// could not be read or synced.
 pub fn newest_checkpoint(
     dir: impl AsRef<Path>,
     keys: &[VerifierKey],
@@ -139,7 +147,7 @@ fn newest_checkpoint_in(dir: &Path, keys: &[VerifierKey]) -> Result<Checkpoint, 
     if live && summary.settled > 0 {
         summary = read(Some(summary.settled))?;
     } else if live {
-        // The header names the checkpoint that the segment before ends with.
+        // The header names the last checkpoint of the segment before.
         let previous = summary.header.and_then(|header| header.previous);
         summary.checkpoint = previous
             .and_then(|previous| previous.checkpoint.parse().ok())
@@ -148,8 +156,8 @@ fn newest_checkpoint_in(dir: &Path, keys: &[VerifierKey]) -> Result<Checkpoint, 
     summary.checkpoint.ok_or_else(none)
 }
 
-/// Sees to it that what is read from now on is durable. The last segment's number, if a worker may be
-/// writing to that: whether its last batch is on the disk, nobody else can know.
+/// Makes durable what is read from now on. Returns the last segment's number if a process may be
+/// writing to it. Only that process knows whether its last batch is on disk.
 fn settle(dir: &Path, numbers: &[u64]) -> Result<Option<u64>, ProveError> {
     let Some(last) = numbers.last().copied() else {
         return Ok(None);
@@ -161,9 +169,10 @@ fn settle(dir: &Path, numbers: &[u64]) -> Result<Option<u64>, ProveError> {
     Ok(None)
 }
 
-/// The verifier keys that the segments of the trail in `dir` name as their own, each once.
+/// Returns the verifier keys that the segments of the trail in `dir` name as their own, each once.
 ///
-/// They prove nothing: whoever wrote the trail chose them. A reviewer has the key from elsewhere.
+/// They prove nothing, since the trail's author chose them. A reviewer needs the key from another
+/// source.
 ///
 /// # Errors
 ///
@@ -183,9 +192,9 @@ fn stated_keys_in(dir: &Path) -> Result<Vec<VerifierKey>, ProveError> {
     Ok(keys)
 }
 
-/// Where the record stands.
+/// The place of the record.
 struct Found {
-    /// The tree where its segment begins.
+    /// The tree at the beginning of its segment.
     start: Frontier,
     leaf: u64,
 }
@@ -201,10 +210,10 @@ struct Part {
 /// The first pass.
 struct Search {
     seq: u64,
-    /// The segment that may be written to.
+    /// The segment that a process may be writing to.
     live: Option<u64>,
     found: Option<Found>,
-    /// From the record's segment on, without a gap.
+    /// The parts from the record's segment on, without a gap.
     parts: Vec<Part>,
 }
 
@@ -218,7 +227,7 @@ impl Search {
         }
     }
 
-    /// Reads one segment. False if nothing behind it can belong to the proof.
+    /// Reads one segment. Returns false if nothing behind it can belong to the proof.
     fn segment(
         &mut self,
         dir: &Path,
@@ -268,7 +277,7 @@ impl Search {
     }
 }
 
-/// The second pass: the record's line and its path, unless the leaves are no longer there.
+/// The second pass: returns the record's line and its path, or `None` if the leaves have changed.
 fn read_path(
     dir: &Path,
     found: &Found,

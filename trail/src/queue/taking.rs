@@ -1,4 +1,5 @@
-//! The writer's side: it waits for work, takes it, and says what became of it.
+//! The writer's side of the queue: it waits for work, takes it, and reports the result. What is
+//! written, and how, is not known here.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, PoisonError};
@@ -42,8 +43,8 @@ impl<A: Application> Queue<A> {
         }
     }
 
-    /// Moves what is queued behind `pending`, then numbers the trail's own events behind that, so
-    /// that `pending` stays in the order of the numbers. Returns the gaps that are new, to be logged.
+    /// Moves the queued records behind `pending`, then numbers the trail's own events behind them,
+    /// so that `pending` stays in the order of the numbers. Returns the new gaps, to be logged.
     ///
     /// While the disk fails, gaps stay where they are and grow: a record for each attempt would be
     /// noise, and need room.
@@ -66,7 +67,7 @@ impl<A: Application> Queue<A> {
             let explained = state.lost.drain(..);
             own.extend(explained.map(|gap| Event::RecordsLost { lost: gap.lost }));
         }
-        // Raised before it is near: while the disk works, no record goes without a number.
+        // Raised before the bound is near: while the disk works, no record goes without a number.
         let ahead = own.len().saturating_add(self.room().saturating_mul(2));
         if state.numbers.has_fewer_than(ahead) {
             let numbers_below = state.numbers.state(ahead.saturating_add(self.room()));
@@ -85,7 +86,7 @@ impl<A: Application> Queue<A> {
         fresh
     }
 
-    /// A record of the trail itself that does not go through the queue.
+    /// Numbers a record of the trail itself that does not go through the queue.
     pub(crate) fn number(&self, event: Event<A>) -> Record<A> {
         let mut state = self.lock();
         Record {
@@ -96,18 +97,18 @@ impl<A: Application> Queue<A> {
         }
     }
 
-    /// The bound of numbers that the next header states.
+    /// Returns the bound of numbers that the next header states.
     pub(crate) fn bound_numbers(&self) -> u64 {
         let ahead = self.room().saturating_mul(3);
         self.lock().numbers.state(ahead)
     }
 
-    /// A record is durable that states this bound: numbers below it may be told.
+    /// Notes that a record with this bound is durable: callers may get numbers below it.
     pub(crate) fn settle_numbers(&self, numbers_below: u64) {
         self.lock().numbers.settle(numbers_below);
     }
 
-    /// A record in the place of one that was never acknowledged: it takes its number.
+    /// Makes a record that takes the number of one that was never acknowledged.
     pub(crate) fn instead_of(&self, dropped: &Record<A>, event: Event<A>) -> Record<A> {
         Record {
             seq: dropped.seq,
@@ -117,12 +118,13 @@ impl<A: Application> Queue<A> {
         }
     }
 
-    /// The first lost number that no record accounts for yet.
+    /// Returns the first lost number that no record accounts for yet.
     pub(crate) fn first_gap(&self) -> Option<Seq> {
         self.lock().lost.front().map(|gap| gap.lost.first)
     }
 
-    /// Everything up to `last` is durable under `checkpoint`; the writer still holds `pending`.
+    /// Notes that everything up to `last` is durable under `checkpoint`. The writer still holds
+    /// `pending`.
     pub(crate) fn settle(
         &self,
         last: Option<Seq>,
@@ -132,7 +134,7 @@ impl<A: Application> Queue<A> {
         let mut state = self.lock();
         let mut below = last.map_or(0, |last| last.0.saturating_add(1));
         if pending.is_empty() {
-            // A header's number is that of no record the writer held, and may be the highest.
+            // The writer held no record with a header's number, which may be the highest.
             let gap = state.lost.front().map(|gap| gap.lost.first.0);
             below = state.first_queued().min(gap.unwrap_or(u64::MAX));
         }
@@ -144,7 +146,8 @@ impl<A: Application> Queue<A> {
         self.settled.notify_all();
     }
 
-    /// The attempt to write everything that was taken failed; the records stay with the writer.
+    /// Notes that the attempt to write everything that was taken has failed. The records stay with
+    /// the writer.
     pub(crate) fn report_failure(&self, failure: WriteFailure) {
         let mut state = self.lock();
         state.failed_below = state.first_queued();
@@ -153,13 +156,13 @@ impl<A: Application> Queue<A> {
         self.settled.notify_all();
     }
 
-    /// Accepts nothing more: another writer has the trail's place.
+    /// Accepts nothing more, because another writer has the trail's place.
     pub(crate) fn displace(&self) {
         self.lock().refuses = Some(Refusal::Displaced);
     }
 
-    /// The writer ends and leaves `abandoned` records from outside unwritten, besides those that
-    /// are still queued. Returns how many are lost, or nothing if it had ended before.
+    /// Ends the writer, which leaves `abandoned` records from outside unwritten, besides those
+    /// still queued. Returns how many are lost, or `None` if it had ended before.
     pub(crate) fn stop(&self, abandoned: u64) -> Option<u64> {
         let mut state = self.lock();
         if state.writer == Writer::Stopped {
@@ -175,12 +178,13 @@ impl<A: Application> Queue<A> {
         Some(lost)
     }
 
-    /// How many records the writer holds that are not durable.
+    /// Returns how many records the writer holds that are not durable.
     pub(crate) fn in_flight(&self) -> u64 {
         u64::try_from(self.lock().in_flight).unwrap_or(u64::MAX)
     }
 
-    /// What is not durable: nothing once the writer has ended, and has counted it as lost.
+    /// Returns the records that are not durable. Zero once the writer has ended and counted them as
+    /// lost.
     pub(crate) fn backlog(&self) -> Backlog {
         let state = self.lock();
         if state.writer == Writer::Stopped {
@@ -196,12 +200,12 @@ impl<A: Application> Queue<A> {
         }
     }
 
-    /// When a record was made.
+    /// Returns when a record was made.
     pub(crate) fn made(&self, record: &Record<A>) -> Uptime {
         self.opened.after_microseconds(record.mono_us)
     }
 
-    /// Whether somebody waits for a record that the writer has not taken.
+    /// Returns whether a caller waits for a record that the writer has not taken.
     pub(crate) fn is_urgent(&self) -> bool {
         self.lock().urgent
     }

@@ -1,4 +1,4 @@
-//! No line is longer than a line may be, whatever those say whom a record quotes.
+//! No line exceeds the limit, whatever the quoted texts contain.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use crate::{MAX_ENTRY_BYTES, MAX_OPENING_BYTES, Trail};
 #[path = "../../../audit/src/explain/words/table.rs"]
 mod words;
 
-/// What takes more bytes in JSON than in memory, and what must not be cut in its middle.
+/// Texts that take more bytes in JSON than in memory, and that must not be cut in their middle.
 const PIECES: [&str; 9] = [
     "\0", "\u{1f}", "\"", "\\", "\n", "\u{7f}", "\u{2028}", "é", "🦀",
 ];
@@ -26,7 +26,7 @@ fn longest_name() -> String {
     "w".repeat(256)
 }
 
-/// A header behind a trail of 2^53 records, with as many voided checkpoints as are listed.
+/// Returns a header behind a trail of 2^53 records, with as many voided checkpoints as are listed.
 fn header(basis: &str) -> Box<Header> {
     let root = "A".repeat(44);
     let origin = format!("vram-residency/{}/0123456789abcdef", longest_name());
@@ -57,8 +57,8 @@ fn header(basis: &str) -> Box<Header> {
     })
 }
 
-/// One of each of the trail's own, with `said` wherever an anchor, a signer or a caller has a word, and `accepted`
-/// where a text was refused if it was too long.
+/// Returns one of each of the trail's own events. `said` stands for each text of an anchor, a
+/// signer or a caller. `accepted` stands for each text that is refused if it is too long.
 fn all(said: &str, accepted: &str) -> Vec<Event<Plain>> {
     let name: Arc<str> = "\"".repeat(256).into();
     let text = || Text::from(said);
@@ -218,7 +218,7 @@ fn the_command_knows_every_event_and_field() {
     assert_eq!(names, crate::OWN_EVENTS);
 }
 
-/// An entry of an application that keeps no promise about its length, or cannot be written at all.
+/// An entry of an application that exceeds the promised length, or cannot be written at all.
 #[derive(Clone, Debug, serde::Serialize)]
 struct Loud {
     #[serde(serialize_with = "fails_if_empty")]

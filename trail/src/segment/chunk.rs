@@ -1,8 +1,8 @@
-//! A segment's bytes in chunks of whole lines, so that each chunk can be parsed by itself.
+//! A segment's bytes in chunks of whole lines, so that each chunk can be parsed independently.
 //!
-//! Whoever can write to the disk chooses these bytes. A chunk is bounded whatever they are: of a line
+//! Any writer of the disk chooses these bytes, and a chunk is bounded for all of them. Of a line
 //! that is too long only the beginning is kept, and of very short lines only some are parsed at a
-//! time. This module knows where lines end; it does not know what they say.
+//! time. This module knows where lines end. It does not know what they mean.
 
 use std::io::{self, Read};
 use std::mem;
@@ -16,26 +16,26 @@ use super::line::{Line, MAX_LINE_BYTES};
 /// The most lines that are parsed ahead in one chunk: some 0.5 MB.
 const MAX_LINES: usize = 4096;
 
-/// Bytes that are read at a time.
+/// The bytes that are read at a time.
 pub(super) const CHUNK_BYTES: usize = 256 << 10;
 
-/// Some lines one after the other, and what the first of them say.
+/// Consecutive lines, the first of them parsed.
 #[derive(Default)]
 pub(super) struct Chunk {
     /// Whole lines. The last one lacks its newline if the file ends there or if it is too long.
     bytes: Vec<u8>,
-    /// Bytes of the last line that were not kept, its newline included.
+    /// The number of bytes of the last line that were not kept, its newline included.
     omitted: u64,
-    /// How many of the bytes have been parsed.
+    /// The number of bytes that have been parsed.
     parsed: usize,
-    /// The worker of the last record among them.
+    /// The worker in the last record among them.
     worker: Option<Box<str>>,
-    /// Lines that were parsed and not handed over, with their lengths, newlines included.
+    /// Lines that were parsed and not yet handed over, with their lengths, newlines included.
     lines: Vec<(Line<Node>, u64)>,
 }
 
 impl Chunk {
-    /// Parses the next line; returns it with its length.
+    /// Parses the next line and returns it with its length.
     pub(super) fn next_line(&mut self) -> Option<(Line<&[u8]>, u64)> {
         let rest = self
             .bytes
@@ -53,7 +53,7 @@ impl Chunk {
         Some((line, omitted.saturating_add(kept as u64)))
     }
 
-    /// Parses lines ahead, with hashes and signatures, unless that was done before.
+    /// Parses lines ahead, with hashes and signatures, unless that is done already.
     pub(super) fn parse(&mut self, keys: &[VerifierKey]) {
         if !self.lines.is_empty() {
             return;
@@ -81,7 +81,7 @@ impl Chunk {
         }
     }
 
-    /// Bytes in memory.
+    /// Returns the number of bytes in memory.
     #[cfg(test)]
     pub(super) fn kept(&self) -> usize {
         self.bytes.capacity()
@@ -100,14 +100,14 @@ impl Chunk {
 pub(super) struct Cutter<R> {
     source: R,
     chunk_bytes: usize,
-    /// The beginning of a line whose end has not been read.
+    /// The beginning of a line whose end was not read yet.
     rest: Vec<u8>,
-    /// Why nothing can be read any more.
+    /// The reason why nothing can be read any more.
     failed: Option<io::Error>,
 }
 
 impl<R: Read> Cutter<R> {
-    /// Chunks have about `chunk_bytes` bytes, at most a line more.
+    /// Cuts into chunks of about `chunk_bytes` bytes, at most one line more.
     pub(super) fn new(source: R, chunk_bytes: usize) -> Self {
         Self {
             source,
@@ -117,8 +117,8 @@ impl<R: Read> Cutter<R> {
         }
     }
 
-    /// Puts the next lines into `chunk`; false if there are none. An error comes behind the whole
-    /// lines before it.
+    /// Puts the next lines into `chunk`. Returns false if there are none. An error is returned
+    /// after the whole lines before it.
     pub(super) fn cut(&mut self, chunk: &mut Chunk) -> io::Result<bool> {
         chunk.clear();
         let bytes = &mut chunk.bytes;
@@ -141,7 +141,7 @@ impl<R: Read> Cutter<R> {
         self.failed.take().map_or(Ok(false), Err)
     }
 
-    /// Skips up to and including the next newline; returns the number of bytes.
+    /// Skips up to and including the next newline. Returns the number of bytes.
     fn skip_line(&mut self) -> io::Result<u64> {
         let mut bytes = mem::take(&mut self.rest);
         let mut skipped = 0_u64;
@@ -160,7 +160,7 @@ impl<R: Read> Cutter<R> {
         }
     }
 
-    /// Appends up to a chunk to `bytes`, also if an error comes behind; returns how many bytes.
+    /// Appends up to a chunk to `bytes`, also before a later error. Returns the number of bytes.
     fn read(&mut self, bytes: &mut Vec<u8>) -> io::Result<usize> {
         bytes.reserve(self.chunk_bytes);
         let limit = self.chunk_bytes as u64;

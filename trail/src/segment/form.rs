@@ -1,28 +1,28 @@
-//! The one form of a record of format 2, read without believing any of it.
+//! The canonical form of a record of format 2, checked without trust in its content.
 //!
-//! Whoever holds the key can sign a line that one reader takes for a record and another one cannot
-//! read: a number without end, half a character, a name that stands twice. In the one form there is
-//! nothing to disagree about. This module knows the form of a line; it does not know what fields
-//! mean, nor that the common ones come first.
+//! A holder of the key can sign a line that one reader takes for a record and another one cannot
+//! read: a number without end, half a character, a duplicate name. The canonical form leaves no
+//! room for disagreement. This module knows the form of a line. It does not know what fields mean,
+//! nor that the common ones come first.
 
 use memchr::memchr2;
 
 /// The most levels of objects and arrays, the record itself being the first.
 const MAX_LEVELS: usize = 16;
 
-/// Whether a line is an object in the one form:
+/// Returns whether a line is an object in the canonical form:
 ///
 /// * no white space between its parts, no `null`, no number that is not whole,
 /// * whole numbers from −2^63 to 2^64 − 1, without `-0` and without leading zeros,
-/// * strings as RFC 8785 writes them: only `"`, `\` and characters below U+0020 are escaped, each in
-///   one way,
+/// * strings as RFC 8785 writes them: only `"`, `\` and characters below U+0020 are escaped, each
+///   in one way,
 /// * no name twice in one object, and at most 16 levels.
 pub(super) fn is_one(line: &str) -> bool {
     let mut rest = Rest(line.as_bytes());
     line.bytes().all(|byte| byte >= b' ') && rest.object(1).is_some() && rest.0.is_empty()
 }
 
-/// What was not read yet.
+/// The unread bytes.
 struct Rest<'a>(&'a [u8]);
 
 impl<'a> Rest<'a> {
@@ -31,7 +31,7 @@ impl<'a> Rest<'a> {
         Some(())
     }
 
-    /// An object of this level.
+    /// Reads an object of this level.
     fn object(&mut self, level: usize) -> Option<()> {
         self.skip(b"{")?;
         if level > MAX_LEVELS || self.skip(b"}").is_some() {
@@ -47,7 +47,7 @@ impl<'a> Rest<'a> {
             }
             self.skip(b",")?;
         }
-        // There may be thousands of them.
+        // There may be thousands of names.
         names.sort_unstable();
         let twice = |two: &[&[u8]]| matches!(two, [one, other] if one == other);
         (!names.windows(2).any(twice)).then_some(())
@@ -67,7 +67,7 @@ impl<'a> Rest<'a> {
         }
     }
 
-    /// A value in an object or array of this level.
+    /// Reads a value in an object or array of this level.
     fn value(&mut self, level: usize) -> Option<()> {
         match self.0.first()? {
             b'{' => self.object(level.saturating_add(1)),
@@ -79,7 +79,7 @@ impl<'a> Rest<'a> {
         }
     }
 
-    /// A string; what stands between its quotes.
+    /// Reads a string. Returns the bytes between its quotes.
     fn text(&mut self) -> Option<&'a [u8]> {
         self.skip(b"\"")?;
         let text = self.0;
@@ -95,7 +95,7 @@ impl<'a> Rest<'a> {
         }
     }
 
-    /// What stands behind a backslash.
+    /// Reads the bytes behind a backslash.
     fn escape(&mut self) -> Option<()> {
         let (first, rest) = self.0.split_first()?;
         self.0 = rest;
@@ -104,7 +104,7 @@ impl<'a> Rest<'a> {
             b'u' => {
                 let (digits, rest) = self.0.split_first_chunk::<4>()?;
                 self.0 = rest;
-                // Those that have a letter of their own are not written as numbers.
+                // Characters with a letter escape are not written as numbers.
                 let is_one = match digits {
                     [b'0', b'0', b'0', low] => matches!(low, b'0'..=b'7' | b'b' | b'e' | b'f'),
                     [b'0', b'0', b'1', low] => matches!(low, b'0'..=b'9' | b'a'..=b'f'),
@@ -116,7 +116,7 @@ impl<'a> Rest<'a> {
         }
     }
 
-    /// A whole number that fits into 64 bits, with a sign or without.
+    /// Reads a whole number that fits into 64 bits, with or without a sign.
     fn number(&mut self) -> Option<()> {
         let negative = self.skip(b"-").is_some();
         let is_digit = |byte: &&u8| byte.is_ascii_digit();
@@ -132,8 +132,8 @@ impl<'a> Rest<'a> {
     }
 }
 
-/// Whether a time in the trail's form is one that there is: a date of the calendar, from the year 1
-/// on, and a second of the day; no leap second.
+/// Returns whether a time in the trail's form exists: a date of the calendar, from the year 1 on,
+/// and a second of the day, without leap seconds.
 pub(super) fn is_real(time: &[u8]) -> bool {
     let digit = |at: usize| {
         let byte = time.get(at).copied().unwrap_or_default();
@@ -251,8 +251,8 @@ mod tests {
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(2000))]
-        /// What `serde_json` writes of whole numbers and any text is in the form, and what is in the
-        /// form it reads, and writes again as it was.
+        /// The output of `serde_json` for whole numbers and any text is in this form. Lines in this
+        /// form are read by it, and written again unchanged.
         #[test]
         #[cfg_attr(miri, ignore = "needs many cases")]
         fn the_form_is_what_the_writer_writes(

@@ -1,8 +1,7 @@
-//! Lines of a segment: told apart, and records read as far as needed.
+//! The lines of a segment: classified, with records read as far as needed.
 //!
-//! Whoever can write to the disk chooses these bytes, so nothing here trusts a length or a number.
-//! This module knows what one line says; it does not know what stood before it, or where it came
-//! from.
+//! Any writer of the disk chooses these bytes, so no length or number is trusted here. This module
+//! knows the content of one line. It does not know which lines came before, or where it came from.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -20,13 +19,13 @@ use super::{form, plain};
 /// The most bytes a line may have, its newline not counted.
 pub(crate) const MAX_LINE_BYTES: usize = 65_535;
 
-/// What every checkpoint line starts with, and no record.
+/// The start of every checkpoint line, and of no record.
 pub(crate) const CHECKPOINT_START: &[u8] = b"{\"checkpoint\":";
 
-/// Every time in a trail has this form, with digits for the zeros.
+/// The form of every time in a trail, with digits for the zeros.
 const TIME_FORM: &[u8] = b"0000-00-00T00:00:00.000000000Z";
 
-/// The highest number a record can have: beyond it `jq` and JavaScript would round.
+/// The highest number of a record. Beyond it, `jq` and JavaScript would round.
 pub(crate) const MAX_SEQ: u64 = 1 << 53;
 
 /// The fields that every record has, in this order.
@@ -34,7 +33,7 @@ pub(super) const COMMON: [&str; 8] = [
     "seq", "time", "mono_us", "boot", "worker", "event", "severity", "outcome",
 ];
 
-/// What stands between two newlines. A record comes with its bytes, or with their leaf.
+/// The content between two newlines. A record comes with its bytes, or with their leaf.
 #[derive(Debug)]
 pub(crate) enum Line<L> {
     Checkpoint(Result<Checkpoint, &'static str>),
@@ -44,15 +43,15 @@ pub(crate) enum Line<L> {
     Unreadable(&'static str),
 }
 
-/// The rules that a segment's lines are read by: those of the format that its header names.
+/// The rules by which a segment's lines are read, from the format that its header names.
 #[derive(Debug, Default)]
 pub(super) struct Rules {
-    /// None before the first line.
+    /// `None` before the first line.
     format: Option<u64>,
 }
 
 impl Rules {
-    /// Takes the next line as what it is in this segment.
+    /// Classifies the next line by the rules of this segment.
     pub(super) fn apply<L>(&mut self, line: Line<L>) -> Line<L> {
         let Line::Record(record, _) = &line else {
             self.format.get_or_insert(first_format());
@@ -69,25 +68,25 @@ impl Rules {
     }
 }
 
-/// What the reader needs of a record.
+/// The parts of a record that the reader needs.
 #[derive(Debug)]
 pub(crate) struct Record {
     pub(crate) seq: u64,
     pub(crate) time: Stamp,
     pub(crate) fact: Fact,
-    /// It keeps the rules of format 2 for a line by itself. Which format binds it, its segment's
-    /// header says.
+    /// The line by itself keeps the rules of format 2. The segment's header states which format is
+    /// binding.
     pub(super) in_one_form: bool,
-    /// The worker, unless that is the same as in the record before, in the same chunk.
+    /// The worker, unless it is the same as in the previous record of the same chunk.
     pub(super) worker: Option<Box<str>>,
 }
 
-/// A record's time in the form that all of them have: the text of a later one is greater.
+/// A record's time in the one form of all records, so that text order is time order.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(crate) struct Stamp([u8; TIME_FORM.len()]);
 
 impl Stamp {
-    /// None if the text has another form.
+    /// Parses a time. Returns `None` if the text has another form.
     fn parse(text: &str) -> Option<Self> {
         let bytes: [u8; TIME_FORM.len()] = text.as_bytes().try_into().ok()?;
         is_time(text).then_some(Self(bytes))
@@ -100,7 +99,7 @@ impl fmt::Display for Stamp {
     }
 }
 
-/// What a record says about the trail itself.
+/// A record's statement about the trail itself.
 #[derive(Debug)]
 pub(crate) enum Fact {
     Closed(Closed),
@@ -114,31 +113,32 @@ pub(crate) enum Fact {
     Reserved(Reserved),
 }
 
-/// What `TrailOpened` and `SegmentOpened` say about their segment.
+/// The statements of `TrailOpened` and `SegmentOpened` about their segment.
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct Header {
     pub(crate) event: Opening,
-    /// The rules that this run was written under. Version 0.1.0 did not say: those are 1.
+    /// The format whose rules this run follows. Version 0.1.0 did not state it, which means 1.
     #[serde(default = "first_format")]
     pub(crate) format: u64,
-    /// Format 1 did not bound its numbers.
+    /// `None` in format 1, which did not bound its numbers.
     pub(crate) numbers_below: Option<u64>,
     pub(crate) segment: u64,
     pub(crate) first_leaf: u64,
     pub(crate) origin: String,
-    /// For reading comfort: a verifier trusts only the key that it was given.
+    /// For convenience only: a verifier trusts only its given key.
     pub(crate) key: String,
     #[serde(default, deserialize_with = "object_or_null")]
     pub(crate) previous: Option<Previous>,
 }
 
 impl Header {
-    /// The bound of numbers that it states: a rule of format 2.
+    /// Returns the bound of numbers that it states: a rule of format 2.
     pub(crate) fn bound(&self) -> Option<u64> {
         self.numbers_below.filter(|_| self.format > 1)
     }
 
-    /// Whether the origin names this worker: `vram-residency/<worker>/<16 hexadecimal digits>`.
+    /// Returns whether the origin names this worker: `vram-residency/<worker>/<16 hexadecimal
+    /// digits>`.
     pub(super) fn is_of(&self, worker: &str) -> bool {
         let rest = self.origin.strip_prefix("vram-residency/");
         let digits = rest
@@ -154,7 +154,8 @@ fn first_format() -> u64 {
 }
 
 impl Header {
-    /// The checkpoints that it declares void, by size and root; none if one of them cannot be one.
+    /// Returns the checkpoints that it declares void, by size and root. `None` if one of them is
+    /// invalid.
     pub(crate) fn voided(&self) -> Option<Vec<(u64, Node)>> {
         let Some(previous) = self.previous.as_ref().filter(|_| self.format > 1) else {
             return Some(Vec::new());
@@ -172,7 +173,7 @@ impl Header {
     }
 }
 
-/// As derived, but for an array with the fields' values, which no writer writes.
+/// Works as derived, but refuses an array of the fields' values, which no writer writes.
 fn object_or_null<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Previous>, D::Error> {
     struct Object;
 
@@ -195,26 +196,26 @@ fn object_or_null<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Previous
     input.deserialize_any(Object)
 }
 
-/// Where a `TrailClosed` says that it stands; version 0.1.0 did not say.
+/// The place that a `TrailClosed` states for itself. Version 0.1.0 did not state it.
 #[derive(Clone, Copy, Debug, Deserialize)]
 pub(crate) struct Closed {
     pub(crate) offset: Option<u64>,
 }
 
-/// Why a segment begins.
+/// The reason why a segment begins.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
 pub(crate) enum Opening {
-    /// The same process went on in a new segment.
+    /// The same process continued in a new segment.
     SegmentOpened,
     /// A process has opened the trail.
     TrailOpened,
 }
 
-/// What a `KeyChanged` says: with which key the trail goes on.
+/// The statement of a `KeyChanged`: the key with which the trail continues.
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct KeyChanged {
     pub(crate) key: String,
-    /// The key that signs this, if the record says so; format 1 left it unread.
+    /// The key that signs this record, if it is stated. Format 1 did not read it.
     #[serde(skip)]
     pub(crate) previous_key: Option<String>,
 }
@@ -239,18 +240,18 @@ pub(crate) struct Lost {
     pub(crate) first: u64,
     pub(crate) last: u64,
     pub(crate) count: u64,
-    /// How many more were lost that had no number.
+    /// The number of further losses without a number.
     #[serde(default)]
     pub(crate) unnumbered: u64,
 }
 
-/// What a `NumbersReserved` says: below which number those of later records are.
+/// The statement of a `NumbersReserved`: the bound for the numbers of later records.
 #[derive(Clone, Copy, Debug, Deserialize)]
 pub(crate) struct Reserved {
     pub(crate) numbers_below: u64,
 }
 
-/// What a `TailRecovered` says about the segment that a killed process left.
+/// The statement of a `TailRecovered` about the segment that a killed process left.
 #[derive(Clone, Copy, Debug, Deserialize)]
 pub(crate) struct Recovered {
     pub(crate) segment: u64,
@@ -262,7 +263,7 @@ pub(crate) struct Recovered {
 impl<'a> Line<&'a [u8]> {
     const TOO_LONG: Self = Self::Unreadable("a line is longer than 65 535 bytes");
 
-    /// What the bytes before a newline say. `worker` is that of the record before.
+    /// Parses the bytes before a newline. `worker` is the worker of the previous record.
     pub(super) fn parse(line: &'a [u8], worker: &mut Option<Box<str>>) -> Self {
         if line.len() > MAX_LINE_BYTES {
             return Self::TOO_LONG;
@@ -276,7 +277,7 @@ impl<'a> Line<&'a [u8]> {
         }
     }
 
-    /// What the bytes behind the last newline of a file say.
+    /// Parses the bytes behind the last newline of a file.
     pub(super) fn parse_unended(line: &'a [u8]) -> Self {
         if line.len() > MAX_LINE_BYTES {
             Self::TOO_LONG
@@ -285,7 +286,7 @@ impl<'a> Line<&'a [u8]> {
         }
     }
 
-    /// The same with the leaf for the bytes, and with a signature that is known to be valid.
+    /// Returns the line with the leaf for its bytes, and with its signature verified.
     pub(super) fn checked(self, keys: &[VerifierKey]) -> Line<Node> {
         match self {
             Self::Checkpoint(mut checkpoint) => {
@@ -301,7 +302,7 @@ impl<'a> Line<&'a [u8]> {
     }
 }
 
-/// The checkpoint in a line of a segment, where nobody adds a signature to the trail's own.
+/// Parses the checkpoint in a line of a segment, where only the trail's own signature may stand.
 fn parse_own_checkpoint(line: &[u8]) -> Result<Checkpoint, &'static str> {
     let checkpoint = parse_checkpoint(line)?;
     if checkpoint.has_one_signature() {
@@ -311,7 +312,7 @@ fn parse_own_checkpoint(line: &[u8]) -> Result<Checkpoint, &'static str> {
     }
 }
 
-/// A checkpoint line has one form, so that no byte of it can change unseen.
+/// Parses a checkpoint line. It has one form, so that no byte of it can change unnoticed.
 pub(crate) fn parse_checkpoint(line: &[u8]) -> Result<Checkpoint, &'static str> {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
@@ -364,18 +365,18 @@ fn parse_record(line: &[u8], worker: &mut Option<Box<str>>) -> Option<Record> {
     })
 }
 
-/// The fields that every record has, found in their order and only once.
+/// The fields that every record has, in their order and without duplicates.
 pub(super) struct Common<'a> {
     pub(super) seq: u64,
     time: Stamp,
     worker: &'a str,
     pub(super) event: &'a str,
-    /// The line is known to be in the one form of a record of format 2.
+    /// The line is known to be in the canonical form of a record of format 2.
     pub(super) in_one_form: bool,
 }
 
 impl<'a> Common<'a> {
-    /// None if one of the values has not its form.
+    /// Returns `None` if a value does not have its form.
     pub(super) fn new(
         seq: u64,
         time: &'a str,
@@ -444,7 +445,7 @@ fn value<'de, A: MapAccess<'de>, T: Deserialize<'de>>(
     }
 }
 
-/// Whether a field has one of these names.
+/// Matches a field with one of these names.
 struct NamedOneOf<'a>(&'a [&'a str]);
 
 impl<'de> DeserializeSeed<'de> for NamedOneOf<'_> {

@@ -1,13 +1,14 @@
-//! A segment's lines, parsed on all cores, with hashes and signatures, handed over in their order.
+//! Parses a segment's lines on all cores, with hashes and signatures, and hands them over in their
+//! order.
 //!
-//! The calling thread cuts the stream into chunks, keeps a window of them ahead, and hands the lines
-//! of the first one over. Helpers parse the chunks in the window. When the first chunk is not parsed
-//! yet, the calling thread does that itself, or, if a helper has it, parses a later one meanwhile. So
-//! everything works without a helper, and nobody waits while there is work. A chunk is parsed by who
-//! holds its lock; memory is the window, however long the segment.
+//! The calling thread cuts the stream into chunks, keeps a window of them ahead, and hands over the
+//! lines of the first one. Helpers parse the chunks in the window. If the first chunk is not parsed
+//! yet, the calling thread parses it itself, or, if a helper has it, parses a later one meanwhile.
+//! So everything works without a helper, and no thread waits while there is work. The thread that
+//! holds a chunk's lock parses it. Memory is the window, however long the segment.
 //!
-//! Helpers leave when the calling thread closes the queue, for whatever reason it goes: the end, an
-//! error, a panic. This module does not know what a line says.
+//! Helpers end when the calling thread closes the queue, for whatever reason: the end, an error, a
+//! panic. This module does not know what a line means.
 
 use std::collections::VecDeque;
 use std::io::{self, Read};
@@ -24,14 +25,14 @@ use super::line::Line;
 #[cfg(test)]
 mod tests;
 
-/// The most helpers. Handing over takes about a sixth of the work, so more would wait.
+/// The most helpers. Handing over takes about a sixth of the work, so further ones would wait.
 const MAX_HELPERS: usize = 5;
 
 /// Calls `each` with every line and its length, newline included.
 ///
 /// # Errors
 ///
-/// Those of `source`; the lines before the error have been handed over.
+/// Errors of `source`. The lines before the error have been handed over.
 pub(super) fn for_each_line(
     source: impl Read,
     keys: &[VerifierKey],
@@ -42,11 +43,11 @@ pub(super) fn for_each_line(
     for_each_line_with(helpers, CHUNK_BYTES, source, keys, each)
 }
 
-/// The same without helpers.
+/// Does the same without helpers.
 ///
 /// # Errors
 ///
-/// Those of `source`.
+/// Errors of `source`.
 pub(super) fn for_each_line_alone(
     source: impl Read,
     keys: &[VerifierKey],
@@ -55,7 +56,7 @@ pub(super) fn for_each_line_alone(
     for_each_line_with(0, CHUNK_BYTES, source, keys, each)
 }
 
-/// A chunk in the window. Who holds the lock parses it.
+/// A chunk in the window. The holder of the lock parses it.
 type Slot = Arc<Mutex<Chunk>>;
 
 fn for_each_line_with(
@@ -69,7 +70,7 @@ fn for_each_line_with(
     let (queue, queued) = sync_channel::<Slot>(ahead);
     let queued = Mutex::new(queued);
     thread::scope(|scope| {
-        // In here, so that it is closed before the scope waits for the helpers.
+        // Moved in here, so that it is closed before the scope waits for the helpers.
         let queue = queue;
         let mut cutter = Cutter::new(source, chunk_bytes);
         let mut window: VecDeque<Slot> = VecDeque::new();
@@ -95,15 +96,15 @@ fn for_each_line_with(
                     continue;
                 }
             }
-            // One chunk is not worth a thread; with each further one there can be one more. A thread
-            // that cannot be had is one that does not help.
+            // One chunk is not worth a thread; each further one allows one more thread. If a thread
+            // cannot be started, the work is done without it.
             if spawned < helpers && !window.is_empty() {
                 spawned = spawned.saturating_add(1);
                 let helper = thread::Builder::new().name("vram-verify".into());
                 let _helper = helper.spawn_scoped(scope, || help(&queued, keys));
             }
             let chunk = Arc::new(Mutex::new(mem::take(&mut spare)));
-            // What does not fit, the calling thread will find unparsed.
+            // If the queue is full, the calling thread will find the chunk unparsed.
             let _full = queue.try_send(Arc::clone(&chunk));
             window.push_back(chunk);
         }
@@ -118,7 +119,7 @@ fn help(queued: &Mutex<Receiver<Slot>>, keys: &[VerifierKey]) {
         let Ok(chunk) = next else {
             return;
         };
-        // If it is locked, somebody parses it.
+        // If it is locked, another thread parses it.
         if let Ok(mut chunk) = chunk.try_lock() {
             chunk.parse(keys);
         }

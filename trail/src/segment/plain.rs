@@ -1,18 +1,18 @@
-//! Records in the plain form that the writer gives nearly all of them, read without a JSON parser,
-//! which takes several times as long.
+//! Reads records in the plain form, which the writer uses for nearly all of them, without a JSON
+//! parser. A parser takes several times as long.
 //!
-//! The form: an object without white space, escapes or nesting, whose values are strings, whole
-//! numbers, `true` or `false`. Every line in this form is JSON, and a parser reads the same out of
-//! it; this is all that must hold here, since what is not in this form goes to a parser. Unless a name
-//! stands twice it is also in the one form of a record of format 2.
+//! The form is an object without white space, escapes or nesting, whose values are strings, whole
+//! numbers, `true` or `false`. Every line in this form is JSON, and a parser returns the same
+//! values. Nothing else must hold here, since lines in other forms go to a parser. Unless a name
+//! occurs twice, the line is also in the canonical form of a record of format 2.
 
 use memchr::memchr;
 
 use super::line::{COMMON, Common};
 
-/// Reads a record in the plain form; none if the line has another form, or is no record.
+/// Reads a record in the plain form. Returns `None` if the line has another form, or is no record.
 pub(super) fn parse(line: &str) -> Option<Common<'_>> {
-    // Not one by one with an early end, so that the compiler can use vectors.
+    // Tests all bytes without an early end, so that the compiler can use vector instructions.
     let is_plain = |byte: u8| byte >= b' ' && byte != b'\\';
     if !line.bytes().fold(true, |all, byte| all & is_plain(byte)) {
         return None;
@@ -47,14 +47,15 @@ pub(super) fn parse(line: &str) -> Option<Common<'_>> {
     Some(common)
 }
 
-/// The most names of own fields; a record with more goes to a parser. It has to look at each pair.
+/// The most names of own fields, since each pair must be compared. A record with more goes to a
+/// parser.
 const MAX_NAMES: usize = 64;
 
-/// The names of a record's own fields, to notice one that stands twice, or is a common field's.
+/// The names of a record's own fields, to detect duplicates and names of common fields.
 struct Names<'a> {
     /// The fields, from the first one on.
     fields: &'a str,
-    /// The marks of all names so far, also of the common fields'.
+    /// The marks of all names so far, those of the common fields included.
     seen: u128,
     count: usize,
     twice: bool,
@@ -71,8 +72,8 @@ impl<'a> Names<'a> {
         }
     }
 
-    /// Adds a name; `before` is what begins with its field. None if it is a common field's, or if there
-    /// are too many.
+    /// Adds a name. `before` begins with its field. Returns `None` if it is a common field's name,
+    /// or if there are too many.
     fn add(&mut self, name: &str, before: &str) -> Option<()> {
         self.count = self.count.saturating_add(1);
         let mark = mark(name);
@@ -86,7 +87,7 @@ impl<'a> Names<'a> {
         (self.count <= MAX_NAMES).then_some(())
     }
 
-    /// Whether one of the fields before `end` has this name.
+    /// Returns whether one of the fields before `end` has this name.
     fn stands_before(&self, name: &str, end: &str) -> Option<bool> {
         let mut rest = Rest(self.fields);
         while rest.0.len() > end.len() {
@@ -101,7 +102,8 @@ impl<'a> Names<'a> {
     }
 }
 
-/// One bit for a name. Equal names have the same; of others in a record of the writer hardly any do.
+/// Returns one bit for a name. Equal names have the same bit; other names in a record of the writer
+/// rarely do.
 const fn mark(name: &str) -> u128 {
     let [length, ..] = name.len().to_le_bytes();
     let (first, last) = match name.as_bytes() {
@@ -124,7 +126,7 @@ const fn marks(mut names: &[&str]) -> u128 {
     marks
 }
 
-/// What was not read yet of a line without escapes.
+/// The unread rest of a line without escapes.
 struct Rest<'a>(&'a str);
 
 impl<'a> Rest<'a> {
@@ -133,7 +135,7 @@ impl<'a> Rest<'a> {
         Some(())
     }
 
-    /// A string behind its first quote.
+    /// Reads a string behind its first quote.
     fn text(&mut self) -> Option<&'a str> {
         let end = memchr(b'"', self.0.as_bytes())?;
         let (text, rest) = self.0.split_at_checked(end)?;
@@ -141,7 +143,7 @@ impl<'a> Rest<'a> {
         Some(text)
     }
 
-    /// The digits of a whole number; JSON allows no leading zero.
+    /// Reads the digits of a whole number. JSON allows no leading zero.
     fn digits(&mut self) -> Option<&'a str> {
         let end = self.0.bytes().position(|byte| !byte.is_ascii_digit())?;
         let (digits, rest) = self.0.split_at_checked(end)?;
@@ -152,14 +154,14 @@ impl<'a> Rest<'a> {
         Some(digits)
     }
 
-    /// A whole number that fits.
+    /// Reads a whole number that fits into 64 bits.
     fn number(&mut self) -> Option<u64> {
         self.digits()?.parse().ok()
     }
 
-    /// A whole number that fits and is not needed.
+    /// Skips a whole number that fits into 64 bits.
     fn any_number(&mut self) -> Option<()> {
-        /// Every number of so many digits fits.
+        /// Every number with so many digits fits.
         const FITS: usize = u64::MAX.ilog10() as usize;
         let digits = self.digits()?;
         let fits = matches!(digits.len(), 1..=FITS) || digits.parse::<u64>().is_ok();

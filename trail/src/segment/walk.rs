@@ -1,6 +1,7 @@
-//! The walk over a segment's lines: what is acknowledged, what is behind that, and what is damaged.
+//! The walk over a segment's lines: which are acknowledged, which are behind the acknowledged part,
+//! and which are damaged.
 //!
-//! It takes one line after the other, and knows nothing of files or of other segments.
+//! It takes one line after the other. It knows nothing of files or of other segments.
 
 use std::ops::Range;
 
@@ -11,31 +12,31 @@ use super::Seen;
 use super::line::{Closed, Fact, Header, Line, Opening, Record, Rules};
 use super::summary::{Behind, Damage, Place, SegmentSummary};
 
-/// The most damage that is listed for one segment; the count is exact.
+/// The most damage entries listed for one segment. The count is exact.
 const MAX_LISTED: usize = 32;
 
 pub(super) struct Walk<'a> {
     keys: &'a [VerifierKey],
-    /// The one that the header names.
+    /// The key that the header names.
     key: Option<&'a VerifierKey>,
     acknowledged: Option<u64>,
     visit: &'a mut dyn FnMut(Seen<'_>),
     rules: Rules,
-    /// The last record names the worker that the origin does.
+    /// The last record and the origin name the same worker.
     worker_is_ours: bool,
     tree: Frontier,
     /// Where the current line starts.
     at: Place,
-    /// The first thing since the last matching checkpoint that is not as it should be.
+    /// The first irregular line since the last matching checkpoint.
     suspect: Option<(Place, &'static str)>,
-    /// What the last record says, if that is a change of key.
+    /// The next key, if the last record is a change of key.
     next_key: Option<String>,
-    /// Something behind the last matching checkpoint that no torn batch explains.
+    /// Something behind the last matching checkpoint cannot be part of a torn batch.
     beyond_tearing: bool,
     summary: SegmentSummary,
 }
 
-/// What a checkpoint says about the lines before it.
+/// The result of a checkpoint for the lines before it.
 enum Verdict {
     Matches,
     Mismatch(&'static str),
@@ -114,11 +115,11 @@ impl<'a> Walk<'a> {
         };
     }
 
-    /// Keeps the account of what stands behind the last matching checkpoint.
+    /// Updates the account of the bytes behind the last matching checkpoint.
     fn count(&mut self, line: &Line<Node>, length: u64) {
         let behind = &mut self.summary.behind;
-        // What was to be a checkpoint may be damaged like any line, and then go on behind a newline
-        // that is itself damage. Another line of the trail cannot come out of that.
+        // An intended checkpoint line may be damaged like any line, and then continue behind a
+        // newline that is itself damage. Another line of the trail cannot result from that.
         let is_readable = matches!(line, Line::Checkpoint(_) | Line::Record(..));
         behind.many_batches |= behind.whole || (behind.checkpoints > 0 && is_readable);
         behind.whole |= matches!(line, Line::Checkpoint(Ok(_)));
@@ -161,7 +162,7 @@ impl<'a> Walk<'a> {
             .find(|key| key.name() == header.origin && key.to_string() == header.key);
         self.summary.key_is_given = self.key.is_some();
         let stated = header.previous.as_ref().and_then(|previous| previous.void);
-        // A process that opens a trail and finds void bytes says so in its second record.
+        // A process that opens a trail and finds void bytes states so in its second record.
         self.summary.void_before = stated.or((header.event == Opening::TrailOpened).then_some(0));
         if header.format > FORMAT {
             return Err("the header is of a format that this version does not know");
@@ -188,8 +189,8 @@ impl<'a> Walk<'a> {
             .ok_or("the header declares void what is no checkpoint behind the segment before")
     }
 
-    /// The tree before this segment. Its checkpoint may be signed with a key that was not given: the
-    /// header is a leaf, so every checkpoint of this segment that matches vouches for both.
+    /// Returns the tree before this segment. Its checkpoint may be signed with a key that was not
+    /// given. The header is a leaf, so every matching checkpoint of this segment vouches for both.
     fn frontier(header: &Header, previous: &Previous) -> Result<Frontier, &'static str> {
         let checkpoint: Checkpoint = previous
             .checkpoint
@@ -224,7 +225,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// What is wrong with a record by the rules that format 2 has and format 1 had not.
+    /// Returns what is wrong with a record by the rules that format 2 adds to format 1.
     fn objection_of_format_2(&self, fact: &Fact) -> Option<&'static str> {
         let header = self.summary.header.as_ref()?;
         if header.format != FORMAT {
@@ -246,7 +247,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Takes what a record says about the trail itself, and says what is wrong with that.
+    /// Takes a record's statement about the trail itself, and returns what is wrong with it.
     fn objection(&mut self, fact: &Fact) -> Option<&'static str> {
         let key_has_changed = self.next_key.take().is_some();
         if let Some(words) = self.objection_of_format_2(fact) {
@@ -311,7 +312,8 @@ impl<'a> Walk<'a> {
         Verdict::Matches
     }
 
-    /// Whether the segment's key has signed it. A given key that is not the segment's counts, too.
+    /// Returns whether the segment's key has signed the checkpoint. A given key that is not the
+    /// segment's counts, too.
     fn sign(&mut self, checkpoint: &Checkpoint) -> bool {
         let signed = self.key.is_some_and(|key| checkpoint.is_signed_by(key));
         if signed || self.keys.iter().any(|key| checkpoint.is_signed_by(key)) {
@@ -353,13 +355,13 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Tells a torn tail from damage, now that it is known what follows.
+    /// Tells a torn tail from damage, since the following bytes are known now.
     pub(super) fn finish(mut self) -> SegmentSummary {
         let leaves = self.summary.frontier.size()..self.tree.size();
         let behind = self.summary.behind;
         let end = self.acknowledged.unwrap_or(self.summary.end);
-        // What is void may be anything from format 2 on: somebody else may have written there, too. The
-        // next header says how much it is.
+        // From format 2 on, void bytes may be anything, since other processes may have written
+        // there, too. The next header states how many there are.
         let format = self.summary.header.as_ref().map_or(1, |head| head.format);
         let may_be_anything = self.acknowledged.is_some() && format >= 2;
         let torn = self.summary.checkpoint.is_some()

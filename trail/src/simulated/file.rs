@@ -1,4 +1,4 @@
-//! Files of the simulated disk, as a writer and a reader have them open.
+//! Open files of the simulated disk, for a writer and for a reader.
 
 use std::io::{self, Read, Write};
 
@@ -13,8 +13,8 @@ use crate::storage::{FileId, SegmentFile};
 pub(crate) struct OpenFile {
     pub(super) disk: Disk,
     pub(super) id: usize,
-    /// Something was written only in part. That happens once, so that the number of calls does not
-    /// depend on how long the lines are.
+    /// A write was already short. That happens once, so that the number of calls does not depend on
+    /// how long the lines are.
     pub(super) was_short: bool,
 }
 
@@ -86,7 +86,7 @@ impl Write for OpenFile {
     }
 }
 
-/// Reads what was cached when it was opened, in pieces.
+/// Reads the cached content as of opening, in pieces.
 pub(crate) struct Reader {
     pub(super) random: Random,
     pub(super) failing: u64,

@@ -1,4 +1,4 @@
-//! Numbers that a seed decides.
+//! Pseudorandom numbers from a seed.
 
 /// SplitMix64: the same numbers from the same seed, for ever.
 #[derive(Clone, Debug)]
@@ -13,7 +13,7 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// A number below `end`.
+    /// Returns a number below `end`.
     pub(super) fn below(&mut self, end: u64) -> u64 {
         self.next() % end
     }
@@ -22,13 +22,13 @@ impl Random {
         usize::try_from(self.below(end as u64)).unwrap()
     }
 
-    /// Another sequence, so that this one goes on alike however many numbers are taken there: how
-    /// long a line is, depends on the clock.
+    /// Returns an independent sequence. So this one stays the same however many numbers are taken
+    /// from the other: the length of a line depends on the clock.
     pub(super) fn fork(&mut self) -> Self {
         Self(self.next())
     }
 
-    /// True so many times in a thousand.
+    /// Returns true with a probability of `per_mille` in a thousand.
     pub(super) fn chance(&mut self, per_mille: u64) -> bool {
         self.below(1000) < per_mille
     }

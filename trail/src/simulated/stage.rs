@@ -13,7 +13,7 @@ use crate::threads::{self, Instant};
 use crate::writer::{StopOnDrop, Writer};
 use crate::{Recorder, Shared, Trail};
 
-/// Long enough for everything.
+/// A time limit that no test reaches.
 const LONG: Duration = Duration::from_secs(600);
 
 /// An open trail whose writer has no thread yet.
@@ -45,7 +45,7 @@ impl<A: Application> Stage<A> {
         (Self { shared, disk }, staged)
     }
 
-    /// A handle that does not keep the trail open.
+    /// Returns a handle that does not keep the trail open.
     pub fn recorder(&self) -> Recorder<A> {
         Recorder {
             shared: Arc::clone(&self.shared),
@@ -53,17 +53,17 @@ impl<A: Application> Stage<A> {
         }
     }
 
-    /// Whether a named segment holds these bytes on the medium.
+    /// Returns whether a named segment holds these bytes on the medium.
     pub fn medium_holds(&self, bytes: &[u8]) -> bool {
         self.disk.medium_holds(bytes)
     }
 
-    /// Whether the writer has ended.
+    /// Returns whether the writer has ended.
     pub fn is_stopped(&self) -> bool {
         self.shared.queue.wait_stopped(Instant::now())
     }
 
-    /// Lets go of what runs in each call of the disk.
+    /// Drops the action that runs in each call of the disk.
     pub fn end(&self) {
         self.disk.meanwhile(None);
     }

@@ -1,22 +1,24 @@
-//! A worker dies, and a court asks for its records.
+//! A simulated process dies at any point, and its durable records must still be there.
 //!
-//! A call has returned with a receipt: this violation is on record. The machine loses its power in
-//! the middle of the next write. Of what was not synced, the medium has kept one sector, lost the
-//! next and filled a third with garbage; a segment's name is there or not. The worker starts again,
-//! runs into a full disk, is killed, starts again. If one of those steps forgets a sync, syncs
-//! twice where the first answer was no, or names a file before it is whole, the record behind the
-//! receipt is gone, and nobody notices until it is asked for. If the check is too strict, an honest
-//! trail is called forged. A real disk shows neither: it keeps nearly everything, nearly always.
+//! Suppose a call has returned with a receipt, and the machine loses its power in the middle of the
+//! next write. Of the unsynced data, the medium has kept one sector, lost the next and filled a
+//! third with garbage. A segment's name is there or not. The process starts again, runs into a full
+//! disk, is killed, starts again. A step may forget a sync, sync twice where the first sync failed,
+//! or name a file before it is whole. Then the record behind the receipt is gone, and that stays
+//! unnoticed until it is needed. If the check is too strict, an honest trail is called forged. A
+//! real disk shows neither: it keeps nearly everything, nearly always.
 //!
-//! So each seed lets a random worker live on a disk that forgets whatever it may: notes, critical
-//! records, flushes, closes, failing calls, calls that hang while other threads record and those
-//! who wait give up, kills and power cuts at any call, and openings that fail or die themselves.
-//! After each end, the trail is checked, and compared with a list that the test keeps itself: which
-//! texts were given under which numbers, and for which of them a receipt was given. The writer runs
-//! on the test's own thread, so a seed always does the same. An anchor watches: of what it was
-//! given, nothing may be gone or different, neither for the check nor for the next opening. Somebody
-//! else copies signed checkpoints out of void bytes: the trail has their root, or declares them void.
-//! Segments are as small as may be, and now and then the worker comes back with another key.
+//! So each seed runs a random process on a disk that may lose all unsynced data. The process makes
+//! notes, critical records, flushes and closes. Calls fail, or hang while other threads record and
+//! waiting callers give up. Kills and power cuts come at any call, and openings fail or die
+//! themselves.
+//!
+//! After each end, the trail is checked, and compared with an independent list in the test: which
+//! texts got which numbers, and which of them got a receipt. The writer runs on the test's own
+//! thread, so a seed always does the same. An anchor watches: of its checkpoints, none may be gone
+//! or different, neither for the check nor for the next opening. Another process copies signed
+//! checkpoints out of void bytes: the trail has their root, or declares them void. Segments are as
+//! small as possible, and sometimes the process comes back with another key.
 //!
 //! `VRAM_SIM_SEEDS` is how many seeds are tried (10 000), `VRAM_SIM_FROM` the first of them (0).
 
@@ -38,7 +40,7 @@ fn live(seed: u64, place: &Path) {
     for _ in 0..steps {
         world.step();
     }
-    // The disk is well again, and whatever happened, the trail goes on and closes.
+    // The disk works again. Whatever happened, the trail goes on and closes.
     world.end();
     world.open();
     world.violation();
@@ -50,7 +52,7 @@ fn number(variable: &str, otherwise: u64) -> u64 {
     std::env::var(variable).map_or(otherwise, |text| text.replace('_', "").parse().unwrap())
 }
 
-/// A directory in memory, where there is such a thing.
+/// Returns a directory in memory, if there is such a file system.
 fn place() -> tempfile::TempDir {
     let memory = Path::new("/dev/shm");
     let place = if memory.is_dir() {
@@ -61,9 +63,9 @@ fn place() -> tempfile::TempDir {
     place.unwrap()
 }
 
-/// The process is killed at any call of an opening, and the machine ends at any call of the next one:
-/// what the killed one left is on the medium before anything is built on it. Among random ends, this
-/// pair is rare.
+/// The process is killed at any call of an opening, and the machine ends at any call of the next
+/// one. What the killed opening left must be on the medium before anything is built on it. Among
+/// random ends, this pair is rare.
 #[test]
 #[cfg_attr(shuttle, ignore = "its threads are the system's")]
 #[cfg_attr(miri, ignore = "hashes too much")]
@@ -90,8 +92,9 @@ fn what_a_killed_opening_left_is_durable_before_the_next_one_goes_on() {
     }
 }
 
-/// The disk takes nothing for so long that callers get no numbers any more. Killed then, or healed: no
-/// number is told twice, and every attempt is accounted for that the trail has heard of.
+/// The disk takes nothing for so long that callers get no numbers any more. The process is then
+/// killed, or the disk heals. No caller gets a number twice, and every attempt that reached the
+/// trail is accounted for.
 #[test]
 #[cfg_attr(shuttle, ignore = "its threads are the system's")]
 #[cfg_attr(miri, ignore = "hashes too much")]
@@ -110,7 +113,7 @@ fn on_a_disk_that_takes_nothing_numbers_end_below_the_durable_bound() {
         let model = world.model();
         let told = *model.told.last_key_value().unwrap().0;
         assert!(model.unnumbered > 500, "{}", model.unnumbered);
-        // A queue of 16, 8 for critical records, three times.
+        // A queue of 16, with 8 places for critical records, three times.
         assert!((40..72 + 24).contains(&told), "{told}");
         let unnumbered = model.unnumbered;
         drop(model);

@@ -1,10 +1,10 @@
 //! The locks that keep a second writer out of a trail's directory.
 //!
-//! Two `flock`s are held for as long as the trail is open: one on the directory itself, which cannot
-//! be removed while its descriptor is open, and one on the file `lock` in it, which is all that
-//! version 0.1 looks at. Readers ask for them without waiting, for a moment: so a writer that is
-//! refused tries again for a while before it says that the trail is open already. A forked child
-//! keeps neither (`process::own`).
+//! Two `flock`s are held for as long as the trail is open. One is on the directory itself, which
+//! cannot be removed while its descriptor is open. The other is on the file `lock` in it, the only
+//! one that version 0.1 checks. Readers request them briefly and without waiting. So a refused
+//! writer retries for a while before it reports that the trail is open already. A forked child
+//! keeps neither lock (`process::own`).
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -20,7 +20,7 @@ use crate::process::{self, OwnFd};
 /// The name of the lock file in a trail's directory.
 pub(crate) const LOCK: &str = "lock";
 
-/// For how long a writer asks again. A reader holds a lock for some microseconds.
+/// How long a writer retries. A reader holds a lock for some microseconds.
 const PATIENCE: Duration = Duration::from_millis(500);
 
 const PAUSE: Duration = Duration::from_millis(5);
@@ -33,14 +33,14 @@ pub(super) struct Locks {
 }
 
 impl Locks {
-    /// Locks the directory `dir`, which `path` names in errors. Some file systems lock no directory: there
-    /// the lock file alone is locked.
+    /// Locks the directory `dir`, which `path` names in errors. Some file systems cannot lock a
+    /// directory: there only the lock file is locked.
     pub(super) fn take(dir: &OwnedFd, path: &Path) -> Result<(Self, Locked), OpenError> {
         let io = |operation| move |errno: Errno| OpenError::io(path, operation, errno.into());
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = OwnFd::open(|| rustix::fs::openat(dir, LOCK, flags, Mode::RUSR | Mode::WUSR))
             .map_err(io("open lock file"))?;
-        // An open file of its own: a copy of `dir` elsewhere would keep the lock.
+        // A separate open file: a copy of `dir` elsewhere would keep the lock.
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = OwnFd::open(|| rustix::fs::openat(dir, ".", flags, Mode::empty()))
             .map_err(io("open directory"))?;
@@ -56,7 +56,7 @@ impl Locks {
         let path = || path.to_owned();
         let locked = match (take(&file), take(&directory)) {
             (Ok(()), Ok(())) => Locked::DirectoryAndFile,
-            // Some want a descriptor for writing, which a directory has not.
+            // Some file systems require a descriptor for writing, which a directory cannot have.
             (Ok(()), Err(errno)) if has_no_locks(errno) || errno == Errno::BADF => Locked::File,
             (Err(Errno::WOULDBLOCK), _) | (Ok(()), Err(Errno::WOULDBLOCK)) => {
                 return Err(OpenError::Locked { path: path() });
@@ -75,7 +75,7 @@ impl Locks {
 
 impl Drop for Locks {
     fn drop(&mut self) {
-        // Closing is not enough: another process may have been given a copy of the descriptor.
+        // Closing is not enough: another process may have a copy of the descriptor.
         if process::check().is_ok() {
             let _unlocked = lock(&self.directory, FlockOperation::Unlock);
             let _unlocked = lock(&self.file, FlockOperation::Unlock);
@@ -83,7 +83,7 @@ impl Drop for Locks {
     }
 }
 
-/// Whether the file system cannot lock at all.
+/// Returns whether the file system has no locks at all.
 fn has_no_locks(errno: Errno) -> bool {
     matches!(
         errno,
@@ -95,7 +95,8 @@ fn lock(fd: impl AsFd, operation: FlockOperation) -> Result<(), Errno> {
     rustix::io::retry_on_intr(|| rustix::fs::flock(&fd, operation))
 }
 
-/// Whether a writer may have the trail in `dir` open: one of its locks is held, or cannot be asked.
+/// Returns whether a writer may have the trail in `dir` open: one of its locks is held, or cannot
+/// be tested.
 pub(crate) fn may_be_held(dir: &Path) -> bool {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let is_held = |fd: OwnedFd| lock(&fd, FlockOperation::NonBlockingLockShared).is_err();
@@ -103,7 +104,7 @@ pub(crate) fn may_be_held(dir: &Path) -> bool {
         Ok(file) => is_held(file),
         Err(errno) => errno != Errno::NOENT,
     };
-    // Without `NOFOLLOW`: a reader may come by a link.
+    // Without `NOFOLLOW`: a reader may use a link.
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     file || rustix::fs::open(dir, flags, Mode::empty()).map_or(true, is_held)
 }

@@ -1,8 +1,9 @@
-//! What a trail's directory is on: the kind of file system, and what it promises of what was synced.
+//! The medium of a trail's directory: the kind of file system, and what it promises for synced
+//! data.
 //!
-//! The kernel names the file system and its options in `/proc/self/mountinfo`; without that file, the
-//! number that `statfs` gives names the usual ones. A promise is not a proof: a disk can lie, and so can
-//! a server.
+//! The kernel names the file system and its options in `/proc/self/mountinfo`. Without that file,
+//! the number from `statfs` identifies the usual ones. A promise is not a proof: a disk can lie,
+//! and so can a server.
 
 use std::fs;
 use std::os::fd::AsFd;
@@ -14,10 +15,10 @@ use serde::Serialize;
 
 use crate::process;
 
-/// The longest name of a file system that is put on record.
+/// The longest name of a file system that is recorded.
 const MAX_NAME_BYTES: usize = 64;
 
-/// What `TrailOpened` says about the place of the segments.
+/// What `TrailOpened` states about the place of the segments.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
 pub(crate) struct Medium {
     pub(crate) file_system: Arc<str>,
@@ -25,17 +26,17 @@ pub(crate) struct Medium {
     pub(crate) locks: Locked,
 }
 
-/// Where what was synced is, and until when.
+/// Where synced data is, and how long it lasts.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Kept {
-    /// Wherever a server, or the host of a sandbox, keeps it.
+    /// A server, or the host of a sandbox, keeps it in its own way.
     ByServer,
-    /// In memory: nothing is left after the next start of the machine, or of the pod.
+    /// In memory: it is lost at the next start of the machine, or of the pod.
     InMemory,
     /// The file system is mounted so that a sync does not reach the disk.
     NotSynced,
-    /// On the disk, if that keeps what it acknowledges.
+    /// On the disk, provided that the disk keeps what it acknowledges.
     OnDisk,
     /// In the upper layer of an overlay, such as a container's own files: gone when the container is
     /// removed.
@@ -48,16 +49,17 @@ pub(crate) enum Kept {
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Locked {
     DirectoryAndFile,
-    /// The file `lock` alone: a lock of a directory does not exist here, or not for other machines.
+    /// The file `lock` only: the file system has no directory locks, or none that reach other
+    /// machines.
     File,
-    /// Whether the locks reach other machines is not known.
+    /// It is unknown whether the locks reach other machines.
     Unknown,
-    /// Nothing for other machines: the file system is mounted so that all locks stay on this one.
+    /// Only this machine: the mount option keeps all locks local.
     ThisMachine,
 }
 
 impl Medium {
-    /// What the opened directory is on.
+    /// Returns the medium of the opened directory.
     pub(super) fn of(dir: impl AsFd) -> Self {
         let (file_system, options) = mount_of(&dir).map_or_else(
             || {
@@ -78,7 +80,7 @@ impl Medium {
         }
     }
 
-    /// What its locks are worth after these were taken.
+    /// Adds what its locks are worth after `taken`.
     pub(super) fn locked(self, taken: Locked) -> Self {
         let locks = self.locks.max(taken);
         Self { locks, ..self }
@@ -88,12 +90,12 @@ impl Medium {
         Arc::clone(&self.file_system)
     }
 
-    /// What the file system of `path` is called, for errors.
+    /// Returns the name of the file system of `path`, for errors.
     pub(crate) fn name_at(path: &Path) -> Arc<str> {
         fs::File::open(path).map_or_else(|_| "unknown".into(), |dir| Self::of(dir).file_system)
     }
 
-    /// Why a trail should not be here, in words for a log.
+    /// Returns the reasons why a trail should not be here, for the log.
     pub(crate) fn objections(&self) -> impl Iterator<Item = &'static str> + use<> {
         let kept = match self.kept {
             Kept::InMemory => Some(
@@ -114,7 +116,7 @@ impl Medium {
     }
 }
 
-/// The type and the options of the mount that the directory is on.
+/// Returns the type and the options of the directory's mount.
 fn mount_of(dir: impl AsFd) -> Option<(String, String)> {
     let stat = rustix::fs::statx(dir, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID).ok()?;
     if stat.stx_mask & StatxFlags::MNT_ID.bits() == 0 {
@@ -143,9 +145,10 @@ fn parse_mount(mounts: &str, id: u64) -> Option<(String, String)> {
     ))
 }
 
-/// Where synced bytes are. Options can turn syncing off, so without them it is unknown whether a disk has the bytes.
+/// Returns where synced bytes are. Options can turn syncing off, so without them it is unknown
+/// whether a disk has the bytes.
 fn kept(file_system: &str, options: Option<&str>) -> Kept {
-    // An overlay says `volatile`, and in newer kernels `fsync=volatile`.
+    // An overlay reports `volatile`, and in newer kernels `fsync=volatile`.
     let is_unsynced = |option: &str| {
         matches!(
             option,
@@ -166,7 +169,8 @@ fn kept(file_system: &str, options: Option<&str>) -> Kept {
     ) {
         return Kept::OverlayLayer;
     }
-    // `fuse.sshfs` and the like. That ZFS does not sync (`sync=disabled`) is no option of a mount.
+    // This covers `fuse.sshfs` and the like. ZFS without sync (`sync=disabled`) cannot be seen in
+    // the mount options.
     match file_system.split('.').next().unwrap_or_default() {
         "devtmpfs" | "ramfs" | "rootfs" | "tmpfs" => Kept::InMemory,
         "bcachefs" | "btrfs" | "ext2" | "ext3" | "ext4" | "f2fs" | "jfs" | "xfs"
@@ -180,8 +184,8 @@ fn kept(file_system: &str, options: Option<&str>) -> Kept {
     }
 }
 
-/// What locks are worth on this file system. Linux asks some servers for locks of files, unless an option of the
-/// mount says otherwise, and no server for locks of directories.
+/// Returns what locks are worth on this file system. Linux asks some servers for file locks, unless
+/// an option of the mount prevents it. It asks no server for directory locks.
 fn locks(file_system: &str, options: Option<&str>) -> Locked {
     let is_local = |option: &str| {
         matches!(
@@ -219,7 +223,7 @@ fn locks(file_system: &str, options: Option<&str>) -> Locked {
     }
 }
 
-/// The file system with this number (statfs(2)).
+/// Returns the file system with this number (statfs(2)).
 fn name_of(number: u64) -> &'static str {
     match number & 0xffff_ffff {
         0x0102_1994 => "tmpfs",
@@ -246,7 +250,7 @@ fn name_of(number: u64) -> &'static str {
 mod tests {
     use super::*;
 
-    /// As Linux 6.18 and the man page proc(5) have them.
+    /// In the form of Linux 6.18 and of the man page proc(5).
     const MOUNTS: &str = "\
 22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw
 36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue,barrier=0
@@ -305,7 +309,7 @@ mod tests {
             (0x0102_1994, Kept::InMemory),
             // It could be mounted with `nobarrier`.
             (0xef53, Kept::Unknown),
-            // Of a signed 32-bit field, extended.
+            // From a signed 32-bit field, sign-extended.
             (0xffff_ffff_8584_58f6, Kept::InMemory),
             (0xff53_4d42, Kept::ByServer),
             (7, Kept::Unknown),

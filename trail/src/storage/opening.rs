@@ -1,8 +1,8 @@
-//! Opening a trail's directory: who may use it, and whether it can do what a trail rests on.
+//! Opens a trail's directory: checks who may use it, and whether it supports what a trail needs.
 //!
-//! Everything is asked of the opened directory and before anything is put into it, so a refusal
-//! leaves nothing behind. This module does not know what the directory holds, but for its segments'
-//! names.
+//! All checks are made on the opened directory and before anything is put into it, so a refusal
+//! leaves nothing behind. Of the directory's content, this module knows only the names of the
+//! segments.
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -18,8 +18,8 @@ use crate::key::FileAccess;
 use crate::open::OpenError;
 
 impl Directory {
-    /// Opens the directory, creating it if it may be absent, and locks it. Refuses one that others
-    /// can reach, that belongs to somebody else, or that is behind a symbolic link.
+    /// Opens the directory, creates it if it may be absent, and locks it. Refuses one that other
+    /// users can access, that belongs to another user, or that is behind a symbolic link.
     pub(crate) fn open(
         path: &Path,
         presence: Presence,
@@ -31,7 +31,7 @@ impl Directory {
             if matches!(opened, Err(OpenError::NoLocks { .. })) {
                 let _removed = std::fs::remove_file(path.join(LOCK));
             }
-            // Fails where somebody else has put something into it meanwhile.
+            // Fails if another process has put something into it meanwhile.
             let _removed = std::fs::remove_dir(path);
         }
         opened
@@ -48,13 +48,14 @@ impl Directory {
         };
         let stat = rustix::fs::fstat(&dir).map_err(io("stat directory"))?;
         check_access(path, access, &stat)?;
-        // Before the lock's file is made: in the place of a volume that is not mounted, nothing is.
+        // This comes before the lock's file is created: nothing must be created in the place of a
+        // volume that is not mounted.
         let segments =
             segments_in(&dir).map_err(|source| OpenError::io(path, "list segments in", source))?;
         presence.check(path, &segments)?;
         if segments.is_empty() {
             rustix::fs::fsync(&dir).map_err(io("sync directory"))?;
-            // Also where the directory was there: who made it may have been killed before its sync.
+            // Also if the directory existed: its creator may have been killed before its sync.
             sync_parent(path, &stat)?;
         }
         let (locks, locked) = Locks::take(&dir, path)?;
@@ -70,7 +71,7 @@ impl Directory {
     }
 }
 
-/// Whether it was made, and not there before.
+/// Creates the directory. Returns false if it existed.
 fn make(path: &Path) -> Result<bool, OpenError> {
     match rustix::fs::mkdir(path, Mode::RWXU) {
         Ok(()) => Ok(true),
@@ -90,8 +91,8 @@ fn parent(path: &Path) -> &Path {
     }
 }
 
-/// Makes the name of the directory `path` durable, which `stat` describes. Where a volume is mounted
-/// on it, it has none in the directory above.
+/// Makes the name of the directory `path`, which `stat` describes, durable. A mount point of a
+/// volume has no name in the directory above.
 fn sync_parent(path: &Path, stat: &Stat) -> Result<(), OpenError> {
     let parent = parent(path);
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -122,7 +123,7 @@ fn check_access(path: &Path, access: FileAccess, stat: &Stat) -> Result<(), Open
             mode,
         });
     }
-    // Kubernetes makes the root of a volume, which belongs to root and to the group of the pod.
+    // Kubernetes makes the root of a volume, which belongs to root and to the pod's group.
     let is_roots = access == FileAccess::OwnerAndGroup && stat.st_uid == 0;
     if stat.st_uid != rustix::process::geteuid().as_raw() && !is_roots {
         return Err(OpenError::Owner {

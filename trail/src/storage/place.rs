@@ -1,9 +1,10 @@
-//! Where a trail's directory is: the name that must lead to it for as long as the trail is open.
+//! The place of a trail's directory: the name that must lead to it for as long as the trail is
+//! open.
 //!
-//! A directory that was removed, moved, or covered by a mount still takes writes through a descriptor,
-//! and nobody who looks where the trail should be finds them. The name is looked up in the directory
-//! above, which is held open: a process may change its own directory or its root meanwhile. That
-//! the directory above is moved is not noticed.
+//! A directory that was removed, moved, or covered by a mount still takes writes through a
+//! descriptor. Those writes cannot be found at the trail's path. The name is looked up in the
+//! directory above, which is held open, since a process may change its own directory or its root
+//! meanwhile. Not noticed: a move of the directory above.
 
 use std::ffi::OsString;
 use std::io;
@@ -17,13 +18,14 @@ use super::FileId;
 
 #[derive(Debug)]
 pub(super) struct Place {
-    /// The directory above, and the name there. None for a path that ends in no name, such as `/`.
+    /// The directory above, and the name there. `None` for a path that ends in no name, such as
+    /// `/`.
     entry: Option<(OwnedFd, OsString)>,
     id: FileId,
 }
 
 impl Place {
-    /// The place of the directory `dir`, which was opened at `path`.
+    /// Returns the place of the directory `dir`, which was opened at `path`.
     pub(super) fn of(dir: &OwnedFd, path: &Path) -> Result<Self, Errno> {
         let id = FileId::of(&rustix::fs::fstat(dir)?);
         let entry = match (path.parent(), path.file_name()) {
@@ -50,7 +52,7 @@ impl Place {
                 match rustix::fs::statat(above, name, AtFlags::SYMLINK_NOFOLLOW) {
                     Ok(stat) => FileId::of(&stat) == self.id,
                     Err(Errno::NOENT | Errno::NOTDIR) => false,
-                    // A process that has given up its rights may no longer ask.
+                    // A process that has dropped its privileges may no longer look.
                     Err(Errno::ACCESS | Errno::PERM) => rustix::fs::fstat(dir)?.st_nlink > 0,
                     Err(errno) => return Err(errno.into()),
                 }

@@ -1,8 +1,8 @@
-//! The anchors, compared with the tree while it grows.
+//! Compares the anchors with the tree while it grows.
 //!
-//! An anchor is a checkpoint that was kept where the worker cannot rewrite it. It says something about
-//! a trail only if a given key has signed it and it names the trail's origin. This module knows sizes
-//! and roots; it does not know where a checkpoint stands in a segment.
+//! An anchor is a checkpoint that was kept where the process cannot rewrite it. It counts for a
+//! trail only if a given key has signed it and it names the trail's origin. This module knows sizes
+//! and roots. It does not know where a checkpoint stands in a segment.
 
 use std::io;
 use std::thread;
@@ -11,22 +11,22 @@ use super::super::checkpoint::{Checkpoint, VerifierKey};
 use super::super::merkle::{Frontier, Node};
 use super::report::{AnchorReport, AnchorState, Finding, Report};
 
-/// For fewer signatures another thread is not worth it.
+/// The least number of signatures for which another thread is worth it.
 const LEAST_FOR_A_THREAD: usize = 256;
 
 /// Anchors, compared with the tree while it grows.
 pub(super) struct Anchors<'a> {
     anchors: &'a [Checkpoint],
     states: Vec<Option<AnchorState>>,
-    /// Those that are the very checkpoint of the trail: a given key has signed them.
+    /// The anchors that equal a checkpoint of the trail: a given key has signed them.
     signed: Vec<bool>,
-    /// All, by size.
+    /// All anchors, by size.
     by_size: Vec<(u64, usize)>,
-    /// Compared since the last matching checkpoint.
+    /// The anchors compared since the last matching checkpoint.
     seen: Vec<(usize, AnchorState)>,
     /// The segment whose header declares an anchor void.
     declared: Vec<Option<u64>>,
-    /// The same since the last matching checkpoint.
+    /// The same, since the last matching checkpoint.
     declared_lately: Vec<(usize, u64)>,
 }
 
@@ -46,7 +46,8 @@ impl<'a> Anchors<'a> {
         }
     }
 
-    /// The header of `segment` says what was signed before it and never acknowledged.
+    /// Notes the checkpoints that the header of `segment` declares void: signed before it and never
+    /// acknowledged.
     pub(super) fn declare(&mut self, segment: u64, voided: &[(u64, Node)]) {
         for (size, root) in voided {
             let from = self.by_size.partition_point(|(other, _)| other < size);
@@ -83,7 +84,7 @@ impl<'a> Anchors<'a> {
         }
     }
 
-    /// The trail's next checkpoint matches.
+    /// Notes that the trail's next checkpoint matches.
     pub(super) fn acknowledge(&mut self, checkpoint: &Checkpoint) {
         for (index, segment) in self.declared_lately.drain(..) {
             if let Some(known) = self.declared.get_mut(index) {
@@ -109,7 +110,7 @@ impl<'a> Anchors<'a> {
         self.declared_lately.clear();
     }
 
-    /// Writes the anchors into the report, and says whether one confirms the last checkpoint.
+    /// Writes the anchors into the report, and returns whether one confirms the last checkpoint.
     pub(super) fn finish(
         &mut self,
         keys: &[VerifierKey],
@@ -123,7 +124,7 @@ impl<'a> Anchors<'a> {
             let size = anchor.size();
             let ours = report.origin.as_deref();
             let state = match state {
-                // The keys that were given may be those of several trails.
+                // The given keys may belong to several trails.
                 _ if ours.is_some_and(|origin| origin != anchor.origin()) => AnchorState::Foreign,
                 Some(state) => *state,
                 None if size > report.leaves && last_segment_checked => AnchorState::Contradicts,
@@ -152,12 +153,14 @@ impl<'a> Anchors<'a> {
                 voided_by,
             });
         }
-        // Whoever holds the key can declare anything void: with that, nobody vouches for the rest.
+        // A holder of the key can declare any checkpoint void. So with a voided anchor, nothing
+        // vouches for the rest.
         vouched && report.voided_anchors == 0
     }
 
-    /// An anchor that no given key has signed is foreign. Of most the signature was verified where it
-    /// stands in the trail; that of the others takes far longer than all else, so all cores help.
+    /// Verifies the signatures of the anchors; one that no given key has signed is foreign. Most
+    /// were verified where they stand in the trail. The others take far longer than all other work,
+    /// so all cores help.
     fn verify_signatures(&mut self, keys: &[VerifierKey]) {
         let unknown = |(index, signed): (usize, &bool)| (!signed).then_some(index);
         let unknown: Vec<usize> = self.signed.iter().enumerate().filter_map(unknown).collect();
@@ -180,7 +183,7 @@ impl<'a> Anchors<'a> {
             };
             let started: Vec<_> = unknown.chunks(length).map(start).collect();
             let end = |(part, thread): (_, io::Result<thread::ScopedJoinHandle<'_, _>>)| {
-                // A thread that cannot be had is one that does not help.
+                // If a thread cannot be started, its work is done without it.
                 let found = thread.ok().and_then(|thread| thread.join().ok());
                 found.unwrap_or_else(|| foreign(part))
             };

@@ -1,8 +1,8 @@
-//! What the acknowledged records say of themselves that a reader wants to know at once: between which
-//! times they lie, and how many incidents are among them.
+//! A summary of the acknowledged records for the reader: the times between which they lie, and the
+//! number of incidents.
 //!
-//! Cloned by the caller at every matching checkpoint, as the account of numbers is, so that what was
-//! never acknowledged can be forgotten. It does not ask whether the times are true.
+//! The caller clones it at every matching checkpoint, as it does the account of numbers, so that
+//! unacknowledged records can be dropped. It does not check whether the times are true.
 
 use super::super::segment::{Fact, Record, Stamp};
 use super::report::Report;
@@ -10,8 +10,8 @@ use super::report::Report;
 /// The account so far.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Contents {
-    /// The earliest and the latest time. A clock can be set back, so these need not be those of the
-    /// first record and the last.
+    /// The earliest and the latest time. A clock can be set back, so these need not be the times of
+    /// the first and the last record.
     span: Option<(Stamp, Stamp)>,
     incidents: u64,
 }

@@ -1,6 +1,6 @@
-//! How far a check has come, and whether it is to go on.
+//! How far a check has come, and whether it should go on.
 //!
-//! What is read through it is counted. It knows nothing of what is read.
+//! Counts the bytes that are read through it. It does not know what is read.
 
 use std::io::{self, Read};
 use std::ops::ControlFlow;
@@ -37,7 +37,7 @@ impl<'a> Meter<'a> {
         }
     }
 
-    /// Takes the lengths of all that will be read.
+    /// Adds the lengths of all segments that will be read.
     pub(super) fn expect(&mut self, lengths: impl Iterator<Item = u64>) {
         self.at.total = lengths.fold(0, u64::saturating_add);
     }

@@ -1,19 +1,19 @@
 //! The numbers of the acknowledged records: in order, none twice, none missing without a reason.
 //!
-//! Fed with records in the order of the file. [`Numbers`] is cloned by the caller at every matching
-//! checkpoint, so that what was never acknowledged can be forgotten; its lists are bounded. It
-//! knows nothing of hashes or signatures.
+//! It gets records in the order of the file. The caller clones [`Numbers`] at every matching
+//! checkpoint, so that unacknowledged records can be dropped. Its lists are bounded. It knows
+//! nothing of hashes or signatures.
 
 use std::ops::Range;
 
 use super::super::segment::{Fact, Lost, Opening, Place, Record, Recovered};
 use super::runs::{KilledRun, RunBook};
 
-/// The most open gaps, and the most lost ranges, that are kept. A writer that names each gap as
+/// The most open gaps, and the most lost ranges, that are kept. A writer that records each gap as
 /// soon as there is room never has many open.
 const MAX_LISTED: usize = 4096;
 
-/// What is wrong with a record's number or its claims about other numbers.
+/// A fault in a record's number or in its claims about other numbers.
 #[derive(Clone, Debug)]
 pub(super) struct Complaint {
     pub(super) place: Place,
@@ -25,44 +25,45 @@ pub(super) struct Complaint {
 pub(super) struct Numbers {
     /// The number of the next record, if none is missing. Headers are ahead of it, in `early`.
     next: u64,
-    /// What comes before the next record was not read: a gap there says nothing.
+    /// The records before the next one were not read, so a gap there proves nothing.
     unsure: bool,
-    /// Below this nothing is known about missing numbers.
+    /// The number below which nothing is known about missing numbers.
     floor: u64,
-    /// Numbers of headers that are larger than those of records written again behind them.
+    /// Numbers of headers that are larger than the numbers of records written again behind them.
     early: Vec<u64>,
     /// Numbers that are missing so far, ascending.
     gaps: Vec<Range<u64>>,
     /// Where the last process began to write.
     run: Option<Run>,
-    /// The first number that was not acknowledged when it began.
+    /// The first number that was not acknowledged when that process began.
     run_from: u64,
     pub(super) runs: RunBook,
     complaints: Vec<Complaint>,
     pub(super) first: Option<u64>,
     pub(super) last: Option<u64>,
     pub(super) records: u64,
-    /// Those without a number, too.
+    /// Lost records, including those without a number.
     pub(super) lost: u64,
     pub(super) lost_unnumbered: u64,
     lost_ranges: Vec<[u64; 2]>,
-    /// Numbers of killed processes that were given and never acknowledged.
+    /// Numbers that killed processes had given and that were never acknowledged.
     pub(super) never_acknowledged: u64,
     /// The last record is a `TrailClosed`.
     pub(super) closed: bool,
 }
 
-/// The segment that the process before left, and what was known of it.
+/// The segment that the previous process left, and what was known of it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Run {
     pub(super) segment: u64,
-    /// Where its acknowledged part ends and how many bytes follow; unknown if it is damaged.
+    /// Where its acknowledged part ends, and how many bytes follow. `None` if the segment is
+    /// damaged.
     pub(super) void: Option<(u64, u64)>,
 }
 
 impl Numbers {
-    /// Some records before the next one were not read or not proven. They may hold the reason why
-    /// numbers before them are missing.
+    /// Notes that some records before the next one were not read or not proven. They may hold the
+    /// reason why numbers before them are missing.
     pub(super) fn skip(&mut self) {
         self.unsure = true;
         self.gaps.clear();
@@ -78,12 +79,12 @@ impl Numbers {
         )
     }
 
-    /// The numbers still missing without a reason.
+    /// Returns the numbers still missing without a reason.
     pub(super) fn gaps(&self) -> &[Range<u64>] {
         &self.gaps
     }
 
-    /// Adds a record. `before` is what stands before its segment, which a header needs.
+    /// Adds a record. `before` is the run before its segment, which a header needs.
     pub(super) fn record(&mut self, place: Place, record: &Record, before: Option<Run>) {
         let result = match &record.fact {
             Fact::Header(header) => {
@@ -183,7 +184,7 @@ impl Numbers {
         Ok(())
     }
 
-    /// A header's number that is next in order is not ahead any more.
+    /// Removes a header's number from those ahead once it is next in order.
     fn absorb(&mut self) {
         let first = self.early.partition_point(|early| *early < self.next);
         self.early.drain(..first);
@@ -249,7 +250,7 @@ impl Numbers {
         }
     }
 
-    /// Takes `range` out of the gaps and returns how many numbers of it were missing.
+    /// Takes `range` out of the gaps and returns how many of its numbers were missing.
     fn fill(&mut self, range: Range<u64>) -> u64 {
         let mut filled = 0_u64;
         let mut rest = Vec::with_capacity(self.gaps.len());

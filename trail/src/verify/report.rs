@@ -1,7 +1,7 @@
-//! What a check of a trail found, as values and as text.
+//! The result of the check of a trail, as values and as text.
 //!
-//! A report never says more than was checked: there is no word in it for a whole trail whose end
-//! nobody vouches for. This module knows nothing of how the findings were made.
+//! A report never claims more than was checked: it has no word for a whole trail whose end no
+//! anchor vouches for. This module does not know how the findings were made.
 
 use serde::Serialize;
 
@@ -12,7 +12,7 @@ mod text;
 /// The most entries in each list of a [`Report`].
 pub(super) const MAX_LISTED: usize = 256;
 
-/// What came out of the check of a trail.
+/// The outcome of the check of a trail.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -20,7 +20,7 @@ pub enum Outcome {
     /// Something contradicts the signed checkpoints, the anchors or the numbers. See
     /// [`Report::findings`].
     Broken,
-    /// Everything that was there holds. What that does not say, the report's other fields do.
+    /// Everything that was read holds. The report's other fields state what this does not cover.
     Holds,
     /// There was nothing to check, or something could not be read. See [`Report::not_checked`].
     NotChecked,
@@ -33,20 +33,21 @@ pub struct Finding {
     /// The number of the segment.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub segment: Option<u64>,
-    /// Where the line starts, in bytes from the segment's start.
+    /// The offset of the line, in bytes from the segment's start.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub offset: Option<u64>,
-    /// The line in its segment, from 1.
+    /// The number of the line in its segment, from 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub line: Option<u64>,
-    /// The leaves that cannot be vouched for because of it: the first, and the one behind the last.
+    /// The leaves that cannot be vouched for because of it: the first one, and the one behind the
+    /// last.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub leaves: Option<[u64; 2]>,
-    /// What was found.
+    /// The finding in words.
     pub words: String,
 }
 
-/// What an anchor says about the trail.
+/// How an anchor compares with the trail.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -57,43 +58,46 @@ pub enum AnchorState {
     Contradicts,
     /// The anchor names another origin than the trail, or is not signed by a given key.
     Foreign,
-    /// The leaves there are absent, damaged, or were not read.
+    /// The leaves at its size are absent, damaged, or were not read.
     NotComparable,
-    /// The trail has another root at the anchor's size, or ends before it, and a header declares this
-    /// checkpoint void: signed, but never acknowledged, since its write failed or a crash tore it.
+    /// The trail has another root at the anchor's size, or ends before it, and a header declares
+    /// this checkpoint void: signed, but never acknowledged, since its write failed or a crash tore
+    /// it.
     ///
-    /// A writer hands out no checkpoint before its sync has succeeded. So an anchor that has it from
-    /// the worker, its log, a receipt or `vram-audit anchor` shows that acknowledged records are gone.
-    /// The holder of the trail's key can declare anything void. A process that can write to its disk can make an
-    /// opening that asks no anchor take an acknowledged end for a torn one.
+    /// A writer hands out no checkpoint before its sync has succeeded. So
+    /// acknowledged records are gone if the anchor got it from the process, its log, a receipt or
+    /// `vram-audit anchor`. The holder of the trail's key can declare any checkpoint void. A process that can
+    /// write to its disk can make an opening that asks no anchor take an acknowledged end for a
+    /// torn one.
     Voided,
 }
 
-/// An anchor, and what became of it.
+/// An anchor, and the result of its comparison.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct AnchorReport {
     /// The trail that the anchor names.
     pub origin: String,
-    /// How many leaves it covers.
+    /// The number of leaves it covers.
     pub size: u64,
-    /// What it says about this trail.
+    /// The result for this trail.
     pub state: AnchorState,
     /// The segment whose header declares it void.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub voided_by: Option<u64>,
 }
 
-/// A verifier key, and what it vouches for: segments one behind the other whose headers name it.
+/// A verifier key, and what it vouches for: consecutive segments whose headers name it.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct KeyReport {
-    /// The verifier key, as the headers name it; of one that was not given, at most 512 bytes.
+    /// The verifier key, as the headers name it. At most 512 bytes of a key that was not given.
     pub key: String,
     /// The first and the last of the segments.
     pub segments: [u64; 2],
-    /// The leaves under its checkpoints, but for those that a finding names: the first, and the one
-    /// behind the last. None if the key was not given: then nothing in these segments was checked.
+    /// The leaves under its checkpoints, except those that a finding names: the first one, and the
+    /// one behind the last. `None` if the key was not given: then nothing in these segments was
+    /// checked.
     pub leaves: Option<[u64; 2]>,
 }
 
@@ -101,33 +105,33 @@ pub struct KeyReport {
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Unacknowledged {
-    /// The segment they stand in.
+    /// The segment that holds them.
     pub segment: u64,
-    /// How many bytes.
+    /// The number of bytes.
     pub bytes: u64,
-    /// Whole records among them.
+    /// The number of whole records among them.
     pub records: u64,
 }
 
-/// What [`verify`](super::verify) found.
+/// The result of [`verify`](super::verify).
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Report {
-    /// The answer in one word. The other fields say what it covers.
+    /// The result in one word. The other fields state what it covers.
     pub outcome: Outcome,
-    /// Why something was not checked.
+    /// The reasons why parts were not checked.
     pub not_checked: Vec<String>,
-    /// What is wrong, at most 256 entries.
+    /// The findings, at most 256 entries.
     pub findings: Vec<Finding>,
-    /// How many findings there were.
+    /// The number of findings.
     pub findings_total: u64,
-    /// Which key vouches for what, in the order of the segments, at most 256 entries.
+    /// The keys and what they vouch for, in the order of the segments, at most 256 entries.
     pub keys: Vec<KeyReport>,
     /// The trail's origin, if a given key has signed for it.
     pub origin: Option<String>,
-    /// How many segments are there.
+    /// The number of segments on disk.
     pub segments: u64,
-    /// The number of the first segment that is there.
+    /// The number of the first segment on disk.
     pub first_segment: Option<u64>,
     /// Segments before the first one are absent, so the check begins at `first_leaf`.
     pub older_segments_absent: bool,
@@ -135,51 +139,55 @@ pub struct Report {
     pub first_leaf: u64,
     /// The size of the tree at the last checkpoint that matches: leaves of absent segments count.
     pub leaves: u64,
-    /// How many records are acknowledged by a checkpoint that matches.
+    /// The number of records that a matching checkpoint acknowledges.
     pub records: u64,
-    /// The lowest number among them.
+    /// The lowest number among these records.
     pub first_seq: Option<u64>,
-    /// The highest number among them.
+    /// The highest number among these records.
     pub last_seq: Option<u64>,
-    /// The earliest time among them, as the record has it. Whether clocks were right is not checked.
+    /// The earliest time among these records, as they state it. Whether clocks were right is not
+    /// checked.
     pub first_time: Option<String>,
-    /// The latest time among them.
+    /// The latest time among these records.
     pub last_time: Option<String>,
-    /// How many of them are `SealVerificationFailed`. A trail that holds can be full of them.
+    /// The number of `SealVerificationFailed` among these records. A trail that holds can be full
+    /// of them.
     pub incidents: u64,
     /// The last acknowledged record is `TrailClosed`, and nothing follows it.
     pub closed: bool,
-    /// The outcome is [`Outcome::Holds`], and an anchor confirms the last checkpoint. Without it,
-    /// the end may have been cut off.
+    /// The outcome is [`Outcome::Holds`], and an anchor confirms the last checkpoint. If false, the
+    /// end may have been cut off.
     pub end_vouched_for: bool,
-    /// How many records are lost by the trail's own account (`RecordsLost`).
+    /// The number of lost records by the trail's own account (`RecordsLost`).
     pub records_lost: u64,
-    /// Those of them that had no number.
+    /// The number of lost records without a number.
     pub lost_unnumbered: u64,
-    /// Their numbers, first and last of each range, at most 256 entries.
+    /// The lost numbers, first and last of each range, at most 256 entries.
     pub lost: Vec<[u64; 2]>,
-    /// Numbers that processes gave, and that were never acknowledged before they were killed.
+    /// The number of record numbers that killed processes had given and that were never
+    /// acknowledged.
     pub never_acknowledged: u64,
-    /// How runs of the worker ended.
+    /// How the runs ended.
     pub runs: Runs,
-    /// The runs that were killed, the newest 256 of them.
+    /// The killed runs, the newest 256 of them.
     pub kills: Vec<KilledRun>,
-    /// The newest one before those that lacks something.
+    /// The newest killed run that lacks something and is not in that list.
     #[serde(skip)]
     pub(super) unlisted_kill: Option<KilledRun>,
-    /// What stands behind the last checkpoint of the last segment: torn or altered, only an anchor
-    /// can tell.
+    /// The bytes behind the last checkpoint of the last segment. Only an anchor can tell whether
+    /// they are torn or altered.
     pub tail: Option<Unacknowledged>,
     /// Void bytes of the segments before the last one, at most 256 entries.
     pub void: Vec<Unacknowledged>,
-    /// All void bytes.
+    /// The number of all void bytes.
     pub void_bytes: u64,
-    /// The anchors, in the order given; of more than 256, those that agree with the trail are left out first.
+    /// The anchors, in the order given. Of more than 256, those that agree with the trail are left
+    /// out first.
     pub anchors: Vec<AnchorReport>,
-    /// How many of them are [`AnchorState::Voided`].
+    /// The number of anchors that are [`AnchorState::Voided`].
     pub voided_anchors: u64,
-    /// The text of the last checkpoint that matches. While a worker writes to the trail, nobody else
-    /// knows whether the sync of this one has succeeded: to keep one as an anchor, take that of
+    /// The text of the last matching checkpoint. While a process writes to the trail, only the
+    /// writer knows whether the sync of this checkpoint succeeded. To keep one as an anchor, use
     /// [`newest_checkpoint`](crate::newest_checkpoint).
     pub last_checkpoint: Option<String>,
 }
@@ -227,8 +235,8 @@ impl Report {
         push(&mut self.findings, finding);
     }
 
-    /// Adds an anchor. There may be hundreds of thousands that agree: one that does not takes the place
-    /// of one of them.
+    /// Adds an anchor. There may be hundreds of thousands that agree; one that does not agree takes
+    /// the place of one that does.
     pub(super) fn anchor(&mut self, anchor: AnchorReport) {
         let disagrees = |anchor: &AnchorReport| {
             matches!(anchor.state, AnchorState::Contradicts | AnchorState::Voided)
@@ -253,7 +261,7 @@ impl Report {
         self.kills.push(kill);
     }
 
-    /// Adds a segment to what `key` vouches for, or would if it had been given.
+    /// Adds a segment to what `key` vouches for, or would vouch for if it had been given.
     pub(super) fn key(&mut self, key: &str, segment: u64, leaves: Option<[u64; 2]>) {
         if let Some(KeyReport {
             key: last,
@@ -278,8 +286,8 @@ impl Report {
         push(&mut self.keys, entry);
     }
 
-    /// Which segments were not checked for want of their key, in words. `total` is how many: the
-    /// list of keys may have been full when some of them came.
+    /// Returns, in words, which segments were not checked because their key was not given. `total`
+    /// is their number: the list of keys may have been full before the last of them.
     pub(super) fn not_given(&self, total: u64) -> Vec<String> {
         let mut unlisted = total;
         let mut words = Vec::new();
@@ -299,7 +307,7 @@ impl Report {
     }
 }
 
-/// Adds to a list that must not grow without end.
+/// Adds to a list of bounded length.
 pub(super) fn push<T>(list: &mut Vec<T>, entry: T) {
     if list.len() < MAX_LISTED {
         list.push(entry);

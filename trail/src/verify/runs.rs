@@ -1,42 +1,42 @@
-//! The runs of a trail: which of them were closed, which were killed, and below which bound each gave
-//! its numbers.
+//! The runs of a trail: which of them were closed, which were killed, and the bound below which
+//! each gave its numbers.
 //!
-//! Fed by the account of the numbers, with acknowledged records alone. What segments that were not
-//! read would have said is not known, and nothing follows from it. This module knows nothing of gaps.
+//! The account of the numbers feeds it with acknowledged records only. Nothing is concluded from
+//! segments that were not read. This module knows nothing of gaps.
 
 use serde::Serialize;
 
 use super::super::segment::{Fact, Header, Opening, Record, Recovered, Stamp};
 
-/// How the runs ended whose end is known. The last run of a trail counts if it was closed: one that
-/// goes on or died is no killed run before the next run has said so.
+/// How the runs ended whose end is known. The last run of a trail counts only if it was closed. A
+/// run that goes on, or died, counts as killed only when the next run has recorded it.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Runs {
-    /// Their last acknowledged record is `TrailClosed`.
+    /// Runs whose last acknowledged record is `TrailClosed`.
     pub closed: u64,
-    /// Their process ended without closing, and the next run recorded `TailRecovered`.
+    /// Runs whose process ended without closing, so that the next run recorded `TailRecovered`.
     pub killed: u64,
 }
 
-/// A run that was killed, and what of it is missing.
+/// A killed run, and how much of it is missing.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct KilledRun {
-    /// The segment that it left.
+    /// The last segment of the run.
     pub segment: u64,
-    /// The version of the format that it was written in; none if its segments were not checked.
+    /// The version of the run's format. `None` if its segments were not checked.
     pub format: Option<u64>,
-    /// The number of the last record that is acknowledged; none if its segments were not checked.
+    /// The number of the last acknowledged record. `None` if its segments were not checked.
     pub last_seq: Option<u64>,
     /// The time of that record.
     pub last_time: Option<String>,
-    /// The number of the `TrailOpened` of the run behind it.
+    /// The number of the next run's `TrailOpened`.
     pub next_seq: u64,
-    /// The time of that record: the process ended in between.
+    /// The time of that record. The process ended between the two times.
     pub next_time: String,
-    /// At most so many records had a number and were never acknowledged: the numbers that the run may
-    /// have given. None if its segments were not checked.
+    /// The most records that may have had a number and were never acknowledged, by the numbers that
+    /// the run may have given. `None` if its segments were not checked.
     pub records_at_most: Option<u64>,
 }
 
@@ -45,9 +45,10 @@ pub struct KilledRun {
 pub(super) enum Lacks {
     /// Nothing that is known.
     Nothing,
-    /// Format 1 did not bound its numbers: only those are known to be missing that later ones show.
+    /// Records. Format 1 did not bound its numbers, so only numbers that later ones show to be
+    /// missing are known.
     Records,
-    /// What it had queued.
+    /// The records that the run had queued.
     Run,
 }
 
@@ -61,10 +62,10 @@ impl KilledRun {
     }
 }
 
-/// What is known of the run before, when the next one opens the trail.
+/// What is known of the previous run when the next one opens the trail.
 #[derive(Clone, Debug)]
 struct Left {
-    /// None if the records before were not all read.
+    /// `None` if not all records before were read.
     end: Option<End>,
     next_seq: u64,
     next_time: Stamp,
@@ -78,7 +79,7 @@ struct End {
     last_time: Stamp,
     closed: bool,
     format: u64,
-    /// None in format 1.
+    /// `None` in format 1.
     below: Option<u64>,
 }
 
@@ -87,9 +88,9 @@ struct End {
 pub(super) struct RunBook {
     pub(super) runs: Runs,
     format: u64,
-    /// Every number of the run is below this; none in format 1, and while it is not known.
+    /// Every number of the run is below this. `None` in format 1, and while it is not known.
     below: Option<u64>,
-    /// The last record; none while it is not known.
+    /// The last record. `None` while it is not known.
     end: Option<End>,
     left: Option<Left>,
     kills: Vec<KilledRun>,
@@ -101,13 +102,14 @@ impl RunBook {
         std::mem::take(&mut self.kills)
     }
 
-    /// Some records before the next one were not read: a bound may have been raised there.
+    /// Notes that some records before the next one were not read: a bound may have been raised
+    /// there.
     pub(super) fn skip(&mut self) {
         self.below = None;
         self.end = None;
     }
 
-    /// Every record, after what it says was taken.
+    /// Adds a record, after its own statements were taken into account.
     pub(super) fn record(&mut self, record: &Record) {
         let before = self.end.map_or(0, |end| end.last_seq);
         self.end = Some(End {
@@ -119,7 +121,7 @@ impl RunBook {
         });
     }
 
-    /// A segment begins.
+    /// Notes that a segment begins.
     pub(super) fn header(&mut self, seq: u64, time: Stamp, header: &Header) -> Result<(), String> {
         let opens = header.event == Opening::TrailOpened;
         let (before, end) = (self.below, self.end);
@@ -158,7 +160,7 @@ impl RunBook {
         }
     }
 
-    /// A number is given to a record.
+    /// Notes that a record has this number.
     pub(super) fn number(&self, seq: u64) -> Result<(), String> {
         match self.below {
             Some(below) if seq >= below => Err(format!(
@@ -172,7 +174,8 @@ impl RunBook {
         self.below = self.below.map(|below| below.max(numbers_below));
     }
 
-    /// The run says what the one before has left; `open` numbers of that one were missing until now.
+    /// Takes the run's statement about the end of the previous one. `open` is how many numbers of
+    /// the previous run were missing until now.
     pub(super) fn recovered(&mut self, tail: Recovered, open: u64) -> Result<(), String> {
         let Some(left) = self.left.take() else {
             return Ok(());

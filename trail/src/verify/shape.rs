@@ -1,40 +1,40 @@
-//! The shape of a run: opened, closed, and then nothing until the next one is opened.
+//! The shape of a run: opened, closed, and then no record until the next run is opened.
 //!
-//! Fed with records in the order of the file, and cloned by the caller at every matching checkpoint,
-//! like the account of numbers. Format 1 never said what a run looks like: its writer wrote
-//! `TrailClosed` twice if a segment was given up over it. So only runs of format 2 are bound. This
-//! module knows which record may follow which; it knows nothing of numbers, hashes or bytes.
+//! It gets records in the order of the file. The caller clones it at every matching checkpoint,
+//! like the account of numbers. Format 1 never defined the shape of a run: its writer wrote
+//! `TrailClosed` twice if a segment was given up over it. So only runs of format 2 are checked.
+//! This module knows which record may follow which. It knows nothing of numbers, hashes or bytes.
 
 use super::super::event::FORMAT;
 use super::super::segment::{Fact, Header, Opening, Place, Record};
 
-/// Where the records so far leave the trail.
+/// The state of the trail after the records so far.
 #[derive(Clone, Debug)]
 pub(super) struct Shape {
     state: State,
-    /// The format of the run that the last record belongs to; 0 if that is not known.
+    /// The format of the run of the last record. 0 if it is not known.
     format: u64,
     /// The first record since the last call that stands where it must not.
     complaint: Option<(Place, &'static str)>,
 }
 
-/// What the last record was, as far as that decides what may follow.
+/// The kind of the last record, as far as it decides what may follow.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum State {
-    /// There was none: the trail begins here.
+    /// No record yet: the trail begins here.
     Begin,
     /// `TrailClosed`.
     Closed,
-    /// Any other one of a run.
+    /// Any other record of a run.
     Open,
     /// `TrailOpened`.
     Opened { behind_unclosed: bool },
-    /// It was not read, or is damaged.
+    /// The record was not read, or is damaged.
     Unknown,
 }
 
 impl Shape {
-    /// At the start of a trail.
+    /// Starts at the beginning of a trail.
     pub(super) fn new() -> Self {
         Self {
             state: State::Begin,
@@ -43,13 +43,13 @@ impl Shape {
         }
     }
 
-    /// Some records before the next one were not read or not proven.
+    /// Notes that some records before the next one were not read or not proven.
     pub(super) fn skip(&mut self) {
         self.state = State::Unknown;
         self.format = 0;
     }
 
-    /// Takes the complaint since the last call: where, and what.
+    /// Takes the complaint since the last call: the place and the reason.
     pub(super) fn take_complaint(&mut self) -> Option<(Place, &'static str)> {
         self.complaint.take()
     }
@@ -65,11 +65,11 @@ impl Shape {
         }
     }
 
-    /// A segment begins. What is wrong with that binds if either side is of format 2.
+    /// Notes that a segment begins. A fault here counts if either side is of format 2.
     fn header(&mut self, header: &Header) -> Option<&'static str> {
         let before = (self.state, self.format);
         if header.event == Opening::TrailOpened {
-            // Whether the run before was of format 2 or not, this one says how it found that.
+            // This run states how it found the previous one, whatever format that has.
             let behind_unclosed = matches!(before.0, State::Open | State::Opened { .. });
             self.state = State::Opened { behind_unclosed };
             self.format = header.format;
@@ -90,7 +90,7 @@ impl Shape {
         }
     }
 
-    /// A record inside a segment, on this line.
+    /// Checks a record inside a segment, on this line.
     fn within(&mut self, fact: &Fact, line: u64) -> Option<&'static str> {
         let before = self.state;
         self.state = match fact {

@@ -1,7 +1,7 @@
-//! What a report comes to: one of four answers, and the names of what is missing.
+//! The verdict on a report: one of four answers, and the names of what is missing.
 //!
-//! Whoever acts on a check (a command's exit status, a job in CI) asks here, so that there is one
-//! place that says what counts as missing. It knows the report alone.
+//! Every consumer of a check (a command's exit status, a job in CI) asks here, so that one place
+//! defines what counts as missing. It knows only the report.
 
 use std::fmt;
 
@@ -10,17 +10,17 @@ use serde::Serialize;
 use super::report::{Outcome, Report};
 use super::runs::{KilledRun, Lacks};
 
-/// What the reader of a report makes of an end that no anchor vouches for.
+/// How the reader of a report judges an end that no anchor vouches for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum UnanchoredEnd {
     /// The end may have been cut off at a checkpoint, and the reader accepts that.
     Accepted,
-    /// It counts as missing.
+    /// The end counts as missing.
     Refused,
 }
 
-/// What the reader of a report accepts, and what therefore does not count as missing. It is reported
-/// all the same.
+/// What the reader of a report accepts, and what therefore does not count as missing. The report
+/// still states it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Accepted {
     end: UnanchoredEnd,
@@ -28,8 +28,8 @@ pub struct Accepted {
 }
 
 impl Accepted {
-    /// Accepts killed runs too, if the `TrailOpened` behind them has a number below `seq`: the reader
-    /// has looked into them.
+    /// Also accepts killed runs if the next run's `TrailOpened` has a number below `seq`: the
+    /// reader has looked into them.
     #[must_use]
     pub fn kills_before(mut self, seq: u64) -> Self {
         self.kills_before = seq;
@@ -50,14 +50,14 @@ impl From<UnanchoredEnd> for Accepted {
     }
 }
 
-/// What a report comes to.
+/// The verdict on a report.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Verdict {
     /// Something contradicts the checkpoints, the anchors or the numbers, whatever else was found.
     Broken,
-    /// What is there holds, and something is missing: [`Report::missing`] says what.
+    /// Everything on disk holds, and something is missing: [`Report::missing`] states what.
     Lacking,
     /// A part could not be checked, and nothing else is broken.
     NotChecked,
@@ -65,7 +65,7 @@ pub enum Verdict {
     Sound,
 }
 
-/// Something that a trail lacks although what is there holds.
+/// Something that a trail lacks although everything on disk holds.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -76,23 +76,23 @@ pub enum Missing {
     AnchorConfirmed,
     /// No anchor confirms the last checkpoint: the end may have been cut off.
     EndVouchedFor,
-    /// The last record is not `TrailClosed`: the worker runs, or has died.
+    /// The last record is not `TrailClosed`: the process still runs, or has died.
     Close,
-    /// A run did not close the trail and was killed, or its machine was: what it had queued is missing
-    /// (format 2; of format 1, only [`Records`](Self::Records) tells).
+    /// A run, or its machine, was killed before it closed the trail. The records that it had queued
+    /// are missing. (This is for format 2; for format 1, only [`Records`](Self::Records) shows it.)
     KilledRuns,
     /// The oldest segments are absent.
     OlderSegments,
-    /// Records had a number and are not in the trail: there was no room for them (`RecordsLost`),
+    /// Records had a number and are not in the trail. There was no room for them (`RecordsLost`),
     /// or their process was killed before they were acknowledged.
     Records,
-    /// Bytes stand behind the last checkpoint that no checkpoint acknowledges.
+    /// Bytes behind the last checkpoint are acknowledged by no checkpoint.
     TailAcknowledged,
 }
 
 impl Verdict {
-    /// The exit status of a command that answers with it: 0 sound, 1 broken, 2 not checked,
-    /// 3 something is missing.
+    /// Returns the exit status for a command: 0 sound, 1 broken, 2 not checked, 3 something is
+    /// missing.
     pub fn exit_code(self) -> u8 {
         match self {
             Self::Sound => 0,
@@ -104,7 +104,7 @@ impl Verdict {
 }
 
 impl Report {
-    /// What the report comes to. Broken goes before not checked, and that before missing.
+    /// Returns the verdict. Broken goes before not checked, and not checked before missing.
     ///
     /// ```
     /// # use vram_trail::{Accepted, Report, UnanchoredEnd, Verdict};
@@ -121,7 +121,7 @@ impl Report {
         }
     }
 
-    /// What the trail lacks, as far as it was checked.
+    /// Returns what the trail lacks, as far as it was checked.
     pub fn missing(&self, accepted: impl Into<Accepted>) -> Vec<Missing> {
         let accepted = accepted.into();
         let kills = self.kills.iter().chain(&self.unlisted_kill);

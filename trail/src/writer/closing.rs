@@ -1,4 +1,5 @@
-//! The writer's last act: what is left, then `TrailClosed`, or an account of why not.
+//! The writer's last step: writes the remaining records, then `TrailClosed`, or reports why it
+//! could not.
 
 use std::sync::Arc;
 
@@ -12,14 +13,14 @@ use crate::storage::Storage;
 use crate::threads::{self, Instant};
 use crate::{CloseError, Receipt, Shared};
 
-/// The most segments that are given up while the trail is closed: a disk that fails so often is not
-/// worth more of them.
+/// The most segments that are given up while the trail is closed. A disk that fails more often is
+/// not worth further attempts.
 const MOST_GIVEN_UP: u64 = 16;
 
 impl<A: Application, S: Storage> Writer<A, S> {
-    /// Writes what is left, then `TrailClosed`; tries again until the deadline, with rests between the
-    /// attempts. `TrailClosed` is the last record: one over which a segment was given up is dropped,
-    /// and made again.
+    /// Writes the remaining records, then `TrailClosed`. Retries until the deadline, with rests
+    /// between the attempts. `TrailClosed` is the last record: if a segment was given up over it,
+    /// the record is dropped and made again.
     pub(crate) fn close(mut self, deadline: Instant) -> Result<Receipt, CloseError> {
         let (failures, given_up) = (self.backoff.total(), self.given_up);
         let mut tried = false;
@@ -47,7 +48,8 @@ impl<A: Application, S: Storage> Writer<A, S> {
         }
     }
 
-    /// What is left is lost, and counted. There were so many `failures` since closing began.
+    /// Counts the remaining records as lost. `failures` is the number of failures since closing
+    /// began.
     pub(super) fn abandon(&self, failures: u64) -> CloseError {
         let outside = self
             .pending
@@ -85,12 +87,12 @@ impl<A: Application, S: Storage> Writer<A, S> {
     }
 }
 
-/// Whether this is the record that a trail ends with.
+/// Returns whether this is the record that a trail ends with.
 pub(super) fn is_closing<A: Application>(record: &Record<A>) -> bool {
     matches!(record.event, Event::TrailClosed { .. })
 }
 
-/// Whatever ends the thread, those who wait learn it.
+/// Wakes the waiting callers however the thread ends.
 pub(crate) struct StopOnDrop<A: Application>(pub(crate) Arc<Shared<A>>);
 
 impl<A: Application> Drop for StopOnDrop<A> {
@@ -105,7 +107,7 @@ impl<A: Application> Drop for StopOnDrop<A> {
             });
             self.0.publish_counters();
         }
-        // What waits for the writer's answer has it.
+        // By now, all callers that waited for the writer have an answer.
         self.0.application.settled();
     }
 }

@@ -1,5 +1,5 @@
-//! What the writer makes of segments that were read again: a record of what does not hold, and a new
-//! segment if it is the open one.
+//! The writer's reaction to segments that were read again: it records damage, and begins a new
+//! segment if the damaged one is open.
 
 use super::Writer;
 use crate::application::Application;
@@ -12,14 +12,14 @@ use crate::storage::Storage;
 use crate::threads::Instant;
 
 impl<A: Application, S: Storage> Writer<A, S> {
-    /// Lets finished segments be read again, beside this thread.
+    /// Starts the thread that reads finished segments again.
     pub(crate) fn recheck(&mut self) -> std::io::Result<()> {
         self.recheck = Some(Recheck::new(self.log.reader()?));
         Ok(())
     }
 
-    /// Lets the segment be read again that the writer has left, unless it is on record that somebody has
-    /// changed it.
+    /// Requests that the segment just finished be read again, unless it is recorded already that it
+    /// was changed.
     pub(super) fn read_again(&mut self, finished: Option<Position>, key: VerifierKey) {
         let is_known = std::mem::take(&mut self.disturbed);
         if let (Some(recheck), Some(finished), false) = (&self.recheck, finished, is_known) {
@@ -27,13 +27,14 @@ impl<A: Application, S: Storage> Writer<A, S> {
         }
     }
 
-    /// Reads the open segment again before it is the trail's last one: the next opening would refuse a
-    /// trail that ends in damage. Takes at most half of the time that is left, and goes on without. If
-    /// the segment is unsound, the trail is to be closed in another one.
+    /// Reads the open segment again before it becomes the trail's last one: the next opening would
+    /// refuse a trail that ends in damage. Takes at most half of the time that is left, and then
+    /// goes on without a result. If the segment is unsound, the trail must be closed in another
+    /// one.
     pub(super) fn is_sound(&mut self, deadline: Instant) -> bool {
         self.inspect();
         if !self.log.is_open() {
-            // What is to be said about that comes first.
+            // The record about it comes first.
             return self.pending.is_empty();
         }
         let (Some(recheck), Some(position)) = (self.recheck.take(), &self.log.position) else {
@@ -53,13 +54,13 @@ impl<A: Application, S: Storage> Writer<A, S> {
         }
         self.recheck = Some(recheck);
         let is_sound = !self.look_at_finished();
-        // Not again: what is written from here on is what closes the trail.
+        // Not again: only the end of the trail is written from here on.
         self.recheck = None;
         is_sound
     }
 
-    /// Puts on record which finished segments were found unsound. The open one is given up; says
-    /// whether that was so.
+    /// Records which finished segments were found unsound. If one is the open segment, it is given
+    /// up, and the call returns true.
     pub(super) fn look_at_finished(&mut self) -> bool {
         let found = self.recheck.as_ref().map(Recheck::take_found);
         let mut is_open_one = false;

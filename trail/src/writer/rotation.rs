@@ -1,4 +1,5 @@
-//! Begins segments: the next one when this one is large or old enough, or in place of one that was given up.
+//! Begins segments: the next one when this one is large or old enough, or a replacement for one
+//! that was given up.
 
 use super::Writer;
 use crate::application::Application;
@@ -10,8 +11,8 @@ use crate::storage::Storage;
 
 impl<A: Application, S: Storage> Writer<A, S> {
     pub(super) fn begin_segment(&mut self, count: usize) -> Result<(), LogError> {
-        // Stated anew at each attempt: what stands behind the end may have grown, and what the attempt
-        // before has signed is void.
+        // Stated anew at each attempt: more bytes may stand behind the end by now, and the
+        // checkpoint of the previous attempt is void.
         let numbers_below = self.shared.queue.bound_numbers();
         let event = Event::SegmentOpened {
             header: Box::new(self.log.next_header(numbers_below)),
@@ -38,9 +39,9 @@ impl<A: Application, S: Storage> Writer<A, S> {
         outcome
     }
 
-    /// Begins the next segment if this one is large or old enough. A critical record that waits goes
-    /// first, until the segment has twice its size or age; one that comes in the middle waits for the
-    /// new segment, some two syncs more than its own.
+    /// Begins the next segment if this one is large or old enough. A waiting critical record goes
+    /// first, until the segment has twice its size or age. One that comes during the rotation waits
+    /// for the new segment, some two syncs more than its own.
     pub(super) fn rotate(&mut self) {
         let settings = &self.shared.settings;
         let patience = if self.shared.queue.is_urgent() { 2 } else { 1 };
@@ -58,7 +59,7 @@ impl<A: Application, S: Storage> Writer<A, S> {
         if !self.log.is_open() {
             return;
         }
-        // Without a file for it nothing has happened yet, and this segment can go on.
+        // Without a file for the next segment nothing has happened yet, and this segment can go on.
         let outcome = match self.log.prepare_segment() {
             Ok(()) => self.begin_segment(0),
             Err(error) => Err(error),
@@ -69,7 +70,7 @@ impl<A: Application, S: Storage> Writer<A, S> {
                 self.settle(0);
             }
             Err(error) => {
-                // Where the open segment can go on, those who wait for it are not kept waiting.
+                // If the open segment can go on, callers that wait for it are not delayed.
                 if !self.log.is_open() {
                     self.failed(&error);
                 }

@@ -1,11 +1,11 @@
-//! What the events and fields of a trail mean, in a few words: data, which tests of the crates that record these
-//! events compare with them.
+//! The meaning of a trail's events and fields, as data. Tests of the crates that record these
+//! events compare them with it.
 
-/// What an origin is.
+/// The meaning of an origin.
 pub(crate) const ORIGIN: &str =
     "name of the trail: crate, worker, 16 random hexadecimal digits made with the trail";
 
-/// Events: name and words, sorted.
+/// Events: name and meaning, sorted.
 pub(crate) const EVENTS: &[(&str, &str)] = &[
     (
         "AnchorContradicted",
@@ -95,7 +95,7 @@ pub(crate) const EVENTS: &[(&str, &str)] = &[
     ),
 ];
 
-/// Fields that mean something of their own in some events.
+/// Fields with a special meaning in some events.
 pub(crate) const OF_EVENTS: &[(&[&str], &str, &str)] = &[
     (
         &["AnchorContradicted"],
@@ -146,7 +146,7 @@ pub(crate) const OF_EVENTS: &[(&[&str], &str, &str)] = &[
     ),
 ];
 
-/// Fields of any event: name and words, sorted.
+/// Fields of any event: name and meaning, sorted.
 pub(crate) const FIELDS: &[(&str, &str)] = &[
     (
         "action",

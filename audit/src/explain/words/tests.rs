@@ -1,5 +1,5 @@
-//! The words are in the order in which they are looked up. That every event and field has some is tested where
-//! the events are.
+//! The tables are sorted, as look-up requires. The crates that record the events test that every
+//! event and field has an entry.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! Whatever the bytes, and wherever chunks end, the lines are those that a plain loop finds.
+//! Whatever the bytes and the ends of chunks, the lines equal those of a plain loop.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -12,7 +12,7 @@ use super::super::line::MAX_LINE_BYTES;
 use super::*;
 use crate::{Trail, TrailKey};
 
-/// A small segment as the writer makes it, with several checkpoints, and its key.
+/// Returns a small segment as the writer makes it, with several checkpoints, and its key.
 fn segment() -> (Vec<u8>, VerifierKey) {
     static MADE: LazyLock<(Vec<u8>, VerifierKey)> = LazyLock::new(make_segment);
     MADE.clone()
@@ -44,7 +44,7 @@ fn make_segment() -> (Vec<u8>, VerifierKey) {
     (std::fs::read(path.join("000000.jsonl")).unwrap(), key)
 }
 
-/// What was handed over, and how reading ended.
+/// The lines handed over, and how reading ended.
 type Handed = (Vec<String>, Result<(), io::ErrorKind>);
 
 fn read(helpers: usize, chunk_bytes: usize, source: impl Read) -> Handed {
@@ -55,7 +55,7 @@ fn read(helpers: usize, chunk_bytes: usize, source: impl Read) -> Handed {
     (lines, end.map_err(|error| error.kind()))
 }
 
-/// The lines of `bytes`, by a loop that shares only the parser with the code under test.
+/// Returns the lines of `bytes`, by a loop that shares only the parser with the code under test.
 fn plain(bytes: &[u8]) -> Vec<(Line<Node>, u64)> {
     bytes
         .split_inclusive(|byte| *byte == b'\n')
@@ -77,7 +77,8 @@ fn plain_text(bytes: &[u8]) -> Vec<String> {
         .collect()
 }
 
-/// All that a line says; where chunks end decides which record names the worker again.
+/// Returns the whole content of a line. Where chunks end decides which record names the worker
+/// again.
 fn text(line: &Line<Node>, length: u64) -> String {
     match line {
         Line::Record(record, leaf) => {
@@ -159,7 +160,7 @@ fn an_endless_line_is_counted_and_not_kept() {
     assert!(!cutter.cut(&mut chunk).unwrap());
 }
 
-/// Fails behind some bytes, and gives them in small pieces with interruptions.
+/// Fails behind some bytes, and returns them in small pieces with interruptions.
 struct Failing<'a> {
     bytes: &'a [u8],
     interrupt: bool,

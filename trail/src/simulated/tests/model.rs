@@ -1,5 +1,5 @@
-//! What was given to the trail and what it promised, kept without asking the library; and whether what
-//! is on the disk agrees.
+//! The records given to the trail and its promises, kept independently of the library, and the
+//! comparison with the disk.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -12,24 +12,24 @@ use super::super::super::queue::Lane;
 use super::super::super::{AnchorState, Checkpoint, NotDurable, Outcome, Report, Shared};
 use crate::application::Plain;
 
-/// What the test knows, without asking the library.
+/// What the test knows independently of the library.
 #[derive(Default)]
 pub(super) struct Model {
-    /// Each record given, by its text's number.
+    /// The given records, by the number of their text.
     pub(super) given: Vec<Given>,
-    /// The numbers of what had no room, run by run.
+    /// The numbers of records without room, run by run.
     pub(super) refused: Vec<(usize, u64)>,
-    /// Every number that a caller was told, with Ok or Err, and the text that it was told for.
+    /// Every number that a caller got, with Ok or Err, and the text for which it got the number.
     pub(super) told: BTreeMap<u64, usize>,
-    /// How many were refused without a number.
+    /// The number of records that were refused without a number.
     pub(super) unnumbered: u64,
-    /// Those that must be accounted for, since something behind them has a receipt.
+    /// The records that must be accounted for, since a record behind them has a receipt.
     pub(super) explained: BTreeSet<u64>,
     pub(super) run: usize,
     pub(super) newest: Option<Checkpoint>,
-    /// What an anchor was given at some time: it never forgets.
+    /// The newest checkpoint that an anchor ever got. It never forgets.
     pub(super) anchored: Option<Arc<Checkpoint>>,
-    /// None: it cannot be known.
+    /// `None` if it cannot be known.
     pub(super) closed: Option<bool>,
     pub(super) opened: bool,
 }
@@ -65,7 +65,7 @@ impl Model {
             assert_eq!(mark.seq, None);
             self.unnumbered += 1;
         }
-        // None: the trail is being closed, or there are no more numbers.
+        // `None` if the trail is being closed, or there are no more numbers.
         let seq = mark.seq?;
         if let Err(error) = &taken {
             assert!(matches!(error, NotDurable::QueueFull { .. }), "{error}");
@@ -81,13 +81,13 @@ impl Model {
         taken.is_ok().then_some(seq)
     }
 
-    /// A caller learns a number: nobody was told it before, in whatever run.
+    /// Notes that a caller got a number, which no caller got before, in any run.
     pub(super) fn tell(&mut self, seq: Seq, number: usize) {
         let before = self.told.insert(seq.0, number);
         assert_eq!(before, None, "number {seq} was told before");
     }
 
-    /// A receipt for this number was given: everything before it is durable, too.
+    /// Notes a receipt for this number: everything before it is durable, too.
     pub(super) fn acknowledge(&mut self, last: u64) {
         let run = self.run;
         for given in self.given.iter_mut().rev().take_while(|g| g.run == run) {
@@ -104,8 +104,7 @@ impl Model {
         }
     }
 
-    /// Everybody who waits for a receipt of this run has waited long enough, and gives up unless there
-    /// is one.
+    /// Ends the wait of all callers in this run that still wait for a receipt, unless there is one.
     pub(super) fn give_up_waiting(&mut self, shared: &Shared<Plain>) {
         let given = self.given.iter().rev();
         let waiting = given.take_while(|given| given.run == self.run && !given.acknowledged);
@@ -126,7 +125,8 @@ impl Model {
         self.newest = Some(checkpoint.clone());
     }
 
-    /// `honest` of the report's anchors were given by the trail; the others were found in void bytes.
+    /// Compares the report with the model. `honest` of its anchors came from the trail; the others
+    /// were found in void bytes.
     pub(super) fn agrees(&self, report: &Report, honest: usize, contents: &BTreeMap<u64, Vec<u8>>) {
         assert_eq!(report.outcome, Outcome::Holds, "{report}");
         assert!(!report.older_segments_absent, "{report}");
@@ -150,7 +150,7 @@ impl Model {
         let all = lost.len() as u64 + report.lost_unnumbered;
         assert_eq!(report.records_lost, all, "{report}");
         let refused: BTreeSet<u64> = self.refused.iter().map(|entry| entry.1).collect();
-        // One that nobody was told stands for the first loss without a number.
+        // A number that no caller got stands for the first loss without a number.
         let standing: Vec<&u64> = lost.difference(&refused).collect();
         let is_told = |seq: &&&u64| self.told.contains_key(seq);
         assert_eq!(standing.iter().find(is_told), None, "invented: {report}");
@@ -199,7 +199,7 @@ impl Model {
     }
 }
 
-/// A run ends with `TrailClosed`, or was killed if another one follows.
+/// Checks that a run ends with `TrailClosed`, or was killed if another one follows.
 fn check_runs(report: &Report, records: &[Value]) {
     let ends = records
         .windows(2)
@@ -217,7 +217,8 @@ fn check_runs(report: &Report, records: &[Value]) {
     }
 }
 
-/// Whole checkpoints among void bytes: some of them signed before a write or a sync that failed.
+/// Returns whole checkpoints among void bytes. Some of them were signed before a write or a sync
+/// that failed.
 pub(super) fn signed_in_void(contents: &BTreeMap<u64, Vec<u8>>) -> Vec<Checkpoint> {
     let mut found = Vec::new();
     for (segment, bytes) in contents {
@@ -230,8 +231,8 @@ pub(super) fn signed_in_void(contents: &BTreeMap<u64, Vec<u8>>) -> Vec<Checkpoin
     found
 }
 
-/// Signed notes among bytes of which some may be anything, found by their signatures. The origin stands in
-/// the signature's line again, so it may be gone from the beginning.
+/// Returns signed notes among arbitrary bytes, found by their signatures. The origin is repeated in
+/// the signature's line, so it may be missing at the beginning.
 pub(super) fn checkpoints_in(bytes: &[u8]) -> Vec<Checkpoint> {
     let text = String::from_utf8_lossy(bytes);
     let signatures = text.match_indices(r"\n\n— ");
@@ -247,7 +248,7 @@ pub(super) fn checkpoints_in(bytes: &[u8]) -> Vec<Checkpoint> {
     notes.collect()
 }
 
-/// Where the next segment says that this one ends.
+/// Returns where the next segment states that this one ends.
 fn stated_end(contents: &BTreeMap<u64, Vec<u8>>, segment: u64) -> Option<usize> {
     let next = contents.get(&(segment + 1))?;
     let header = next.split(|byte| *byte == b'\n').next().unwrap();
@@ -255,8 +256,8 @@ fn stated_end(contents: &BTreeMap<u64, Vec<u8>>, segment: u64) -> Option<usize> 
     Some(usize::try_from(header["previous"]["end"].as_u64().unwrap()).unwrap())
 }
 
-/// The first `leaves` records, void bytes left out: read as the format says, by other means than
-/// the library's.
+/// Returns the first `leaves` records without void bytes, read by the format's rules and without
+/// the library's code.
 pub(super) fn acknowledged(contents: &BTreeMap<u64, Vec<u8>>, leaves: u64) -> Vec<Value> {
     let mut records = Vec::new();
     for (segment, bytes) in contents {

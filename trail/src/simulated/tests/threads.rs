@@ -1,29 +1,36 @@
-//! Two threads ask at once, and one of them is never answered.
+//! Several threads use a trail at once, and none of them may wait for ever or get a wrong answer.
 //!
-//! A check has failed in one thread while another records a note, a third flushes, the disk has just
-//! come back, and somebody closes the trail. Between any two steps of one thread the others may have
-//! done any number of theirs. If the writer is woken a moment too early, if a failure is told before
-//! it is written down, if a count is taken beside the lock, then once in a million weeks a thread
-//! waits for ever, a receipt is for a record that is not on the disk, or a loss is not counted.
+//! A check has failed in one thread. Another thread records a note, a third flushes, the disk has
+//! just come back, and a fourth closes the trail. Between any two steps of one thread the others
+//! may take any number of steps. The writer may be woken a moment too early, a failure reported
+//! before it is written down, or a count taken beside the lock. Then, very rarely, a thread waits
+//! for ever, a receipt is for a record that is not on disk, or a loss is not counted.
 //!
-//! So a scheduler takes the place of the system's: queue, writer, handles and closing are those of
-//! the library, their locks, clock and thread are `threads.rs`'s. Every order of the steps is possible,
-//! and a random one is tried in each run. The disk is the simulated one. In half of the runs limits
-//! never end, so whoever is forgotten waits for ever, which the scheduler notices; in the other half
-//! any limit may end at any moment. A receipt is compared with the medium when it is given; in the
-//! end the power is cut, the trail is checked and compared with the test's own list, as in the
-//! other tests of this disk.
+//! So a scheduler replaces the system's. Queue, writer, handles and closing are those of the
+//! library; their locks, clock and thread are those of `threads.rs`. Every order of the steps is
+//! possible, and each run tries a random one. The disk is the simulated one. In half of the runs
+//! limits never end, so a forgotten thread waits for ever, which the scheduler notices. In the
+//! other half any limit may end at any moment.
 //!
-//! Each of these was done to the code, and a test here failed: no wake-up in `push`, `settle`,
-//! `report_failure`, `stop`, `close` or `hurry`; one thread woken instead of all; a wake-up before the
-//! change that it tells of; the lock let go between a look and the wait, between a number and its
-//! place in the queue, or before `urgent` is cleared; counting beside the lock; what is queued, given
-//! up or has no room not counted; records taken after closing; records called durable before the
-//! write, or because the writer was idle; a flush that is content with a writer that has ended.
+//! A receipt is compared with the medium when it is given. In the end the power is cut. The
+//! trail is then checked and compared with the test's own list, as in the other tests of this disk.
+//!
+//! Each of these defects was put into the code, and a test here failed:
+//!
+//! * no wake-up in `push`, `settle`, `report_failure`, `stop`, `close` or `hurry`,
+//! * one thread woken instead of all,
+//! * a wake-up before the change that it reports,
+//! * the lock released between a look and the wait, between a number and its place in the queue, or
+//!   before `urgent` is cleared,
+//! * counting beside the lock,
+//! * records that are queued, given up or without room not counted,
+//! * records taken after closing,
+//! * records called durable before the write, or because the writer was idle,
+//! * a flush that accepts a writer that has ended.
 //!
 //! `RUSTFLAGS="--cfg shuttle" cargo test --lib threads` runs it. `VRAM_THREADS_RUNS` is how many
-//! runs each test makes (4 000). A run that fails prints its seed: `SHUTTLE_RANDOM_SEED` repeats it,
-//! with `VRAM_THREADS_RUNS=1` and the name of the test.
+//! runs each test makes (4 000). A run that fails prints its seed: `SHUTTLE_RANDOM_SEED` repeats
+//! it, with `VRAM_THREADS_RUNS=1` and the name of the test.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -53,26 +60,26 @@ use crate::{
     Checkpoint, CloseError, NotDurable, Receipt, Recorder, Shared, Trail, VerifierKey, verify,
 };
 
-/// What a run is about.
+/// The parameters of a run.
 #[derive(Clone, Copy)]
 struct Story {
     limits: Limits,
-    /// The disk fails now and then, hangs if limits end, and is well in the end.
+    /// The disk fails now and then, hangs if limits end, and works in the end.
     weather: bool,
     /// The writer's thread ends by itself.
     dies: bool,
 }
 
-/// What all threads of a run share.
+/// The state that all threads of a run share.
 #[derive(Clone)]
 struct Stage {
     story: Story,
     shared: Arc<Shared<Plain>>,
     disk: Disk,
     model: Arc<Mutex<Model>>,
-    /// What threads were told: refused because the trail was closed or its writer gone.
+    /// How many records were refused because the trail was closed or its writer gone.
     turned_away: Arc<Mutex<u64>>,
-    /// How often a critical record's caller was told that it is not durable.
+    /// How often a critical record's caller got the answer that it is not durable.
     critical_failures: Arc<Mutex<u64>>,
     hanging: Arc<AtomicBool>,
 }
@@ -118,7 +125,7 @@ impl Stage {
         self.model.lock().unwrap()
     }
 
-    /// A handle that does not keep the trail open.
+    /// Returns a handle that does not keep the trail open.
     fn recorder(&self) -> Recorder<Plain> {
         Recorder {
             shared: Arc::clone(&self.shared),
@@ -126,12 +133,12 @@ impl Stage {
         }
     }
 
-    /// Whether nothing can keep a record from the disk.
+    /// Returns whether nothing can keep a record from the disk.
     fn is_kind(&self) -> bool {
         self.story.limits == Limits::Patient && !self.story.weather && !self.story.dies
     }
 
-    /// A thread that records, and keeps the trail open meanwhile if it has a keeper.
+    /// Starts a thread that records, and keeps the trail open meanwhile if it has a keeper.
     fn actor(&self, keeper: Option<Arc<Keeper<Plain>>>) -> JoinHandle<()> {
         let stage = self.clone();
         spawn(move || {
@@ -147,7 +154,7 @@ impl Stage {
         })
     }
 
-    /// A new text, and its place in the list.
+    /// Returns a new text, and its place in the list.
     fn text(&self) -> (usize, String) {
         let mut model = self.model();
         let number = model.given.len();
@@ -160,7 +167,7 @@ impl Stage {
         (number, format!("{number} text"))
     }
 
-    /// Writes down what became of a text.
+    /// Notes the result for a text.
     fn told(&self, number: usize, seq: Option<Seq>, refused: Option<&NotDurable>) {
         let mut model = self.model();
         if let Some(seq) = seq {
@@ -223,7 +230,7 @@ impl Stage {
         number
     }
 
-    /// Everything that this thread has recorded is durable, or it learns that it is not.
+    /// Flushes: everything that this thread has recorded is durable, or it learns that it is not.
     fn flush(&self, own: &[usize]) {
         let recorder = self.recorder();
         match recorder.flush() {
@@ -240,7 +247,7 @@ impl Stage {
         }
     }
 
-    /// Whether the medium holds a line with this text.
+    /// Returns whether the medium holds a line with this text.
     fn is_on_medium(&self, text: &str) -> bool {
         self.medium_holds(format!("\"{text}\"").as_bytes())
     }
@@ -262,7 +269,7 @@ impl Stage {
         }
     }
 
-    /// The disk fails, hangs, and is well again.
+    /// Starts a thread in which the disk fails, hangs, and works again.
     fn weather(&self) -> JoinHandle<()> {
         let stage = self.clone();
         spawn(move || {
@@ -279,7 +286,7 @@ impl Stage {
         })
     }
 
-    /// What closing said is so. Returns how many records it gave up.
+    /// Checks the result of closing. Returns how many records it gave up.
     fn closed(&self, closed: Result<Receipt, CloseError>) -> Option<u64> {
         match closed {
             Ok(receipt) => {
@@ -303,7 +310,8 @@ impl Stage {
         }
     }
 
-    /// Every thread has ended. What has a receipt is there, what is not there was counted.
+    /// Checks the trail after every thread has ended: what has a receipt is there, and what is
+    /// missing was counted.
     fn check(&self, given_up: Option<u64>, key: &VerifierKey, place: &Path) {
         while !self.shared.queue.wait_stopped(Instant::now()) {
             yield_now();
@@ -347,7 +355,7 @@ impl Stage {
     }
 }
 
-/// One run: threads record, the trail is closed or dropped amidst.
+/// Plays one run: threads record, and the trail is closed or dropped meanwhile.
 fn play(story: Story, place: &Path) {
     let (stage, writer) = Stage::open(story, place);
     let key = stage.shared.verifier.clone();
@@ -390,7 +398,7 @@ fn play(story: Story, place: &Path) {
     stage.check(given_up, &key, place);
 }
 
-/// One run in which the writer's thread ends by itself.
+/// Plays one run in which the writer's thread ends by itself.
 fn play_death(story: Story, place: &Path) {
     let (stage, mut writer) = Stage::open(story, place);
     let key = stage.shared.verifier.clone();

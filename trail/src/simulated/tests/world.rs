@@ -1,6 +1,6 @@
-//! A random worker and its disk: what it does, how it ends, and what it must find again.
+//! A random process and its disk: what it does, how it ends, and what it must find again.
 //!
-//! What the worker was promised is in the model beside it.
+//! The promises that the process got are in the model beside it.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -20,8 +20,8 @@ use crate::{Anchor, AnchorError, Checkpoint, OpenError, Shared, VerifierKey, ver
 /// Long enough for everything here.
 pub(super) const LONG: Duration = Duration::from_secs(600);
 
-/// An anchor that is asked what it remembers while the trail is opened, and knows nothing later: what
-/// is read of the disk then would not be the same from the same seed.
+/// An anchor that is asked what it remembers while the trail is opened, and knows nothing later.
+/// Otherwise the reads of the disk would not be the same from the same seed.
 struct AskedOnce(Option<Arc<Checkpoint>>);
 
 impl Anchor for AskedOnce {
@@ -43,7 +43,7 @@ impl Anchor for AskedOnce {
     }
 }
 
-/// One worker's process.
+/// One run of the process.
 pub(super) struct Process {
     pub(super) writer: Writer<Plain, Disk>,
     pub(super) shared: Arc<Shared<Plain>>,
@@ -53,7 +53,8 @@ impl Process {
     fn drain(&mut self, until: Instant, healthy: bool) {
         self.writer.drain(until);
         if healthy {
-            // A flipped bit costs a segment, and the writer may rest before it takes what is left.
+            // A flipped bit costs a segment, and the writer may rest before it takes the remaining
+            // records.
             self.writer.drain(until);
         }
     }
@@ -64,15 +65,15 @@ pub(super) struct World<'a> {
     pub(super) disk: Disk,
     model: Arc<Mutex<Model>>,
     pub(super) process: Option<Process>,
-    /// How many changes of the trail's key there were, the one under way included.
+    /// The number of changes of the trail's key, including the one under way.
     keys: u64,
     /// An opening with the newest key has not succeeded yet.
     changing: bool,
-    /// None before the first opening that succeeded.
+    /// `None` before the first successful opening.
     origin: Option<String>,
-    /// Checkpoints copied out of segments without a name before the openings that failed.
+    /// Checkpoints copied out of segments without a name before failed openings.
     copied: Vec<Checkpoint>,
-    /// The same, before an opening that succeeded.
+    /// The same, before a successful opening.
     kept: Vec<Checkpoint>,
     place: &'a Path,
 }
@@ -98,7 +99,7 @@ impl<'a> World<'a> {
         self.model.lock().unwrap()
     }
 
-    /// Whether nothing fails and nothing ends from here on.
+    /// Returns whether nothing fails and nothing ends from here on.
     fn is_healthy(&self) -> bool {
         let state = self.disk.state();
         state.failing == 0 && state.calls_left.is_none()
@@ -169,7 +170,7 @@ impl<'a> World<'a> {
         let (length, until) = (self.random.index(900), self.until());
         let healthy = self.is_healthy() && until > Instant::now();
         let mut process = self.process.take().unwrap();
-        // What a failing disk has left in the queue may be in the way.
+        // Records that a failing disk has left in the queue may be in the way.
         let has_room = process.shared.queue.backlog().records == 0;
         let seq = self.model().give(&process.shared, true, length);
         process.drain(until, healthy);
@@ -208,7 +209,7 @@ impl<'a> World<'a> {
         self.process = Some(process);
     }
 
-    /// The records stay, or their loss is told.
+    /// Closes the trail. The records stay, or their loss is reported.
     pub(super) fn close(&mut self) {
         let healthy = self.is_healthy();
         let process = self.process.take().unwrap();
@@ -232,7 +233,7 @@ impl<'a> World<'a> {
         self.end();
     }
 
-    /// The process or the machine ends, and the trail is checked.
+    /// Ends the process or the machine, and checks the trail.
     pub(super) fn end(&mut self) {
         self.leave();
         if self.random.chance(400) {
@@ -241,13 +242,14 @@ impl<'a> World<'a> {
             self.disk.cut_power();
             self.copied.clear();
         }
-        // Signatures are what takes time; what is wrong now is mostly still wrong at the end.
+        // Signatures take most of the time, and most faults found now would still be found at the
+        // end.
         if self.random.chance(300) {
             self.check();
         }
     }
 
-    /// What the anchor was given is all that is left of the process.
+    /// Ends the process. Only the anchor's checkpoints remain.
     pub(super) fn leave(&mut self) {
         if let Some(process) = self.process.take() {
             self.model().anchor(&process.shared);
@@ -255,7 +257,7 @@ impl<'a> World<'a> {
         self.disk.meanwhile(None);
     }
 
-    /// An anchor takes what it is given, at the worst time: the writer is in the storage.
+    /// Lets an anchor take its checkpoint at the worst time: the writer is in the storage.
     fn watch(&mut self) {
         let process = self.process.as_ref().unwrap();
         let (shared, model) = (Arc::clone(&process.shared), Arc::clone(&self.model));
@@ -264,7 +266,8 @@ impl<'a> World<'a> {
         })));
     }
 
-    /// The writer's calls hang: other threads record meanwhile, and who waits for a receipt gives up.
+    /// Makes the writer's calls hang: other threads record meanwhile, and callers that wait for a
+    /// receipt give up.
     fn meanwhile(&mut self) {
         let process = self.process.as_ref().unwrap();
         let (shared, model) = (Arc::clone(&process.shared), Arc::clone(&self.model));
@@ -319,7 +322,7 @@ impl<'a> World<'a> {
         }
     }
 
-    /// The next opening may fail or die, too.
+    /// Makes the next opening fail or die, too.
     fn trouble(&mut self) {
         if self.random.chance(250) {
             self.disk.fail(150);

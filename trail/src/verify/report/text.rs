@@ -1,12 +1,11 @@
-//! A report as text, for a person.
-//!
-//! One line for each fact, none of which a trail can write itself.
+//! A report as text, for a person. It has one line for each fact, and a trail cannot write a line
+//! of its own.
 
 use std::fmt::{self, Write as _};
 
 use super::{AnchorState, Finding, Outcome, Report, Runs};
 
-/// Text that may quote the trail, with its control characters escaped: it must not be able to write a
+/// Text that may quote the trail, with its control characters escaped. So the trail cannot write a
 /// line of its own into a report.
 struct InLine<'a>(&'a str);
 
