@@ -121,7 +121,7 @@ fn verify(place: &Path, key: &VerifierKey) {
             .expect("a checkpoint")
     };
     let anchors: Vec<Checkpoint> = lines(&place.join("kept")).map(checkpoint).collect();
-    let report = audit::verify(&place.join("trail"), std::slice::from_ref(key), &anchors);
+    let report = audit::verify(place.join("trail"), std::slice::from_ref(key), &anchors);
     assert_eq!(report.outcome, Outcome::Holds, "{report}");
     report_peak();
 }

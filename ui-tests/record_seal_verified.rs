@@ -1,5 +1,5 @@
 //! Naming the library's own events to record `SealVerified` must not compile: E0603.
 
-use vram_residency::audit::event::Event;
+use vram_residency::event::Event;
 
 fn main() {}

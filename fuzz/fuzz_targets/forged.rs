@@ -18,8 +18,8 @@ use ed25519_dalek::{Signer as _, SigningKey};
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
-use vram_trail::Outcome;
 use vram_residency_fuzz::{KEY_PEM, agrees_with_itself, check, segments, verifier_key};
+use vram_trail::Outcome;
 
 type Node = [u8; 32];
 

@@ -6,8 +6,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use vram_trail::Proof;
 use vram_residency_fuzz::{ENDS, ORIGINAL, verifier_key};
+use vram_trail::Proof;
 
 fuzz_target!(|text: &str| {
     let Ok(proof) = text.parse::<Proof>() else {

@@ -7,10 +7,10 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use vram_trail::{AnchorState, Outcome, Report};
 use vram_residency_fuzz::{
     ENDS, ORIGINAL, agrees_with_itself, anchor, check, segments, verifier_key,
 };
+use vram_trail::{AnchorState, Outcome, Report};
 
 fuzz_target!(|data: &[u8]| {
     let segments = segments(data);

@@ -269,7 +269,7 @@ fn live(place: &Place, seen: &Seen, secret: &[u8], bytes: &[u8]) -> Vec<usize> {
     seen.value(&key);
     let receipt = trail.close().unwrap();
     seen.value(&receipt);
-    let report = audit::verify(&place.dir(), &[key], &[receipt.checkpoint().clone()]);
+    let report = audit::verify(place.dir(), &[key], &[receipt.checkpoint().clone()]);
     seen.value(&report);
     seen.bytes(report.to_string().as_bytes());
     // Their mappings are to be found among those of the process.

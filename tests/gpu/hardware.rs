@@ -2,6 +2,7 @@
 //! attributes, sizes that take several slices, several GPUs. What costs the context has a process of its
 //! own.
 
+use std::ops::ControlFlow;
 use std::process::Command;
 
 use cudarc::driver::sys::CUdevice_attribute;
@@ -15,7 +16,7 @@ use vram_residency::{Digest, Provenance, Shard, Stream, VramManager, WorkerToken
 use crate::gpu::{self, WRITES, Write, worker};
 use crate::kernels::{holds_word, user};
 use crate::present::{is_simulated, load_driver};
-use crate::shards::{Numbers, WINDOW, go, id, model, pattern};
+use crate::shards::{Numbers, WINDOW, id, model, pattern};
 use crate::support::fields::one;
 use crate::support::{Place, alone, child, of_event, say};
 
@@ -264,7 +265,9 @@ fn a_shard_of_several_slices_has_the_cpus_digest_and_a_flipped_bit_is_found_in_i
         let random = numbers.below(u64::MAX).to_le_bytes();
         word.copy_from_slice(&random[..word.len()]);
     }
-    let expected = Tree::of_slice(&data, go).unwrap().digest();
+    let expected = Tree::of_slice(&data, |_| ControlFlow::Continue(()))
+        .unwrap()
+        .digest();
     let mut shard = worker.allocated("s", len as u64);
     shard.load_from(&data[..], Stream::TreeOnly).unwrap();
     let shard = shard.seal(Provenance::FsVerity(expected)).unwrap();

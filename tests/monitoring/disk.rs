@@ -112,7 +112,7 @@ fn on_a_full_disk(place: &Path) {
     drop((lease, shared, first, next, manager));
     let receipt = trail.close().unwrap();
     let report = vram_residency::audit::verify(
-        &place.join("trail"),
+        place.join("trail"),
         std::slice::from_ref(&key),
         &[receipt.checkpoint().clone()],
     );
@@ -160,7 +160,7 @@ fn kill_on_a_full_disk(test: &str, place: &Path) {
     assert!(receipt.seq().value() > numbers[848]);
     let receipt = trail.close().unwrap();
     let report = vram_residency::audit::verify(
-        &place.join("trail"),
+        place.join("trail"),
         std::slice::from_ref(&key),
         &[receipt.checkpoint().clone()],
     );

@@ -187,7 +187,7 @@ fn refused_calls_that_are_not_essential_are_on_record_and_fail_nothing() {
         }
         let verifier = trail.verifier_key().clone();
         trail.close().unwrap();
-        let report = vram_residency::audit::verify(&place.join("trail"), &[verifier], &[]);
+        let report = vram_residency::audit::verify(place.join("trail"), &[verifier], &[]);
         assert!(report.findings.is_empty(), "{report}");
         let records = records(&place.join("trail"));
         let opened = of_event(&records, "TrailOpened").pop().unwrap();

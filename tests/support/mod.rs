@@ -61,7 +61,7 @@ impl Place {
     }
 
     pub fn verify(&self, key: &VerifierKey, anchors: &[Checkpoint]) -> Report {
-        audit::verify(&self.dir(), std::slice::from_ref(key), anchors)
+        audit::verify(self.dir(), std::slice::from_ref(key), anchors)
     }
 }
 

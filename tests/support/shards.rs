@@ -169,10 +169,6 @@ pub fn places(len: u64, count: usize) -> Vec<(u64, u8)> {
     places
 }
 
-pub fn go(_: Progress) -> ControlFlow<()> {
-    ControlFlow::Continue(())
-}
-
 pub fn stop(_: Progress) -> ControlFlow<()> {
     ControlFlow::Break(())
 }

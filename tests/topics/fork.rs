@@ -218,7 +218,7 @@ fn go_on(everything: Everything, place: &Path) {
     manager.close().unwrap();
     let receipt = trail.close().unwrap();
     let report = vram_residency::audit::verify(
-        &place.join("trail"),
+        place.join("trail"),
         std::slice::from_ref(&key),
         &[receipt.checkpoint().clone()],
     );

@@ -431,7 +431,7 @@ fn readers_never_keep_a_worker_from_its_trail() {
             while !stop.load(std::sync::atomic::Ordering::Relaxed) {
                 let keys = std::slice::from_ref(&key);
                 let _checkpoint_or_none =
-                    vram_residency::audit::newest_checkpoint(&place.dir(), keys);
+                    vram_residency::audit::newest_checkpoint(place.dir(), keys);
             }
         };
         scope.spawn(read);
@@ -471,7 +471,7 @@ fn verifying_in_the_workers_process_releases_no_lock() {
     for _ in 0..3 {
         trail.policy_violation(VIOLATION).unwrap();
         let keys = std::slice::from_ref(&key);
-        vram_residency::audit::newest_checkpoint(&place.dir(), keys).unwrap();
+        vram_residency::audit::newest_checkpoint(place.dir(), keys).unwrap();
         place.verify(&key, &[]);
         // Whoever reads every file there, a backup for example.
         for file in fs::read_dir(place.dir()).unwrap() {

@@ -52,7 +52,7 @@ fn the_old_key_announces_the_new_one_with_its_last_checkpoint() {
     assert_eq!(next["event"], "SegmentOpened");
     assert_eq!(next["key"], new.to_string());
 
-    let report = audit::verify(&place.dir(), &[old, new], &[anchor]);
+    let report = audit::verify(place.dir(), &[old, new], &[anchor]);
     assert_eq!(report.outcome, Outcome::Holds, "{report}");
     assert!(report.closed && report.end_vouched_for, "{report}");
 }
@@ -106,7 +106,7 @@ fn a_change_that_was_cut_off_in_the_middle_is_finished_by_the_next_opening() {
     }
     let (new, anchor) = run(with(&place, "b").previous_key(key(&place, "a")));
     assert_eq!(of_event(&place.records(), "KeyChanged").len(), 1);
-    let report = audit::verify(&place.dir(), &[old, new], &[anchor]);
+    let report = audit::verify(place.dir(), &[old, new], &[anchor]);
     assert_eq!(report.outcome, Outcome::Holds, "{report}");
     assert!(report.closed && report.end_vouched_for, "{report}");
 }
@@ -137,6 +137,6 @@ fn a_worker_that_was_killed_comes_back_with_another_key() {
         .map(|record| record["event"].as_str().unwrap().to_owned())
         .collect();
     assert_eq!(events, ["TrailOpened", "TailRecovered", "KeyChanged"]);
-    let report = audit::verify(&copy.dir(), &[old, new], &[anchor]);
+    let report = audit::verify(copy.dir(), &[old, new], &[anchor]);
     assert_eq!(report.outcome, Outcome::Holds, "{report}");
 }

@@ -207,7 +207,7 @@ fn every_attempt_to_begin_a_segment_is_named_and_no_unsynced_checkpoint_leaves_t
                 }
             }
             handed_out.push(stated(&trail.checkpoint().unwrap().to_string()));
-            if let Ok(newest) = newest_checkpoint(&place.dir(), &keys) {
+            if let Ok(newest) = newest_checkpoint(place.dir(), &keys) {
                 handed_out.push(stated(&newest.to_string()));
             }
         }

@@ -77,7 +77,7 @@ fn what_others_have_signed_vouches_for_the_end_as_before_and_keeps_its_text() {
             assert_eq!(anchor.signature(), last.signature());
         }
         assert_eq!(anchor.signed_text(), last.signed_text());
-        let report = verify(&place.dir(), std::slice::from_ref(&key), &[anchor]);
+        let report = verify(place.dir(), std::slice::from_ref(&key), &[anchor]);
         assert_eq!(report.anchors[0].state, AnchorState::Confirmed);
         assert!(report.end_vouched_for, "{} bytes", text.len());
     }
@@ -87,7 +87,7 @@ fn what_others_have_signed_vouches_for_the_end_as_before_and_keeps_its_text() {
 fn what_others_have_signed_proves_a_record_as_before() {
     let (place, key, last) = trail();
     let keys = std::slice::from_ref(&key);
-    let proof = prove(&place.dir(), keys, 1).unwrap();
+    let proof = prove(place.dir(), keys, 1).unwrap();
     let record = proof.check(keys).unwrap();
     for (before, behind) in lines_of_others(&place, &key, &last) {
         let cosigned = with_lines(&last, &before, &behind);
@@ -116,10 +116,10 @@ fn a_wrong_signature_under_a_known_key_counts_for_nothing_wherever_it_stands() {
         blob[..4].copy_from_slice(&hash(key));
         line(key.name(), &blob)
     };
-    let proof = prove(&place.dir(), &keys, 1).unwrap();
+    let proof = prove(place.dir(), &keys, 1).unwrap();
     let ends = |before: &str, behind: &str| {
         let text = with_lines(&last, before, behind);
-        let report = verify(&place.dir(), &keys, &[text.parse().unwrap()]);
+        let report = verify(place.dir(), &keys, &[text.parse().unwrap()]);
         assert_eq!(report.outcome, Outcome::Holds);
         let proof: Proof = proof
             .to_string()
@@ -144,7 +144,7 @@ fn a_wrong_signature_under_a_known_key_counts_for_nothing_wherever_it_stands() {
     }
     // The same lines say nothing to a reader who has only the trail's key.
     let text = with_lines(&last, &forged(&other, 68), "");
-    let report = verify(&place.dir(), &[key], &[text.parse().unwrap()]);
+    let report = verify(place.dir(), &[key], &[text.parse().unwrap()]);
     assert!(report.end_vouched_for);
 }
 
@@ -195,7 +195,7 @@ fn in_a_segment_there_is_one_signature() {
         let line = json!({ "checkpoint": changed }).to_string();
         let more = format!("{}{own}\n", text.replace(&own, &line));
         std::fs::write(&path, more).unwrap();
-        let report = verify(&place.dir(), std::slice::from_ref(&key), &[]);
+        let report = verify(place.dir(), std::slice::from_ref(&key), &[]);
         assert_eq!(report.outcome, Outcome::Broken, "{changed}");
     }
 }

@@ -86,7 +86,7 @@ fn a_trail_of_format_1_holds_with_poisoned_closings_among_its_runs() {
     let place = FORMAT_1.copied();
     let kept = FORMAT_1.kept();
     assert_eq!(kept.len(), 10);
-    let report = verify(&place.dir(), &FORMAT_1.keys(), &kept);
+    let report = verify(place.dir(), &FORMAT_1.keys(), &kept);
     expect_to_hold(&report);
     assert!(report.closed && report.end_vouched_for, "{report}");
     assert_eq!(
@@ -130,7 +130,7 @@ fn a_trail_of_format_1_is_continued() {
     assert_eq!(of_event(&place.records(), "TailRecovered").len(), 1);
     let mut anchors = FORMAT_1.kept();
     anchors.push(closed.checkpoint().clone());
-    let report = verify(&place.dir(), &FORMAT_1.keys(), &anchors);
+    let report = verify(place.dir(), &FORMAT_1.keys(), &anchors);
     expect_to_hold(&report);
     assert!(report.closed && report.end_vouched_for, "{report}");
     assert_eq!((report.records_lost, report.never_acknowledged), (26, 1));

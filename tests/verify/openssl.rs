@@ -208,7 +208,7 @@ fn go_opens_every_checkpoint_and_checks_the_proof_of_every_record() {
     };
     let mut proofs = Vec::new();
     for seq in 0..last.size() {
-        let proof = prove(&place.dir(), std::slice::from_ref(&key), seq).unwrap();
+        let proof = prove(place.dir(), std::slice::from_ref(&key), seq).unwrap();
         let path = place.temp.path().join(format!("{seq}.tlog-proof"));
         std::fs::write(&path, proof.to_string()).unwrap();
         proofs.push(path);
@@ -271,7 +271,7 @@ fn go_opens_what_others_have_signed_too_and_refuses_what_we_refuse() {
     let keys = std::slice::from_ref(&key);
     let witness = Witness::new(place.temp.path(), "witness.example/w1");
     let cosignature = witness.cosign(&last);
-    let proof = prove(&place.dir(), keys, 7).unwrap().to_string();
+    let proof = prove(place.dir(), keys, 7).unwrap().to_string();
     let path = place.temp.path().join("cosigned.tlog-proof");
     let agree = |keys_for_go: String, before: &str, behind: &str| {
         let text = proof.replace(&last.to_string(), &with_lines(&last, before, behind));

@@ -39,7 +39,7 @@ fn trail() -> (Place, VerifierKey) {
 /// The lines that are not void, by number, in the order of the trail.
 fn lines(place: &Place) -> Vec<(u64, String)> {
     let mut lines = Vec::new();
-    read_unchecked(&place.dir(), &mut |_, line| {
+    read_unchecked(place.dir(), &mut |_, line| {
         if let UncheckedLine::Record(line) = line {
             let record: Value = serde_json::from_slice(line).unwrap();
             let line = String::from_utf8(line.to_vec()).unwrap();
@@ -54,11 +54,11 @@ fn lines(place: &Place) -> Vec<(u64, String)> {
 #[test]
 fn every_record_has_a_proof_against_the_newest_checkpoint() {
     let (place, key) = trail();
-    let newest = newest_checkpoint(&place.dir(), std::slice::from_ref(&key)).unwrap();
+    let newest = newest_checkpoint(place.dir(), std::slice::from_ref(&key)).unwrap();
     let lines = lines(&place);
     assert_eq!(newest.size(), lines.len() as u64);
     for (index, (seq, line)) in lines.iter().enumerate() {
-        let proof = prove(&place.dir(), std::slice::from_ref(&key), *seq).unwrap();
+        let proof = prove(place.dir(), std::slice::from_ref(&key), *seq).unwrap();
         assert_eq!(proof.index(), index as u64);
         assert_eq!(proof.checkpoint(), &newest);
         let read: Proof = proof.to_string().parse().unwrap();
@@ -66,7 +66,7 @@ fn every_record_has_a_proof_against_the_newest_checkpoint() {
     }
     let beyond = lines.iter().map(|(seq, _)| seq + 1).max().unwrap();
     assert!(matches!(
-        prove(&place.dir(), &[key], beyond),
+        prove(place.dir(), &[key], beyond),
         Err(ProveError::NoRecord { seq, .. }) if seq == beyond
     ));
 }
@@ -95,7 +95,7 @@ fn what_is_not_acknowledged_is_not_proven() {
     fs::write(&last, text).unwrap();
     assert!(lines(&place).iter().any(|(seq, _)| *seq == 9000));
     assert!(matches!(
-        prove(&place.dir(), &[key], 9000),
+        prove(place.dir(), &[key], 9000),
         Err(ProveError::NoRecord { .. })
     ));
 }
@@ -104,7 +104,7 @@ fn what_is_not_acknowledged_is_not_proven() {
 fn a_record_before_the_damage_is_proven_and_one_behind_it_in_the_segment_is_not() {
     let (place, key) = trail();
     let before = lines(&place);
-    let intact = newest_checkpoint(&place.dir(), std::slice::from_ref(&key)).unwrap();
+    let intact = newest_checkpoint(place.dir(), std::slice::from_ref(&key)).unwrap();
     let second = &segments(&place.dir())[1];
     let text = fs::read_to_string(second).unwrap();
     let damaged = text.replacen("unpinned model", "a pinned model", 1);
@@ -118,7 +118,7 @@ fn a_record_before_the_damage_is_proven_and_one_behind_it_in_the_segment_is_not(
 
     let (mut proven, mut refused, mut newest) = (0, 0, 0);
     for (seq, line) in &before {
-        match prove(&place.dir(), std::slice::from_ref(&key), *seq) {
+        match prove(place.dir(), std::slice::from_ref(&key), *seq) {
             Ok(proof) => {
                 assert_eq!(proof.check(std::slice::from_ref(&key)).unwrap(), line);
                 assert_ne!(*seq, changed["seq"]);
@@ -144,10 +144,10 @@ fn a_trail_without_its_oldest_segment_still_proves_the_rest() {
     let rest = lines(&place);
     assert!(rest.len() < all.len());
     for (seq, line) in &rest {
-        let proof = prove(&place.dir(), std::slice::from_ref(&key), *seq).unwrap();
+        let proof = prove(place.dir(), std::slice::from_ref(&key), *seq).unwrap();
         assert_eq!(proof.check(std::slice::from_ref(&key)).unwrap(), line);
     }
-    assert!(prove(&place.dir(), &[key], all[0].0).is_err());
+    assert!(prove(place.dir(), &[key], all[0].0).is_err());
 }
 
 #[test]
@@ -155,21 +155,21 @@ fn a_proof_needs_a_key_that_signed_the_trail() {
     let (place, key) = trail();
     let (other, stranger) = trail();
     drop(other);
-    let proof = prove(&place.dir(), std::slice::from_ref(&key), 0).unwrap();
+    let proof = prove(place.dir(), std::slice::from_ref(&key), 0).unwrap();
     assert!(matches!(
         proof.check(std::slice::from_ref(&stranger)),
         Err(ProofError::NoKey { .. })
     ));
     let stranger = std::slice::from_ref(&stranger);
     assert!(matches!(
-        prove(&place.dir(), stranger, 0),
+        prove(place.dir(), stranger, 0),
         Err(ProveError::NoRecord { seq: 0, .. })
     ));
     assert!(matches!(
-        newest_checkpoint(&place.dir(), stranger),
+        newest_checkpoint(place.dir(), stranger),
         Err(ProveError::NoCheckpoint { .. })
     ));
-    assert_eq!(stated_keys(&place.dir()).unwrap(), [key]);
+    assert_eq!(stated_keys(place.dir()).unwrap(), [key]);
     let empty = place.temp.path().join("empty");
     fs::create_dir(&empty).unwrap();
     assert!(matches!(
@@ -177,7 +177,7 @@ fn a_proof_needs_a_key_that_signed_the_trail() {
         Err(ProveError::NoTrail { .. })
     ));
     assert!(matches!(
-        prove(&empty.join("none"), stranger, 0),
+        prove(empty.join("none"), stranger, 0),
         Err(ProveError::Io { .. })
     ));
 }
