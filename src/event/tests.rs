@@ -160,6 +160,7 @@ fn the_longest_texts_of_each_kind_fit_into_an_entry() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "maps and locks memory")]
 fn what_a_trail_is_opened_and_closed_with_fits() {
     let opening = serde_json::to_vec(&Registry::new().opening()).unwrap();
     assert!(
