@@ -86,7 +86,7 @@ struct Plan {
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
     shards: u32,
     /// The directory of the audit trail. Key, anchor and evidence are put beside it.
-    #[arg(long, value_name = "DIR", default_value = "worker-trail", value_parser = PathBufValueParser::new().try_map(parse_trail))]
+    #[arg(long, value_name = "DIR", allow_hyphen_values = true, default_value = "worker-trail", value_parser = PathBufValueParser::new().try_map(parse_trail))]
     trail: PathBuf,
     /// Leaves out the damage.
     #[arg(long)]
