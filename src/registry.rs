@@ -25,7 +25,7 @@ static ALL: Mutex<Vec<Weak<Registry>>> = Mutex::new(Vec::new());
 pub(crate) type Recorder = vram_trail::Recorder<Registry>;
 
 /// The living shards of one trail.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Registry {
     live: Mutex<Live>,
     timed: AllTimed,
@@ -52,7 +52,11 @@ struct Entry {
 
 impl Registry {
     pub(crate) fn new() -> Arc<Self> {
-        let registry = Arc::new(Self::default());
+        let registry = Arc::new(Self {
+            live: Mutex::default(),
+            timed: AllTimed::default(),
+            open: AtomicU64::new(0),
+        });
         let mut all = all();
         all.retain(|entry| entry.strong_count() > 0);
         all.push(Arc::downgrade(&registry));

@@ -21,8 +21,7 @@ use vram_trail::{Mark, NotDurable, Receipt, Seq, Submitted, Text};
 use self::deadline::Timed;
 use crate::event::{AnyDigest, Event, Failure, History, Reason, Sealing, Subject};
 use crate::id::ShardId;
-use crate::registry::Recorder;
-use crate::registry::Standing;
+use crate::registry::{Recorder, Registry, Standing};
 
 pub(crate) use self::deadline::{AllTimed, Deadline, Late, Missed};
 
@@ -354,7 +353,7 @@ impl Inquiry {
 #[derive(Debug)]
 struct Said {
     failure: Box<Failure>,
-    record: Submitted,
+    record: Submitted<Registry>,
 }
 
 impl Findings {

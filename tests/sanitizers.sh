@@ -28,7 +28,7 @@ sanitized() {
 
 for sanitizer; do
     echo "=== $sanitizer"
-    sanitized -p vram-residency -p vram-trail --lib
+    sanitized -p vram-residency -p vram-trail -p vram-digest --lib
     sanitized --test shards
     sanitized --test monitoring foreign::
     sanitized --test trail -- asked_again:: ending:: faults:: life::

@@ -159,16 +159,8 @@ fn the_longest_texts_of_each_kind_fit_into_an_entry() {
     }
 }
 
-#[test]
-#[cfg_attr(miri, ignore = "maps and locks memory")]
-fn what_a_trail_is_opened_and_closed_with_fits() {
-    let opening = serde_json::to_vec(&Registry::new().opening()).unwrap();
-    assert!(
-        opening.len() <= vram_trail::MAX_OPENING_BYTES,
-        "{}",
-        opening.len()
-    );
-    let closing = Closing {
+fn closing() -> Closing {
+    Closing {
         live_shards: u64::MAX,
         live: vec![
             LiveShard {
@@ -178,9 +170,19 @@ fn what_a_trail_is_opened_and_closed_with_fits() {
             MAX_LISTED_SHARDS
         ],
         open_verifications: u64::MAX,
-    };
-    let closing = serde_json::to_vec(&closing).unwrap();
-    assert!(closing.len() <= MAX_ENTRY_BYTES, "{}", closing.len());
+    }
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "maps and locks memory")]
+fn what_a_trail_is_opened_and_closed_with_fits_and_has_words() {
+    let opening = Registry::new().opening();
+    let bytes = serde_json::to_vec(&opening).unwrap().len();
+    assert!(bytes <= vram_trail::MAX_OPENING_BYTES, "{bytes}");
+    assert_words("TrailOpened", &opening);
+    let bytes = serde_json::to_vec(&closing()).unwrap().len();
+    assert!(bytes <= MAX_ENTRY_BYTES, "{bytes}");
+    assert_words("TrailClosed", &closing());
 }
 
 /// The reviewer's command has words for each event and each of its fields.
@@ -192,15 +194,7 @@ fn the_command_knows_every_event_and_field() {
             words::EVENTS.iter().any(|(known, _)| *known == name),
             "{name}"
         );
-        let json = serde_json::to_value(Entry::from(event)).unwrap();
-        for (field, _) in json.as_object().unwrap() {
-            let own = words::OF_EVENTS.iter();
-            let is_own = own
-                .filter(|(events, _, _)| events.contains(&name))
-                .any(|(_, known, _)| known == field);
-            let is_known = words::FIELDS.iter().any(|(known, _)| known == field);
-            assert!(is_own || is_known, "{name}: {field}");
-        }
+        assert_words(name, &Entry::from(event));
     }
     // And it knows no other event.
     let own = all("x").map(|event| event.name());
@@ -209,6 +203,19 @@ fn the_command_knows_every_event_and_field() {
             own.contains(known) || vram_trail::OWN_EVENTS.contains(known),
             "{known}"
         );
+    }
+}
+
+/// The command has words for each of these fields of the event.
+fn assert_words(event: &str, fields: &impl Serialize) {
+    let json = serde_json::to_value(fields).unwrap();
+    for (field, _) in json.as_object().unwrap() {
+        let own = words::OF_EVENTS.iter();
+        let is_own = own
+            .filter(|(events, _, _)| events.contains(&event))
+            .any(|(_, known, _)| known == field);
+        let is_known = words::FIELDS.iter().any(|(known, _)| known == field);
+        assert!(is_own || is_known, "{event}: {field}");
     }
 }
 

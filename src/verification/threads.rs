@@ -4,7 +4,7 @@
 //! writer never waits for a lock whose holder waits for the writer, nor for its own answer.
 //!
 //! As in the trail's own tests of threads, a scheduler tries any order of the steps:
-//! `RUSTFLAGS="--cfg shuttle" cargo test --lib threads`. `VRAM_THREADS_RUNS` is how many runs each
+//! `RUSTFLAGS="--cfg shuttle" cargo test -p vram-residency -p vram-trail --lib threads`. `VRAM_THREADS_RUNS` is how many runs each
 //! test makes (4 000).
 
 use std::path::Path;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::support::{Place, VIOLATION, filled, manager, of_event, sealed};
 use vram_residency::audit::faults::{Step, StorageError, StorageFaults};
 use vram_residency::audit::{
-    Anchor, AnchorError, Checkpoint, Incident, NotDurable, Receipt, RecordError,
+    Anchor, AnchorError, Checkpoint, Incident, NotDurable, Receipt, RecordError, Seq,
 };
 use vram_residency::error::{SealError, VerifyError};
 use vram_residency::{
@@ -63,6 +63,29 @@ fn is_on_disk(place: &Place, event: &str, receipt: &Receipt) {
     let seq = receipt.seq().value();
     assert!(found.iter().any(|record| record["seq"] == seq), "{found:?}");
     assert!(receipt.checkpoint().size() > seq);
+}
+
+/// The fields of an error can be filled by anybody; a receipt is for the record that the trail has queued.
+#[test]
+fn an_error_filled_with_another_number_has_no_receipt_for_that() {
+    let place = Place::new();
+    let (trail, manager, shard, faults) = worker(&place, Duration::from_millis(200));
+    trail.flush().unwrap();
+    faults.hang();
+    let RecordError::NotDurable(late) = trail.policy_violation(VIOLATION).unwrap_err() else {
+        panic!("it has no deadline");
+    };
+    let NotDurable::DeadlineExceeded { seq, record, .. } = late else {
+        panic!("{late}");
+    };
+    faults.heal();
+    let forged = NotDurable::NotAwaited {
+        seq: Seq::new(0),
+        record,
+    };
+    assert_eq!(in_time(|| forged.ask_again()).seq(), seq);
+    drop((shard, manager));
+    trail.close().unwrap();
 }
 
 #[test]

@@ -26,6 +26,20 @@ pub const MAX_OPENING_BYTES: usize = 512;
 /// the record has a field `unwritable` with the reason in place of the entry's fields. A text of
 /// unknown length is a [`Text`](crate::Text). Entries are moved through the queue, so put large
 /// ones into a box.
+///
+/// # Requires
+///
+/// The trail does not check the following, and [`verify`](crate::verify) refuses a trail that
+/// breaks it, after the record has got its receipt:
+///
+/// * The JSON follows the [format](mod@crate::format): no floating-point number, no `null`, no
+///   field twice, no integer outside of 64 bits, at most 16 levels.
+/// * `name` has at most 64 ASCII letters and digits. An entry that is named as one of the trail's
+///   own events is read as that event.
+/// * `name`, `severity` and `is_failed_verification` are called under the queue's lock: they must
+///   not record, log or wait.
+/// * The writer's thread serializes and drops entries. A panic there ends the writer, and every
+///   later record is lost and counted.
 pub trait Entry: Clone + Debug + Send + Serialize + 'static {
     /// Returns the name of the event, such as `ModelLoaded`. It must not be one of
     /// [`OWN_EVENTS`](crate::OWN_EVENTS).
@@ -42,7 +56,8 @@ pub trait Entry: Clone + Debug + Send + Serialize + 'static {
 }
 
 /// The application that uses a trail. Its methods are called on threads that must not wait. They
-/// must not block, panic, or record an entry and wait for it.
+/// must not block, panic, or record an entry and wait for it. A panic ends the writer. `opening`
+/// runs on the thread that opens the trail, once; `closing` may run several times.
 pub trait Application: Debug + Send + Sync + Sized + 'static {
     /// The type of its entries.
     type Entry: Entry;

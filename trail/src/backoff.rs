@@ -103,7 +103,7 @@ fn mix(seed: u64) -> u64 {
 }
 
 #[cfg(test)]
-#[cfg(not(shuttle))]
+#[cfg(not(all(shuttle, feature = "shuttle")))]
 mod tests {
     use super::*;
 

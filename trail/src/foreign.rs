@@ -24,7 +24,7 @@ use outlet::Outlet;
 
 use crate::process;
 
-#[cfg(shuttle)]
+#[cfg(all(shuttle, feature = "shuttle"))]
 use shuttle::thread_local;
 
 mod outlet;

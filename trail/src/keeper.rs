@@ -36,7 +36,7 @@ impl<A: Application> Keeper<A> {
     }
 
     /// Creates a keeper that keeps nothing open.
-    #[cfg(shuttle)]
+    #[cfg(all(shuttle, feature = "shuttle"))]
     pub(super) fn of_none(shared: Arc<Shared<A>>) -> Self {
         Self {
             shared,
@@ -150,7 +150,7 @@ impl<A: Application> fmt::Debug for Keeper<A> {
     }
 }
 
-#[cfg(all(test, not(shuttle)))]
+#[cfg(all(test, not(all(shuttle, feature = "shuttle"))))]
 mod tests {
     use super::*;
     use crate::application::{NoEntry, NoFields};

@@ -116,9 +116,9 @@ mod receipt;
 mod recheck;
 mod record;
 mod segment;
-#[cfg(all(test, not(shuttle)))]
+#[cfg(all(test, not(all(shuttle, feature = "shuttle"))))]
 mod simulated;
-#[cfg(shuttle)]
+#[cfg(all(shuttle, feature = "shuttle"))]
 #[doc(hidden)]
 #[allow(
     dead_code,

@@ -104,6 +104,7 @@ pub(crate) fn try_calls() {
 }
 
 /// Notes that this call was refused.
+#[doc(hidden)]
 pub fn note_refused(call: &'static str) {
     let mut refused = REFUSED.lock().unwrap_or_else(PoisonError::into_inner);
     if !refused.contains(&call) {

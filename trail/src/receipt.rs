@@ -19,7 +19,13 @@ pub struct Receipt {
 /// Refers to a queued record, for [`NotDurable::ask_again`]. Keeps the trail's memory alive, but
 /// keeps neither the trail open nor its writer alive.
 #[derive(Clone, Default)]
-pub struct Queued(Option<Arc<dyn Fates>>);
+pub struct Queued(Option<Arc<Accepted>>);
+
+/// A record that a trail has accepted, and that trail.
+struct Accepted {
+    seq: Seq,
+    trail: Arc<dyn Fates>,
+}
 
 /// Answers whether records became durable.
 pub(crate) trait Fates: Send + Sync {
@@ -179,24 +185,26 @@ impl NotDurable {
 
     /// Returns the record's final result, or `None` if it is still open. Does not wait.
     pub fn fate(&self) -> Option<Result<Receipt, Self>> {
-        let (Self::DeadlineExceeded { seq, record, .. }
-        | Self::NotAwaited { seq, record }
-        | Self::WriteFailed { seq, record, .. }) = self
+        let (Self::DeadlineExceeded { record, .. }
+        | Self::NotAwaited { record, .. }
+        | Self::WriteFailed { record, .. }) = self
         else {
             return None;
         };
-        let trail = record.0.as_ref()?;
+        // The number that the trail gave, and not the field, which anybody can fill.
+        let accepted = record.0.as_ref()?;
         process::check().ok()?;
-        trail.fate(*seq)
+        accepted.trail.fate(accepted.seq)
     }
 
     /// Adds the trail to ask for the record, which that trail has accepted.
     pub(super) fn of_queued(mut self, trail: Arc<dyn Fates>) -> Self {
-        if let Self::DeadlineExceeded { record, .. }
-        | Self::NotAwaited { record, .. }
-        | Self::WriteFailed { record, .. } = &mut self
+        if let Self::DeadlineExceeded { seq, record, .. }
+        | Self::NotAwaited { seq, record }
+        | Self::WriteFailed { seq, record, .. } = &mut self
         {
-            *record = Queued(Some(trail));
+            let seq = *seq;
+            *record = Queued(Some(Arc::new(Accepted { seq, trail })));
         }
         self
     }

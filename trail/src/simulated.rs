@@ -29,12 +29,12 @@ use super::storage::{
 
 mod file;
 mod random;
-#[cfg(shuttle)]
+#[cfg(all(shuttle, feature = "shuttle"))]
 mod stage;
 #[cfg(test)]
 mod tests;
 
-#[cfg(shuttle)]
+#[cfg(all(shuttle, feature = "shuttle"))]
 pub use stage::{Stage, Staged};
 
 /// The bytes that a medium writes as a whole.
@@ -112,7 +112,7 @@ impl Fate {
 
 impl Disk {
     /// Returns whether a named segment holds these bytes on the medium.
-    #[cfg(shuttle)]
+    #[cfg(all(shuttle, feature = "shuttle"))]
     pub(crate) fn medium_holds(&self, bytes: &[u8]) -> bool {
         let state = self.state();
         let named = state.durable_names.iter();

@@ -106,7 +106,7 @@ impl<A: Application> Shared<A> {
     }
 }
 
-#[cfg(all(test, not(shuttle)))]
+#[cfg(all(test, not(all(shuttle, feature = "shuttle"))))]
 mod tests {
     use std::time::Instant;
 

@@ -8,7 +8,7 @@
 //! `Patient` world the clock stands still and no limit ends: there a forgotten wake-up is a
 //! deadlock, and not only a delay.
 
-#[cfg(not(shuttle))]
+#[cfg(not(all(shuttle, feature = "shuttle")))]
 pub use std::{
     sync::atomic::AtomicU64,
     sync::{Condvar, Mutex, MutexGuard},
@@ -16,10 +16,10 @@ pub use std::{
     time::Instant,
 };
 
-#[cfg(shuttle)]
+#[cfg(all(shuttle, feature = "shuttle"))]
 pub use model::*;
 
-#[cfg(shuttle)]
+#[cfg(all(shuttle, feature = "shuttle"))]
 mod model {
     use std::cell::Cell;
     use std::ops::Add;

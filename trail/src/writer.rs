@@ -9,8 +9,8 @@
 //! If that fails too, the records stay in memory and the callers get the error. The next attempt
 //! comes with the next critical record or the next tick.
 //!
-//! The thread calls no foreign code except a supplied signer. Log messages and metrics are handed
-//! to [`foreign`](crate::foreign).
+//! The thread calls a supplied signer and the application: its `tick`, `settled` and `closing`, and the
+//! serialization of its entries. Log messages and metrics are handed to [`foreign`](crate::foreign).
 
 use std::collections::VecDeque;
 use std::sync::Arc;

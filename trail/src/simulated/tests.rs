@@ -30,7 +30,7 @@ use model::acknowledged;
 use world::{LONG, World};
 
 mod model;
-#[cfg(shuttle)]
+#[cfg(all(shuttle, feature = "shuttle"))]
 mod threads;
 mod world;
 

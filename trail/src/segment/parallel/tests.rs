@@ -21,7 +21,7 @@ fn segment() -> (Vec<u8>, VerifierKey) {
 fn make_segment() -> (Vec<u8>, VerifierKey) {
     if cfg!(miri) {
         // Miri opens no trail, and is slow at hashing.
-        let made = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/trail-0.1");
+        let made = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/trail-0.1");
         let key = std::fs::read_to_string(made.join("verifier-key.txt")).unwrap();
         let mut segment = std::fs::read(made.join("000002.jsonl")).unwrap();
         segment.truncate(600);

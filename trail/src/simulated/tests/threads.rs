@@ -28,7 +28,7 @@
 //! * records called durable before the write, or because the writer was idle,
 //! * a flush that accepts a writer that has ended.
 //!
-//! `RUSTFLAGS="--cfg shuttle" cargo test --lib threads` runs it. `VRAM_THREADS_RUNS` is how many
+//! `RUSTFLAGS="--cfg shuttle" cargo test -p vram-residency -p vram-trail --lib threads` runs it. `VRAM_THREADS_RUNS` is how many
 //! runs each test makes (4 000). A run that fails prints its seed: `SHUTTLE_RANDOM_SEED` repeats
 //! it, with `VRAM_THREADS_RUNS=1` and the name of the test.
 
