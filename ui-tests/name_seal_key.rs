@@ -1,5 +1,5 @@
 //! Naming the key of the seals must not compile: E0603.
 
-use vram_residency::key::SealKey;
+use vram_residency::seal::SealKey;
 
 fn main() {}
