@@ -49,7 +49,8 @@ pub enum Error {
     /// An anchor failed.
     #[error(transparent)]
     Anchor(#[from] AnchorError),
-    /// Shards failed while they were sealed or verified. Their memory was wiped and freed.
+    /// Shards failed while they were sealed or verified, and were dropped. The trail has the outcome of
+    /// wiping and freeing their memory.
     #[error("{}", describe(incidents))]
     #[non_exhaustive]
     Broken {
@@ -235,7 +236,7 @@ impl<D: Device> From<ReclaimError<D>> for Error {
 fn describe(incidents: &[Incident]) -> String {
     let shown: Vec<String> = incidents.iter().map(Incident::to_string).collect();
     format!(
-        "{}; the memory was wiped and freed: load from a source that is right",
+        "{}; the shard was dropped: load from a source that is right",
         shown.join("; ")
     )
 }

@@ -42,7 +42,7 @@ pub const MAX_OPENING_BYTES: usize = 512;
 ///   later record is lost and counted.
 pub trait Entry: Clone + Debug + Send + Serialize + 'static {
     /// Returns the name of the event, such as `ModelLoaded`. It must not be one of
-    /// [`OWN_EVENTS`](crate::OWN_EVENTS).
+    /// [`OWN_EVENTS`](crate::OWN_EVENTS), except `PolicyViolation` with the fields of that event.
     fn name(&self) -> &'static str;
 
     /// Returns the severity. An entry above [`Severity::Info`] has the outcome `failure`.

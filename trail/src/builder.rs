@@ -200,7 +200,8 @@ impl<A: Application> TrailBuilder<A> {
     /// limit also decides how many records a critical one may have before it. One write and sync
     /// takes 16 384 records.
     ///
-    /// From its first use on, each place takes some 340 bytes of memory, by default 22 MiB in all.
+    /// From its first use on, each place takes some 340 bytes of memory with the entries of
+    /// `vram-residency`, by default 22 MiB in all.
     /// The texts of waiting records need memory in addition.
     pub fn queue_records(mut self, records: usize) -> Self {
         self.settings.queue_records = records;

@@ -2,7 +2,7 @@
 //! application.
 //!
 //! This module knows nothing of numbers, queues, files or checkpoints. The trail's own events are
-//! private to the crate: an application cannot claim that records were lost or recovered.
+//! private to the crate. Not refused: an application's entry that takes the name of one.
 //!
 //! Values are shared (`Arc<str>`), and rare or large ones are boxed. So making and moving an
 //! ordinary event allocates nothing.
