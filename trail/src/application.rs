@@ -40,7 +40,7 @@ pub const MAX_OPENING_BYTES: usize = 512;
 ///   not record, log or wait.
 /// * The writer's thread serializes and drops entries. A panic there ends the writer, and every
 ///   later record is lost and counted.
-pub trait Entry: Clone + Debug + Send + Serialize + 'static {
+pub trait Entry: Debug + Send + Serialize + 'static {
     /// Returns the name of the event, such as `ModelLoaded`. It must not be one of
     /// [`OWN_EVENTS`](crate::OWN_EVENTS), except `PolicyViolation` with the fields of that event.
     fn name(&self) -> &'static str;
@@ -62,9 +62,9 @@ pub trait Application: Debug + Send + Sync + Sized + 'static {
     /// The type of its entries.
     type Entry: Entry;
     /// The type of its fields in `TrailOpened`.
-    type Opening: Clone + Debug + Send + Serialize + 'static;
+    type Opening: Debug + Send + Serialize + 'static;
     /// The type of its fields in `TrailClosed`.
-    type Closing: Clone + Debug + Send + Serialize + 'static;
+    type Closing: Debug + Send + Serialize + 'static;
     /// What opening returns: the [`Trail`], or a type around it that restricts which entries can be
     /// recorded.
     type Handle: From<Trail<Self>>;
